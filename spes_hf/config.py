@@ -1,0 +1,222 @@
+"""How to explain: one config class per method, as in PEFT; the type of the config chooses the method."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+from spes_hf import __version__
+from spes_hf.errors import ConfigError
+
+Fill = Literal["mean", "zero", "min"] | float
+ConfigT = TypeVar("ConfigT", bound="ExplainConfig")
+
+_METHODS: dict[str, type[ExplainConfig]] = {}
+
+
+def _check(config: ExplainConfig, name: str, ok: bool, allowed: str) -> None:
+    if not ok:
+        raise ConfigError(f"{type(config).__name__}.{name} is {getattr(config, name)!r}; allowed: {allowed}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainConfig:
+    """What every method shares. Use one of its subclasses.
+
+    Attributes:
+        num_spectrogram_masks: N^X, how many times the spectrogram is perturbed.
+        num_token_masks: N^Y, how many times the previous tokens are perturbed.
+        spectrogram_mask_prob: p_spec, the probability that a unit of the spectrogram is perturbed.
+        token_mask_prob: p_tok, the probability that a previous token is perturbed.
+        impact: "kl" (§4.2), "probability" (fall of the token's probability) or "contrastive" (fall of the token's
+            log-odds against the runner-up of the clean run).
+        fill: What perturbed features become: "mean" (of each mel bin over the utterance), "zero", "min" (of the
+            spectrogram) or a number.
+    """
+
+    num_spectrogram_masks: int = 2_000
+    num_token_masks: int = 500
+    spectrogram_mask_prob: float = 0.5
+    token_mask_prob: float = 0.4
+    impact: Literal["kl", "probability", "contrastive"] = "kl"
+    fill: Fill = "mean"
+
+    method: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _METHODS[cls.method] = cls
+
+    def __post_init__(self) -> None:
+        for name in ("num_spectrogram_masks", "num_token_masks"):
+            _check(self, name, _is_count(getattr(self, name)), "a whole number, at least 1")
+        for name in ("spectrogram_mask_prob", "token_mask_prob"):
+            value = getattr(self, name)
+            _check(self, name, _is_number(value) and 0 < value < 1, "a probability above 0 and below 1")
+        _check(self, "impact", self.impact in ("kl", "probability", "contrastive"), "kl, probability, contrastive")
+        finite = _is_number(self.fill) and abs(float(self.fill)) < float("inf")
+        _check(self, "fill", self.fill in ("mean", "zero", "min") or finite, '"mean", "zero", "min" or a finite number')
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, the method and the version of the library, ready for JSON."""
+        return {"method": self.method, "spes_hf_version": __version__, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls: type[ConfigT], values: dict[str, Any]) -> ConfigT:
+        """Return the config that `to_dict` wrote; called on `ExplainConfig` it finds the class by the method.
+
+        Raises:
+            ConfigError: If the method or a field is unknown, or a value out of range.
+        """
+        values = dict(values)
+        method = values.pop("method", getattr(cls, "method", None))
+        version = values.pop("spes_hf_version", __version__)
+        if method not in _METHODS:
+            raise ConfigError(f"method is {method!r}; known methods: {', '.join(sorted(_METHODS))}")
+        config_class = _METHODS[method]
+        if not issubclass(config_class, cls):
+            raise ConfigError(f"method is {method!r}, which is a {config_class.__name__}, not a {cls.__name__}")
+        unknown = sorted(values.keys() - {f.name for f in fields(config_class)})
+        if unknown:
+            raise ConfigError(
+                f"{config_class.__name__} has no field {', '.join(unknown)} (written by spes_hf {version}, this is "
+                f"{__version__}); its fields: {', '.join(f.name for f in fields(config_class))}"
+            )
+        return config_class(**values)
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the config to a JSON file."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_json(cls: type[ConfigT], path: str | Path) -> ConfigT:
+        """Return the config in a JSON file.
+
+        Raises:
+            ConfigError: If the file is no JSON object, or holds no valid config.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ConfigError(f"path {str(path)!r} cannot be read as JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"path {str(path)!r} holds a {type(values).__name__}; expected a JSON object")
+        return cls.from_dict(values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpesConfig(ExplainConfig):
+    """SPES: patches of the spectrogram at several levels, masked at random (Fucci et al., 2025, §4).
+
+    `SpesConfig()` is the best we know for its cost, `SpesConfig.fast()` a first look, `SpesConfig.paper("asr")` and
+    `SpesConfig.paper("st")` the paper to the letter.
+
+    Attributes:
+        patches_per_second: φ of each level (Eq. 2).
+        max_duration_s: τ, in seconds: the number of patches stops growing there; None for no limit.
+        segmentation: "slic" (superpixels that follow the spectrogram) or "grid" (SLIC on a heavily smoothed image, the
+            paper's "− clustering" ablation).
+        slic_sigma: Width of the Gaussian that smooths the spectrogram before SLIC, in features.
+        slic_compactness: Weight of nearness against likeness in SLIC, on a spectrogram scaled to [0, 1].
+        perturb: "separate" (spectrogram with clean tokens, then tokens with the clean spectrogram; A.2.2) or "joint".
+        estimator: "perturbation" (Eq. 3).
+    """
+
+    patches_per_second: tuple[float, ...] = (80.0, 400.0)
+    max_duration_s: float | None = 7.5
+    segmentation: Literal["slic", "grid"] = "slic"
+    slic_sigma: float = 0.0
+    slic_compactness: float = 0.1
+    perturb: Literal["separate", "joint"] = "separate"
+    estimator: Literal["perturbation"] = "perturbation"
+
+    method: ClassVar[str] = "spes"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        levels = self.patches_per_second
+        if isinstance(levels, (int, float)) and not isinstance(levels, bool):
+            object.__setattr__(self, "patches_per_second", (float(levels),))
+        elif isinstance(levels, list):
+            object.__setattr__(self, "patches_per_second", tuple(levels))
+        levels = self.patches_per_second
+        _check(
+            self,
+            "patches_per_second",
+            isinstance(levels, tuple) and bool(levels) and all(_is_number(v) and 0 < v < float("inf") for v in levels),
+            "one or more numbers above 0, for example (400, 500, 600)",
+        )
+        tau = self.max_duration_s
+        _check(self, "max_duration_s", tau is None or (_is_number(tau) and tau > 0), "seconds above 0, or None")
+        _check(self, "segmentation", self.segmentation in ("slic", "grid"), "slic, grid")
+        _check(self, "slic_sigma", _is_number(self.slic_sigma) and self.slic_sigma >= 0, "a number, at least 0")
+        _check(self, "slic_compactness", _is_number(self.slic_compactness) and self.slic_compactness > 0, "above 0")
+        _check(self, "perturb", self.perturb in ("separate", "joint"), "separate, joint")
+        _check(self, "estimator", self.estimator in ("perturbation",), "perturbation")
+        _check(
+            self,
+            "num_spectrogram_masks",
+            self.num_spectrogram_masks >= len(levels),
+            f"at least one mask for each of the {len(levels)} levels",
+        )
+
+    @classmethod
+    def paper(cls, task: Literal["asr", "st"], **overrides: Any) -> SpesConfig:
+        """Return the paper's own setting (§6 and A.2): 20,000 + 2,000 masks, φ = 400, 500, 600.
+
+        Args:
+            task: "asr" (τ = 7.5 s) or "st" (τ = 5 s).
+            **overrides: Fields to set differently.
+
+        Raises:
+            ConfigError: If the task is neither.
+        """
+        if task not in ("asr", "st"):
+            raise ConfigError(f'task is {task!r}; allowed: "asr" (speech recognition) or "st" (speech translation)')
+        values: dict[str, Any] = dict(
+            num_spectrogram_masks=20_000,
+            num_token_masks=2_000,
+            spectrogram_mask_prob=0.5,
+            token_mask_prob=0.4,
+            patches_per_second=(400.0, 500.0, 600.0),
+            max_duration_s=7.5 if task == "asr" else 5.0,
+        )
+        return cls(**{**values, **overrides})
+
+    @classmethod
+    def fast(cls, **overrides: Any) -> SpesConfig:
+        """Return a setting for a first look: a pyramid of three clearly different levels and few masks."""
+        values: dict[str, Any] = dict(
+            num_spectrogram_masks=300,
+            num_token_masks=200,
+            patches_per_second=(20.0, 80.0, 400.0),
+        )
+        return cls(**{**values, **overrides})
+
+
+PRESETS = ("fast", "default", "paper")
+
+
+def preset(name: str, task: Literal["asr", "st"] = "asr", **overrides: Any) -> SpesConfig:
+    """Return the `SpesConfig` preset of that name: "fast", "default" or "paper".
+
+    Raises:
+        ConfigError: If there is no preset of that name.
+    """
+    if name == "fast":
+        return SpesConfig.fast(**overrides)
+    if name == "default":
+        return SpesConfig(**overrides)
+    if name == "paper":
+        return SpesConfig.paper(task, **overrides)
+    raise ConfigError(f"preset is {name!r}; allowed: {', '.join(PRESETS)}")

@@ -1,0 +1,21 @@
+"""What can go wrong, as exceptions whose messages name the argument, the value, what is allowed and the remedy."""
+
+
+class SpesError(Exception):
+    """Base of every error that spes_hf raises on purpose."""
+
+
+class UnsupportedModelError(SpesError, ValueError):
+    """The model, or the processor given with it, belongs to a family that has no adapter."""
+
+
+class AudioError(SpesError, ValueError):
+    """The audio cannot be read, or is nothing that the model could transcribe."""
+
+
+class ConfigError(SpesError, ValueError):
+    """An argument or a configuration field has a value outside what is allowed."""
+
+
+class ExplanationFormatError(SpesError, ValueError):
+    """A file is not a saved explanation, or is damaged."""

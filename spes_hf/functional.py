@@ -1,0 +1,209 @@
+"""The paper on one page: Eq. 2, KL divergence, Eq. 3, the two normalisations, deletion order, size curve, AUC.
+
+Pure tensor functions. Symbols, here and everywhere in the package:
+
+=======  ==================================================================
+N        number of masks
+F        number of units (what one mask bit switches: a patch, a feature, a token)
+K        number of explained tokens
+J        number of decoder inputs (start and prompt tokens, then y_1 … y_{K-1})
+T, C     frames and mel bins of the spectrogram
+V        size of the vocabulary
+=======  ==================================================================
+
+Masks: 1 = keep, 0 = perturb. Section and equation numbers are those of the SPES paper (Fucci et al., 2025).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def num_patches(duration_s: float, patches_per_second: float, max_duration_s: float | None = None) -> int:
+    """Return the number of patches k to ask for (Eq. 2): ``min(len, τ) · φ``, rounded, at least 1.
+
+    Args:
+        duration_s: Length of the input, in seconds.
+        patches_per_second: φ.
+        max_duration_s: τ, in seconds, above which k stops growing; None for no limit.
+    """
+    seconds = duration_s if max_duration_s is None else min(duration_s, max_duration_s)
+    return max(1, round(seconds * patches_per_second))
+
+
+def kl_divergence(reference_logits: Tensor, perturbed_logits: Tensor) -> Tensor:
+    """Return KL(p ‖ q) = Σ_v p_v · log(p_v / q_v) in nats (§4.2), p from the clean input and q from the perturbed one.
+
+    Computed in float32 from log-softmax whatever the dtype of the logits, so that it stays finite where a probability
+    underflows. Where p_v is exactly 0 the term is 0.
+
+    Args:
+        reference_logits: (…, V), from the clean input; broadcast against ``perturbed_logits``.
+        perturbed_logits: (…, V), from the perturbed input.
+
+    Returns:
+        (…) float32, at least 0.
+    """
+    log_p = reference_logits.float().log_softmax(-1)
+    log_q = perturbed_logits.float().log_softmax(-1)
+    p = log_p.exp()
+    return torch.where(p > 0, p * (log_p - log_q), 0.0).sum(-1).clamp_min(0.0)
+
+
+def probability_difference(reference_logits: Tensor, perturbed_logits: Tensor, token_ids: Tensor) -> Tensor:
+    """Return p(y_k) − q(y_k), the fall of the explained token's probability (the paper's "− KL" ablation, §7.2).
+
+    Args:
+        reference_logits: (…, K, V), from the clean input; broadcast against ``perturbed_logits``.
+        perturbed_logits: (…, K, V), from the perturbed input.
+        token_ids: (K,) ids of the explained tokens.
+
+    Returns:
+        (…, K) float32 in [-1, 1].
+    """
+
+    def probability(logits: Tensor) -> Tensor:
+        index = token_ids.expand(logits.shape[:-1]).unsqueeze(-1)
+        return logits.float().log_softmax(-1).gather(-1, index).squeeze(-1).exp()
+
+    return probability(reference_logits) - probability(perturbed_logits)
+
+
+def saliency(keep: Tensor, impact: Tensor) -> Tensor:
+    """Return S = Σ_i r_i (1 − M_i) / Σ_i (1 − M_i) (Eq. 3); 0 where a unit was never perturbed.
+
+    Args:
+        keep: (N, F) masks M; 1 = keep, 0 = perturb. Fractions count as partly perturbed.
+        impact: (N, K) impacts r.
+
+    Returns:
+        (K, F) in the dtype of ``impact``.
+    """
+    perturbed = 1 - keep.to(impact.dtype)
+    return ratio(impact.T @ perturbed, perturbed.sum(0))
+
+
+def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Return numerator / denominator, 0 where the denominator is 0 (a feature that was never perturbed)."""
+    return torch.where(denominator > 0, numerator / denominator.clamp_min(torch.finfo(denominator.dtype).tiny), 0.0)
+
+
+def standardize(audio: Tensor, token: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the z-scores of both maps of every token, each map on its own (§4.3, first step).
+
+    The sample standard deviation (n − 1) is used. A constant map, or one of a single element, becomes 0.
+
+    Args:
+        audio: (K, T, C) raw saliency of the spectrogram.
+        token: (K, J) raw saliency of the decoder inputs.
+        valid: (K, J) bool, true where decoder input j stands before token k.
+
+    Returns:
+        (K, T, C) and (K, J); NaN where not valid.
+    """
+
+    def z_score(values: Tensor) -> Tensor:
+        values = values.double()
+        centred = values - values.mean() if values.numel() else values
+        deviation = centred.square().sum().div(max(1, values.numel() - 1)).sqrt()
+        constant = values.numel() < 2 or bool(deviation <= 1e-9 * values.abs().max())
+        return torch.zeros_like(centred) if constant else centred / deviation
+
+    audio_z = torch.empty_like(audio)
+    token_z = torch.full_like(token, torch.nan)
+    for k in range(len(audio)):
+        audio_z[k] = z_score(audio[k])
+        token_z[k, valid[k]] = z_score(token[k, valid[k]]).to(token.dtype)
+    return audio_z, token_z
+
+
+def paired_min_max(audio: Tensor, token: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both maps of every token scaled to [0, 1] by their joint minimum and maximum (§4.3, second step).
+
+    If the joint range is 0, both maps become 0.
+
+    Args:
+        audio: (K, T, C).
+        token: (K, J).
+        valid: (K, J) bool, true where decoder input j stands before token k.
+
+    Returns:
+        (K, T, C) and (K, J); NaN where not valid.
+    """
+    low = token.masked_fill(~valid, torch.inf).amin(1) if token.shape[1] else audio.new_full((len(audio),), torch.inf)
+    high = token.masked_fill(~valid, -torch.inf).amax(1) if token.shape[1] else -low
+    low = torch.minimum(low, audio.flatten(1).amin(1))
+    span = torch.maximum(high, audio.flatten(1).amax(1)) - low
+
+    def scale(values: Tensor, low: Tensor, span: Tensor) -> Tensor:
+        return torch.where(span > 0, (values - low) / span.clamp_min(torch.finfo(span.dtype).tiny), 0.0).clamp(0, 1)
+
+    audio = scale(audio, low[:, None, None], span[:, None, None])
+    return audio, scale(token, low[:, None], span[:, None]).masked_fill(~valid, torch.nan)
+
+
+def deletion_masks(saliency: Tensor, fractions: Sequence[float]) -> Tensor:
+    """Return masks that delete the most salient features first (§5).
+
+    For a fraction s the first ⌊T·C·s⌋ features are perturbed. Equal saliencies are taken in order of time, then of
+    frequency, so that the order is the same on every machine.
+
+    Args:
+        saliency: (T, C).
+        fractions: S fractions of the features to perturb, each in [0, 1].
+
+    Returns:
+        (S, T, C) bool; True = keep.
+
+    Raises:
+        ValueError: If a fraction is outside [0, 1].
+    """
+    outside = [s for s in fractions if not 0 <= s <= 1]
+    if outside:
+        raise ValueError(f"fractions must lie in [0, 1], got {outside}; 5 % is 0.05")
+    order = saliency.flatten().argsort(descending=True, stable=True)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), device=order.device)
+    # 1e-9: 0.05 · 60 is 3.0000000000000004 on one path and 2.9999999999999996 on another.
+    counts = torch.tensor([int(s * rank.numel() + 1e-9) for s in fractions], device=rank.device)
+    return (rank >= counts[:, None]).unflatten(1, saliency.shape)
+
+
+def size_curve(maps: Tensor, thresholds: Sequence[float]) -> Tensor:
+    """Return the percentage of values ≥ t for every threshold t (§5, *size*).
+
+    Args:
+        maps: (K, …) normalised saliency in [0, 1]; NaN (not yet generated) is left out.
+        thresholds: S thresholds.
+
+    Returns:
+        (S,) float64 in [0, 100].
+
+    Raises:
+        ValueError: If the maps hold no value at all.
+    """
+    values = maps[~maps.isnan()]
+    if not values.numel():
+        raise ValueError("maps holds no value: every entry is NaN or there is none")
+    return torch.stack([(values >= t).double().mean() * 100 for t in thresholds])
+
+
+def area_under_curve(y: Tensor | Sequence[float], x: Tensor | Sequence[float]) -> float:
+    """Return the area under y(x) by the trapezoidal rule.
+
+    Args:
+        y: (S,) ordinates; scores in 0–100 with x in [0, 1] give an area in 0–100.
+        x: (S,) abscissae, increasing.
+
+    Raises:
+        ValueError: If the two differ in length, or there are fewer than two points.
+    """
+    ordinates, abscissae = torch.as_tensor(y, dtype=torch.float64), torch.as_tensor(x, dtype=torch.float64)
+    if ordinates.shape != abscissae.shape or ordinates.ndim != 1 or len(ordinates) < 2:
+        raise ValueError(
+            f"y and x must be of one length, at least 2; got {tuple(ordinates.shape)} and {tuple(abscissae.shape)}"
+        )
+    return float(torch.trapezoid(ordinates, abscissae))

@@ -1,0 +1,170 @@
+"""What is switched on and off, and what that does to the input: patches, features, tokens."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from spes_hf.perturbation.masks import keep_bits
+
+
+@dataclass(frozen=True)
+class Masks:
+    """A batch of masks of one level.
+
+    Attributes:
+        keep: (B, F) 1 = keep, 0 = perturb; a fraction keeps a part.
+        level: Which level of patches the units belong to.
+        rows: Index of every mask within its level.
+    """
+
+    keep: Tensor
+    level: int
+    rows: range
+
+
+@dataclass(frozen=True)
+class UnitScores:
+    """Saliency by unit, as sums, so that levels can be pooled.
+
+    Attributes:
+        numerators: Per level (K, F), Σ_i r_i (1 − M_i).
+        denominators: Per level (F,), Σ_i (1 − M_i).
+    """
+
+    numerators: tuple[Tensor, ...]
+    denominators: tuple[Tensor, ...]
+
+
+class Perturbation(ABC):
+    """A family of masks over an utterance's units.
+
+    Attributes:
+        num_masks: N.
+        levels: Number of levels; mask i belongs to level i mod ``levels``.
+    """
+
+    num_masks: int
+    levels: int = 1
+
+    def rows(self, level: int) -> range:
+        """Return the rows of a level: N masks spread evenly, the remainder over the first levels."""
+        return range(len(range(level, self.num_masks, self.levels)))
+
+    @abstractmethod
+    def draw(self, level: int, rows: range) -> Masks:
+        """Return the masks of these rows of a level."""
+
+    @abstractmethod
+    def apply(self, masks: Masks) -> dict[str, Tensor]:
+        """Return what the masks make of the input, as keyword arguments of `Adapter.logits`."""
+
+
+@dataclass(frozen=True)
+class SpectrogramPerturbation(Perturbation):
+    """Patches of the spectrogram, at one or more levels (§4.1.1); perturbed features take the fill value.
+
+    Attributes:
+        features: (T, C) clean spectrogram, on the model's device.
+        fill: (C,) fill value of every mel bin, on the model's device.
+        labels: (L, T, C) patch of every feature at every level, on the model's device.
+        units: Number of patches of every level.
+        keys: Key of the masks of every level.
+        mask_prob: p_spec.
+        num_masks: N^X.
+    """
+
+    features: Tensor
+    fill: Tensor
+    labels: Tensor
+    units: tuple[int, ...]
+    keys: tuple[int, ...]
+    mask_prob: float
+    num_masks: int
+
+    @property
+    def levels(self) -> int:  # type: ignore[override]
+        """Number of levels L."""
+        return len(self.labels)
+
+    def draw(self, level: int, rows: range) -> Masks:
+        """Return the masks of these rows of a level, (B, F)."""
+        keep = keep_bits(self.keys[level], rows.start, len(rows), self.units[level], self.mask_prob)
+        return Masks(torch.from_numpy(keep).to(self.features.device), level, rows)
+
+    def apply(self, masks: Masks) -> dict[str, Tensor]:
+        """Return the perturbed spectrograms, (B, T, C)."""
+        kept = masks.keep[:, self.labels[masks.level]]
+        return {"features": torch.where(kept, self.features, self.fill)}
+
+
+@dataclass(frozen=True)
+class TokenPerturbation(Perturbation):
+    """Decoder inputs; the embedding of a perturbed one becomes zero, its position stays (§4.1.2).
+
+    Attributes:
+        units: J.
+        key: Key of the masks.
+        mask_prob: p_tok.
+        num_masks: N^Y.
+        device: Where the masks go.
+    """
+
+    units: int
+    key: int
+    mask_prob: float
+    num_masks: int
+    device: torch.device
+
+    def draw(self, level: int, rows: range) -> Masks:
+        """Return the masks of these rows, (B, J)."""
+        keep = keep_bits(self.key, rows.start, len(rows), self.units, self.mask_prob)
+        return Masks(torch.from_numpy(keep).to(self.device), level, rows)
+
+    def apply(self, masks: Masks) -> dict[str, Tensor]:
+        """Return which decoder inputs to keep, (B, J)."""
+        return {"token_keep": masks.keep}
+
+
+@dataclass(frozen=True)
+class JointPerturbation(Perturbation):
+    """Patches and tokens in the same run (A.2.2): the units of a level are its patches, then the tokens.
+
+    Attributes:
+        spectrogram: The patches.
+        tokens: The tokens, with masks of their own for every level.
+    """
+
+    spectrogram: SpectrogramPerturbation
+    tokens: tuple[TokenPerturbation, ...]
+
+    @property
+    def num_masks(self) -> int:  # type: ignore[override]
+        """N, that of the spectrogram."""
+        return self.spectrogram.num_masks
+
+    @property
+    def levels(self) -> int:  # type: ignore[override]
+        """Number of levels, those of the spectrogram."""
+        return self.spectrogram.levels
+
+    def draw(self, level: int, rows: range) -> Masks:
+        """Return the masks of these rows of a level, (B, F + J)."""
+        parts = [self.spectrogram.draw(level, rows).keep, self.tokens[level].draw(0, rows).keep]
+        return Masks(torch.cat(parts, dim=1), level, rows)
+
+    def apply(self, masks: Masks) -> dict[str, Tensor]:
+        """Return the perturbed spectrograms and which decoder inputs to keep."""
+        patches, tokens = self.split(masks.keep, masks.level)
+        return {
+            **self.spectrogram.apply(replace(masks, keep=patches)),
+            **self.tokens[masks.level].apply(replace(masks, keep=tokens)),
+        }
+
+    def split(self, units: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """Return the part of (…, F + J) that belongs to patches and the part that belongs to tokens."""
+        patches = self.spectrogram.units[level]
+        return units[..., :patches], units[..., patches:]

@@ -1,0 +1,164 @@
+"""From a config to runs: which masks to draw, what they perturb, and what becomes of the sums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from spes_hf.adapters.base import Target, Utterance
+from spes_hf.config import ExplainConfig, SpesConfig
+from spes_hf.errors import ConfigError
+from spes_hf.estimators import PerturbationEstimator
+from spes_hf.perturbation.base import (
+    JointPerturbation,
+    Perturbation,
+    SpectrogramPerturbation,
+    TokenPerturbation,
+    UnitScores,
+)
+from spes_hf.perturbation.masks import mask_key
+from spes_hf.perturbation.segments import GRID_SIGMA, segment
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One utterance, its output and the seed: all that a plan depends on beside the config.
+
+    Attributes:
+        utterance: The utterance.
+        target: The output to explain.
+        device: Where the model is.
+        seed: The user's seed.
+        utterance_id: What tells the utterance from the others of a corpus.
+    """
+
+    utterance: Utterance
+    target: Target
+    device: torch.device
+    seed: int
+    utterance_id: str
+
+    def key(self, stream: str) -> int:
+        """Return the key of a stream of masks."""
+        return mask_key(self.seed, self.utterance_id, stream)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A perturbation, an estimator that watches it, and how to read the sums.
+
+    Attributes:
+        perturbation: Where masks come from and what they do.
+        estimator: What is accumulated.
+        labels: (L, T, C) patches of the audio map, if the run makes one.
+        audio_scores: How to get the patches' scores from the units' scores, if the run makes an audio map.
+        token_scores: How to get the tokens' scores from the units' scores, if the run makes a token map.
+    """
+
+    perturbation: Perturbation
+    estimator: PerturbationEstimator
+    labels: Tensor | None = None
+    audio_scores: Callable[[UnitScores], UnitScores] | None = None
+    token_scores: Callable[[UnitScores], UnitScores] | None = None
+
+
+Planner = Callable[[Any, Problem], list[Run]]
+PlannerT = TypeVar("PlannerT", bound=Planner)
+
+_PLANNERS: dict[type[ExplainConfig], Planner] = {}
+
+
+def register_method(config_class: type[ExplainConfig]) -> Callable[[PlannerT], PlannerT]:
+    """Return a decorator that makes a planner known for a class of configs."""
+
+    def register(planner: PlannerT) -> PlannerT:
+        if config_class in _PLANNERS:
+            raise ValueError(f"{config_class.__name__} already has a planner")
+        _PLANNERS[config_class] = planner
+        return planner
+
+    return register
+
+
+def plan(config: ExplainConfig, problem: Problem) -> list[Run]:
+    """Return the runs that a config asks for.
+
+    Raises:
+        ConfigError: If no method is registered for the type of the config.
+    """
+    if type(config) not in _PLANNERS:
+        known = ", ".join(c.__name__ for c in _PLANNERS)
+        raise ConfigError(f"config is a {type(config).__name__}; pass an instance of one of: {known}")
+    return _PLANNERS[type(config)](config, problem)
+
+
+def fill_values(fill: Any, features: Tensor) -> Tensor:
+    """Return the fill value of every mel bin, (C,): "mean", "zero", "min" or a number."""
+    if fill == "mean":
+        return features.mean(0)
+    value = {"zero": 0.0, "min": float(features.min())}.get(fill, fill) if isinstance(fill, str) else float(fill)
+    return features.new_full(features.shape[1:], value)
+
+
+def token_run(config: ExplainConfig, problem: Problem) -> Run:
+    """Return the run that perturbs the previous tokens; every method shares it (§4.1.2)."""
+    return Run(
+        perturbation=_tokens(config, problem, "token"),
+        estimator=PerturbationEstimator(levels=1),
+        token_scores=lambda scores: scores,
+    )
+
+
+@register_method(SpesConfig)
+def plan_spes(config: SpesConfig, problem: Problem) -> list[Run]:
+    """Return SPES's two runs, spectrogram and tokens, or the joint one (§4.1, A.2.2)."""
+    features = problem.utterance.features
+    labels = segment(
+        features,
+        problem.utterance.duration_s,
+        config.patches_per_second,
+        config.max_duration_s,
+        GRID_SIGMA if config.segmentation == "grid" else config.slic_sigma,
+        config.slic_compactness,
+    ).to(problem.device)
+    patches = SpectrogramPerturbation(
+        features=features.to(problem.device),
+        fill=fill_values(config.fill, features).to(problem.device),
+        labels=labels,
+        units=tuple(int(level.max()) + 1 for level in labels),
+        keys=tuple(problem.key(f"spectrogram/{level}") for level in range(len(labels))),
+        mask_prob=config.spectrogram_mask_prob,
+        num_masks=config.num_spectrogram_masks,
+    )
+    estimator = PerturbationEstimator(levels=len(labels))
+    if config.perturb == "separate":
+        return [Run(patches, estimator, labels, audio_scores=lambda scores: scores), token_run(config, problem)]
+
+    tokens = tuple(_tokens(config, problem, f"token/{level}") for level in range(len(labels)))
+    joint = JointPerturbation(patches, tokens)
+
+    def part(index: int, pooled: bool) -> Callable[[UnitScores], UnitScores]:
+        def pick(scores: UnitScores) -> UnitScores:
+            numerators = tuple(joint.split(n, level)[index] for level, n in enumerate(scores.numerators))
+            denominators = tuple(joint.split(d, level)[index] for level, d in enumerate(scores.denominators))
+            if pooled:  # tokens are the same units at every level
+                return UnitScores((torch.stack(numerators).sum(0),), (torch.stack(denominators).sum(0),))
+            return UnitScores(numerators, denominators)
+
+        return pick
+
+    return [Run(joint, estimator, labels, audio_scores=part(0, False), token_scores=part(1, True))]
+
+
+def _tokens(config: ExplainConfig, problem: Problem, stream: str) -> TokenPerturbation:
+    return TokenPerturbation(
+        units=len(problem.target.context_ids),
+        key=problem.key(stream),
+        mask_prob=config.token_mask_prob,
+        num_masks=config.num_token_masks,
+        device=problem.device,
+    )

@@ -1,0 +1,94 @@
+"""From tokens to words.
+
+A token of a byte-level vocabulary can be a part of a character. Its text then holds the bytes as lone surrogates
+(Python's "surrogateescape"), so that joining the parts gives the character back.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+# Scripts that are written without spaces: every token is a word.
+_SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "MYANMAR", "KHMER", "BOPOMOFO")
+
+# Marks that bind what stands on both sides: "don't", "twenty-three", "3.5".
+_BINDING = frozenset("'’-.,:/@&")
+
+
+# Byte-level BPE writes bytes that are printable in Latin-1 as themselves, the others as U+0100, U+0101, …
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_BYTE_OF = {chr(b): b for b in _PRINTABLE} | {
+    chr(0x100 + i): b for i, b in enumerate(b for b in range(0x100) if b not in _PRINTABLE)
+}
+
+
+def byte_level_piece(token: str) -> str:
+    """Return the text of a token of a byte-level vocabulary (Whisper, GPT-2); others stay as they are."""
+    if any(c not in _BYTE_OF for c in token):
+        return token
+    return bytes(_BYTE_OF[c] for c in token).decode("utf-8", errors="surrogateescape")
+
+
+def sentencepiece_piece(token: str) -> str:
+    """Return the text of a token of a SentencePiece vocabulary, where "▁" is a space and "<0xE4>" a byte."""
+    byte = re.fullmatch(r"<0x([0-9A-F]{2})>", token)
+    if byte:
+        return bytes([int(byte[1], 16)]).decode("utf-8", errors="surrogateescape")
+    return token.replace("▁", " ")
+
+
+def join_pieces(pieces: Sequence[str]) -> str:
+    r"""Return the text of a run of tokens; parts of characters that do not come together read "\xe4"."""
+    raw = "".join(pieces).encode("utf-8", errors="surrogateescape")
+    return raw.decode("utf-8", errors="backslashreplace")
+
+
+def word_groups(pieces: Sequence[str], special: Sequence[bool]) -> list[tuple[int, ...]]:
+    """Return which tokens make a word.
+
+    A word begins at a space. Punctuation marks at its edges are words of their own, marks within it ("don't",
+    "twenty-three", "3.5") are not. In scripts without spaces every token is a word. Tokens that hold a part of a
+    character stay with the rest of it. Special tokens belong to no word.
+
+    Args:
+        pieces: Text of every token, with the space that starts a word.
+        special: Whether a token is a special one.
+    """
+    groups: list[list[int]] = []
+    open_group = False
+    for k, piece in enumerate(pieces):
+        if special[k] or not piece:
+            open_group = open_group and not special[k]
+            continue
+        following = next((p for p, s in zip(pieces[k + 1 :], special[k + 1 :], strict=True) if p and not s), " ")
+        if not (open_group and _continues(join_pieces([pieces[j] for j in groups[-1]]), piece, following)):
+            groups.append([])
+        groups[-1].append(k)
+        open_group = True
+    return [tuple(group) for group in groups if any(pieces[k].strip() for k in group)]
+
+
+def _continues(word: str, piece: str, following: str) -> bool:
+    """Return whether a piece belongs to the word before it."""
+    first = piece[0]
+    if "\udc80" <= first <= "\udcbf":  # the rest of a character
+        return True
+    if first.isspace() or word[-1].isspace():
+        return not word.strip()  # a token that is nothing but a space belongs to the word it introduces
+    if _is_spaceless(word[-1]) or _is_spaceless(first):
+        return False
+    if _is_mark(piece):
+        return piece in _BINDING and word[-1].isalnum() and following[0].isalnum()
+    if _is_mark(word[-1]):
+        return word[-1] in _BINDING and word[-2:-1].isalnum()
+    return True
+
+
+def _is_mark(text: str) -> bool:
+    return all(unicodedata.category(c)[0] in "PS" for c in text)
+
+
+def _is_spaceless(character: str) -> bool:
+    return unicodedata.name(character, "").startswith(_SPACELESS)
