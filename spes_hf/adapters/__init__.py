@@ -1,0 +1,68 @@
+"""One adapter per model family, found by ``model.config.model_type``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance
+from spes_hf.adapters.whisper import WhisperAdapter
+from spes_hf.errors import UnsupportedModelError
+
+AdapterT = TypeVar("AdapterT", bound=type[Adapter])
+
+_ADAPTERS: dict[str, type[Adapter]] = {}
+
+
+def register_adapter(model_type: str) -> Callable[[AdapterT], AdapterT]:
+    """Return a decorator that makes an adapter class known for a ``config.model_type``.
+
+    Raises:
+        ValueError: If the name is empty or taken, or the class is no `Adapter`.
+    """
+
+    def register(adapter_class: AdapterT) -> AdapterT:
+        if not model_type or not isinstance(model_type, str):
+            raise ValueError(f"model_type is {model_type!r}; pass the model's config.model_type, a non-empty string")
+        if not (isinstance(adapter_class, type) and issubclass(adapter_class, Adapter)):
+            raise ValueError(f"{adapter_class!r} is no subclass of spes_hf.adapters.Adapter")
+        if _ADAPTERS.get(model_type, adapter_class) is not adapter_class:
+            raise ValueError(f"model_type {model_type!r} already has the adapter {_ADAPTERS[model_type].__name__}")
+        _ADAPTERS[model_type] = adapter_class
+        return adapter_class
+
+    return register
+
+
+def list_adapters() -> list[str]:
+    """Return the model types that have an adapter."""
+    return sorted(_ADAPTERS)
+
+
+def get_adapter(model: Any, processor: Any) -> Adapter:
+    """Return the adapter of a model and its processor.
+
+    Raises:
+        UnsupportedModelError: If the model's family has no adapter, or the processor is of another family.
+    """
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    if model_type not in _ADAPTERS:
+        raise UnsupportedModelError(
+            f"model is a {type(model).__name__} of type {model_type!r}, which has no adapter; known types: "
+            f"{', '.join(list_adapters())}. A family with a spectrogram as input can be added with "
+            "register_adapter(model_type)"
+        )
+    return _ADAPTERS[model_type](model, processor)
+
+
+register_adapter("whisper")(WhisperAdapter)
+
+__all__ = [
+    "Adapter",
+    "GenerationOptions",
+    "Target",
+    "Utterance",
+    "get_adapter",
+    "list_adapters",
+    "register_adapter",
+]

@@ -1,0 +1,387 @@
+"""What the engine asks of a model family: features in a common layout, tokens, and teacher-forced logits."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spes_hf.data.audio import Waveform
+from spes_hf.errors import AudioError, ConfigError, UnsupportedModelError
+from spes_hf.text import sentencepiece_piece
+
+# generate() arguments that spes_hf sets itself; a user's value would change what is returned, not what is generated.
+_RESERVED = {
+    "attention_mask",
+    "decoder_input_ids",
+    "force_unique_generate_call",
+    "forced_decoder_ids",
+    "generate_speech",
+    "input_features",
+    "inputs",
+    "num_return_sequences",
+    "output_scores",
+    "return_dict_in_generate",
+    "return_segments",
+    "return_token_timestamps",
+}
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """What the user says of the output: language and task as the family's ``generate()`` names them.
+
+    Attributes:
+        language: Language of the speech (Whisper).
+        task: "transcribe" or "translate" (Whisper).
+        tgt_lang: Language of the text (SeamlessM4T, multilingual Speech2Text).
+        generate_kwargs: Anything else for ``generate()``: beam search, length limits, ….
+    """
+
+    language: str | None = None
+    task: str | None = None
+    tgt_lang: str | None = None
+    generate_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        reserved = sorted(_RESERVED & self.generate_kwargs.keys())
+        if reserved:
+            raise ConfigError(f"generate_kwargs holds {', '.join(reserved)}, which explain() sets itself; leave it out")
+        for name in ("language", "task", "tgt_lang"):
+            if name in self.generate_kwargs:
+                raise ConfigError(f"generate_kwargs holds {name}; pass it to explain() as {name}=… instead")
+
+    def given(self, *names: str) -> dict[str, str]:
+        """Return those of the named options that are set."""
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One utterance as the model sees it.
+
+    Attributes:
+        waveform: The samples that the features were made from.
+        features: (T, C) float32 spectrogram on the CPU, true frames only, time first, low frequencies first.
+        inputs: The model's own inputs, a batch of one, on the model's device: what `Adapter.model_inputs` fills in.
+        times: (T,) centre of every frame, in seconds.
+        frequencies: (C,) centre of every mel bin, in Hz.
+    """
+
+    waveform: Waveform
+    features: Tensor
+    inputs: Mapping[str, Tensor]
+    times: Tensor
+    frequencies: Tensor
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return len(self.waveform.samples) / self.waveform.sampling_rate
+
+
+@dataclass(frozen=True)
+class Target:
+    """The output to explain.
+
+    Attributes:
+        prefix_ids: (P,) start and prompt tokens, which the model did not choose.
+        token_ids: (K,) y_1 … y_K, the explained tokens, the end-of-sequence token included.
+        complete: Whether the output ends with the end-of-sequence token (false where a length limit cut it).
+    """
+
+    prefix_ids: Tensor
+    token_ids: Tensor
+    complete: bool
+
+    @property
+    def context_ids(self) -> Tensor:
+        """(J,) decoder inputs: the prefix, then y_1 … y_{K−1}."""
+        return torch.cat([self.prefix_ids, self.token_ids[:-1]])
+
+    @property
+    def valid(self) -> Tensor:
+        """(K, J) bool: decoder input j stands before token k."""
+        position = torch.arange(len(self.prefix_ids), len(self.prefix_ids) + len(self.token_ids))
+        return torch.arange(len(self.context_ids)) < position[:, None]
+
+
+class Adapter(ABC):
+    """A model family behind one interface. Subclass it, register it by ``config.model_type``, run the contract suite.
+
+    Every array that crosses the interface is (time, mel) with true frames only. Adapters never change the model: what
+    must be switched for a while (evaluation mode, hooks) is switched by context managers that always switch it back.
+
+    Args:
+        model: A speech-to-text model of the family.
+        processor: Its processor.
+    """
+
+    processor_classes: ClassVar[tuple[str, ...]] = ()
+    options: ClassVar[tuple[str, ...]] = ()
+    """Which of language, task and tgt_lang the family's ``generate()`` takes."""
+
+    def __init__(self, model: Any, processor: Any):
+        self.model = model
+        self.processor = processor
+        name = type(processor).__name__
+        if name not in self.processor_classes:
+            raise UnsupportedModelError(
+                f"processor is a {name}, but the model is a {type(model).__name__}; expected "
+                f"{' or '.join(self.processor_classes)}: AutoProcessor.from_pretrained(the model's own name)"
+            )
+        if self.device.type == "meta":
+            raise UnsupportedModelError(
+                "model has no weights (it is on the meta device); load it with from_pretrained() before explaining"
+            )
+
+    # What a family defines -------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def encode(self, waveform: Waveform) -> Utterance:
+        """Return the utterance as the model sees it.
+
+        Raises:
+            AudioError: If the audio is too short or too long for the model.
+        """
+
+    @abstractmethod
+    def model_inputs(self, utterance: Utterance, features: Tensor) -> dict[str, Tensor]:
+        """Return the model's encoder inputs, a batch of B, with these features in the place of the true frames.
+
+        Args:
+            utterance: Where the rest (padding, masks) comes from.
+            features: (B, T, C) on the model's device.
+        """
+
+    @abstractmethod
+    def generate_ids(self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions) -> Target:
+        """Return what the model generates from these encoder inputs, prefix and end-of-sequence token included."""
+
+    @abstractmethod
+    def prefix_ids(self, utterance: Utterance, options: GenerationOptions) -> Tensor:
+        """Return the (P,) start and prompt tokens for these options."""
+
+    def text_ids(self, text: str) -> list[int]:
+        """Return the tokens of a text the way the model writes them, without special tokens."""
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    # What all families share -----------------------------------------------------------------------------------------
+
+    @property
+    def tokenizer(self) -> Any:
+        """The processor's tokenizer."""
+        return self.processor.tokenizer
+
+    @property
+    def sampling_rate(self) -> int:
+        """Samples per second that the model wants."""
+        return int(self.processor.feature_extractor.sampling_rate)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's inputs go."""
+        return torch.device(self.model.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the model's weights."""
+        return self.model.dtype
+
+    @property
+    def eos_token_id(self) -> int:
+        """The token that ends an output."""
+        eos = self.model.generation_config.eos_token_id
+        eos = self.model.config.eos_token_id if eos is None else eos
+        return int(eos[0] if isinstance(eos, (list, tuple)) else eos)
+
+    def check_options(self, options: GenerationOptions) -> None:
+        """Refuse options that the family's ``generate()`` does not know.
+
+        Raises:
+            ConfigError: Naming the option and those that exist.
+        """
+        for name, value in options.given("language", "task", "tgt_lang").items():
+            if name not in self.options:
+                known = ", ".join(self.options) or "none of language, task, tgt_lang"
+                raise ConfigError(
+                    f"{name} is {value!r}, but {type(self.model).__name__} takes {known}; leave {name} out"
+                )
+
+    def generate(self, utterance: Utterance, options: GenerationOptions, features: Tensor | None = None) -> Target:
+        """Return what the model generates from the utterance, or from other features in its place.
+
+        Args:
+            utterance: The utterance.
+            options: Language, task and generation settings.
+            features: (T, C) to generate from instead of the clean ones.
+        """
+        self.check_options(options)
+        clean = utterance.features if features is None else features
+        inputs = self.model_inputs(utterance, clean[None].to(self.device))
+        with torch.inference_mode():
+            return self.generate_ids(utterance, inputs, options)
+
+    def encode_text(self, utterance: Utterance, text: str, options: GenerationOptions) -> Target:
+        """Return the target for a text that the user wants explained.
+
+        Raises:
+            ConfigError: If the text is empty, or has tokens that the model does not know.
+        """
+        self.check_options(options)
+        if not isinstance(text, str) or not text.strip():
+            raise ConfigError(f"text is {text!r}; pass the words to explain, or leave text out to explain the output")
+        ids = self.text_ids(text)
+        vocabulary = self.model.config.get_text_config(decoder=True).vocab_size
+        special = set(self.tokenizer.all_special_ids)
+        wrong = [i for i in ids if i >= vocabulary or i in special]
+        if wrong or not ids:
+            names = self.tokenizer.convert_ids_to_tokens(wrong)
+            raise ConfigError(
+                f"text {text!r} has tokens that the model cannot write: {names or 'none at all'}; its vocabulary holds "
+                f"{vocabulary} tokens. Use the spelling and script that the model itself writes"
+            )
+        prefix = self.prefix_ids(utterance, options)
+        return Target(prefix.cpu(), torch.tensor([*ids, self.eos_token_id]), complete=True)
+
+    def encoder_states(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the encoder's output, (B, S, D)."""
+        return self.model.get_encoder()(**inputs).last_hidden_state
+
+    def logits(
+        self,
+        utterance: Utterance,
+        target: Target,
+        features: Tensor | None = None,
+        token_keep: Tensor | None = None,
+        states: Tensor | None = None,
+    ) -> Tensor:
+        """Return the teacher-forced logits of all explained tokens.
+
+        Args:
+            utterance: The utterance.
+            target: The output to explain.
+            features: (B, T, C) perturbed spectrograms on the model's device; None: the clean one.
+            token_keep: (B, J) which decoder inputs to keep; None: all.
+            states: (1, S, D) the encoder's output for the clean spectrogram, which spares the encoder a pass.
+
+        Returns:
+            (B, K, V) in the model's dtype.
+        """
+        if features is not None:
+            batch, inputs = len(features), self.model_inputs(utterance, features)
+        else:
+            batch = 1 if token_keep is None else len(token_keep)
+            inputs = self.model_inputs(utterance, utterance.features[None].to(self.device))
+            if states is None:
+                states = self.encoder_states(inputs)
+            inputs = self.decoder_inputs(inputs, states, batch)
+        ids = target.context_ids.to(self.device).expand(batch, -1)
+        with self.perturbed_tokens(ids, token_keep) as decoder_inputs:
+            output = self.model(**inputs, **decoder_inputs, use_cache=False)
+        return output.logits[:, len(target.prefix_ids) - 1 :]
+
+    def decoder_inputs(self, inputs: Mapping[str, Tensor], states: Tensor, batch: int) -> dict[str, Any]:
+        """Return model inputs with the encoder's output, of a batch of one, in the place of its input."""
+        from transformers.modeling_outputs import BaseModelOutput
+
+        rest = {k: v.expand(batch, *v.shape[1:]) for k, v in inputs.items() if k != "input_features"}
+        return {"encoder_outputs": BaseModelOutput(last_hidden_state=states.expand(batch, -1, -1)), **rest}
+
+    @contextmanager
+    def perturbed_tokens(self, ids: Tensor, keep: Tensor | None) -> Iterator[dict[str, Tensor]]:
+        """Yield the decoder's inputs, with the embeddings of perturbed tokens set to zero meanwhile.
+
+        A forward hook zeroes the output of the decoder's ``embed_tokens``: positions stay, tied weights stay, and it
+        holds for families that derive positions from the embeddings they are given. The hook is gone afterwards.
+        """
+        hook = nullcontext() if keep is None else self._zeroing(keep)
+        with hook:
+            yield {"decoder_input_ids": ids}
+
+    @contextmanager
+    def _zeroing(self, keep: Tensor) -> Iterator[None]:
+        def zero(module: Any, args: Any, output: Tensor) -> Tensor:
+            return output * keep.unsqueeze(-1).to(output.dtype)
+
+        handle = self.token_embedding.register_forward_hook(zero)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    @property
+    def token_embedding(self) -> torch.nn.Module:
+        """The decoder's token embedding."""
+        return self.model.get_decoder().embed_tokens
+
+    def pieces(self, ids: Tensor) -> list[str]:
+        """Return the text of every token, with the space that starts a word, as `spes_hf.text` wants it."""
+        return [sentencepiece_piece(token) for token in self.tokenizer.convert_ids_to_tokens(ids.tolist())]
+
+    def text(self, ids: Tensor) -> str:
+        """Return the text of the tokens, special tokens left out."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    def is_special(self, ids: Tensor) -> list[bool]:
+        """Return for every token whether it is a special one (start, end, language, task)."""
+        special = set(self.tokenizer.all_special_ids)
+        return [i in special for i in ids.tolist()]
+
+    def generation_config(self) -> Any:
+        """Return a copy of the model's generation config, which ``generate()`` may change."""
+        return copy.deepcopy(self.model.generation_config)
+
+    def split_output(self, sequence: Tensor, prefix_length: int) -> Target:
+        """Return the target for a generated sequence: its prefix, then tokens up to the first end-of-sequence."""
+        sequence = sequence.cpu()
+        tokens = sequence[prefix_length:]
+        ends = (tokens == self.eos_token_id).nonzero()
+        tokens = tokens[: int(ends[0]) + 1] if len(ends) else tokens
+        return Target(sequence[:prefix_length], tokens, complete=bool(len(ends)))
+
+
+@contextmanager
+def preserved(model: Any) -> Iterator[None]:
+    """Put the model in evaluation mode for a while; afterwards its mode and all random states are as they were."""
+    training = [module for module in model.modules() if module.training]
+    numpy_state = np.random.get_state()
+    devices = [model.device.index or 0] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            model.eval()
+            yield
+        finally:
+            for module in training:
+                module.training = True
+            np.random.set_state(numpy_state)
+
+
+def mel_frequencies(bins: int, low_hz: float, high_hz: float, mel_scale: str) -> Tensor:
+    """Return the centre of every mel bin, (C,) float32 in Hz."""
+    from transformers.audio_utils import hertz_to_mel, mel_to_hertz
+
+    low, high = hertz_to_mel(low_hz, mel_scale=mel_scale), hertz_to_mel(high_hz, mel_scale=mel_scale)
+    centres = mel_to_hertz(np.linspace(low, high, bins + 2)[1:-1], mel_scale=mel_scale)
+    return torch.from_numpy(np.asarray(centres, dtype=np.float32))
+
+
+def check_length(frames: int, waveform: Waveform) -> None:
+    """Refuse audio of fewer than two frames.
+
+    Raises:
+        AudioError: Saying how long the audio is.
+    """
+    if frames < 2:
+        milliseconds = 1000 * len(waveform.samples) / waveform.sampling_rate
+        raise AudioError(
+            f"audio is {milliseconds:.1f} ms long, fewer than two frames of the spectrogram; pass at least 0.1 s. "
+            "If it should be longer, check sampling_rate"
+        )

@@ -1,0 +1,248 @@
+"""The engine: plan masks, run the model under them, hand what happens to the estimator, finish."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from spes_hf.adapters import GenerationOptions, Target, Utterance, get_adapter
+from spes_hf.adapters.base import preserved
+from spes_hf.config import ExplainConfig, SpesConfig
+from spes_hf.data.audio import load_audio
+from spes_hf.errors import ConfigError
+from spes_hf.explanation import Explanation, PatchMap
+from spes_hf.functional import ratio
+from spes_hf.impact import make_impact
+from spes_hf.perturbation.base import Masks, Perturbation
+from spes_hf.perturbation.plan import Problem, Run, plan
+from spes_hf.provenance import describe
+from spes_hf.reliability import split_half
+
+
+def explain(
+    model: Any,
+    processor: Any,
+    audio: Any,
+    sampling_rate: int | None = None,
+    config: ExplainConfig | None = None,
+    language: str | None = None,
+    task: str | None = None,
+    tgt_lang: str | None = None,
+    text: str | None = None,
+    generate_kwargs: Mapping[str, Any] | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Explanation:
+    """Return why the model writes each token for this audio: saliency over the spectrogram and over earlier tokens.
+
+    Args:
+        model: A speech-to-text model of a known family (see `spes_hf.list_adapters`); left exactly as it was.
+        processor: Its processor.
+        audio: Samples (array, tensor or list), a path, the bytes of a file, or a row's audio of a `datasets` corpus.
+        sampling_rate: Of bare samples that are not at the processor's rate, in Hz.
+        config: Method and settings; None for `SpesConfig()`.
+        language: Language of the speech, for families whose ``generate()`` takes it.
+        task: "transcribe" or "translate", likewise.
+        tgt_lang: Language of the text, likewise.
+        text: Explain this output instead of the one that the model generates.
+        generate_kwargs: Further arguments of ``model.generate()``, such as ``{"num_beams": 5}``.
+        batch_size: Perturbed copies in one forward pass; None: found automatically.
+        seed: Same seed, same masks.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The explanation; ``.words()``, ``.plot()``, ``.to_html(path)`` and ``.save(path)`` are where to go on.
+
+    Raises:
+        UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
+        AudioError: If the audio cannot be read, or is too short or too long.
+        ConfigError: If an argument has a value outside what is allowed.
+    """
+    explainer = Explainer(model, processor, config, batch_size=batch_size, seed=seed, progress=progress)
+    options = GenerationOptions(language, task, tgt_lang, dict(generate_kwargs or {}))
+    return explainer(audio, sampling_rate=sampling_rate, options=options, text=text)
+
+
+class Explainer:
+    """`explain` for many utterances: checks model, processor and config once.
+
+    Args:
+        model: A speech-to-text model of a known family.
+        processor: Its processor.
+        config: Method and settings; None for `SpesConfig()`.
+        batch_size: Perturbed copies in one forward pass; None: found automatically.
+        seed: Same seed, same masks.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
+        ConfigError: If config, batch size or seed are outside what is allowed.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        config: ExplainConfig | None = None,
+        *,
+        batch_size: int | None = None,
+        seed: int = 0,
+        progress: bool = True,
+    ):
+        self.adapter = get_adapter(model, processor)
+        self.config = SpesConfig() if config is None else config
+        self.batch_size = batch_size
+        self.seed = seed
+        self.progress = progress
+        if not isinstance(self.config, ExplainConfig):
+            raise ConfigError(f"config is {config!r}; pass a config such as SpesConfig(), or None")
+        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+            raise ConfigError(f"batch_size is {batch_size!r}; allowed: a whole number, at least 1, or None")
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise ConfigError(f"seed is {seed!r}; allowed: a whole number")
+
+    def __call__(
+        self,
+        audio: Any,
+        *,
+        sampling_rate: int | None = None,
+        options: GenerationOptions | None = None,
+        text: str | None = None,
+        utterance_id: str = "",
+    ) -> Explanation:
+        """Return the explanation of one utterance.
+
+        Args:
+            audio: As for `explain`.
+            sampling_rate: Of bare samples that are not at the processor's rate, in Hz.
+            options: Language, task and generation settings.
+            text: Explain this output instead of the one that the model generates.
+            utterance_id: Gives every utterance of a corpus masks of its own.
+        """
+        options = options or GenerationOptions()
+        waveform = load_audio(audio, self.adapter.sampling_rate, sampling_rate)
+        started = time.perf_counter()
+        with preserved(self.adapter.model):
+            utterance = self.adapter.encode(waveform)
+            if text is None:
+                target = self.adapter.generate(utterance, options)
+            else:
+                target = self.adapter.encode_text(utterance, text, options)
+            explanation = self._explain(utterance, target, utterance_id)
+        passes = explanation.pop("forward_passes")
+        provenance = describe(
+            self.adapter,
+            self.config,
+            utterance,
+            target,
+            options,
+            seed=self.seed,
+            utterance_id=utterance_id,
+            text_given=text is not None,
+            seconds=time.perf_counter() - started,
+            forward_passes=passes,
+        )
+        return Explanation(provenance=provenance, **explanation)
+
+    def _explain(self, utterance: Utterance, target: Target, utterance_id: str) -> dict[str, Any]:
+        """Return the fields of the explanation: plan, run, read off the sums."""
+        adapter = self.adapter
+        with torch.inference_mode():
+            inputs = adapter.model_inputs(utterance, utterance.features[None].to(adapter.device))
+            states = adapter.encoder_states(inputs)
+            reference = adapter.logits(utterance, target, states=states)[0]
+        impact = make_impact(self.config.impact, reference, target.token_ids.to(adapter.device))
+        runs = plan(self.config, Problem(utterance, target, adapter.device, self.seed, utterance_id))
+        with tqdm(
+            total=sum(run.perturbation.num_masks for run in runs),
+            desc="explaining",
+            unit="mask",
+            disable=not self.progress,
+            delay=1,
+        ) as bar:
+            for run in runs:
+
+                def impact_of(masks: Masks, perturbation: Perturbation = run.perturbation) -> Tensor:
+                    return impact(adapter.logits(utterance, target, states=states, **perturbation.apply(masks)))
+
+                for rows in self._observe(run, impact_of, starting_batch_size(reference, inputs)):
+                    bar.update(len(rows))
+        return {
+            **_read(runs, target),
+            "text": adapter.text(target.token_ids),
+            "pieces": tuple(adapter.pieces(target.token_ids)),
+            "token_id_list": tuple(target.token_ids.tolist()),
+            "context_pieces": tuple(adapter.pieces(target.context_ids)),
+            "special": tuple(adapter.is_special(target.token_ids)),
+            "prefix_length": len(target.prefix_ids),
+            "probabilities": reference.float().softmax(-1).cpu().gather(1, target.token_ids[:, None]).squeeze(1),
+            "features": utterance.features,
+            "times": utterance.times,
+            "frequencies": utterance.frequencies,
+            "waveform": torch.from_numpy(utterance.waveform.samples),
+            "sampling_rate": utterance.waveform.sampling_rate,
+            "forward_passes": 1 + sum(run.perturbation.num_masks for run in runs),
+        }
+
+    def _observe(self, run: Run, impact_of: Callable[[Masks], Tensor], batch_size: int) -> Iterator[range]:
+        """Show the estimator every mask of a run, batch by batch, the levels in turn; yield the rows that are done.
+
+        A batch that does not fit in memory is tried again with half the size.
+        """
+        batch_size = self.batch_size or batch_size
+        todo = [run.perturbation.rows(level) for level in range(run.perturbation.levels)]
+        while any(todo):
+            for level in range(len(todo)):
+                rows = todo[level][:batch_size]
+                if not rows:
+                    continue
+                try:
+                    run.estimator.update(run.perturbation.draw(level, rows), impact_of)
+                except RuntimeError as error:
+                    if batch_size == 1 or not should_reduce_batch_size(error):
+                        raise
+                    batch_size //= 2
+                    clear_device_cache(garbage_collection=True)
+                    continue
+                todo[level] = todo[level][len(rows) :]
+                yield rows
+
+
+def starting_batch_size(reference: Tensor, inputs: Mapping[str, Tensor]) -> int:
+    """Return how many perturbed copies to try at first; memory that runs out halves it.
+
+    A batch pays off until the encoder's input is a few thousand frames long; beyond that it costs memory alone. On an
+    accelerator the logits, (B, K, V), are what fills the memory.
+
+    Args:
+        reference: (K, V) logits of one copy.
+        inputs: The model's encoder inputs, a batch of one.
+    """
+    values = max(v.numel() for v in inputs.values())
+    if reference.device.type == "cpu":
+        return max(4, min(64, 1_000_000 // values))
+    return max(8, min(512, 2**28 // reference.numel(), 2**26 // values))
+
+
+def _read(runs: Sequence[Run], target: Target) -> dict[str, Any]:
+    """Return the maps that the estimators of all runs add up to."""
+    found: dict[str, Any] = {}
+    for run in runs:
+        if run.audio_scores is not None and run.labels is not None:
+            found["audio_map"] = PatchMap.of(run.labels, run.audio_scores(run.estimator.scores()))
+            halves = [PatchMap.of(run.labels, run.audio_scores(run.estimator.half(i))) for i in (0, 1)]
+            found["reliability"] = split_half(*halves)
+        if run.token_scores is not None:
+            scores = run.token_scores(run.estimator.scores())
+            numerator, denominator = scores.numerators[0], scores.denominators[0]
+            raw = ratio(numerator, denominator.expand_as(numerator))
+            found["raw_token_scores"] = raw.float().masked_fill(~target.valid, torch.nan)
+            found["token_mean_impact"] = (numerator.sum(1) / denominator.sum().clamp_min(1.0)).float()
+    return found

@@ -1,0 +1,342 @@
+"""The result: saliency of the spectrogram and of the earlier tokens, for every token that the model wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from spes_hf import functional
+from spes_hf.perturbation.base import UnitScores
+from spes_hf.text import join_pieces, word_groups
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, eq=False)
+class PatchMap:
+    """A map over the spectrogram, kept as what it is made of: scores of patches and which patch a feature lies in.
+
+    Attributes:
+        labels: (L, T, C) int32, the patch of every feature at every level.
+        numerators: Per level (K, F) float32, Σ_i r_i (1 − M_i).
+        denominators: Per level (F,) float32, Σ_i (1 − M_i).
+    """
+
+    labels: Tensor
+    numerators: tuple[Tensor, ...]
+    denominators: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, labels: Tensor, scores: UnitScores) -> PatchMap:
+        """Return the map of these scores."""
+        return cls(
+            labels.to("cpu", torch.int32),
+            tuple(n.float() for n in scores.numerators),
+            tuple(d.float() for d in scores.denominators),
+        )
+
+    def dense(self, token: int) -> Tensor:
+        """Return the map of one token, (T, C): Eq. 3 with the masks of all levels pooled."""
+        shape = self.labels.shape[1:]
+        numerator, denominator = torch.zeros(shape), torch.zeros(shape)
+        for labels, scores, counts in zip(self.labels.long(), self.numerators, self.denominators, strict=False):
+            numerator += scores[token][labels]
+            denominator += counts[labels]
+        return functional.ratio(numerator, denominator)
+
+    @property
+    def mean_impact(self) -> Tensor:
+        """(K,) impact of the average mask, weighted by how much the mask perturbs."""
+        total = sum(d.double().sum() for d in self.denominators)
+        return torch.stack([n.double().sum(1) for n in self.numerators]).sum(0).div(total).float()
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Split-half reliability of the audio map: would another set of masks have drawn the same map?
+
+    The correlation between the maps from even and from odd masks, stepped up to the full number of masks by the
+    Spearman–Brown formula 2r / (1 + r). 1 is perfect, 0 is noise; NaN where a half map is constant.
+
+    Attributes:
+        tokens: (K,) of each token's map.
+        sentence: Of the sentence map.
+    """
+
+    tokens: Tensor
+    sentence: float
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Why the model wrote each token: saliency over the spectrogram and over the tokens before it.
+
+    Made by `explain`, not by hand. Over tokens first; `words` gives the same over words. K explained tokens (or words),
+    J decoder inputs, T frames, C mel bins. All tensors are on the CPU.
+
+    Attributes:
+        text: The text of the output.
+        pieces: Text of every explained token, with the space that starts a word where there is one.
+        token_id_list: Id of every explained token, the end-of-sequence token included.
+        context_pieces: Text of every decoder input.
+        special: Whether the explained token is a special one (end of sequence).
+        prefix_length: How many decoder inputs the model did not choose (start and prompt tokens).
+        probabilities: Per explained token, the probability that the model gave it.
+        features: (T, C) float32, the spectrogram as the model saw it, true frames only.
+        times: (T,) in seconds.
+        frequencies: (C,) in Hz.
+        audio_map: Raw scores of the spectrogram.
+        raw_token_scores: Per token (K, J) float32, Eq. 3; NaN where j is not yet generated.
+        token_mean_impact: (K,) impact of the average token mask.
+        reliability: Split-half reliability of the audio map.
+        waveform: (S,) float32 samples, for playing.
+        sampling_rate: Samples per second.
+        provenance: What it takes to make this explanation again.
+        groups: Which tokens make a word, in an explanation over words.
+        context_groups: Which decoder inputs make a word of the context.
+    """
+
+    text: str
+    pieces: tuple[str, ...]
+    token_id_list: tuple[int, ...]
+    context_pieces: tuple[str, ...]
+    special: tuple[bool, ...]
+    prefix_length: int
+    probabilities: Tensor
+    features: Tensor
+    times: Tensor
+    frequencies: Tensor
+    audio_map: PatchMap
+    raw_token_scores: Tensor
+    token_mean_impact: Tensor
+    reliability: Reliability
+    waveform: Tensor
+    sampling_rate: int
+    provenance: dict[str, Any] = field(default_factory=dict)
+    groups: tuple[tuple[int, ...], ...] | None = None
+    context_groups: tuple[tuple[int, ...], ...] | None = None
+
+    # What was explained ----------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Number of explained tokens, or words."""
+        return len(self._groups)
+
+    @property
+    def tokens(self) -> list[str]:
+        """Text of every explained token (or word)."""
+        return [join_pieces([self.pieces[k] for k in group]) for group in self._groups]
+
+    @property
+    def token_ids(self) -> list[int] | list[list[int]]:
+        """Ids of the explained tokens; for words, the ids of each word's tokens."""
+        if self.groups is None:
+            return list(self.token_id_list)
+        return [[self.token_id_list[k] for k in group] for group in self.groups]
+
+    @property
+    def token_probabilities(self) -> Tensor:
+        """(K,) probability that the model gave each token; for words, the product over their tokens."""
+        return torch.stack([self.probabilities[list(group)].prod() for group in self._groups])
+
+    @property
+    def context_tokens(self) -> list[str]:
+        """Text of the J decoder inputs: start and prompt tokens, then y_1 … y_{K−1} (or words)."""
+        return [join_pieces([self.context_pieces[j] for j in group]) for group in self._context_groups]
+
+    @property
+    def over_words(self) -> bool:
+        """Whether this is an explanation over words."""
+        return self.groups is not None
+
+    # Saliency --------------------------------------------------------------------------------------------------------
+
+    @property
+    def raw_audio(self) -> Tensor:
+        """(K, T, C) Eq. 3 before normalisation, in nats for KL; for words, the mean over their tokens."""
+        return self._mean_over_groups(torch.stack([self.audio_map.dense(k) for k in range(len(self.pieces))]))
+
+    @property
+    def raw_token(self) -> Tensor:
+        """(K, J) Eq. 3 before normalisation; NaN where j is not yet generated."""
+        return self._context_mean(self.raw_token_scores)
+
+    @cached_property
+    def _normalised(self) -> tuple[Tensor, Tensor]:
+        audio = torch.stack([self.audio_map.dense(k) for k in range(len(self.pieces))])
+        valid = ~self.raw_token_scores.isnan()
+        return functional.paired_min_max(*functional.standardize(audio, self.raw_token_scores, valid), valid)
+
+    @cached_property
+    def audio_saliency(self) -> Tensor:
+        """(K, T, C) saliency of the spectrogram in [0, 1], on one scale with `token_saliency` (§4.3)."""
+        return self._mean_over_groups(self._normalised[0])
+
+    @cached_property
+    def token_saliency(self) -> Tensor:
+        """(K, J) saliency of the decoder inputs in [0, 1]; NaN where j is not yet generated (§4.3)."""
+        return self._context_mean(self._normalised[1])
+
+    @cached_property
+    def sentence_saliency(self) -> Tensor:
+        """(T, C) mean of the tokens' audio maps, after both normalisations, end of sequence included (§4.3)."""
+        return self._normalised[0].mean(0)
+
+    @property
+    def text_share(self) -> Tensor:
+        """(K,) how much a token rests on text, in [0, 1]; above 0.5, more than on sound.
+
+        Impact of the average token mask over the sum of that and the impact of the average spectrogram mask: how far
+        the distribution moves when earlier tokens are hidden, against when sound is. Not from the paper.
+        """
+        token, audio = self.token_mean_impact, self.audio_map.mean_impact
+        total = (token + audio).clamp_min(torch.finfo(torch.float32).tiny)
+        return self._mean_over_groups(token / total)
+
+    def time_centroids(self, top: float = 0.05) -> Tensor:
+        """Return the mean time of the most salient features of every token (or word), (K,) in seconds.
+
+        Args:
+            top: Share of the features that count, weighted by how far they stand above the rest.
+
+        Raises:
+            ValueError: If ``top`` is not above 0 and at most 1.
+        """
+        if not 0 < top <= 1:
+            raise ValueError(f"top is {top!r}; allowed: a share of the features above 0 and at most 1")
+        flat = self.audio_saliency.flatten(1)
+        values, indices = flat.topk(max(1, int(top * flat.shape[1])), dim=1)
+        weights = (values - values.amin(1, keepdim=True)).clamp_min(1e-9)
+        seconds = self.times[indices // self.features.shape[1]]
+        return (weights * seconds).sum(1) / weights.sum(1)
+
+    # Over words ------------------------------------------------------------------------------------------------------
+
+    def words(self) -> Explanation:
+        """Return the explanation over words: maps are means over a word's tokens, after both normalisations.
+
+        Special tokens are explained by tokens only and left out; punctuation marks are words of their own. In the
+        context, start and prompt tokens stay single. A word's own earlier tokens are no context of it.
+        """
+        if self.over_words:
+            return self
+        groups = word_groups(self.pieces, self.special)
+        p = self.prefix_length
+        last = len(self.context_pieces) - p
+        words = [tuple(p + k for k in group if k < last) for group in groups if group[0] < last]
+        context = [*_singles(range(p)), *words]
+        return replace(self, groups=tuple(groups), context_groups=tuple(context))
+
+    @property
+    def _groups(self) -> Sequence[tuple[int, ...]]:
+        return _singles(self.pieces) if self.groups is None else self.groups
+
+    @property
+    def _context_groups(self) -> Sequence[tuple[int, ...]]:
+        return _singles(self.context_pieces) if self.context_groups is None else self.context_groups
+
+    def _mean_over_groups(self, values: Tensor) -> Tensor:
+        if self.groups is None:
+            return values
+        return torch.stack([values[list(group)].mean(0) for group in self.groups])
+
+    def _context_mean(self, values: Tensor) -> Tensor:
+        if self.groups is None:
+            return values
+        grouped = values.new_full((len(self._groups), len(self._context_groups)), torch.nan)
+        for w, rows in enumerate(self._groups):
+            for v, columns in enumerate(self._context_groups):
+                if columns[-1] < self.prefix_length + rows[0]:
+                    grouped[w, v] = values[list(rows)][:, list(columns)].mean()
+        return grouped
+
+    # Out of memory ---------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write the explanation to a folder, as safetensors and JSON, and return the folder.
+
+        Raises:
+            ExplanationFormatError: If ``path`` is an existing file.
+        """
+        from spes_hf.storage import save_explanation
+
+        return save_explanation(self, Path(path))
+
+    @staticmethod
+    def load(path: str | Path) -> Explanation:
+        """Return the explanation that `save` wrote.
+
+        Raises:
+            ExplanationFormatError: If there is none, or it is damaged, or another library wrote it.
+        """
+        from spes_hf.storage import load_explanation
+
+        return load_explanation(Path(path))
+
+    # Pictures --------------------------------------------------------------------------------------------------------
+
+    def plot(self, token: int | str | None = None) -> tuple[Figure, Sequence[Axes]]:
+        """Return a figure of a token's map: spectrogram, saliency, and one over the other (§8, Fig. 8).
+
+        Args:
+            token: Index of the token (or word), or its text if it occurs once; None: the whole sentence.
+        """
+        from spes_hf.viz import plot_saliency
+
+        return plot_saliency(self, token)
+
+    def plot_tokens(self) -> tuple[Figure, Axes]:
+        """Return a figure of the token map: explained tokens in rows, decoder inputs in columns (Fig. 3)."""
+        from spes_hf.viz import plot_tokens
+
+        return plot_tokens(self)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write one self-contained page to look around in, and return its path."""
+        from spes_hf.viz import write_html
+
+        return write_html(self, Path(path))
+
+    def find(self, token: int | str) -> int:
+        """Return the index of an explained token (or word) given by index or text.
+
+        Raises:
+            IndexError: If the index is out of range.
+            KeyError: If the text does not occur, or occurs more than once.
+        """
+        if isinstance(token, int):
+            if not -len(self) <= token < len(self):
+                raise IndexError(f"token is {token}, but {len(self)} are explained: 0 … {len(self) - 1}")
+            return token % len(self)
+        hits = [k for k, name in enumerate(self.tokens) if name.strip() == token.strip()]
+        if len(hits) != 1:
+            found = f"occurs at {hits}; pass one of these" if hits else f"does not occur; there are {self.tokens}"
+            raise KeyError(f"token {token!r} {found}")
+        return hits[0]
+
+    def __repr__(self) -> str:
+        kind = "words" if self.over_words else "tokens"
+        method = self.provenance.get("config", {}).get("method", "?")
+        shape = f"{len(self.times)} frames × {len(self.frequencies)} mel bins"
+        return (
+            f"Explanation({self.text!r}, {len(self)} {kind}, {shape}, "
+            f"{len(self.waveform) / self.sampling_rate:.1f} s, method={method}, "
+            f"reliability={self.reliability.sentence:.2f})"
+        )
+
+    def _repr_html_(self) -> str:
+        from spes_hf.viz import notebook_html
+
+        return notebook_html(self)
+
+
+def _singles(items: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
+    return tuple((i,) for i in range(len(items)))

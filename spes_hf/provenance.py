@@ -1,0 +1,66 @@
+"""What it takes to make an explanation again."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+from spes_hf import __version__
+from spes_hf.adapters import Adapter, GenerationOptions, Target, Utterance
+from spes_hf.config import ExplainConfig
+
+
+def describe(
+    adapter: Adapter,
+    config: ExplainConfig,
+    utterance: Utterance,
+    target: Target,
+    options: GenerationOptions,
+    *,
+    seed: int,
+    utterance_id: str,
+    text_given: bool,
+    seconds: float,
+    forward_passes: int,
+) -> dict[str, Any]:
+    """Return the provenance of an explanation, ready for JSON."""
+    model = adapter.model
+    return {
+        "config": config.to_dict(),
+        "seed": seed,
+        "utterance_id": utterance_id,
+        "model": {
+            "class": type(model).__name__,
+            "name": getattr(model.config, "_name_or_path", "") or "",
+            "revision": getattr(model.config, "_commit_hash", None),
+            "type": model.config.model_type,
+            "dtype": str(adapter.dtype).removeprefix("torch."),
+            "device": str(adapter.device),
+            "parameters": sum(p.numel() for p in model.parameters()),
+        },
+        "processor": type(adapter.processor).__name__,
+        "audio": {
+            "source": utterance.waveform.source,
+            "notes": list(utterance.waveform.notes),
+            "duration_s": utterance.duration_s,
+            "frames": len(utterance.times),
+        },
+        "output": {
+            "given": text_given,
+            "prefix": adapter.pieces(target.prefix_ids),
+            "reached_length_limit": not target.complete,
+            **options.given("language", "task", "tgt_lang"),
+            "generate_kwargs": {k: _plain(v) for k, v in options.generate_kwargs.items()},
+        },
+        "cost": {"forward_passes": forward_passes, "seconds": round(seconds, 3)},
+        "versions": {
+            "spes_hf": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "transformers", "numpy", "scikit-image")},
+        },
+    }
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (int, float, str, bool, type(None), list, tuple)) else repr(value)

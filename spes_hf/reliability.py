@@ -1,0 +1,43 @@
+"""Would another set of masks have drawn the same map? Split-half reliability, at no extra pass."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spes_hf.explanation import PatchMap, Reliability
+
+
+def split_half(even: PatchMap, odd: PatchMap) -> Reliability:
+    """Return the reliability of a map from the maps that even and odd masks draw.
+
+    Pearson's r between the half maps, stepped up to all masks by the Spearman–Brown formula 2r / (1 + r). The sentence
+    map of a half is the mean of its tokens' z-scores.
+
+    Args:
+        even: Map of all tokens from even masks.
+        odd: The same from odd masks.
+    """
+    if not (even.numerators and odd.numerators):
+        return Reliability(torch.full((max(1, len(even.numerators)),), torch.nan), float("nan"))
+    tokens = len(even.numerators[0])
+    sentence = [torch.zeros(even.labels.shape[1:], dtype=torch.float64) for _ in range(2)]
+    each = torch.empty(tokens)
+    for k in range(tokens):
+        halves = [_z_score(half.dense(k).double()) for half in (even, odd)]
+        each[k] = _stepped_up(*halves)
+        for total, half in zip(sentence, halves, strict=True):
+            total += half
+    return Reliability(each, _stepped_up(*(_z_score(total) for total in sentence)))
+
+
+def _z_score(values: Tensor) -> Tensor:
+    centred = values - values.mean()
+    return centred / centred.square().mean().sqrt().clamp_min(torch.finfo(values.dtype).tiny)
+
+
+def _stepped_up(a: Tensor, b: Tensor) -> float:
+    if not (a.any() and b.any()):
+        return float("nan")
+    r = float((a * b).mean())
+    return 2 * r / (1 + r) if r > -1 else float("nan")

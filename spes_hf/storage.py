@@ -1,0 +1,132 @@
+"""Explanations on disk: a folder with safetensors and JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from spes_hf.errors import ExplanationFormatError
+from spes_hf.explanation import Explanation, PatchMap, Reliability
+
+FORMAT = "spes_hf.explanation"
+FORMAT_VERSION = 1
+TENSORS = "explanation.safetensors"
+DESCRIPTION = "explanation.json"
+
+_TENSOR_FIELDS = ("probabilities", "features", "times", "frequencies", "raw_token_scores", "token_mean_impact")
+_TUPLE_FIELDS = ("pieces", "token_id_list", "context_pieces", "special", "groups", "context_groups")
+_PLAIN_FIELDS = ("text", "prefix_length", "sampling_rate", "provenance")
+
+
+def save_explanation(explanation: Explanation, folder: Path) -> Path:
+    """Write an explanation to a folder, which is made if it is not there.
+
+    Raises:
+        ExplanationFormatError: If ``folder`` is a file.
+    """
+    if folder.is_file():
+        raise ExplanationFormatError(f"path {str(folder)!r} is a file; pass a folder to write the explanation to")
+    tensors = save_tensors(_tensors(explanation))
+    description = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "tensors_sha256": hashlib.sha256(tensors).hexdigest(),
+        "reliability_of_sentence": explanation.reliability.sentence,
+        **{name: getattr(explanation, name) for name in (*_PLAIN_FIELDS, *_TUPLE_FIELDS)},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / TENSORS, tensors)
+    _write(folder / DESCRIPTION, json.dumps(description, indent=1).encode("ascii"))
+    return folder
+
+
+def load_explanation(folder: Path) -> Explanation:
+    """Return the explanation in a folder.
+
+    Raises:
+        ExplanationFormatError: If there is none, or it is damaged, or something else wrote it.
+    """
+    folder = folder.parent if folder.name in (TENSORS, DESCRIPTION) else folder
+    missing = [name for name in (DESCRIPTION, TENSORS) if not (folder / name).is_file()]
+    if missing:
+        raise ExplanationFormatError(
+            f"path {str(folder)!r} holds no {' and no '.join(missing)}; pass a folder that Explanation.save() wrote"
+        )
+    try:
+        description = json.loads((folder / DESCRIPTION).read_bytes())
+    except ValueError as error:
+        raise _damaged(folder, f"{DESCRIPTION} is no JSON: {error}") from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise ExplanationFormatError(
+            f"path {str(folder)!r} was not written by Explanation.save(): format is no {FORMAT}"
+        )
+    if description.get("format_version") != FORMAT_VERSION:
+        raise ExplanationFormatError(
+            f"path {str(folder)!r} has format version {description.get('format_version')!r}; this version of spes_hf "
+            f"reads {FORMAT_VERSION}: install the version that wrote it, or explain again"
+        )
+    raw = (folder / TENSORS).read_bytes()
+    if hashlib.sha256(raw).hexdigest() != description.get("tensors_sha256"):
+        raise _damaged(folder, f"{TENSORS} is not the file that was written")
+    try:
+        return _explanation(description, load_tensors(raw))
+    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise _damaged(folder, f"{type(error).__name__}: {error}") from error
+
+
+def _tensors(explanation: Explanation) -> dict[str, Tensor]:
+    audio = explanation.audio_map
+    tensors = {name: getattr(explanation, name) for name in _TENSOR_FIELDS}
+    tensors["reliability"] = explanation.reliability.tokens
+    # 16 bits, as in the recording; only ever played.
+    tensors["waveform"] = (explanation.waveform.clamp(-1, 1) * 32767).round().to(torch.int16)
+    tensors["audio.labels"] = audio.labels
+    for level, (numerator, denominator) in enumerate(zip(audio.numerators, audio.denominators, strict=True)):
+        tensors[f"audio.numerator.{level}"] = numerator
+        tensors[f"audio.denominator.{level}"] = denominator
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def _explanation(description: dict[str, Any], tensors: dict[str, Tensor]) -> Explanation:
+    levels = range(sum(name.startswith("audio.numerator.") for name in tensors))
+    values: dict[str, Any] = {name: tensors[name] for name in _TENSOR_FIELDS}
+    values |= {name: description[name] for name in _PLAIN_FIELDS}
+    values |= {name: _tuples(description[name]) for name in _TUPLE_FIELDS}
+    values["audio_map"] = PatchMap(
+        tensors["audio.labels"],
+        tuple(tensors[f"audio.numerator.{level}"] for level in levels),
+        tuple(tensors[f"audio.denominator.{level}"] for level in levels),
+    )
+    values["reliability"] = Reliability(tensors["reliability"], float(description["reliability_of_sentence"]))
+    values["waveform"] = tensors["waveform"].float() / 32767
+    if values.keys() != {f.name for f in fields(Explanation)}:
+        raise KeyError(f"fields {sorted(values)}")
+    return Explanation(**values)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a whole file or none: an interrupted save leaves the old one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _damaged(folder: Path, why: str) -> ExplanationFormatError:
+    return ExplanationFormatError(f"path {str(folder)!r} is damaged ({why}); explain again, or restore the folder")
