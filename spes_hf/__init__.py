@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from spes_hf.adapters import get_adapter, list_adapters, register_adapter
     from spes_hf.config import ExplainConfig, SpesConfig
     from spes_hf.errors import AudioError, ConfigError, ExplanationFormatError, SpesError, UnsupportedModelError
-    from spes_hf.explain import Explainer, explain
+    from spes_hf.engine import Explainer, explain
     from spes_hf.explanation import Explanation
 
 # Where each public name lives; a module is imported when one of its names is first used.
@@ -19,13 +19,13 @@ _HOME = {
     "AudioError": "spes_hf.errors",
     "ConfigError": "spes_hf.errors",
     "ExplainConfig": "spes_hf.config",
-    "Explainer": "spes_hf.explain",
+    "Explainer": "spes_hf.engine",
     "Explanation": "spes_hf.explanation",
     "ExplanationFormatError": "spes_hf.errors",
     "SpesConfig": "spes_hf.config",
     "SpesError": "spes_hf.errors",
     "UnsupportedModelError": "spes_hf.errors",
-    "explain": "spes_hf.explain",
+    "explain": "spes_hf.engine",
     "get_adapter": "spes_hf.adapters",
     "list_adapters": "spes_hf.adapters",
     "register_adapter": "spes_hf.adapters",

@@ -116,7 +116,7 @@ class ExplainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SpesConfig(ExplainConfig):
-    """SPES: patches of the spectrogram at several levels, masked at random (Fucci et al., 2025, §4).
+    """SPES: patches of the spectrogram at several levels, masked at random (Fucci et al., 2024, §4).
 
     `SpesConfig()` is the best we know for its cost, `SpesConfig.fast()` a first look, `SpesConfig.paper("asr")` and
     `SpesConfig.paper("st")` the paper to the letter.

@@ -224,16 +224,18 @@ class Explanation:
         """Return the explanation over words: maps are means over a word's tokens, after both normalisations.
 
         Special tokens are explained by tokens only and left out; punctuation marks are words of their own. In the
-        context, start and prompt tokens stay single. A word's own earlier tokens are no context of it.
+        context, start and prompt tokens stay single. A word's own earlier tokens are no context of it. `reliability`
+        stays that of the tokens.
         """
         if self.over_words:
             return self
         groups = word_groups(self.pieces, self.special)
         p = self.prefix_length
-        last = len(self.context_pieces) - p
-        words = [tuple(p + k for k in group if k < last) for group in groups if group[0] < last]
-        context = [*_singles(range(p)), *words]
-        return replace(self, groups=tuple(groups), context_groups=tuple(context))
+        context = [*_singles(range(p)), *(tuple(p + k for k in group) for group in groups[:-1])]
+        words = replace(self, groups=tuple(groups), context_groups=tuple(context))
+        if "_normalised" in self.__dict__:  # tokens and words share the maps that both are made of
+            words.__dict__["_normalised"] = self._normalised
+        return words
 
     @property
     def _groups(self) -> Sequence[tuple[int, ...]]:

@@ -11,7 +11,7 @@ T, C     frames and mel bins of the spectrogram
 V        size of the vocabulary
 =======  ==================================================================
 
-Masks: 1 = keep, 0 = perturb. Section and equation numbers are those of the SPES paper (Fucci et al., 2025).
+Masks: 1 = keep, 0 = perturb. Section and equation numbers are those of the SPES paper (Fucci et al., 2024).
 """
 
 from __future__ import annotations

@@ -1,0 +1,27 @@
+"""Makes the pictures of README.md: real Whisper tiny.en, the shipped clip.
+
+python docs/make_images.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spes_hf import SpesConfig, explain
+from spes_hf.demo import demo_audio, load_demo_model
+
+IMAGES = Path(__file__).parent / "images"
+
+
+def main() -> None:
+    """Explain the clip and draw."""
+    explanation = explain(*load_demo_model(), demo_audio(), config=SpesConfig())
+    print(explanation)
+    words = explanation.words()
+    country = [w for w, word in enumerate(words.tokens) if word.strip() == "country"][0]
+    words.plot(country)[0].savefig(IMAGES / "country.png", dpi=110, bbox_inches="tight")
+    words.plot_tokens()[0].savefig(IMAGES / "tokens.png", dpi=90, bbox_inches="tight")
+
+
+if __name__ == "__main__":
+    main()

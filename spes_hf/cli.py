@@ -1,0 +1,232 @@
+"""The command line: ``spes-hf explain | report | demo``.
+
+Exit codes: 0 done, 2 wrong arguments or settings, 3 audio that cannot be explained, 4 a model that cannot be loaded or
+has no adapter, 5 a folder that holds no explanation, 1 any other error, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spes_hf import __version__
+from spes_hf.config import PRESETS, SpesConfig, preset
+from spes_hf.errors import AudioError, ConfigError, ExplanationFormatError, SpesError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from spes_hf.explanation import Explanation
+
+EXIT_ERROR, EXIT_USAGE, EXIT_AUDIO, EXIT_MODEL, EXIT_FORMAT, EXIT_INTERRUPTED = 1, 2, 3, 4, 5, 130
+
+_EXIT_CODES = (
+    (ConfigError, EXIT_USAGE),
+    (AudioError, EXIT_AUDIO),
+    (UnsupportedModelError, EXIT_MODEL),
+    (ExplanationFormatError, EXIT_FORMAT),
+)
+
+# Models that need no hub: the demo extra, and two that the package ships.
+DEMO = "demo"
+SHIPPED = ("speech2text-en", "seamless-en-de-es")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    options = build_parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        if options.debug:
+            raise
+        if not isinstance(error, (SpesError, OSError)):
+            print(f"spes-hf: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+            return EXIT_ERROR
+        print(f"spes-hf: {error}", file=sys.stderr)
+        return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), EXIT_ERROR)
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="spes-hf",
+        description="Why did the speech model write that word? Saliency over the spectrogram and over earlier tokens.",
+        epilog="exit codes: " + (__doc__ or "").split("Exit codes: ")[1].replace("\n", " ").strip(),
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="explain | report | demo")
+
+    explain = commands.add_parser("explain", help="explain what a model writes for a recording")
+    explain.add_argument("audio", metavar="AUDIO", help="a recording that libsndfile reads (WAV, FLAC, OGG, MP3, …)")
+    explain.add_argument(
+        "--model",
+        required=True,
+        metavar="ID_OR_PATH",
+        help=f"a model of the Hub, a folder, or one that needs no hub: {DEMO} (Whisper tiny.en), {', '.join(SHIPPED)}",
+    )
+    explain.add_argument("--language", help="language of the speech (Whisper)")
+    explain.add_argument("--task", choices=("transcribe", "translate"), help="what Whisper shall do")
+    explain.add_argument("--tgt-lang", help="language of the text (SeamlessM4T, multilingual Speech2Text)")
+    explain.add_argument("--text", help="explain this output instead of the one that the model generates")
+    explain.add_argument("--num-beams", type=int, metavar="N", help="width of beam search")
+    explain.add_argument("--device", default=None, help="where the model runs, for example cuda (default: cuda if any)")
+    explain.add_argument("--dtype", default="auto", help="type of the weights: auto, float32, bfloat16, float16")
+    explain.set_defaults(run=run_explain, preset="default")
+
+    demo = commands.add_parser("demo", help="explain a clip of J. F. Kennedy with Whisper tiny.en; no hub needed")
+    demo.set_defaults(run=run_demo, preset="fast")
+
+    for command in (explain, demo):
+        command.add_argument("--preset", choices=PRESETS, help=f"default: {command.get_default('preset')}")
+        command.add_argument("--num-masks", type=int, metavar="N", help="how many times the spectrogram is perturbed")
+        command.add_argument("--num-token-masks", type=int, metavar="N", help="how many times earlier tokens are")
+        command.add_argument("--batch-size", type=int, metavar="B", help="perturbed copies in one forward pass")
+        command.add_argument("--seed", type=int, default=0, help="same seed, same masks (default: 0)")
+        command.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: spes_<name of the clip>)")
+        command.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    report = commands.add_parser("report", help="draw the pages and pictures of a saved explanation again")
+    report.add_argument("folder", type=Path, metavar="DIR", help="a folder that explain or Explanation.save() wrote")
+    report.set_defaults(run=run_report)
+
+    for command in (explain, demo, report):
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def run_explain(options: argparse.Namespace) -> None:
+    """Explain a recording with the user's model."""
+    generate_kwargs = {} if options.num_beams is None else {"num_beams": options.num_beams}
+    translation = options.task == "translate" or options.tgt_lang is not None
+    config = _config(options, "st" if translation else "asr")
+    if not Path(options.audio).is_file():
+        raise AudioError(f"audio {options.audio!r} does not exist; pass the path of a recording")
+    _explain(
+        options,
+        config,
+        *load_model(options.model, options.device, options.dtype),
+        audio=options.audio,
+        language=options.language,
+        task=options.task,
+        tgt_lang=options.tgt_lang,
+        text=options.text,
+        generate_kwargs=generate_kwargs,
+    )
+
+
+def run_demo(options: argparse.Namespace) -> None:
+    """Explain the clip that the package ships with the model of the demo extra."""
+    from spes_hf.demo import demo_audio
+
+    options.out = options.out or Path("spes_demo")
+    _explain(options, _config(options, "asr"), *load_model(DEMO, None, "auto"), audio=demo_audio())
+
+
+def run_report(options: argparse.Namespace) -> None:
+    """Draw the pages and pictures of a saved explanation."""
+    from spes_hf.explanation import Explanation
+
+    explanation = Explanation.load(options.folder)
+    folder = options.folder if options.folder.is_dir() else options.folder.parent
+    draw(explanation, folder)
+    print(summary(explanation, folder))
+
+
+def load_model(name: str, device: str | None, dtype: str) -> tuple[Any, Any]:
+    """Return the model and the processor of a name.
+
+    Raises:
+        ConfigError: If device or dtype is none that torch knows.
+        UnsupportedModelError: If the model cannot be loaded.
+    """
+    import torch
+
+    if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ConfigError(f"--dtype is {dtype!r}; allowed: auto, float32, bfloat16, float16")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name == DEMO or (name in SHIPPED and not Path(name).exists()):
+        from spes_hf.demo import load_demo_model, load_tiny_model
+
+        model, processor = load_demo_model() if name == DEMO else load_tiny_model(name)
+        model = model if dtype == "auto" else model.to(getattr(torch, dtype))
+    else:
+        from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
+
+        try:
+            processor = AutoProcessor.from_pretrained(name)
+            model = AutoModelForSpeechSeq2Seq.from_pretrained(name, dtype=dtype)
+        except (OSError, ValueError, KeyError) as error:
+            raise UnsupportedModelError(
+                f"--model {name!r} cannot be loaded: {error}\nPass a speech-to-text model of the Hub, a folder that "
+                f"save_pretrained() wrote (model and processor), or one of {DEMO}, {', '.join(SHIPPED)}"
+            ) from error
+    try:
+        return model.to(device), processor
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device is {device!r}, which torch cannot use here: {error}") from error
+
+
+def draw(explanation: Explanation, folder: Path) -> None:
+    """Write the page and the pictures of an explanation."""
+    explanation.to_html(folder / "explanation.html")
+    words = explanation.words()
+    explanation.plot()[0].savefig(folder / "sentence.png", dpi=130, bbox_inches="tight")
+    words.plot_tokens()[0].savefig(folder / "tokens.png", dpi=130, bbox_inches="tight")
+
+
+def summary(explanation: Explanation, folder: Path) -> str:
+    """Return what a user wants to know at the end: the text, what rests on text, and where the page is."""
+    words = explanation.words()
+    leaning = [
+        f"{word.strip()} ({share:.0%})"
+        for word, share in zip(words.tokens, words.text_share.tolist(), strict=True)
+        if share > 0.5
+    ]
+    cost = explanation.provenance.get("cost", {})
+    lines = [
+        "",
+        f"  {explanation.text}",
+        "",
+        f"rest on earlier text more than on sound: {', '.join(leaning) if leaning else 'none'}",
+        f"split-half reliability of the sentence map: {explanation.reliability.sentence:.2f}"
+        f" ({cost.get('forward_passes', '?')} forward passes, {cost.get('seconds', 0):.0f} s)",
+        f"page: {folder / 'explanation.html'}",
+        f"pictures: {folder / 'sentence.png'}, {folder / 'tokens.png'}",
+        f"in Python: Explanation.load({str(folder)!r})",
+    ]
+    return "\n".join(lines)
+
+
+def _explain(options: argparse.Namespace, config: SpesConfig, model: Any, processor: Any, **arguments: Any) -> None:
+    from spes_hf.engine import explain
+
+    folder = options.out or Path(f"spes_{Path(arguments['audio']).stem}")
+    if folder.is_file():
+        raise ConfigError(f"--out is {str(folder)!r}, which is a file; pass a folder")
+    explanation = explain(
+        model,
+        processor,
+        config=config,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        progress=not options.quiet,
+        **arguments,
+    )
+    explanation.save(folder)
+    draw(explanation, folder)
+    print(summary(explanation, folder))
+
+
+def _config(options: argparse.Namespace, task: Any) -> SpesConfig:
+    counts = {"num_spectrogram_masks": options.num_masks, "num_token_masks": options.num_token_masks}
+    return preset(options.preset, task, **{name: count for name, count in counts.items() if count is not None})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

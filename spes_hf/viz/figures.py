@@ -1,0 +1,174 @@
+"""Figures of an explanation, with Matplotlib."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib import font_manager, rcParams
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from torch import Tensor
+
+from spes_hf.viz import scale
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
+
+    from spes_hf.explanation import Explanation
+
+_SOUND = LinearSegmentedColormap.from_list("spes_sound", scale.SOUND_ON_LIGHT)
+_TEXT = LinearSegmentedColormap.from_list("spes_text", scale.TEXT_ON_LIGHT)
+_GREYS = LinearSegmentedColormap.from_list("spes_greys", scale.GREYS_ON_LIGHT)
+
+# Fonts for scripts that Matplotlib's own font lacks; used where one is installed.
+_MORE_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Hiragino Sans", "Yu Gothic", "Noto Sans")
+
+
+def plot_saliency(explanation: Explanation, token: int | str | None = None) -> tuple[Figure, Sequence[Axes]]:
+    """Return a figure of spectrogram, saliency and overlay, and its three axes; see `spes_hf.viz.plot_saliency`."""
+    saliency, title, reliability = _map_and_title(explanation, token)
+    start, end = scale.time_extent(explanation.times)
+    figure = _figure(min(16.0, max(7.0, 2.5 + 0.75 * (end - start))), 6.4)
+    axes = list(figure.subplots(3, 1, sharex=True, sharey=True))
+    limits = scale.saliency_limits(saliency)
+
+    loudness = scale.spectrogram_limits(explanation.features)
+    spectrogram = _draw(axes[0], explanation, explanation.features, "gray_r", loudness)
+    heat = _draw(axes[1], explanation, saliency, _SOUND, limits)
+    draw_overlay(axes[2], explanation, saliency)
+
+    label = "feature, as the\nmodel sees it"
+    figure.colorbar(spectrogram, ax=axes[:1], extend="both", label=label, pad=0.01, fraction=0.05)
+    bar = figure.colorbar(heat, ax=axes[1:], extend="both", pad=0.01, fraction=0.05)
+    low, high = float(saliency.min()), float(saliency.max())
+    shown = f"saliency, median to {scale.HIGH_PERCENTILE:g}th percentile"
+    bar.set_label(f"{shown}\n(the map runs from {low:.2f} to {high:.2f})")
+    known = "" if math.isnan(reliability) else f" (split-half reliability {reliability:.2f})"
+    names = ("spectrogram", f"saliency{known}", "saliency over spectrogram")
+    for ax, name in zip(axes, names, strict=True):
+        ax.set_title(name, loc="left", fontsize=9, color="0.3")
+    axes[2].set_xlabel("time (s)")
+    _plain(figure.suptitle(title, fontsize=12))
+    return figure, axes
+
+
+def plot_tokens(explanation: Explanation) -> tuple[Figure, Axes]:
+    """Return a figure of the token map, and its axes; see `spes_hf.viz.plot_tokens`."""
+    saliency = explanation.token_saliency.numpy()
+    rows, columns = saliency.shape
+    cell = 0.3 if max(rows, columns) <= 30 else 0.22
+    figure = _figure(max(5.0, 3.2 + cell * columns), max(3.5, 1.8 + cell * rows))
+    ax = figure.subplots()
+    ax.set_facecolor("0.97")
+    ax.patch.set(hatch="////", edgecolor="0.85", linewidth=0)
+    image = ax.imshow(
+        np.ma.masked_invalid(saliency), cmap=_TEXT, vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest"
+    )
+    kind = "word" if explanation.over_words else "token"
+    ax.set_xlabel(f"earlier {kind} (decoder input)")
+    ax.set_ylabel(f"explained {kind}")
+    size = 9 if max(rows, columns) <= 30 else 7
+    ax.set_xticks(range(columns), [scale.shown(t) for t in explanation.context_tokens], rotation=60, ha="right")
+    ax.set_yticks(range(rows), [scale.shown(t) for t in explanation.tokens])
+    for text in (*ax.get_xticklabels(), *ax.get_yticklabels()):
+        text.set(fontsize=size, rotation_mode="anchor")
+        _plain(text)
+    ax.tick_params(length=2)
+    ax.set_xticks(np.arange(-0.5, columns), minor=True)
+    ax.set_yticks(np.arange(-0.5, rows), minor=True)
+    ax.grid(which="minor", color="white", linewidth=0.6)
+    ax.tick_params(which="minor", length=0)
+    if 0 < explanation.prefix_length < columns:
+        ax.axvline(explanation.prefix_length - 0.5, color="0.25", linewidth=0.8)
+    figure.colorbar(image, ax=ax, label="saliency, on one scale with the sound's", pad=0.02, fraction=0.05, aspect=30)
+    ax.set_title("the earlier text that each output rests on (hatched: not yet written)", loc="left", fontsize=9)
+    return figure, ax
+
+
+def draw_overlay(ax: Axes, explanation: Explanation, saliency: Tensor) -> AxesImage:
+    """Draw a map over the spectrogram and return the map's image; it is clear up to the median, then less and less so.
+
+    Args:
+        ax: Where to draw.
+        explanation: Whose spectrogram.
+        saliency: (T, C) in [0, 1].
+    """
+    _draw(ax, explanation, explanation.features, _GREYS, scale.spectrogram_limits(explanation.features))
+    low, high = scale.saliency_limits(saliency)
+    opacity = ((saliency - low) / (high - low)).clamp(0, 1)
+    return _draw(ax, explanation, saliency, _SOUND, (low, high), alpha=opacity.T.numpy())
+
+
+def bare_figure(width: float, height: float, dpi: float = 100) -> Figure:
+    """Return a figure that pyplot knows nothing of, sized in inches."""
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    """Return a figure: one of pyplot's where a notebook is to show it."""
+    ipython = sys.modules.get("IPython")
+    if ipython is None or ipython.get_ipython() is None:
+        return bare_figure(width, height)
+    from matplotlib import pyplot
+
+    return pyplot.figure(figsize=(width, height), layout="constrained")
+
+
+def _map_and_title(explanation: Explanation, token: int | str | None) -> tuple[Tensor, str, float]:
+    """Return the map (T, C), its title and its reliability (NaN for a word: it is known of tokens)."""
+    if token is None:
+        text = scale.shown(explanation.text, 90)
+        return explanation.sentence_saliency, f"whole sentence: “{text}”", explanation.reliability.sentence
+    k = explanation.find(token)
+    kind = "word" if explanation.over_words else "token"
+    reliability = math.nan if explanation.over_words else float(explanation.reliability.tokens[k])
+    probability = float(explanation.token_probabilities[k])
+    title = f"“{scale.shown(explanation.tokens[k], 60)}”: {kind} {k}, probability {probability:.2f}"
+    return explanation.audio_saliency[k], title, reliability
+
+
+def _draw(
+    ax: Axes,
+    explanation: Explanation,
+    values: Tensor,
+    colours: LinearSegmentedColormap | str,
+    limits: tuple[float, float],
+    alpha: Any = None,
+) -> AxesImage:
+    """Draw (T, C) values against seconds and Hz."""
+    bins = values.shape[1]
+    image = ax.imshow(
+        values.T.numpy(),
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+        extent=(*scale.time_extent(explanation.times), -0.5, bins - 0.5),
+        cmap=colours,
+        norm=Normalize(*limits, clip=False),
+        alpha=alpha,
+    )
+    ticks = scale.frequency_ticks(explanation.frequencies)
+    ax.set_yticks([position for _, position in ticks], [f"{hertz}" for hertz, _ in ticks])
+    ax.set_ylabel("frequency (Hz)")
+    return image
+
+
+def _plain(text: Text) -> None:
+    """Take a text as it stands: "$" is no formula; and find a font that has its characters."""
+    text.set_parse_math(False)
+    if not text.get_text().isascii():
+        text.set_fontfamily([*rcParams["font.family"], *_installed(_MORE_FONTS)])
+
+
+def _installed(families: Iterable[str]) -> list[str]:
+    known = {font.name for font in font_manager.fontManager.ttflist}
+    return [family for family in families if family in known]

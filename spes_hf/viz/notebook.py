@@ -1,0 +1,102 @@
+"""What a notebook shows of an explanation: a fragment of HTML that needs no script."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+
+from spes_hf.viz import scale
+from spes_hf.viz.figures import bare_figure, draw_overlay
+
+if TYPE_CHECKING:
+    from spes_hf.explanation import Explanation
+
+_SOUND_RGB, _TEXT_RGB = "241,105,19", "32,112,180"
+_QUIET = "opacity:.75;font-size:12px"
+_LOW_PROBABILITY = 0.5
+
+
+def notebook_html(explanation: Explanation) -> str:
+    """Return the fragment: words coloured by what they rest on, sentence map, numbers; see `spes_hf.viz`."""
+    legend = (
+        f'<span style="{_tint(0.15)}">&nbsp;rests on sound&nbsp;</span> '
+        f'<span style="{_tint(0.85)}">&nbsp;rests on earlier text&nbsp;</span> '
+        f'<span style="border-bottom:2px dotted">probability below {_LOW_PROBABILITY:.0%}</span>'
+    )
+    return (
+        '<div style="max-width:860px">'
+        f'<div style="font:17px/1.9 Georgia,serif">{_transcript(explanation)}</div>'
+        f'<div style="{_QUIET};margin:2px 0 8px">{legend}</div>'
+        f'<img alt="Saliency of the whole sentence over the spectrogram" style="max-width:100%;background:#fff" '
+        f'src="data:image/png;base64,{_picture(explanation)}">'
+        f'<div style="{_QUIET};margin-top:4px">{_numbers(explanation)}</div>'
+        "</div>"
+    )
+
+
+def _transcript(explanation: Explanation) -> str:
+    """Return the words (or tokens), each on the colour of what it rests on."""
+    shown = explanation.words() if len(explanation.words().groups or ()) else explanation
+    parts: list[str] = []
+    share, probability = shown.text_share.tolist(), shown.token_probabilities.tolist()
+    for k, name in enumerate(shown.tokens):
+        if name.startswith(" ") and parts:
+            parts.append(" ")
+        style = _tint(share[k])
+        if probability[k] < _LOW_PROBABILITY:
+            style += ";border-bottom:2px dotted"
+        about = f"rests on sound {1 - share[k]:.0%}, on earlier text {share[k]:.0%}; probability {probability[k]:.1%}"
+        text = html.escape(scale.shown(name, 200))
+        parts.append(f'<span style="{style}" title="{about}">{text}</span>')
+    return "".join(parts)
+
+
+def _tint(text_share: float) -> str:
+    """Return a style: orange for sound, blue for text, clear in between."""
+    if math.isnan(text_share):
+        return "padding:1px 2px"
+    rgb = _TEXT_RGB if text_share > 0.5 else _SOUND_RGB
+    return f"background:rgba({rgb},{0.9 * abs(text_share - 0.5):.2f});border-radius:3px;padding:1px 2px"
+
+
+def _picture(explanation: Explanation) -> str:
+    """Return the sentence map over the spectrogram as a PNG in base64."""
+    figure = bare_figure(8.6, 2.1, dpi=110)
+    ax = figure.subplots()
+    draw_overlay(ax, explanation, explanation.sentence_saliency)
+    ax.set_xlabel("time (s)", fontsize=8)
+    ax.set_ylabel("frequency (Hz)", fontsize=8)
+    ax.tick_params(labelsize=8)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(128).save(buffer, format="PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _numbers(explanation: Explanation) -> str:
+    provenance = explanation.provenance
+    config, cost = provenance.get("config") or {}, provenance.get("cost") or {}
+    sure = explanation.reliability.sentence
+    parts = [
+        f"{len(explanation.pieces)} tokens",
+        f"{len(explanation.waveform) / explanation.sampling_rate:.1f} s of audio",
+        f"method {scale.clean(str(config['method']))}" if "method" in config else "",
+        f"{cost['forward_passes']} forward passes" if "forward_passes" in cost else "",
+        f"in {cost['seconds']:.0f} s" if "seconds" in cost else "",
+        "reliability not known" if math.isnan(sure) else f"reliability {sure:.2f}",
+    ]
+    line = html.escape(" · ".join(part for part in parts if part))
+    warnings = []
+    if not math.isnan(sure) and sure < scale.LOW_RELIABILITY:
+        warnings.append(scale.LOW_RELIABILITY_WARNING)
+    if (provenance.get("output") or {}).get("reached_length_limit"):
+        warnings.append("The output was cut by the length limit.")
+    return "<br>".join([line, *(f"<b>{html.escape(warning)}</b>" for warning in warnings)])

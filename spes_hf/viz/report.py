@@ -1,0 +1,182 @@
+"""One self-contained page to look around in an explanation."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import soundfile
+from PIL import Image
+from torch import Tensor
+
+from spes_hf.viz import scale
+
+if TYPE_CHECKING:
+    from spes_hf.explanation import Explanation
+
+
+def write_html(explanation: Explanation, path: Path) -> Path:
+    """Write the page and return its path; see `spes_hf.viz.write_html`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page(explanation), encoding="utf-8")
+    return path
+
+
+def page(explanation: Explanation) -> str:
+    """Return the page: template, style and script, and the explanation as JSON.
+
+    Args:
+        explanation: Over tokens or words.
+    """
+    template, style, script = (
+        (files("spes_hf.viz") / name).read_text("utf-8") for name in ("report.html", "report.css", "report.js")
+    )
+    parts = {
+        "TITLE": html.escape(scale.shown(explanation.text, 80)),
+        "STYLE": style,
+        "SCRIPT": script,
+        "DATA": script_json(page_data(explanation)),
+    }
+    return re.sub("{{(TITLE|STYLE|SCRIPT|DATA)}}", lambda match: parts[match[1]], template)
+
+
+def script_json(data: Any) -> str:
+    """Return JSON that may stand in a script element: ASCII, and nothing that ends the element or opens a comment.
+
+    Args:
+        data: What JSON knows; NaN and infinity become null.
+    """
+    text = json.dumps(_finite(data), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def page_data(explanation: Explanation) -> dict[str, Any]:
+    """Return all that the page shows.
+
+    Maps are greyscale PNGs of 8 bits, frames in columns and mel bins in rows, the highest on top: saliency is the grey
+    value over 255. A word's map is the mean of its tokens' maps, which the page computes.
+
+    Args:
+        explanation: Over tokens or words.
+    """
+    tokens = replace(explanation, groups=None, context_groups=None) if explanation.over_words else explanation
+    start, end = scale.time_extent(tokens.times)
+    low, high = scale.spectrogram_limits(tokens.features)
+    return {
+        "text": scale.clean(tokens.text),
+        "opens_with": "words" if explanation.over_words else "tokens",
+        "frames": len(tokens.times),
+        "bins": len(tokens.frequencies),
+        "time_extent": [start, end],
+        "frequencies": [round(f, 1) for f in tokens.frequencies.tolist()],
+        "frequency_ticks": scale.frequency_ticks(tokens.frequencies),
+        "high_percentile": scale.HIGH_PERCENTILE,
+        "low_reliability": [scale.LOW_RELIABILITY, scale.LOW_RELIABILITY_WARNING],
+        "colours": {
+            "light": {"greys": scale.GREYS_ON_LIGHT, "sound": scale.SOUND_ON_LIGHT},
+            "dark": {"greys": scale.GREYS_ON_DARK, "sound": scale.SOUND_ON_DARK},
+        },
+        "spectrogram": grey_png((tokens.features - low) / (high - low)),
+        "sentence": {
+            "map": grey_png(tokens.sentence_saliency),
+            "reliability": tokens.reliability.sentence,
+            "text_share": float(tokens.text_share.mean()),
+        },
+        "maps": [grey_png(saliency) for saliency in tokens.audio_saliency],
+        "levels": {"tokens": _level(tokens), "words": _level(tokens.words())},
+        "audio": _flac(tokens),
+        "duration_s": len(tokens.waveform) / tokens.sampling_rate,
+        "warnings": _warnings(tokens.provenance),
+        "notes": _notes(tokens.provenance),
+        "provenance": _clean(tokens.provenance),
+    }
+
+
+def grey_png(values: Tensor) -> str:
+    """Return a map as a greyscale PNG in base64, the highest mel bin on top.
+
+    Args:
+        values: (T, C); what lies outside [0, 1] is cut.
+    """
+    grey = (values.clamp(0, 1) * 255).round().numpy().astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(grey.T[::-1])).save(buffer, format="PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _level(explanation: Explanation) -> dict[str, Any]:
+    """Return what the page says of every token, or of every word."""
+    groups = explanation.groups or tuple((k,) for k in range(len(explanation)))
+    if not groups:
+        return {"groups": [], "names": [], "context": []}
+    tokens = explanation.tokens
+    return {
+        "names": [scale.clean(name) for name in tokens],
+        "shown": [scale.shown(name, 200) for name in tokens],
+        "special": [all(explanation.special[k] for k in group) for group in groups],
+        "groups": groups,
+        "probability": _rounded(explanation.token_probabilities),
+        "text_share": _rounded(explanation.text_share),
+        "reliability": [float(explanation.reliability.tokens[list(group)].mean()) for group in groups],
+        "prefix": explanation.prefix_length,
+        "context": [scale.shown(name, 200) for name in explanation.context_tokens],
+        "text_saliency": [_rounded(row) for row in explanation.token_saliency],
+    }
+
+
+def _warnings(provenance: Mapping[str, Any]) -> list[str]:
+    """Return why the page may not show what the model would have written."""
+    cut = (provenance.get("output") or {}).get("reached_length_limit")
+    return ["The output was cut by the length limit: the model had not finished."] if cut else []
+
+
+def _notes(provenance: Mapping[str, Any]) -> list[str]:
+    """Return what a reader has to know of the text and the audio."""
+    notes = []
+    if (provenance.get("output") or {}).get("given"):
+        notes.append("The text was given, not generated: probabilities are those of this text, token by token.")
+    notes += [f"Audio: {note}" for note in (provenance.get("audio") or {}).get("notes") or ()]
+    return [scale.clean(note) for note in notes]
+
+
+def _flac(explanation: Explanation) -> str:
+    """Return the audio as FLAC of 16 bits, in base64."""
+    buffer = io.BytesIO()
+    samples = explanation.waveform.clamp(-1, 1).numpy()
+    soundfile.write(buffer, samples, explanation.sampling_rate, format="FLAC", subtype="PCM_16")
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _rounded(values: Tensor) -> list[float]:
+    return [round(v, 4) for v in values.tolist()]
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {str(key): _finite(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_finite(value) for value in data]
+    if isinstance(data, float) and not math.isfinite(data):
+        return None
+    return data
+
+
+def _clean(data: Any) -> Any:
+    """Return JSON data with all text clean, and what JSON does not know as text."""
+    if isinstance(data, Mapping):
+        return {scale.clean(str(key)): _clean(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_clean(value) for value in data]
+    if isinstance(data, (bool, int, float, type(None))):
+        return data
+    return scale.clean(str(data))

@@ -1,0 +1,102 @@
+"""What every picture of an explanation agrees on: where Hz and seconds lie, and which saliency gets which colour."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+# Hz that get a tick, as far as the spectrogram reaches.
+TICKS_HZ = (100, 500, 1000, 2000, 4000, 8000)
+
+# The colour scale of a map, in percentiles: a map is mostly middle, and a few features are far out.
+LOW_PERCENTILE, HIGH_PERCENTILE = 50.0, 99.7
+
+# A spectrogram's scale: the quietest and loudest few features would take all the contrast.
+SPECTROGRAM_PERCENTILES = (1.0, 99.8)
+
+# Below this split-half reliability, half the variance of a map is noise.
+LOW_RELIABILITY = 0.5
+LOW_RELIABILITY_WARNING = "Another set of masks would have drawn a different map: use more masks."
+
+# Saliency of sound is orange, of text blue, each with a luminance that only falls (light) or only rises (dark).
+# The spectrogram stays in the light (dark) half of the greys, so that the maps stand out in greyscale too.
+SOUND_ON_LIGHT = ("#fffaf2", "#fdbb84", "#f16913", "#b52a0a", "#4d0600")
+SOUND_ON_DARK = ("#4a1d12", "#a63f12", "#ee7a1f", "#ffc16b", "#fff7dc")
+TEXT_ON_LIGHT = ("#f4f8fc", "#c2d9ee", "#6aaed6", "#2070b4", "#08306b")
+GREYS_ON_LIGHT = ("#ffffff", "#8f8f8f")
+GREYS_ON_DARK = ("#101114", "#7d7f85")
+
+
+def frequency_ticks(frequencies: Tensor) -> list[tuple[int, float]]:
+    """Return the ticks of the frequency axis as (Hz, position in mel bins), low to high.
+
+    Args:
+        frequencies: (C,) centre of every mel bin in Hz, rising.
+    """
+    hertz = frequencies.double().numpy()
+    bins = len(hertz)
+    if bins < 2:
+        return [(round(f), 0.0) for f in hertz.tolist()]
+    ticks = []
+    for tick in TICKS_HZ:
+        position = float(np.interp(tick, hertz, np.arange(bins)))
+        if tick > hertz[-1]:  # the last filter reaches about a bin above its centre
+            position = bins - 1 + (tick - hertz[-1]) / (hertz[-1] - hertz[-2])
+        elif tick < hertz[0]:
+            position = (tick - hertz[0]) / (hertz[1] - hertz[0])
+        if -0.5 <= position <= bins + 0.25:
+            ticks.append((tick, min(position, bins - 0.5)))
+    return ticks
+
+
+def time_extent(times: Tensor) -> tuple[float, float]:
+    """Return where the first frame begins and the last one ends, in seconds.
+
+    Args:
+        times: (T,) of every frame, in seconds.
+    """
+    first, last = float(times[0]), float(times[-1])
+    half = (last - first) / (len(times) - 1) / 2 if len(times) > 1 else 0.005
+    return first - half, last + half
+
+
+def saliency_limits(saliency: Tensor) -> tuple[float, float]:
+    """Return the saliencies at the ends of the colour scale: the median and the 99.7th percentile.
+
+    Args:
+        saliency: (T, C) in [0, 1].
+    """
+    low, high = np.percentile(saliency.numpy(), (LOW_PERCENTILE, HIGH_PERCENTILE)).tolist()
+    return (low, high) if high - low > 1e-6 else (low, low + 1e-3)
+
+
+def spectrogram_limits(features: Tensor) -> tuple[float, float]:
+    """Return the feature values at the ends of the spectrogram's grey scale.
+
+    Args:
+        features: (T, C) as the model saw them.
+    """
+    low, high = np.percentile(features.numpy(), SPECTROGRAM_PERCENTILES).tolist()
+    return (low, high) if high - low > 1e-6 else (low - 0.5, low + 0.5)
+
+
+def shown(token: str, longest: int = 24) -> str:
+    """Return a token's text as it is shown: without the space that starts a word, blanks made visible.
+
+    Args:
+        token: Text of the token.
+        longest: Characters before it is cut.
+    """
+    text = clean(token)
+    text = text.strip(" ") or "␣" * len(text)
+    text = text.replace("\n", "↵").replace("\t", "⇥").replace("\r", "↵")
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def clean(text: str) -> str:
+    r"""Return text that can be written as UTF-8: parts of characters read "\xe4"."""
+    try:
+        raw = text.encode("utf-8", errors="surrogateescape")
+    except UnicodeEncodeError:  # surrogates that stand for no byte
+        raw = text.encode("utf-8", errors="replace")
+    return raw.decode("utf-8", errors="backslashreplace")

@@ -1,0 +1,117 @@
+"""The command line, run as a user runs it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from spes_hf import Explanation, cli
+
+
+@pytest.fixture(scope="module")
+def folder(small_whisper, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    model, processor = small_whisper
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def clip(tone, tmp_path):
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, tone, 16_000)
+    return path
+
+
+def explain(folder, clip, *more):
+    small = ["--num-masks", "12", "--num-token-masks", "10", "--quiet", "--text", "ask not what"]
+    return cli.main(["explain", str(clip), "--model", str(folder), "--device", "cpu", *small, *more])
+
+
+def test_explain_writes_page_pictures_and_explanation(folder, clip, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert explain(folder, clip, "--preset", "fast", "--out", str(out), "--seed", "7") == 0
+    shown = capsys.readouterr().out
+    assert "ask not what" in shown and "rest on earlier text more than on sound" in shown
+    assert str(out / "explanation.html") in shown
+    for name in ("explanation.html", "sentence.png", "tokens.png"):
+        assert (out / name).stat().st_size > 2_000
+    loaded = Explanation.load(out)
+    assert loaded.tokens[:3] == [" ask", " not", " what"]
+    assert loaded.provenance["seed"] == 7
+    assert loaded.provenance["config"]["patches_per_second"] == [20.0, 80.0, 400.0]
+
+    (out / "explanation.html").unlink()
+    assert cli.main(["report", str(out)]) == 0
+    assert (out / "explanation.html").exists()
+
+
+def test_presets(folder, clip, tmp_path):
+    for name, phi in {"default": None, "paper": [400.0, 500.0, 600.0]}.items():
+        assert explain(folder, clip, "--preset", name, "--out", str(tmp_path / name)) == 0
+        found = Explanation.load(tmp_path / name).provenance["config"]
+        assert phi is None or found["patches_per_second"] == phi
+        assert found["num_spectrogram_masks"] == 12
+
+
+def test_the_folder_is_named_after_the_clip(folder, clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert explain(folder, clip) == 0
+    assert (tmp_path / "spes_clip" / "explanation.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--num-masks", "0"], cli.EXIT_USAGE, "num_spectrogram_masks is 0"),
+        (["--dtype", "float99"], cli.EXIT_USAGE, "float99"),
+        (["--device", "cuda:99"], cli.EXIT_USAGE, "cuda:99"),
+        (["--tgt-lang", "deu"], cli.EXIT_USAGE, "tgt_lang"),
+        (["--text", " "], cli.EXIT_USAGE, "text is"),
+    ],
+)
+def test_wrong_settings(folder, clip, tmp_path, capsys, arguments, code, words):
+    assert explain(folder, clip, "--out", str(tmp_path / "out"), *arguments) == code
+    error = capsys.readouterr().err
+    assert words in error and "Traceback" not in error
+
+
+def test_wrong_audio_model_and_folder(folder, clip, tmp_path, capsys):
+    assert explain(folder, tmp_path / "no.wav") == cli.EXIT_AUDIO
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
+    assert explain(folder, tmp_path / "empty.wav") == cli.EXIT_AUDIO
+    assert explain(tmp_path / "no-model", clip) == cli.EXIT_MODEL
+    assert cli.main(["report", str(tmp_path)]) == cli.EXIT_FORMAT
+    (tmp_path / "file").touch()
+    assert explain(folder, clip, "--out", str(tmp_path / "file")) == cli.EXIT_USAGE
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(folder, tmp_path):
+    with pytest.raises(cli.AudioError):
+        explain(folder, tmp_path / "no.wav", "--debug")
+
+
+def test_an_interrupt_is_an_exit_code(monkeypatch, capsys):
+    def interrupt(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run_demo", interrupt)
+    assert cli.main(["demo"]) == cli.EXIT_INTERRUPTED
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_help_is_quick_and_complete():
+    """No heavy import for a manual page."""
+    code = "import sys; from spes_hf.cli import build_parser; build_parser(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    shown = subprocess.run(
+        [sys.executable, "-m", "spes_hf.cli", "explain", "--help"], check=True, capture_output=True, text=True
+    ).stdout
+    for option in ("--model", "--preset", "--num-masks", "--language", "--task", "--out", "--seed", "--device", "--dtype"):
+        assert option in shown

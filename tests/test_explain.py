@@ -1,0 +1,398 @@
+"""The engine on a small random Whisper: equalities, restoration, errors, planted evidence."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from spes_hf import (
+    AudioError,
+    ConfigError,
+    Explainer,
+    SpesConfig,
+    UnsupportedModelError,
+    explain,
+    functional,
+)
+from spes_hf.adapters import GenerationOptions, get_adapter
+from spes_hf.data.audio import load_audio
+from spes_hf.perturbation.masks import keep_bits, mask_key
+from spes_hf.perturbation.segments import segment
+
+CONFIG = SpesConfig.fast(num_spectrogram_masks=31, num_token_masks=20)
+SHORT = {"max_new_tokens": 6}
+
+
+def run(model, processor, audio, config=CONFIG, **kwargs):
+    return explain(model, processor, audio, config=config, generate_kwargs=SHORT, progress=False, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def explanation(small_whisper, tone):
+    return run(*small_whisper, tone)
+
+
+def test_shapes_and_axes_agree(explanation):
+    tokens, context, frames, bins = len(explanation), len(explanation.context_tokens), 120, 80
+    assert explanation.audio_saliency.shape == (tokens, frames, bins)
+    assert explanation.token_saliency.shape == (tokens, context)
+    assert explanation.features.shape == (frames, bins) == explanation.sentence_saliency.shape
+    assert explanation.times.tolist() == pytest.approx([0.01 * t for t in range(frames)])
+    assert explanation.frequencies.diff().min() > 0
+    assert explanation.frequencies[0] == pytest.approx(40, abs=25) and explanation.frequencies[-1] < 8000
+    assert context == explanation.prefix_length + tokens - 1
+    valid = ~explanation.token_saliency.isnan()
+    assert valid.sum(1).tolist() == [explanation.prefix_length + k for k in range(tokens)]
+
+
+def test_same_seed_gives_the_same_for_every_batch_size(small_whisper, tone):
+    results = [run(*small_whisper, tone, batch_size=size) for size in (1, 3, 8)]
+    for other in results[1:]:
+        assert [torch.equal(a, b) for a, b in zip(results[0].audio_map.denominators, other.audio_map.denominators)]
+        torch.testing.assert_close(other.raw_audio, results[0].raw_audio, atol=1e-5, rtol=0)
+        torch.testing.assert_close(other.audio_saliency, results[0].audio_saliency, atol=1e-5, rtol=0)
+        torch.testing.assert_close(other.raw_token, results[0].raw_token, atol=1e-5, rtol=0, equal_nan=True)
+        torch.testing.assert_close(other.token_saliency, results[0].token_saliency, atol=1e-5, rtol=0, equal_nan=True)
+        assert other.reliability.sentence == pytest.approx(results[0].reliability.sentence, abs=1e-4)
+
+
+def test_another_seed_or_utterance_gives_other_masks(small_whisper, tone, explanation):
+    assert not torch.equal(run(*small_whisper, tone, seed=1).raw_audio, explanation.raw_audio)
+    explainer = Explainer(*small_whisper, CONFIG, progress=False)
+    options = GenerationOptions(generate_kwargs=SHORT)
+    first, second = (explainer(tone, options=options, utterance_id=name) for name in ("a", "b"))
+    assert not torch.equal(first.raw_audio, second.raw_audio)
+
+
+def test_engine_equals_the_literal_method(small_whisper, tone, explanation):
+    """Eq. 3 computed the obvious way: one mask at a time, at full resolution, plain calls of the model."""
+    model, processor = small_whisper
+    inputs = processor(tone, sampling_rate=16_000, return_tensors="pt", return_attention_mask=True, max_length=32_000)
+    window = inputs.input_features
+    frames = int(inputs.attention_mask.sum())
+    features = window[0, :, :frames].T
+    fill = features.mean(0)
+    ids = torch.tensor([[50257, 50362, *explanation.token_ids]])
+    prefix = 2
+
+    def log_probs(window, embeddings=None):
+        with torch.no_grad():
+            if embeddings is None:
+                out = model(input_features=window, decoder_input_ids=ids[:, :-1])
+            else:
+                out = model(input_features=window, decoder_inputs_embeds=embeddings)
+        return out.logits[0, prefix - 1 :]
+
+    clean = log_probs(window)
+    labels = segment(features, 1.2, CONFIG.patches_per_second, CONFIG.max_duration_s, 0.0, 0.1)
+    numerator = torch.zeros(len(explanation), frames, 80, dtype=torch.float64)
+    denominator = torch.zeros(frames, 80, dtype=torch.float64)
+    for i in range(CONFIG.num_spectrogram_masks):
+        level, row = i % 3, i // 3
+        key = mask_key(0, "", f"spectrogram/{level}")
+        bits = torch.from_numpy(keep_bits(key, row, 1, int(labels[level].max()) + 1, 0.5))[0]
+        mask = bits[labels[level]]
+        perturbed = window.clone()
+        perturbed[0, :, :frames] = torch.where(mask, features, fill).T
+        impact = functional.kl_divergence(clean, log_probs(perturbed))
+        numerator += impact[:, None, None].double() * (1 - mask.double())
+        denominator += 1 - mask.double()
+    expected = torch.where(denominator > 0, numerator / denominator.clamp_min(1), 0.0)
+    torch.testing.assert_close(explanation.raw_audio.double(), expected, atol=1e-5, rtol=0)
+
+    embedding = model.get_decoder().embed_tokens(ids[:, :-1]).detach()
+    numerator, denominator = torch.zeros(len(explanation), ids.shape[1] - 1), torch.zeros(ids.shape[1] - 1)
+    for i in range(CONFIG.num_token_masks):
+        bits = torch.from_numpy(keep_bits(mask_key(0, "", "token"), i, 1, ids.shape[1] - 1, 0.4))[0].float()
+        zeroed = embedding.clone()
+        for j in range(ids.shape[1] - 1):
+            if not bits[j]:
+                zeroed[0, j] = 0.0
+        impact = functional.kl_divergence(clean, log_probs(window, zeroed))
+        numerator += impact[:, None] * (1 - bits)
+        denominator += 1 - bits
+    expected = torch.where(denominator > 0, numerator / denominator.clamp_min(1), 0.0)
+    valid = ~explanation.raw_token.isnan()
+    torch.testing.assert_close(explanation.raw_token[valid], expected[valid], atol=1e-5, rtol=0)
+
+
+class _Ear(nn.Conv1d):
+    """A first layer that hears one thing: how much a region of the spectrogram differs from its mel bins' means."""
+
+    region: torch.Tensor
+    means: torch.Tensor
+    pattern: torch.Tensor
+
+    def forward(self, spectrogram):
+        heard = ((spectrogram - self.means[:, None]).abs() * self.region).sum((1, 2)) / self.region.sum()
+        return super().forward(3 * heard[:, None, None] * self.pattern)
+
+
+PLANTED = SpesConfig(num_spectrogram_masks=1200, num_token_masks=10, patches_per_second=400)
+
+
+@pytest.fixture(scope="module")
+def planted(small_whisper, tone):
+    """A Whisper that hears one region and nothing else: the patches with their centre in a box of 40 frames × 30 bins."""
+    model, processor = copy.deepcopy(small_whisper[0]), small_whisper[1]
+    features = get_adapter(model, processor).encode(load_audio(tone, 16_000)).features
+    labels = segment(features, 1.2, PLANTED.patches_per_second, None, 0.0, 0.1)[0]
+    region = torch.zeros(120, 80, dtype=torch.bool)
+    for patch in range(int(labels.max()) + 1):
+        where = labels == patch
+        time, mel = (index.double().mean() for index in where.nonzero(as_tuple=True))
+        if 40 <= time < 80 and 20 <= mel < 50:
+            region |= where
+    encoder = model.get_encoder()
+    ear = _Ear(80, 32, kernel_size=3, padding=1)
+    ear.load_state_dict(encoder.conv1.state_dict())
+    ear.region = torch.zeros(80, 200)
+    ear.region[:, :120] = region.T
+    ear.means = features.mean(0)
+    ear.pattern = torch.randn(80, 200, generator=torch.Generator().manual_seed(0))
+    encoder.conv1 = ear
+    return model.eval(), processor, region
+
+
+def test_planted_evidence_is_found(planted, tone):
+    """Only the planted region can matter: at least 95 % of the top 1 % of features lie in it."""
+    model, processor, region = planted
+    assert region.float().mean() < 0.2  # what chance would reach
+    found = run(model, processor, tone, config=PLANTED)
+    for saliency in (found.sentence_saliency, *found.audio_saliency):
+        top = saliency.flatten().topk(96).indices
+        assert region.flatten()[top].float().mean() >= 0.95
+
+
+def test_impact_outside_the_planted_region_is_zero(planted, tone):
+    model, processor, region = planted
+    adapter = get_adapter(model, processor)
+    utterance = adapter.encode(load_audio(tone, 16_000))
+    target = adapter.generate(utterance, GenerationOptions(generate_kwargs=SHORT))
+    outside = torch.where(region, utterance.features, 1.0)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            adapter.logits(utterance, target, features=outside[None]),
+            adapter.logits(utterance, target),
+            atol=1e-5,
+            rtol=0,
+        )
+
+
+# The user's model is left as it was ----------------------------------------------------------------------------------
+
+
+def snapshot(model):
+    return (
+        {name: value.clone() for name, value in model.state_dict().items()},
+        [module.training for module in model.modules()],
+        [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()],
+        model.generation_config.to_dict(),
+        [parameter.requires_grad for parameter in model.parameters()],
+        [parameter.grad is None for parameter in model.parameters()],
+        torch.random.get_rng_state().tolist(),
+        np.random.get_state()[1].tolist(),
+    )
+
+
+def same(before, after) -> bool:
+    weights = all(torch.equal(before[0][name], after[0][name]) for name in before[0])
+    return weights and before[1:] == after[1:]
+
+
+def test_a_model_in_training_mode_is_explained_in_evaluation_mode_and_given_back(small_whisper, tone, explanation):
+    model, processor = copy.deepcopy(small_whisper[0]), small_whisper[1]
+    model.train()
+    model.get_encoder().eval()  # a mixture, as in fine-tuning with a frozen encoder
+    model.config.dropout = 0.5
+    before = snapshot(model)
+    found = run(model, processor, tone)
+    assert same(before, snapshot(model))
+    torch.testing.assert_close(found.raw_audio, explanation.raw_audio, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_interrupted_run_gives_control_and_model_back(small_whisper, tone, monkeypatch, error):
+    model, processor = copy.deepcopy(small_whisper[0]), small_whisper[1]
+    model.train()
+    calls = itertools.count()
+    forward = model.forward
+
+    def interrupted(*args, **kwargs):
+        if "encoder_outputs" in kwargs and next(calls) == 3:
+            raise error
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", interrupted)
+    before = snapshot(model)
+    with pytest.raises(error):
+        run(model, processor, tone, batch_size=4)
+    assert next(calls) > 3
+    assert same(before, snapshot(model))
+
+
+def test_batch_is_halved_when_memory_runs_out(small_whisper, tone, explanation, monkeypatch):
+    model, processor = copy.deepcopy(small_whisper[0]), small_whisper[1]
+    forward, sizes = model.forward, []
+
+    def small_memory(*args, **kwargs):
+        features = kwargs.get("input_features")
+        if features is not None and len(features) > 3:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        sizes.append(len(features) if features is not None else 0)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", small_memory)
+    found = run(model, processor, tone, batch_size=8)
+    assert max(sizes) == 2
+    torch.testing.assert_close(found.raw_audio, explanation.raw_audio, atol=1e-5, rtol=0)
+
+
+def test_memory_that_runs_out_at_one_copy_is_an_error(small_whisper, tone, monkeypatch):
+    model, processor = copy.deepcopy(small_whisper[0]), small_whisper[1]
+
+    def no_memory(*args, **kwargs):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(model.get_encoder(), "forward", no_memory)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        explain(model, processor, tone, config=CONFIG, text="hello", progress=False)
+
+
+# What is explained ---------------------------------------------------------------------------------------------------
+
+
+def test_beam_search_and_other_generation_settings_are_followed(small_whisper, tone):
+    model, processor = small_whisper
+    window = processor(tone, sampling_rate=16_000, return_tensors="pt", max_length=32_000).input_features
+    for settings in ({"num_beams": 3, "max_new_tokens": 5}, {"max_new_tokens": 4}, {"suppress_tokens": [11, 50256]}):
+        settings = {"max_new_tokens": 6, **settings}
+        plain = model.generate(window, **settings)[0]
+        found = explain(model, processor, tone, config=CONFIG, generate_kwargs=settings, progress=False)
+        without_end = [t for t in found.token_ids if t != 50256]
+        assert without_end == [t for t in plain.tolist() if t != 50256 and t < 50257]
+        assert found.provenance["output"]["reached_length_limit"] == (found.token_ids[-1] != 50256)
+
+
+def test_a_given_text_is_explained(small_whisper, tone):
+    model, processor = small_whisper
+    found = explain(model, processor, tone, config=CONFIG, text="ask not what", progress=False)
+    assert found.tokens == [" ask", " not", " what", "<|endoftext|>"]
+    assert found.context_tokens == ["<|startoftranscript|>", "<|notimestamps|>", " ask", " not", " what"]
+    assert found.provenance["output"]["given"] is True
+
+
+@pytest.mark.parametrize("impact", ["kl", "probability", "contrastive"])
+@pytest.mark.parametrize("perturb", ["separate", "joint"])
+def test_every_impact_and_perturbation_runs(small_whisper, tone, impact, perturb):
+    config = SpesConfig.fast(num_spectrogram_masks=12, num_token_masks=8, impact=impact, perturb=perturb, fill="min")
+    found = run(*small_whisper, tone, config=config)
+    assert found.audio_saliency.isfinite().all() and found.audio_saliency.max() <= 1
+    assert found.provenance["config"]["impact"] == impact
+    passes = 1 + 12 + (8 if perturb == "separate" else 0)
+    assert found.provenance["cost"]["forward_passes"] == passes
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_in_half_precision(small_whisper, tone, dtype):
+    model = copy.deepcopy(small_whisper[0]).to(dtype)
+    found = run(model, small_whisper[1], tone)
+    assert model.dtype == dtype
+    assert found.raw_audio.dtype == torch.float32 and found.raw_audio.isfinite().all()
+    assert found.provenance["model"]["dtype"] == str(dtype).removeprefix("torch.")
+
+
+def test_stereo_is_mixed_down_with_a_note(small_whisper, tone, explanation):
+    with pytest.warns(UserWarning, match="mono|mixed"):
+        found = run(*small_whisper, np.stack([tone, tone]))
+    assert any("mixed" in note for note in found.provenance["audio"]["notes"])
+    torch.testing.assert_close(found.features, explanation.features)
+
+
+def test_integer_samples_are_scaled(small_whisper, tone, explanation):
+    found = run(*small_whisper, (tone * 32767).astype(np.int16), sampling_rate=16_000)
+    torch.testing.assert_close(found.features, explanation.features, atol=0.05, rtol=0)
+
+
+def test_progress_is_shown_unless_it_is_not_wanted(small_whisper, tone, capsys, monkeypatch):
+    from functools import partial
+
+    from tqdm import tqdm
+
+    monkeypatch.setattr("spes_hf.engine.tqdm", lambda **kwargs: partial(tqdm, **{**kwargs, "delay": 0})())
+    explain(*small_whisper, tone, config=CONFIG, generate_kwargs=SHORT)
+    shown = capsys.readouterr().err
+    assert "mask/s" in shown and "51/51" in shown
+    run(*small_whisper, tone)
+    assert not capsys.readouterr().err
+
+
+# Bad input -----------------------------------------------------------------------------------------------------------
+
+
+def test_audio_that_cannot_be_explained(small_whisper, tone, tmp_path):
+    for audio, words in {
+        "empty": (np.zeros(0, np.float32), "empty"),
+        "nan": (np.where(np.arange(len(tone)) == 7, np.nan, tone), "NaN"),
+        "short": (tone[:200], "two frames"),
+        "missing": (tmp_path / "no.wav", "no.wav"),
+        "long": (np.zeros(16_000 * 3, np.float32), "windows of 2 s"),
+    }.values():
+        with pytest.raises(AudioError, match=words):
+            run(*small_whisper, audio)
+    corrupt = tmp_path / "corrupt.wav"
+    corrupt.write_bytes(b"RIFF1234WAVEnonsense")
+    with pytest.raises(AudioError, match="corrupt.wav"):
+        run(*small_whisper, corrupt)
+    with pytest.raises(AudioError, match="sampling_rate"):
+        run(*small_whisper, tone, sampling_rate=-1)
+
+
+def test_models_that_cannot_be_explained(small_whisper, tone):
+    model, processor = small_whisper
+    with pytest.raises(UnsupportedModelError, match="known types: .*whisper"):
+        explain(nn.Linear(2, 2), processor, tone)
+    with pytest.raises(UnsupportedModelError, match="WhisperProcessor"):
+        explain(model, processor.tokenizer, tone)
+    with pytest.raises(UnsupportedModelError, match="meta"):
+        explain(copy.deepcopy(model).to("meta"), processor, tone)
+    other = copy.deepcopy(processor)
+    other.feature_extractor.feature_size = 128
+    with pytest.raises(UnsupportedModelError, match="128 mel bins"):
+        explain(model, other, tone)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"config": "fast"}, "config is 'fast'"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"seed": 1.5}, "seed is 1.5"),
+        ({"text": "   "}, "text is"),
+        ({"text": "hello <|notimestamps|>"}, "cannot write"),
+        ({"tgt_lang": "deu"}, "tgt_lang is 'deu'"),
+        ({"language": "Klingon"}, "refused|language"),
+        ({"generate_kwargs": {"num_return_sequences": 2}}, "num_return_sequences"),
+        ({"generate_kwargs": {"language": "en"}}, "pass it to explain"),
+    ],
+)
+def test_arguments_outside_what_is_allowed(small_whisper, tone, arguments, words):
+    with pytest.raises(ConfigError, match=words):
+        explain(*small_whisper, tone, progress=False, **arguments)
+
+
+def test_text_beyond_the_models_vocabulary(small_whisper, tone):
+    model, processor = copy.deepcopy(small_whisper[0]), small_whisper[1]
+    model.config.vocab_size = 100
+    with pytest.raises(ConfigError, match="vocabulary holds 100"):
+        explain(model, processor, tone, text="hello there", progress=False)
+
+
+def test_zero_masks():
+    with pytest.raises(ConfigError, match="num_spectrogram_masks is 0"):
+        SpesConfig(num_spectrogram_masks=0)

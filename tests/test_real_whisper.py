@@ -1,0 +1,83 @@
+"""Real Whisper tiny.en on a real clip: what the maps mean."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from spes_hf import Explanation, SpesConfig, explain
+from spes_hf.data.audio import load_audio
+
+pytestmark = pytest.mark.real_model
+
+
+@pytest.fixture(scope="module")
+def explanation(whisper, jfk) -> Explanation:
+    return explain(*whisper, jfk, config=SpesConfig.fast(), progress=False)
+
+
+def test_transcript(explanation):
+    assert "ask not what your country can do for you" in explanation.text
+    assert explanation.tokens[-1] == "<|endoftext|>"
+    assert explanation.context_tokens[:2] == ["<|startoftranscript|>", "<|notimestamps|>"]
+    assert explanation.features.shape == (1100, 80)
+
+
+def test_saliency_moves_forward_with_the_words(explanation):
+    """Spearman between word order and time centroid of the top 5 % of each word's map (§8.1)."""
+    words = [word for word in explanation.words().tokens if word.strip().isalpha()]
+    centroids = explanation.words().time_centroids(top=0.05)
+    order = [i for i, word in enumerate(explanation.words().tokens) if word.strip().isalpha()]
+    assert len(words) == 22
+    assert spearmanr(order, centroids[order]).statistic >= 0.8
+
+
+def test_what_was_said_before_rests_on_text_when_it_is_said_again(explanation):
+    """The clip says "your country can do for you" twice over, turned round: the second time text alone tells most."""
+    words = explanation.words()
+    share = dict(zip(words.tokens, words.text_share.tolist(), strict=True))
+    assert share[" country"] > share[" Americans"]
+    assert words.text_share[-8:].mean() > words.text_share[:8].mean()
+
+
+def test_features_are_what_the_model_saw(whisper, jfk, explanation):
+    _, processor = whisper
+    samples = load_audio(jfk, 16_000).samples
+    window = processor(samples, sampling_rate=16_000, return_tensors="pt").input_features
+    assert torch.equal(explanation.features, window[0, :, :1100].T)
+
+
+def test_probabilities_are_the_models(whisper, jfk, explanation):
+    model, processor = whisper
+    window = processor(load_audio(jfk, 16_000).samples, sampling_rate=16_000, return_tensors="pt").input_features
+    ids = torch.tensor([[50257, 50362, *explanation.token_ids]])
+    with torch.no_grad():
+        probabilities = model(input_features=window, decoder_input_ids=ids[:, :-1]).logits[0, 1:].softmax(-1)
+    expected = probabilities.gather(1, ids[0, 2:, None]).squeeze(1)
+    torch.testing.assert_close(explanation.token_probabilities, expected, atol=1e-5, rtol=0)
+
+
+def test_batch_size_does_not_matter(whisper, jfk):
+    clip = load_audio(jfk, 16_000).samples[: 3 * 16_000]
+    config = SpesConfig.fast(num_spectrogram_masks=9, num_token_masks=9)
+    results = [explain(*whisper, clip, config=config, batch_size=size, progress=False) for size in (1, 3, 8)]
+    for other in results[1:]:
+        torch.testing.assert_close(other.raw_audio, results[0].raw_audio, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(other.audio_saliency, results[0].audio_saliency, atol=1e-5, rtol=0)
+        torch.testing.assert_close(other.token_saliency, results[0].token_saliency, atol=1e-5, rtol=0, equal_nan=True)
+
+
+def test_a_half_precision_model_says_the_same(whisper, jfk):
+    model, processor = whisper
+    clip = load_audio(jfk, 16_000).samples[: 3 * 16_000]
+    config = SpesConfig.fast(num_spectrogram_masks=6, num_token_masks=30)
+    full = explain(model, processor, clip, config=config, text="And so, my fellow", progress=False)
+    half = explain(
+        copy.deepcopy(model).to(torch.bfloat16), processor, clip, config=config, text="And so, my fellow", progress=False
+    )
+    valid = ~full.raw_token.isnan()
+    assert np.corrcoef(full.raw_token[valid], half.raw_token[valid])[0, 1] > 0.98

@@ -1,0 +1,32 @@
+import re
+
+from spes_hf.viz import notebook_html
+
+
+def test_fragment_has_words_picture_and_numbers(explanation):
+    fragment = notebook_html(explanation)
+    assert len(fragment) < 300_000
+    assert "<script" not in fragment and not re.search(r'(src|href)="(?!data:image/png;base64,)', fragment)
+    assert re.findall(r'title="[^"]*">([^<]*)</span>', fragment) == ["Good", "morning", ",", "$5", "äh"]
+    share, probability = explanation.words().text_share[1], explanation.words().token_probabilities[1]
+    assert f"on earlier text {share:.0%}; probability {probability:.1%}" in fragment
+    assert "7 tokens · 0.6 s of audio · method spes · 301 forward passes · in 12 s · reliability 0.70" in fragment
+    assert "cut by the length limit" in fragment
+
+
+def test_low_reliability_is_told(make):
+    shaky = make(reliability=type(make().reliability)(make().reliability.tokens, 0.2))
+    assert "use more masks" in notebook_html(shaky)
+    assert "use more masks" not in notebook_html(make())
+
+
+def test_hostile_text_is_escaped(make):
+    fragment = notebook_html(make(pieces=(" <b>bold", ' "x" onload="y', " \udce4", "<|endoftext|>")))
+    assert "<b>bold" not in fragment and "&lt;b&gt;bold" in fragment
+    assert 'onload="y' not in fragment
+    fragment.encode("utf-8")
+
+
+def test_little_provenance_is_enough(make):
+    assert "5 tokens" not in notebook_html(make(provenance={}))
+    assert "&lt;|endoftext|&gt;" in notebook_html(make(pieces=("<|endoftext|>",)))

@@ -1,0 +1,241 @@
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from spes_hf.viz import report, write_html
+
+HOSTILE = (
+    " </script><script>document.title='broken'</script>",
+    ' "><img src=x onerror="document.title=1">',
+    " <!--<script>",
+    " {{DATA}}{{SCRIPT}}",
+    " &lt;b&gt;\u2028",
+    "\udce4",
+    "<|endoftext|>",
+)
+
+
+def data_of(page):
+    blocks = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert len(blocks) == 1
+    return json.loads(blocks[0])
+
+
+def decode(png):
+    """Return a map (T, C) from the page."""
+    image = Image.open(io.BytesIO(base64.b64decode(png)))
+    assert image.mode == "L"
+    return np.asarray(image, dtype=np.float32)[::-1].T / 255
+
+
+class Elements(HTMLParser):
+    """Every element of a page, with its attributes."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.found = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+@pytest.fixture(scope="module")
+def page(explanation):
+    return report.page(explanation)
+
+
+def test_page_loads_nothing_from_anywhere(page):
+    assert not re.search(r"https?://", page)
+    assert not re.search(r"@import|url\(", page)
+    elements = Elements(page).found
+    assert not [a for _, a in elements if {"src", "href", "srcset", "action"} & a.keys()]
+    assert not [tag for tag, _ in elements if tag in ("link", "iframe", "object", "embed", "base", "form")]
+    policy = next(a["content"] for tag, a in elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'")
+
+
+def test_values_in_the_page_are_those_of_the_explanation(page, explanation):
+    data = data_of(page)
+    assert len(data["maps"]) == len(explanation)
+    for png, saliency in zip(data["maps"], explanation.audio_saliency, strict=True):
+        np.testing.assert_allclose(decode(png), saliency.numpy(), rtol=0, atol=1 / 255)
+    np.testing.assert_allclose(decode(data["sentence"]["map"]), explanation.sentence_saliency, rtol=0, atol=1 / 255)
+    text = np.array(data["levels"]["tokens"]["text_saliency"], dtype=np.float32)
+    np.testing.assert_allclose(text, explanation.token_saliency, rtol=0, atol=1e-4)
+    assert data["levels"]["tokens"]["probability"] == pytest.approx(explanation.token_probabilities.tolist(), abs=1e-4)
+    assert data["levels"]["tokens"]["text_share"] == pytest.approx(explanation.text_share.tolist(), abs=1e-4)
+    assert data["levels"]["tokens"]["reliability"] == pytest.approx(explanation.reliability.tokens.tolist())
+    assert data["frequencies"] == pytest.approx(explanation.frequencies.tolist(), abs=0.1)
+
+
+def test_words_are_there_and_their_maps_are_means(page, explanation):
+    data, words = data_of(page), explanation.words()
+    level = data["levels"]["words"]
+    assert level["names"] == words.tokens
+    assert level["context"] == [name.strip() for name in words.context_tokens]
+    for group, saliency in zip(level["groups"], words.audio_saliency, strict=True):
+        mean = np.mean([decode(data["maps"][k]) for k in group], axis=0)
+        np.testing.assert_allclose(mean, saliency.numpy(), rtol=0, atol=1 / 255)
+    text = np.array(level["text_saliency"], dtype=np.float32)
+    np.testing.assert_allclose(text, words.token_saliency, rtol=0, atol=1e-4)
+
+
+def test_page_of_words_opens_with_words(page, explanation):
+    assert data_of(page)["opens_with"] == "tokens"
+    data = data_of(report.page(explanation.words()))
+    assert data["opens_with"] == "words"
+    assert data["levels"] == data_of(page)["levels"]
+
+
+def test_audio_is_the_clip(page, explanation):
+    samples, rate = soundfile.read(io.BytesIO(base64.b64decode(data_of(page)["audio"])), dtype="float32")
+    assert rate == explanation.sampling_rate
+    np.testing.assert_allclose(samples, explanation.waveform.numpy(), atol=2 / 32767)
+
+
+def test_notes_tell_what_a_reader_has_to_know(page, make):
+    assert data_of(page)["warnings"] == ["The output was cut by the length limit: the model had not finished."]
+    assert data_of(page)["notes"] == ["Audio: mixed down from 2 channels"]
+    data = data_of(report.page(make(provenance={"output": {"given": True}})))
+    assert [note.split(":")[0] for note in data["notes"]] == ["The text was given, not generated"]
+    assert data["warnings"] == []
+    assert data_of(report.page(make(provenance={})))["notes"] == []
+
+
+def test_hostile_text_stays_text(make):
+    hostile = make(
+        pieces=HOSTILE,
+        provenance={"model": {"name": HOSTILE[0]}, "<x>": [HOSTILE[1], float("nan"), torch.float32, "\udc80"]},
+    )
+    page = report.page(hostile)
+    page.encode("utf-8")
+    data = data_of(page)
+    assert data["levels"]["tokens"]["names"] == hostile.tokens
+    assert data["provenance"]["<x>"] == [HOSTILE[1], None, "torch.float32", "\\x80"]
+    tags = [tag for tag, _ in Elements(page).found]
+    assert tags == [tag for tag, _ in Elements(report.page(make())).found]
+    assert "img" not in tags
+
+
+def test_unknown_reliability_and_shares_are_null(make):
+    blank = make()
+    nan = torch.full((len(blank),), torch.nan)
+    blank = make(reliability=type(blank.reliability)(nan, float("nan")), token_mean_impact=nan)
+    data = data_of(report.page(blank))
+    assert data["sentence"]["reliability"] is None
+    assert set(data["levels"]["tokens"]["text_share"]) == {None}
+
+
+def test_output_of_special_tokens_alone_has_no_words(make):
+    data = data_of(report.page(make(pieces=("<|endoftext|>",))))
+    assert data["levels"]["words"]["names"] == []
+    assert data["levels"]["tokens"]["names"] == ["<|endoftext|>"]
+
+
+def test_size_of_an_eleven_second_clip(make, tmp_path):
+    noise = make(
+        pieces=tuple(f" word{k}" for k in range(25)),
+        frames=1100,
+        bins=80,
+        patches=20_000,
+        rate=16_000,
+        waveform=torch.randn(176_000, generator=torch.Generator().manual_seed(0)) * 0.1,
+    )
+    path = write_html(noise, tmp_path / "new" / "page.html")
+    assert path.stat().st_size < 5_000_000
+
+
+# In a browser --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dom(explanation, tmp_path_factory):
+    """Return what a browser makes of the page, opened at a place in it."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no chromium to open the page with")
+    folder = tmp_path_factory.mktemp("browser")
+
+    def open_at(place, shown=explanation):
+        path = write_html(shown, folder / "page.html")
+        flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-sync"
+        command = [browser, *(f"--{flag}" for flag in (*flags.split(), "disable-component-update", "dump-dom"))]
+        command += [f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=5000", f"{path.as_uri()}{place}"]
+        run = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=False)
+        if run.returncode:
+            pytest.skip(f"chromium does not start here: {run.stderr[-300:]}")
+        return run.stdout
+
+    return open_at
+
+
+def pressed(dom):
+    transcript = re.search(r'<p id="transcript".*?</p>', dom, re.DOTALL)[0]
+    return re.findall(r'<button[^>]*aria-pressed="true"[^>]*>(.*?)</button>', transcript)
+
+
+def weights(dom):
+    transcript = re.search(r'<p id="transcript".*?</p>', dom, re.DOTALL)[0]
+    return [float(w) for w in re.findall(r"--weight: ([\d.e-]+)", transcript)]
+
+
+def test_browser_shows_a_token(dom, explanation):
+    shown = dom("#token=2")
+    assert 'data-chosen="token=2"' in shown
+    assert pressed(shown) == ["ing"]
+    assert f"{100 * explanation.token_probabilities[2]:.1f} %" in shown
+    assert f"text {100 * explanation.text_share[2]:.0f} %" in shown
+    row = explanation.token_saliency[2]
+    known = row[~row.isnan()]
+    expected = ((known - known.min()) / (known.max() - known.min())).tolist()
+    assert weights(shown)[: len(expected)] == pytest.approx(expected, abs=2e-3)
+    assert not any(weights(shown)[len(expected) :])
+
+
+def test_browser_finds_the_strongest_place(dom, explanation):
+    shown = dom("#token=4")
+    strongest = int(explanation.audio_saliency[4].flatten().argmax())
+    frame, mel = divmod(strongest, len(explanation.frequencies))
+    label = re.search(r'<canvas id="picture"[^>]*aria-label="([^"]*)"', shown)[1]
+    assert f"strongest at {explanation.times[frame]:.2f} s" in label
+    hertz = float(explanation.frequencies[mel])
+    assert (f"{hertz:.0f} Hz" if hertz < 1000 else f"{hertz / 1000:.1f} kHz") in label
+
+
+def test_browser_shows_a_word_and_the_sentence(dom, explanation):
+    shown = dom("#word=1")
+    assert pressed(shown) == ["morning"]
+    assert 'data-chosen="word=1"' in shown
+    shown = dom("", explanation.words())
+    assert 'data-chosen="sentence"' in shown
+    assert pressed(shown) == []
+    assert "The whole sentence" in shown
+
+
+def test_browser_warns_where_it_matters(dom, explanation):
+    warning = "Another set of masks would have drawn a different map: use more masks."
+    assert explanation.reliability.tokens[0] < 0.5 < explanation.reliability.tokens[6]
+    visible = re.compile(r'<p class="warning" id="warning">([^<]+)</p>')
+    shown = dom("#token=0")
+    assert visible.search(shown)[1] == warning
+    assert "cut by the length limit" in shown
+    assert not visible.search(dom("#token=6"))
+
+
+def test_browser_takes_hostile_text_as_text(dom, make):
+    shown = dom("#token=1", make(pieces=HOSTILE))
+    assert 'data-chosen="token=1"' in shown
+    assert pressed(shown) == ['"&gt;&lt;img src=x onerror="document.title=1"&gt;']
+    assert "<title>broken" not in shown
