@@ -148,6 +148,7 @@ class Explainer:
             text_given=text is not None,
             seconds=time.perf_counter() - started,
             forward_passes=passes,
+            patches=[len(counts) for counts in explanation["audio_map"].denominators],
         )
         return Explanation(provenance=provenance, **explanation)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -145,7 +146,7 @@ class Explanation:
     @property
     def token_probabilities(self) -> Tensor:
         """(K,) probability that the model gave each token; for words, the product over their tokens."""
-        return torch.stack([self.probabilities[list(group)].prod() for group in self._groups])
+        return torch.tensor([float(self.probabilities[list(group)].prod()) for group in self._groups])
 
     @property
     def context_tokens(self) -> list[str]:
@@ -195,11 +196,11 @@ class Explanation:
         """(K,) how much a token rests on text, in [0, 1]; above 0.5, more than on sound.
 
         Impact of the average token mask over the sum of that and the impact of the average spectrogram mask: how far
-        the distribution moves when earlier tokens are hidden, against when sound is. Not from the paper.
+        the distribution moves when earlier tokens are hidden, against when sound is. 0 where neither moves it. Not from
+        the paper.
         """
-        token, audio = self.token_mean_impact, self.audio_map.mean_impact
-        total = (token + audio).clamp_min(torch.finfo(torch.float32).tiny)
-        return self._mean_over_groups(token / total)
+        token, audio = self.token_mean_impact.clamp_min(0), self.audio_map.mean_impact.clamp_min(0)
+        return self._mean_over_groups(functional.ratio(token, token + audio))
 
     def time_centroids(self, top: float = 0.05) -> Tensor:
         """Return the mean time of the most salient features of every token (or word), (K,) in seconds.
@@ -248,7 +249,7 @@ class Explanation:
     def _mean_over_groups(self, values: Tensor) -> Tensor:
         if self.groups is None:
             return values
-        return torch.stack([values[list(group)].mean(0) for group in self.groups])
+        return torch.stack([values[list(g)].mean(0) for g in self.groups]) if self.groups else values[:0]
 
     def _context_mean(self, values: Tensor) -> Tensor:
         if self.groups is None:
@@ -314,7 +315,8 @@ class Explanation:
             IndexError: If the index is out of range.
             KeyError: If the text does not occur, or occurs more than once.
         """
-        if isinstance(token, int):
+        if not isinstance(token, str):
+            token = operator.index(token)
             if not -len(self) <= token < len(self):
                 raise IndexError(f"token is {token}, but {len(self)} are explained: 0 … {len(self) - 1}")
             return token % len(self)

@@ -94,7 +94,8 @@ def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
 def standardize(audio: Tensor, token: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Return the z-scores of both maps of every token, each map on its own (§4.3, first step).
 
-    The sample standard deviation (n − 1) is used. A constant map, or one of a single element, becomes 0.
+    The sample standard deviation (n − 1) is used. A map of a single element becomes 0, and so does a constant one:
+    one that varies by less than float32 can tell, 1e-6 of its largest value.
 
     Args:
         audio: (K, T, C) raw saliency of the spectrogram.
@@ -109,7 +110,7 @@ def standardize(audio: Tensor, token: Tensor, valid: Tensor) -> tuple[Tensor, Te
         values = values.double()
         centred = values - values.mean() if values.numel() else values
         deviation = centred.square().sum().div(max(1, values.numel() - 1)).sqrt()
-        constant = values.numel() < 2 or bool(deviation <= 1e-9 * values.abs().max())
+        constant = values.numel() < 2 or bool(deviation <= 1e-6 * values.abs().max())
         return torch.zeros_like(centred) if constant else centred / deviation
 
     audio_z = torch.empty_like(audio)
@@ -199,11 +200,13 @@ def area_under_curve(y: Tensor | Sequence[float], x: Tensor | Sequence[float]) -
         x: (S,) abscissae, increasing.
 
     Raises:
-        ValueError: If the two differ in length, or there are fewer than two points.
+        ValueError: If the two differ in length, there are fewer than two points, or x is not increasing.
     """
     ordinates, abscissae = torch.as_tensor(y, dtype=torch.float64), torch.as_tensor(x, dtype=torch.float64)
     if ordinates.shape != abscissae.shape or ordinates.ndim != 1 or len(ordinates) < 2:
         raise ValueError(
             f"y and x must be of one length, at least 2; got {tuple(ordinates.shape)} and {tuple(abscissae.shape)}"
         )
+    if bool((abscissae.diff() <= 0).any()):
+        raise ValueError(f"x must be increasing; got {abscissae.tolist()}")
     return float(torch.trapezoid(ordinates, abscissae))

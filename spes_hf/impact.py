@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from spes_hf.errors import ConfigError
-from spes_hf.functional import probability_difference
 
 # Rows of the vocabulary handled at once, so that nothing of the size of the logits is made beside them.
 _ROWS = 64
@@ -57,11 +56,20 @@ class KLImpact(Impact):
 
 
 class ProbabilityImpact(Impact):
-    """p(y_k) − q(y_k), the paper's "− KL" ablation (§7.2)."""
+    """p(y_k) − q(y_k), as `functional.probability_difference`: the paper's "− KL" ablation (§7.2)."""
+
+    def __init__(self, reference_logits: Tensor, token_ids: Tensor):
+        super().__init__(reference_logits, token_ids)
+        self.reference_probability = self._probability(self.reference_logits[None])
+
+    def _probability(self, logits: Tensor) -> Tensor:
+        chosen = logits.gather(-1, self.token_ids.expand(logits.shape[:-1])[..., None]).squeeze(-1).float()
+        normaliser = [logits[:, k].float().logsumexp(-1) for k in range(logits.shape[1])]
+        return (chosen - torch.stack(normaliser, dim=1)).exp()
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Return the falls in probability, (B, K) float32."""
-        return probability_difference(self.reference_logits, logits, self.token_ids)
+        return self.reference_probability - self._probability(logits)
 
 
 class ContrastiveImpact(Impact):

@@ -23,6 +23,7 @@ def describe(
     text_given: bool,
     seconds: float,
     forward_passes: int,
+    patches: list[int],
 ) -> dict[str, Any]:
     """Return the provenance of an explanation, ready for JSON."""
     model = adapter.model
@@ -53,6 +54,7 @@ def describe(
             **options.given("language", "task", "tgt_lang"),
             "generate_kwargs": {k: _plain(v) for k, v in options.generate_kwargs.items()},
         },
+        "patches": patches,
         "cost": {"forward_passes": forward_passes, "seconds": round(seconds, 3)},
         "versions": {
             "spes_hf": __version__,
@@ -63,4 +65,7 @@ def describe(
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, (int, float, str, bool, type(None), list, tuple)) else repr(value)
+    """Return a value that JSON can hold: the value itself, or what it looks like."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, (int, float, str, bool, type(None))) else repr(value)

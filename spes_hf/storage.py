@@ -20,7 +20,6 @@ from spes_hf.explanation import Explanation, PatchMap, Reliability
 
 FORMAT = "spes_hf.explanation"
 FORMAT_VERSION = 1
-TENSORS = "explanation.safetensors"
 DESCRIPTION = "explanation.json"
 
 _TENSOR_FIELDS = ("probabilities", "features", "times", "frequencies", "raw_token_scores", "token_mean_impact")
@@ -31,36 +30,44 @@ _PLAIN_FIELDS = ("text", "prefix_length", "sampling_rate", "provenance")
 def save_explanation(explanation: Explanation, folder: Path) -> Path:
     """Write an explanation to a folder, which is made if it is not there.
 
+    The tensors come first, under a name made from their checksum; then the description, which names them, takes the
+    place of an older one in one step; then older tensors go. An interrupted save leaves the older explanation whole.
+
     Raises:
         ExplanationFormatError: If ``folder`` is a file.
     """
     if folder.is_file():
         raise ExplanationFormatError(f"path {str(folder)!r} is a file; pass a folder to write the explanation to")
     tensors = save_tensors(_tensors(explanation))
+    checksum = hashlib.sha256(tensors).hexdigest()
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "tensors_sha256": hashlib.sha256(tensors).hexdigest(),
+        "tensors": f"explanation-{checksum[:12]}.safetensors",
+        "tensors_sha256": checksum,
         "reliability_of_sentence": explanation.reliability.sentence,
         **{name: getattr(explanation, name) for name in (*_PLAIN_FIELDS, *_TUPLE_FIELDS)},
     }
+    description["sha256"] = _checksum(description)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / TENSORS, tensors)
+    _write(folder / description["tensors"], tensors)
     _write(folder / DESCRIPTION, json.dumps(description, indent=1).encode("ascii"))
+    for path in folder.glob("explanation-*.safetensors"):
+        if path.name != description["tensors"]:
+            path.unlink(missing_ok=True)
     return folder
 
 
 def load_explanation(folder: Path) -> Explanation:
-    """Return the explanation in a folder.
+    """Return the explanation in a folder; the path of a file in it will do.
 
     Raises:
         ExplanationFormatError: If there is none, or it is damaged, or something else wrote it.
     """
-    folder = folder.parent if folder.name in (TENSORS, DESCRIPTION) else folder
-    missing = [name for name in (DESCRIPTION, TENSORS) if not (folder / name).is_file()]
-    if missing:
+    folder = folder.parent if folder.suffix in (".json", ".safetensors") and not folder.is_dir() else folder
+    if not (folder / DESCRIPTION).is_file():
         raise ExplanationFormatError(
-            f"path {str(folder)!r} holds no {' and no '.join(missing)}; pass a folder that Explanation.save() wrote"
+            f"path {str(folder)!r} holds no {DESCRIPTION}; pass a folder that Explanation.save() wrote"
         )
     try:
         description = json.loads((folder / DESCRIPTION).read_bytes())
@@ -68,20 +75,30 @@ def load_explanation(folder: Path) -> Explanation:
         raise _damaged(folder, f"{DESCRIPTION} is no JSON: {error}") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise ExplanationFormatError(
-            f"path {str(folder)!r} was not written by Explanation.save(): format is no {FORMAT}"
+            f"path {str(folder)!r} was not written by Explanation.save(): its {DESCRIPTION} is no {FORMAT}"
         )
     if description.get("format_version") != FORMAT_VERSION:
         raise ExplanationFormatError(
             f"path {str(folder)!r} has format version {description.get('format_version')!r}; this version of spes_hf "
             f"reads {FORMAT_VERSION}: install the version that wrote it, or explain again"
         )
-    raw = (folder / TENSORS).read_bytes()
-    if hashlib.sha256(raw).hexdigest() != description.get("tensors_sha256"):
-        raise _damaged(folder, f"{TENSORS} is not the file that was written")
+    if description.pop("sha256", None) != _checksum(description):
+        raise _damaged(folder, f"{DESCRIPTION} is not what was written")
+    try:
+        raw = (folder / description["tensors"]).read_bytes()
+    except OSError as error:
+        raise _damaged(folder, f"{description['tensors']} cannot be read: {error.strerror}") from error
+    if hashlib.sha256(raw).hexdigest() != description["tensors_sha256"]:
+        raise _damaged(folder, f"{description['tensors']} is not the file that was written")
     try:
         return _explanation(description, load_tensors(raw))
     except (KeyError, TypeError, ValueError, SafetensorError) as error:
         raise _damaged(folder, f"{type(error).__name__}: {error}") from error
+
+
+def _checksum(description: dict[str, Any]) -> str:
+    """Return the checksum of a description, whatever way JSON wrote it."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode("ascii")).hexdigest()
 
 
 def _tensors(explanation: Explanation) -> dict[str, Tensor]:

@@ -80,7 +80,8 @@ def _continues(word: str, piece: str, following: str) -> bool:
     if _is_spaceless(word[-1]) or _is_spaceless(first):
         return False
     if _is_mark(piece):
-        return piece in _BINDING and word[-1].isalnum() and following[0].isalnum()
+        letter = following[0].isalnum() or "\udc80" <= following[0] <= "\udcff"
+        return piece in _BINDING and word[-1].isalnum() and letter
     if _is_mark(word[-1]):
         return word[-1] in _BINDING and word[-2:-1].isalnum()
     return True

@@ -30,13 +30,13 @@ class PerturbationEstimator:
 
     def add(self, masks: Masks, impact: Tensor) -> None:
         """Add masks, (B, F), and their impacts, (B, K)."""
-        perturbed = 1 - masks.keep.to(impact.dtype)
+        # Sums of tens of thousands of terms; MPS devices know no float64.
+        exact = torch.float32 if impact.device.type == "mps" else torch.float64
+        impact, perturbed = impact.to(exact), 1 - masks.keep.to(exact)
         numerators, denominators = self.numerators[masks.level], self.denominators[masks.level]
         if numerators is None or denominators is None:
-            # Sums of tens of thousands of terms; MPS devices know no float64.
-            exact = torch.float32 if impact.device.type == "mps" else torch.float64
-            numerators = impact.new_zeros((2, impact.shape[1], perturbed.shape[1]), dtype=exact)
-            denominators = impact.new_zeros((2, perturbed.shape[1]), dtype=exact)
+            numerators = impact.new_zeros((2, impact.shape[1], perturbed.shape[1]))
+            denominators = impact.new_zeros((2, perturbed.shape[1]))
             self.numerators[masks.level], self.denominators[masks.level] = numerators, denominators
         halves = [slice((half - masks.rows.start) % 2, None, 2) for half in (0, 1)]
         # All products first: a batch that runs out of memory must leave no half of itself behind.

@@ -19,7 +19,8 @@ def mask_key(seed: int, utterance_id: str, stream: str) -> int:
         utterance_id: What tells this utterance from the others of a corpus.
         stream: What the masks are for ("spectrogram/0", "token", …); different streams are independent.
     """
-    digest = hashlib.blake2b(f"{seed}\x00{utterance_id}\x00{stream}".encode(), digest_size=16).digest()
+    name = f"{seed}\x00{utterance_id}\x00{stream}".encode(errors="surrogateescape")
+    digest = hashlib.blake2b(name, digest_size=16).digest()
     return int.from_bytes(digest, "little")
 
 
