@@ -6,6 +6,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance
+from spes_hf.adapters.seamless_m4t import SeamlessM4TAdapter
+from spes_hf.adapters.seamless_m4t_v2 import SeamlessM4Tv2Adapter
+from spes_hf.adapters.speech_to_text import Speech2TextAdapter
 from spes_hf.adapters.whisper import WhisperAdapter
 from spes_hf.errors import UnsupportedModelError
 
@@ -55,6 +58,9 @@ def get_adapter(model: Any, processor: Any) -> Adapter:
     return _ADAPTERS[model_type](model, processor)
 
 
+register_adapter("seamless_m4t")(SeamlessM4TAdapter)
+register_adapter("seamless_m4t_v2")(SeamlessM4Tv2Adapter)
+register_adapter("speech_to_text")(Speech2TextAdapter)
 register_adapter("whisper")(WhisperAdapter)
 
 __all__ = [

@@ -125,12 +125,21 @@ class Adapter(ABC):
     """
 
     processor_classes: ClassVar[tuple[str, ...]] = ()
+    model_classes: ClassVar[tuple[str, ...]] = ()
+    """Classes of the family that turn speech into text, or their subclasses; empty: whatever has the model type."""
+
     options: ClassVar[tuple[str, ...]] = ()
     """Which of language, task and tgt_lang the family's ``generate()`` takes."""
 
     def __init__(self, model: Any, processor: Any):
         self.model = model
         self.processor = processor
+        unwrapped = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
+        if self.model_classes and not {c.__name__ for c in type(unwrapped).__mro__} & {*self.model_classes}:
+            raise UnsupportedModelError(
+                f"model is a {type(unwrapped).__name__}, which does not turn speech into text; load it as a "
+                f"{' or '.join(self.model_classes)}"
+            )
         name = type(processor).__name__
         if name not in self.processor_classes:
             raise UnsupportedModelError(
@@ -202,6 +211,20 @@ class Adapter(ABC):
         eos = self.model.config.eos_token_id if eos is None else eos
         return int(eos[0] if isinstance(eos, (list, tuple)) else eos)
 
+    def start_token_id(self, options: GenerationOptions) -> int:
+        """Return the token that ``generate()`` feeds the decoder first, where a family has just one."""
+        config = self.model.generation_config
+        candidates = (
+            options.generate_kwargs.get("decoder_start_token_id"),
+            config.decoder_start_token_id,
+            options.generate_kwargs.get("bos_token_id"),
+            config.bos_token_id,
+        )
+        start = next((token for token in candidates if token is not None), None)
+        if start is None:
+            raise ConfigError("model.generation_config has no decoder_start_token_id; load the checkpoint's own")
+        return int(start)
+
     def check_options(self, options: GenerationOptions) -> None:
         """Refuse options that the family's ``generate()`` does not know.
 
@@ -226,7 +249,8 @@ class Adapter(ABC):
         self.check_options(options)
         clean = utterance.features if features is None else features
         inputs = self.model_inputs(utterance, clean[None].to(self.device))
-        with torch.inference_mode():
+        # Not in inference mode: a model may keep tensors for later, and tensors from there refuse to be trained with.
+        with torch.inference_mode(False), torch.no_grad(), _quiet():
             return self.generate_ids(utterance, inputs, options)
 
     def encode_text(self, utterance: Utterance, text: str, options: GenerationOptions) -> Target:
@@ -285,8 +309,12 @@ class Adapter(ABC):
             inputs = self.decoder_inputs(inputs, states, batch)
         ids = target.context_ids.to(self.device).expand(batch, -1)
         with self.perturbed_tokens(ids, token_keep) as decoder_inputs:
-            output = self.model(**inputs, **decoder_inputs, use_cache=False)
+            output = self.forward({**inputs, **decoder_inputs})
         return output.logits[:, len(target.prefix_ids) - 1 :]
+
+    def forward(self, inputs: Mapping[str, Any]) -> Any:
+        """Return the model's output, ``.logits`` of (B, J, V) among it, for the encoder's and the decoder's inputs."""
+        return self.model(**inputs, use_cache=False)
 
     def decoder_inputs(self, inputs: Mapping[str, Tensor], states: Tensor, batch: int) -> dict[str, Any]:
         """Return model inputs with the encoder's output, of a batch of one, in the place of its input."""
@@ -309,7 +337,7 @@ class Adapter(ABC):
     @contextmanager
     def _zeroing(self, keep: Tensor) -> Iterator[None]:
         def zero(module: Any, args: Any, output: Tensor) -> Tensor:
-            return output * keep.unsqueeze(-1).to(output.dtype)
+            return output * keep.unsqueeze(-1).to(output)
 
         handle = self.token_embedding.register_forward_hook(zero)
         try:
@@ -343,6 +371,8 @@ class Adapter(ABC):
         """Return the target for a generated sequence: its prefix, then tokens up to the first end-of-sequence."""
         sequence = sequence.cpu()
         tokens = sequence[prefix_length:]
+        if not len(tokens):
+            raise ConfigError("model.generate() wrote nothing; raise max_new_tokens or max_length in generate_kwargs")
         ends = (tokens == self.eos_token_id).nonzero()
         tokens = tokens[: int(ends[0]) + 1] if len(ends) else tokens
         return Target(sequence[:prefix_length], tokens, complete=bool(len(ends)))
@@ -362,6 +392,19 @@ def preserved(model: Any) -> Iterator[None]:
             for module in training:
                 module.training = True
             np.random.set_state(numpy_state)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what transformers logs about settings that spes_hf hands to ``generate()`` on the user's behalf."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def mel_frequencies(bins: int, low_hz: float, high_hz: float, mel_scale: str) -> Tensor:

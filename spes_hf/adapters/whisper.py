@@ -23,6 +23,7 @@ class WhisperAdapter(Adapter):
     """
 
     processor_classes: ClassVar[tuple[str, ...]] = ("WhisperProcessor",)
+    model_classes: ClassVar[tuple[str, ...]] = ("WhisperForConditionalGeneration",)
     options: ClassVar[tuple[str, ...]] = ("language", "task")
 
     def __init__(self, model: Any, processor: Any):

@@ -1,0 +1,170 @@
+"""SeamlessM4T, speech to text: transcription and translation into the language named by ``tgt_lang``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from spes_hf.adapters import kaldi
+from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance, check_length
+from spes_hf.data.audio import Waveform
+from spes_hf.errors import ConfigError, UnsupportedModelError
+
+
+class SeamlessM4TAdapter(Adapter):
+    """SeamlessM4T reads Kaldi log-mel features, mean-variance normalised per mel bin, two frames stacked into one.
+
+    Here the two are apart again: (T, 80) instead of (T / 2, 160). Of an odd number of frames the last one shares its
+    place with padding; the processor's attention mask leaves it out, and so it is no true frame.
+
+    A full model, which also reads text and speaks, is used for what it writes when it hears speech.
+    """
+
+    processor_classes: ClassVar[tuple[str, ...]] = ("SeamlessM4TProcessor",)
+    model_classes: ClassVar[tuple[str, ...]] = ("SeamlessM4TForSpeechToText", "SeamlessM4TModel")
+    options: ClassVar[tuple[str, ...]] = ("tgt_lang",)
+
+    def __init__(self, model: Any, processor: Any):
+        super().__init__(model, processor)
+        extractor = processor.feature_extractor
+        width = extractor.num_mel_bins * extractor.stride
+        if width != model.config.feature_projection_input_dim:
+            raise UnsupportedModelError(
+                f"processor stacks {extractor.stride} frames of {extractor.num_mel_bins} mel bins, but the model reads "
+                f"{model.config.feature_projection_input_dim} values a frame; load the processor of the same checkpoint"
+            )
+
+    @property
+    def languages(self) -> dict[str, int]:
+        """Token of every language that the model writes.
+
+        Raises:
+            ConfigError: If the model was loaded without its generation config.
+        """
+        languages = getattr(self.model.generation_config, "text_decoder_lang_to_code_id", None)
+        if not languages:
+            raise ConfigError(
+                "model.generation_config has no text_decoder_lang_to_code_id, the tokens of the languages; load the "
+                "model with from_pretrained(), or set model.generation_config to the checkpoint's own"
+            )
+        return dict(languages)
+
+    def check_options(self, options: GenerationOptions) -> None:
+        """Refuse a missing or unknown language.
+
+        Raises:
+            ConfigError: Naming the languages.
+        """
+        super().check_options(options)
+        self._language_id(options)
+
+    def encode(self, waveform: Waveform) -> Utterance:
+        """Return the normalised features, frames apart, and the stacked ones with their mask as the model's input.
+
+        Raises:
+            AudioError: If the audio is shorter than two frames.
+        """
+        extractor = self.processor.feature_extractor
+        check_length(kaldi.num_frames(waveform) // extractor.stride * extractor.stride, waveform)
+        batch = extractor(
+            waveform.samples, sampling_rate=waveform.sampling_rate, return_tensors="pt", return_attention_mask=True
+        )
+        stacked = batch.input_features.float()
+        features = stacked[0, : int(batch.attention_mask.sum())].reshape(-1, extractor.num_mel_bins)
+        times, frequencies = kaldi.axes(features, waveform)
+        return Utterance(
+            waveform=waveform,
+            features=features,
+            inputs={
+                "input_features": stacked.to(self.device, self.dtype),
+                "attention_mask": batch.attention_mask.to(self.device),
+            },
+            times=times,
+            frequencies=frequencies,
+        )
+
+    def model_inputs(self, utterance: Utterance, features: Tensor) -> dict[str, Tensor]:
+        """Return the stacked features, (B, T / 2, 160), in front of what padding there is, and their mask."""
+        stacked = utterance.inputs["input_features"].repeat(len(features), 1, 1)
+        pairs = features.reshape(len(features), -1, stacked.shape[2])
+        stacked[:, : pairs.shape[1]] = pairs
+        return {
+            "input_features": stacked,
+            "attention_mask": utterance.inputs["attention_mask"].expand(len(features), -1),
+        }
+
+    def generate_ids(self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions) -> Target:
+        """Return what one call of ``generate()`` writes: start token, language token, then the model's own."""
+        prefix = self.prefix_ids(utterance, options)
+        # Version 1 of the full model knows fewer languages by name, those that it also speaks; all go by their token.
+        language: dict[str, Any] = {"tgt_lang": options.tgt_lang}
+        if self._is_full:
+            language = {"decoder_input_ids": prefix[None].to(self.device), "generate_speech": False}
+        try:
+            with self._speech():
+                output = self.model.generate(
+                    **inputs, return_dict_in_generate=True, **language, **options.generate_kwargs
+                )
+        except ValueError as error:
+            raise ConfigError(f"model.generate() refused generate_kwargs: {error}") from error
+        return self.split_output(output.sequences[0], len(prefix))
+
+    def prefix_ids(self, utterance: Utterance, options: GenerationOptions) -> Tensor:
+        """Return the start token and the language token."""
+        return torch.tensor([self.start_token_id(options), self._language_id(options)])
+
+    def encoder_states(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the speech encoder's output, (B, S, D)."""
+        if not torch.is_inference_mode_enabled():
+            return self.model.speech_encoder(**inputs).last_hidden_state
+        # The encoder keeps its position embeddings; kept from inference mode, they would break training afterwards.
+        with torch.inference_mode(False), torch.no_grad():
+            return self.model.speech_encoder(**inputs).last_hidden_state
+
+    def forward(self, inputs: Mapping[str, Any]) -> Any:
+        """Return the model's output for speech; a full model warns at every pass that is given features."""
+        if "input_features" in inputs:
+            encoder_inputs = {name: inputs[name] for name in ("input_features", "attention_mask")}
+            states = self.encoder_states(encoder_inputs)
+            rest = {name: value for name, value in inputs.items() if name not in encoder_inputs}
+            inputs = {**self.decoder_inputs(encoder_inputs, states, len(states)), **rest}
+        with self._speech():
+            return super().forward(inputs)
+
+    @property
+    def token_embedding(self) -> torch.nn.Module:
+        """The text decoder's token embedding."""
+        return self.model.text_decoder.embed_tokens
+
+    @property
+    def _is_full(self) -> bool:
+        return hasattr(self.model, "set_modality")
+
+    def _language_id(self, options: GenerationOptions) -> int:
+        """Return the token of the language, which may be written "deu" or "__deu__"."""
+        languages, name = self.languages, options.tgt_lang
+        code = name.replace("__", "") if isinstance(name, str) else name
+        if code not in languages:
+            problem = "missing" if name is None else f"{name!r}, which this checkpoint does not write"
+            raise ConfigError(f"tgt_lang is {problem}; name one of: {', '.join(sorted(languages))}")
+        return int(languages[code])
+
+    @contextmanager
+    def _speech(self) -> Iterator[None]:
+        """Tell a full model for a while that it hears speech; afterwards it takes what it took before."""
+        if not self._is_full:
+            yield
+            return
+        attributes = vars(self.model)
+        before = {name: attributes[name] for name in ("current_modality", "main_input_name") if name in attributes}
+        try:
+            self.model.set_modality("speech")
+            yield
+        finally:
+            for name in ("current_modality", "main_input_name"):
+                attributes.pop(name, None)
+            attributes.update(before)

@@ -1,0 +1,126 @@
+"""Speech2Text: English ASR, bilingual translation, and multilingual translation by a forced language token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spes_hf.adapters import kaldi
+from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance, check_length
+from spes_hf.data.audio import Waveform
+from spes_hf.errors import AudioError, ConfigError, UnsupportedModelError
+
+
+class Speech2TextAdapter(Adapter):
+    """Speech2Text reads Kaldi log-mel features, mean-variance normalised per mel bin, of the whole utterance.
+
+    A multilingual checkpoint has one token per language, ``<lang:de>``, which ``generate()`` is forced to begin with
+    (``forced_bos_token_id``); here it is named by ``tgt_lang="de"`` and belongs to the prefix.
+    """
+
+    processor_classes: ClassVar[tuple[str, ...]] = ("Speech2TextProcessor",)
+    model_classes: ClassVar[tuple[str, ...]] = ("Speech2TextForConditionalGeneration",)
+    options: ClassVar[tuple[str, ...]] = ("tgt_lang",)
+
+    def __init__(self, model: Any, processor: Any):
+        super().__init__(model, processor)
+        bins = processor.feature_extractor.num_mel_bins
+        expected = model.config.input_feat_per_channel * model.config.input_channels
+        if bins != expected:
+            raise UnsupportedModelError(
+                f"processor makes {bins} mel bins, but the model reads {expected}; load the processor of the same "
+                "checkpoint"
+            )
+
+    @property
+    def languages(self) -> dict[str, int]:
+        """Token of every language of a multilingual checkpoint; empty for the others."""
+        return dict(getattr(self.tokenizer, "lang_code_to_id", None) or {})
+
+    def check_options(self, options: GenerationOptions) -> None:
+        """Refuse a language that the checkpoint does not have, and none where it has several.
+
+        Raises:
+            ConfigError: Naming the languages.
+        """
+        super().check_options(options)
+        known = ", ".join(sorted(self.languages))
+        language, forced = options.tgt_lang, options.generate_kwargs.get("forced_bos_token_id")
+        if language is not None and not known:
+            raise ConfigError(f"tgt_lang is {language!r}, but this checkpoint writes one language; leave tgt_lang out")
+        if language is not None and forced is not None:
+            raise ConfigError(f"tgt_lang is {language!r} and generate_kwargs holds forced_bos_token_id; leave one out")
+        if language is not None and language not in self.languages:
+            raise ConfigError(f"tgt_lang is {language!r}, which this checkpoint does not write; allowed: {known}")
+        if known and self._forced_token_id(options) is None:
+            raise ConfigError(f"tgt_lang is missing; this checkpoint writes several languages, name one of: {known}")
+
+    def encode(self, waveform: Waveform) -> Utterance:
+        """Return the normalised features of the utterance, all of whose frames are true.
+
+        Raises:
+            AudioError: If the audio has fewer than two frames, or a mel bin that never changes.
+        """
+        extractor = self.processor.feature_extractor
+        check_length(kaldi.num_frames(waveform), waveform)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            batch = extractor(
+                waveform.samples,
+                sampling_rate=waveform.sampling_rate,
+                padding=True,
+                return_tensors="pt",
+                return_attention_mask=True,
+            )
+        features = batch.input_features[0, : int(batch.attention_mask.sum())]
+        constant = int((~features.isfinite()).any(0).sum())
+        if constant:
+            raise AudioError(
+                f"{constant} of {features.shape[1]} mel bins never change, as in digital silence; Speech2Text divides "
+                "by their deviation, 0, and reads NaN. Pass audio with sound in it, or add faint noise"
+            )
+        times, frequencies = kaldi.axes(features, waveform)
+        return Utterance(
+            waveform=waveform,
+            features=features,
+            inputs={
+                "input_features": batch.input_features.to(self.device, self.dtype),
+                "attention_mask": batch.attention_mask.to(self.device),
+            },
+            times=times,
+            frequencies=frequencies,
+        )
+
+    def model_inputs(self, utterance: Utterance, features: Tensor) -> dict[str, Tensor]:
+        """Return the features, (B, T, C), and the mask that says that all of them count."""
+        mask = utterance.inputs["attention_mask"].expand(len(features), -1)
+        return {"input_features": features.to(self.dtype), "attention_mask": mask}
+
+    def generate_ids(self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions) -> Target:
+        """Return what one call of ``generate()`` writes: start token, forced language token, then the model's own."""
+        forced = {} if options.tgt_lang is None else {"forced_bos_token_id": self._forced_token_id(options)}
+        try:
+            output = self.model.generate(**inputs, return_dict_in_generate=True, **forced, **options.generate_kwargs)
+        except ValueError as error:
+            raise ConfigError(f"model.generate() refused generate_kwargs: {error}") from error
+        return self.split_output(output.sequences[0], len(self.prefix_ids(utterance, options)))
+
+    def prefix_ids(self, utterance: Utterance, options: GenerationOptions) -> Tensor:
+        """Return the start token and, where there is one, the forced language token."""
+        forced = self._forced_token_id(options)
+        return torch.tensor([self.start_token_id(options), *([] if forced is None else [forced])])
+
+    def text_ids(self, text: str) -> list[int]:
+        """Return the tokens of a text; a vocabulary of one case takes it in that case."""
+        one_case = getattr(self.tokenizer, "do_lower_case", False) or getattr(self.tokenizer, "do_upper_case", False)
+        return super().text_ids(text.lower() if one_case else text)
+
+    def _forced_token_id(self, options: GenerationOptions) -> int | None:
+        """Return the token that ``generate()`` is made to begin with, if any."""
+        if options.tgt_lang is not None:
+            return self.languages[options.tgt_lang]
+        forced = options.generate_kwargs.get("forced_bos_token_id")
+        return self.model.generation_config.forced_bos_token_id if forced is None else forced

@@ -1,0 +1,54 @@
+"""A tiny model of every family, made once, and a clip with an odd number of frames."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny import FAMILIES, VARIED, Case
+
+from spes_hf.adapters import GenerationOptions, get_adapter
+from spes_hf.data.audio import load_audio
+
+
+@pytest.fixture(scope="session")
+def clip() -> np.ndarray:
+    """11,400 samples of a sweep with noise at 16 kHz: 69 Kaldi frames."""
+    t = np.arange(11_400) / 16_000
+    noise = np.random.default_rng(0).standard_normal(len(t))
+    return (0.4 * np.sin(2 * np.pi * (300 + 900 * t) * t) + 0.05 * noise).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def cases(tmp_path_factory, clip):
+    """Function that returns the case of a family, the same one every time."""
+    made: dict[tuple[str, torch.dtype], Case] = {}
+
+    def case_of(name: str, dtype: torch.dtype = torch.float32) -> Case:
+        if (name, dtype) not in made:
+            family = FAMILIES[name]
+            if dtype is torch.float32:
+                model, processor = family.build(tmp_path_factory.mktemp(name))
+            else:
+                model, processor = case_of(name).copy()
+                model.to(dtype)
+            adapter = get_adapter(model, processor)
+            utterance = adapter.encode(load_audio(clip, adapter.sampling_rate, 16_000))
+            options = GenerationOptions(**family.options, generate_kwargs=VARIED)
+            target = adapter.generate(utterance, options)
+            made[name, dtype] = Case(family, model, processor, adapter, clip, utterance, options, target)
+        return made[name, dtype]
+
+    return case_of
+
+
+@pytest.fixture(params=list(FAMILIES))
+def case(request, cases) -> Case:
+    """Each family in turn."""
+    return cases(request.param)
+
+
+@pytest.fixture(params=list(FAMILIES))
+def exact(request, cases) -> Case:
+    """Each family in turn in float64, where equal means equal to 1e-9."""
+    return cases(request.param, torch.float64)
