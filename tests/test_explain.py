@@ -342,6 +342,7 @@ def test_audio_that_cannot_be_explained(small_whisper, tone, tmp_path):
         "short": (tone[:200], "two frames"),
         "missing": (tmp_path / "no.wav", "no.wav"),
         "long": (np.zeros(16_000 * 3, np.float32), "windows of 2 s"),
+        "of another rate": (np.zeros(int(44_100 * 1.2), np.float32), "check sampling_rate"),
     }.values():
         with pytest.raises(AudioError, match=words):
             run(*small_whisper, audio)

@@ -57,7 +57,7 @@ class WhisperAdapter(Adapter):
                 f"audio is {length_s:.1f} s long, but Whisper reads windows of {window_s:.0f} s; cut it where speech "
                 "pauses and explain the parts, for example load_segment(path, offset_s, duration_s, sampling_rate) "
                 "from spes_hf.data.audio for each segment of model.generate(…, return_timestamps=True, "
-                "return_segments=True)"
+                "return_segments=True). If it should be shorter, check sampling_rate"
             )
         batch = extractor(
             waveform.samples,
