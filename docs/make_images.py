@@ -15,7 +15,7 @@ IMAGES = Path(__file__).parent / "images"
 
 def main() -> None:
     """Explain the clip and draw."""
-    explanation = explain(*load_demo_model(), demo_audio(), config=SpesConfig())
+    explanation = explain(*load_demo_model(), demo_audio(), config=SpesConfig.fast(num_spectrogram_masks=1000))
     print(explanation)
     words = explanation.words()
     country = [w for w, word in enumerate(words.tokens) if word.strip() == "country"][0]
