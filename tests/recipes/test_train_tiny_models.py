@@ -56,6 +56,15 @@ ASSETS = ROOT / "spes_hf" / "assets" / "tiny"
 needs_espeak = pytest.mark.skipif("espeak" not in available_synthesisers(), reason="espeak-ng is not installed")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Tiny matrices lose time to a second thread, most of all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def recipe():
     """The recipe, imported from its file as `python recipes/train_tiny_models.py` would load it."""
@@ -119,11 +128,9 @@ def test_all_numbers_differ_in_every_language():
         assert len({number_words(number)[language] for number in range(100)}) == 100
 
 
-@pytest.mark.parametrize("number", range(21, 100))
+@pytest.mark.parametrize("number", [number for number in range(21, 100) if number % 10])
 def test_german_two_digit_numbers_name_the_ones_first(number):
     tens, ones = divmod(number, 10)
-    if ones == 0:
-        pytest.skip("a round number has no ones to swap")
     german = number_words(number)["de"]
     first = "ein" if ones == 1 else number_words(ones)["de"]
     assert german == first + "und" + number_words(10 * tens)["de"]
