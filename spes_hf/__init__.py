@@ -9,22 +9,33 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from spes_hf.adapters import get_adapter, list_adapters, register_adapter
-    from spes_hf.config import ExplainConfig, SpesConfig
-    from spes_hf.errors import AudioError, ConfigError, ExplanationFormatError, SpesError, UnsupportedModelError
+    from spes_hf.config import BubbleNoiseConfig, ExplainConfig, FeatureWiseConfig, SpesConfig
     from spes_hf.engine import Explainer, explain
+    from spes_hf.errors import AudioError, ConfigError, ExplanationFormatError, SpesError, UnsupportedModelError
     from spes_hf.explanation import Explanation
+    from spes_hf.methods import EnergyConfig, GradientConfig, RandomConfig, ablations
+    from spes_hf.metrics import Deletion, Insertion, Size
 
 # Where each public name lives; a module is imported when one of its names is first used.
 _HOME = {
     "AudioError": "spes_hf.errors",
+    "BubbleNoiseConfig": "spes_hf.config",
     "ConfigError": "spes_hf.errors",
+    "Deletion": "spes_hf.metrics",
+    "EnergyConfig": "spes_hf.methods",
     "ExplainConfig": "spes_hf.config",
     "Explainer": "spes_hf.engine",
     "Explanation": "spes_hf.explanation",
     "ExplanationFormatError": "spes_hf.errors",
+    "FeatureWiseConfig": "spes_hf.config",
+    "GradientConfig": "spes_hf.methods",
+    "Insertion": "spes_hf.metrics",
+    "RandomConfig": "spes_hf.methods",
+    "Size": "spes_hf.metrics",
     "SpesConfig": "spes_hf.config",
     "SpesError": "spes_hf.errors",
     "UnsupportedModelError": "spes_hf.errors",
+    "ablations": "spes_hf.methods",
     "explain": "spes_hf.engine",
     "get_adapter": "spes_hf.adapters",
     "list_adapters": "spes_hf.adapters",
@@ -33,15 +44,24 @@ _HOME = {
 
 __all__ = [
     "AudioError",
+    "BubbleNoiseConfig",
     "ConfigError",
+    "Deletion",
+    "EnergyConfig",
     "ExplainConfig",
     "Explainer",
     "Explanation",
     "ExplanationFormatError",
+    "FeatureWiseConfig",
+    "GradientConfig",
+    "Insertion",
+    "RandomConfig",
+    "Size",
     "SpesConfig",
     "SpesError",
     "UnsupportedModelError",
     "__version__",
+    "ablations",
     "explain",
     "get_adapter",
     "list_adapters",

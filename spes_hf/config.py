@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -22,11 +24,14 @@ def _check(config: ExplainConfig, name: str, ok: bool, allowed: str) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Return whether a value is a finite number."""
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    return real and bool(abs(value) <= sys.float_info.max)
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    return whole and value >= 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +40,7 @@ class ExplainConfig:
 
     Attributes:
         num_spectrogram_masks: N^X, how many times the spectrogram is perturbed.
-        num_token_masks: N^Y, how many times the previous tokens are perturbed.
+        num_token_masks: N^Y, how many times the previous tokens are perturbed on their own.
         spectrogram_mask_prob: p_spec, the probability that a unit of the spectrogram is perturbed.
         token_mask_prob: p_tok, the probability that a previous token is perturbed.
         impact: "kl" (§4.2), "probability" (fall of the token's probability) or "contrastive" (fall of the token's
@@ -52,24 +57,37 @@ class ExplainConfig:
     fill: Fill = "mean"
 
     method: ClassVar[str]
+    unused: ClassVar[tuple[str, ...]] = ()
+    """Which numbers of masks have no part in the method, and stay 0."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         _METHODS[cls.method] = cls
 
     def __post_init__(self) -> None:
+        if type(self) is ExplainConfig:
+            raise ConfigError("ExplainConfig names no method; use one of its subclasses, such as SpesConfig")
+        for entry in fields(self):  # NumPy's numbers become Python's, which JSON can hold
+            value = getattr(self, entry.name)
+            if isinstance(value, Real) and not isinstance(value, (bool, int, float)):
+                object.__setattr__(self, entry.name, int(value) if isinstance(value, Integral) else float(value))
         for name in ("num_spectrogram_masks", "num_token_masks"):
-            _check(self, name, _is_count(getattr(self, name)), "a whole number, at least 1")
+            value = getattr(self, name)
+            if name in self.unused:
+                _check(self, name, value == 0, "0, since this method has no use for such masks; leave it out")
+            else:
+                _check(self, name, _is_count(value), "a whole number, at least 1")
         for name in ("spectrogram_mask_prob", "token_mask_prob"):
             value = getattr(self, name)
             _check(self, name, _is_number(value) and 0 < value < 1, "a probability above 0 and below 1")
         _check(self, "impact", self.impact in ("kl", "probability", "contrastive"), "kl, probability, contrastive")
-        finite = _is_number(self.fill) and abs(float(self.fill)) < float("inf")
-        _check(self, "fill", self.fill in ("mean", "zero", "min") or finite, '"mean", "zero", "min" or a finite number')
+        named = isinstance(self.fill, str) and self.fill in ("mean", "zero", "min")
+        _check(self, "fill", named or _is_number(self.fill), '"mean", "zero", "min" or a finite number')
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, the method and the version of the library, ready for JSON."""
-        return {"method": self.method, "spes_hf_version": __version__, **asdict(self)}
+        values = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        return {"method": self.method, "spes_hf_version": __version__, **values}
 
     @classmethod
     def from_dict(cls: type[ConfigT], values: dict[str, Any]) -> ConfigT:
@@ -78,10 +96,12 @@ class ExplainConfig:
         Raises:
             ConfigError: If the method or a field is unknown, or a value out of range.
         """
+        import spes_hf.methods  # noqa: F401, the rest of the methods
+
         values = dict(values)
         method = values.pop("method", getattr(cls, "method", None))
         version = values.pop("spes_hf_version", __version__)
-        if method not in _METHODS:
+        if not isinstance(method, str) or method not in _METHODS:
             raise ConfigError(f"method is {method!r}; known methods: {', '.join(sorted(_METHODS))}")
         config_class = _METHODS[method]
         if not issubclass(config_class, cls):
@@ -126,15 +146,18 @@ class SpesConfig(ExplainConfig):
         max_duration_s: τ, in seconds: the number of patches stops growing there; None for no limit.
         segmentation: "slic" (superpixels that follow the spectrogram) or "grid" (SLIC on a heavily smoothed image, the
             paper's "− clustering" ablation).
+        patches: k of each level, whatever the length, in the place of φ and τ (the paper's "− duration adaptation"
+            ablation); None: k by Eq. 2.
         slic_sigma: Width of the Gaussian that smooths the spectrogram before SLIC, in features.
         slic_compactness: Weight of nearness against likeness in SLIC, on a spectrogram scaled to [0, 1].
         perturb: "separate" (spectrogram with clean tokens, then tokens with the clean spectrogram; A.2.2) or "joint".
         estimator: "perturbation" (Eq. 3).
     """
 
-    patches_per_second: tuple[float, ...] = (80.0, 400.0)
+    patches_per_second: tuple[float, ...] = (400.0, 500.0, 600.0)
     max_duration_s: float | None = 7.5
     segmentation: Literal["slic", "grid"] = "slic"
+    patches: tuple[int, ...] | None = None
     slic_sigma: float = 0.0
     slic_compactness: float = 0.1
     perturb: Literal["separate", "joint"] = "separate"
@@ -153,8 +176,18 @@ class SpesConfig(ExplainConfig):
         _check(
             self,
             "patches_per_second",
-            isinstance(levels, tuple) and bool(levels) and all(_is_number(v) and 0 < v < float("inf") for v in levels),
+            isinstance(levels, tuple) and bool(levels) and all(_is_number(v) and v > 0 for v in levels),
             "one or more numbers above 0, for example (400, 500, 600)",
+        )
+        if isinstance(self.patches, (int, list)) and not isinstance(self.patches, bool):
+            counts = (self.patches,) if isinstance(self.patches, int) else tuple(self.patches)
+            object.__setattr__(self, "patches", counts)
+        patches = self.patches
+        _check(
+            self,
+            "patches",
+            patches is None or (isinstance(patches, tuple) and bool(patches) and all(_is_count(k) for k in patches)),
+            "one or more whole numbers above 0, for example (2000, 2500, 3000), or None",
         )
         tau = self.max_duration_s
         _check(self, "max_duration_s", tau is None or (_is_number(tau) and tau > 0), "seconds above 0, or None")
@@ -166,9 +199,14 @@ class SpesConfig(ExplainConfig):
         _check(
             self,
             "num_spectrogram_masks",
-            self.num_spectrogram_masks >= len(levels),
-            f"at least one mask for each of the {len(levels)} levels",
+            self.num_spectrogram_masks >= self.num_levels,
+            f"at least one mask for each of the {self.num_levels} levels",
         )
+
+    @property
+    def num_levels(self) -> int:
+        """Number of levels of patches."""
+        return len(self.patches_per_second if self.patches is None else self.patches)
 
     @classmethod
     def paper(cls, task: Literal["asr", "st"], **overrides: Any) -> SpesConfig:
@@ -202,6 +240,47 @@ class SpesConfig(ExplainConfig):
             patches_per_second=(20.0, 80.0, 400.0),
         )
         return cls(**{**values, **overrides})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureWiseConfig(ExplainConfig):
+    """Feature-wise perturbation, a baseline of the paper: every feature of the spectrogram is its own unit (A.3.1)."""
+
+    num_spectrogram_masks: int = 20_000
+    num_token_masks: int = 2_000
+    spectrogram_mask_prob: float = 0.7
+    token_mask_prob: float = 0.1
+
+    method: ClassVar[str] = "feature-wise"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BubbleNoiseConfig(ExplainConfig):
+    """Bubble Noise, a baseline of the paper: noise everywhere but in a few ellipses (A.3.2; Trinh and Mandel, 2020).
+
+    The noise is uniform over the utterance's range of intensities. Outside the bubbles it replaces the spectrogram; in
+    a bubble it is attenuated, to nothing in the centre and with the square of the distance from there, and added to the
+    spectrogram. Tokens are perturbed as in SPES. `spectrogram_mask_prob` and `fill` have no part in it.
+
+    Attributes:
+        bubbles_per_second: How many bubbles there are in a second of audio.
+        bubble_width_s: Width of a bubble, from edge to edge, in seconds.
+        bubble_height_bins: Height of a bubble, from edge to edge, in mel bins.
+    """
+
+    num_spectrogram_masks: int = 1_000
+    num_token_masks: int = 2_000
+    bubbles_per_second: float = 10.0
+    bubble_width_s: float = 0.43
+    bubble_height_bins: float = 31.0
+
+    method: ClassVar[str] = "bubble-noise"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("bubbles_per_second", "bubble_width_s", "bubble_height_bins"):
+            value = getattr(self, name)
+            _check(self, name, _is_number(value) and 0 < value < float("inf"), "a number above 0")
 
 
 PRESETS = ("fast", "default", "paper")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,13 +15,14 @@ from spes_hf.errors import ConfigError
 from spes_hf.estimators import PerturbationEstimator
 from spes_hf.perturbation.base import (
     JointPerturbation,
+    Masks,
     Perturbation,
     SpectrogramPerturbation,
     TokenPerturbation,
     UnitScores,
 )
 from spes_hf.perturbation.masks import mask_key
-from spes_hf.perturbation.segments import GRID_SIGMA, segment
+from spes_hf.perturbation.segments import GRID_SIGMA, segment, slic_labels
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,19 @@ class Problem:
         return mask_key(self.seed, self.utterance_id, stream)
 
 
+class Estimator(Protocol):
+    """What watches a run, and makes scores of units from what it saw."""
+
+    def update(self, masks: Masks, impact_of: Callable[[Masks], Tensor]) -> None:
+        """Run the model under these masks and add what they show."""
+
+    def scores(self) -> UnitScores:
+        """Return the scores from all masks."""
+
+    def half(self, index: int) -> UnitScores:
+        """Return the scores from the even (0) or odd (1) masks."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A perturbation, an estimator that watches it, and how to read the sums.
@@ -60,7 +74,7 @@ class Run:
     """
 
     perturbation: Perturbation
-    estimator: PerturbationEstimator
+    estimator: Estimator
     labels: Tensor | None = None
     audio_scores: Callable[[UnitScores], UnitScores] | None = None
     token_scores: Callable[[UnitScores], UnitScores] | None = None
@@ -90,6 +104,9 @@ def plan(config: ExplainConfig, problem: Problem) -> list[Run]:
     Raises:
         ConfigError: If no method is registered for the type of the config.
     """
+    import spes_hf.baselines  # planners register themselves
+    import spes_hf.gradients  # noqa: F401
+
     if type(config) not in _PLANNERS:
         known = ", ".join(c.__name__ for c in _PLANNERS)
         raise ConfigError(f"config is a {type(config).__name__}; pass an instance of one of: {known}")
@@ -117,14 +134,7 @@ def token_run(config: ExplainConfig, problem: Problem) -> Run:
 def plan_spes(config: SpesConfig, problem: Problem) -> list[Run]:
     """Return SPES's two runs, spectrogram and tokens, or the joint one (§4.1, A.2.2)."""
     features = problem.utterance.features
-    labels = segment(
-        features,
-        problem.utterance.duration_s,
-        config.patches_per_second,
-        config.max_duration_s,
-        GRID_SIGMA if config.segmentation == "grid" else config.slic_sigma,
-        config.slic_compactness,
-    ).to(problem.device)
+    labels = _patches(config, features, problem.utterance.duration_s).to(problem.device)
     patches = SpectrogramPerturbation(
         features=features.to(problem.device),
         fill=fill_values(config.fill, features).to(problem.device),
@@ -152,6 +162,15 @@ def plan_spes(config: SpesConfig, problem: Problem) -> list[Run]:
         return pick
 
     return [Run(joint, estimator, labels, audio_scores=part(0, False), token_scores=part(1, True))]
+
+
+def _patches(config: SpesConfig, features: Tensor, duration_s: float) -> Tensor:
+    """Return the patches of all levels, (L, T, C): k by Eq. 2, or as many as the config fixes."""
+    sigma = GRID_SIGMA if config.segmentation == "grid" else config.slic_sigma
+    if config.patches is None:
+        levels, tau = config.patches_per_second, config.max_duration_s
+        return segment(features, duration_s, levels, tau, sigma, config.slic_compactness)
+    return torch.stack([slic_labels(features, k, sigma, config.slic_compactness) for k in config.patches])
 
 
 def _tokens(config: ExplainConfig, problem: Problem, stream: str) -> TokenPerturbation:

@@ -1,0 +1,53 @@
+"""Is an explanation right, and is it small? Deletion, insertion, size; corpus scores with intervals (§5).
+
+Map `Deletion`, `Insertion` and `Size` over rows, then `summarize` them; `compare` tests two methods against each other.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spes_hf.errors import ConfigError
+from spes_hf.metrics.bootstrap import Comparison, Interval, bootstrap_interval, paired_bootstrap
+from spes_hf.metrics.deletion import FINE_FRACTIONS, PAPER_FRACTIONS, Deletion, Insertion
+from spes_hf.metrics.quality import Bleu, Quality, WordErrorRate, bleu, wer
+from spes_hf.metrics.score import Curve, Score, compare, plot_curves
+from spes_hf.metrics.size import THRESHOLDS, Size
+from spes_hf.metrics.summary import summarize
+
+__all__ = [
+    "FINE_FRACTIONS",
+    "PAPER_FRACTIONS",
+    "THRESHOLDS",
+    "Bleu",
+    "Comparison",
+    "Curve",
+    "Deletion",
+    "Insertion",
+    "Interval",
+    "Quality",
+    "Score",
+    "Size",
+    "WordErrorRate",
+    "bleu",
+    "bootstrap_interval",
+    "compare",
+    "evaluate_module",
+    "paired_bootstrap",
+    "plot_curves",
+    "summarize",
+    "wer",
+]
+
+
+def evaluate_module(name: str) -> str:
+    """Return the path of a module for ``evaluate.load``: "deletion", "insertion" or "size"; it needs no network.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    folder = Path(__file__).parent / "evaluate_modules"
+    known = sorted(path.parent.name for path in folder.glob("*/*.py") if path.stem == path.parent.name)
+    if name not in known:
+        raise ConfigError(f"name is {name!r}; allowed: {', '.join(known)}")
+    return str(folder / name)

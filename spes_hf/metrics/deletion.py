@@ -1,0 +1,307 @@
+"""Deletion and insertion: what the model writes while the most salient features go, or come back (§5)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from spes_hf.adapters import Adapter, GenerationOptions, Target, Utterance, get_adapter
+from spes_hf.adapters.base import preserved
+from spes_hf.config import Fill
+from spes_hf.data.audio import Waveform
+from spes_hf.engine import starting_batch_size
+from spes_hf.errors import ConfigError
+from spes_hf.explanation import Explanation
+from spes_hf.functional import deletion_masks
+from spes_hf.metrics.rows import Row, as_dict, check_map, check_model, explanation_of, failed, method_signature
+from spes_hf.perturbation.plan import fill_values
+
+PAPER_FRACTIONS = tuple(step / 20 for step in range(21))
+FINE_FRACTIONS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.075, *PAPER_FRACTIONS[2:])
+
+
+class _Curve(ABC):
+    """Perturbs a growing share of the features and lets the model write again.
+
+    The class is a map-style transform: an instance takes a row and returns it with one more entry, and it can be
+    pickled. `spes_hf.metrics.summarize` makes corpus scores of the rows.
+    """
+
+    key: ClassVar[str]
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        fractions: Literal["paper", "fine"] | Sequence[float] = "paper",
+        *,
+        fill: Fill = "mean",
+        against: Literal["reference", "prediction"] = "reference",
+        generate_kwargs: Mapping[str, Any] | None = None,
+        batch_size: int | None = None,
+    ):
+        self.adapter = get_adapter(model, processor)
+        self.fractions = check_fractions(fractions)
+        self.fill = fill
+        self.against = against
+        self.generate_kwargs = None if generate_kwargs is None else dict(generate_kwargs)
+        self.batch_size = batch_size
+        number = isinstance(fill, (int, float)) and not isinstance(fill, bool) and abs(fill) < float("inf")
+        if not number and fill not in ("mean", "zero", "min"):
+            raise ConfigError(f'fill is {fill!r}; allowed: "mean", "zero", "min" or a finite number')
+        if against not in ("reference", "prediction"):
+            raise ConfigError(f'against is {against!r}; allowed: "reference", "prediction"')
+        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+            raise ConfigError(f"batch_size is {batch_size!r}; allowed: a whole number, at least 1, or None")
+
+    @abstractmethod
+    def keep(self, saliency: Tensor) -> Tensor:
+        """Return the masks of all fractions, (S, T, C) bool, for a map (T, C); True = keep."""
+
+    def __call__(self, row: Row | Explanation, saliency: Any = None) -> dict[str, Any]:
+        """Return the row with, under the name of the metric, what the model writes at every fraction.
+
+        Beside the texts there is a cheap curve, "token_probability": the mean probability of the tokens of the clean
+        output, teacher-forced, at every fraction.
+
+        Args:
+            row: An explanation, or a row that has one, or the folder of one, at "explanation". A row with an "error"
+                gets None.
+            saliency: (T, C) map to rank the features by; None: the sentence map of the explanation.
+
+        Raises:
+            ConfigError: If the explanation is missing or of another model, or the map does not fit it.
+        """
+        if failed(row):
+            return {**as_dict(row), self.key: None}
+        explanation = explanation_of(row)
+        check_model(self.adapter.model, explanation)
+        check_map(explanation.features, explanation, "features")
+        if saliency is None:
+            ranking = check_map(explanation.sentence_saliency, explanation, "sentence_saliency")
+            method = method_signature(explanation)
+        else:
+            ranking, method = check_map(saliency, explanation, "saliency"), "custom"
+        with preserved(self.adapter.model), _detected_prefix(explanation, self.adapter):
+            found = self._measure(explanation, self.keep(ranking))
+        return {
+            **as_dict(row),
+            self.key: {
+                "fractions": list(self.fractions),
+                **found,
+                "against": self.against,
+                "fill": str(self.fill),
+                "method": method,
+            },
+        }
+
+    def _measure(self, explanation: Explanation, keep: Tensor) -> dict[str, Any]:
+        """Return texts and probabilities under these masks, (S, T, C), and the text of the clean run."""
+        adapter = self.adapter
+        waveform = Waveform(explanation.waveform.numpy(), explanation.sampling_rate, "explanation")
+        utterance = adapter.encode(waveform)
+        if utterance.features.shape != explanation.features.shape:
+            raise ConfigError(
+                f"processor makes features of shape {tuple(utterance.features.shape)} of the audio, but the "
+                f"explanation has {tuple(explanation.features.shape)}; pass the processor that was used for it"
+            )
+        utterance = replace(utterance, features=explanation.features)
+        options = generation_options(explanation, adapter, self.generate_kwargs)
+        clean, fill = explanation.features, fill_values(self.fill, explanation.features)
+
+        def text(features: Tensor) -> str:
+            return adapter.text(adapter.generate(utterance, options, features).token_ids)
+
+        other = explanation.provenance.get("output", {}).get("given", False) or self.generate_kwargs is not None
+        texts: list[str] = []
+        for i, mask in enumerate(keep):
+            if i and torch.equal(mask, keep[i - 1]):  # fewer features than steps
+                texts.append(texts[-1])
+            else:
+                texts.append(text(torch.where(mask, clean, fill)))
+        return {
+            "texts": texts,
+            "token_probability": self._probabilities(explanation, utterance, options, keep, fill),
+            "prediction": text(clean) if other else explanation.text,
+        }
+
+    def _probabilities(
+        self, explanation: Explanation, utterance: Utterance, options: GenerationOptions, keep: Tensor, fill: Tensor
+    ) -> list[float]:
+        """Return the mean probability of the explained tokens under every mask."""
+        adapter = self.adapter
+        target = clean_target(explanation, adapter, utterance, options)
+        ids = target.token_ids.to(adapter.device)
+        with torch.inference_mode():
+            reference = adapter.logits(utterance, target)[0]
+        size = self.batch_size or starting_batch_size(reference, utterance.inputs)
+        means: list[float] = []
+        for masks in keep.split(size):
+            features = torch.where(masks, explanation.features, fill).to(adapter.device)
+            with torch.inference_mode():
+                logits = adapter.logits(utterance, target, features=features).float()
+            probabilities = logits.log_softmax(-1).gather(-1, ids.expand(len(masks), -1).unsqueeze(-1)).exp()
+            means += probabilities.squeeze(-1).mean(1).tolist()
+        return means
+
+
+class Deletion(_Curve):
+    """Deletes the most salient features first, at "deletion" (§5).
+
+    For every fraction s the first ⌊T·C·s⌋ features of the sentence map take the fill value in the clean features, and
+    the model generates again with the settings of the clean run, the language fixed. A good explanation makes the text
+    go wrong early.
+
+    Args:
+        model: The model that was explained; left exactly as it was.
+        processor: Its processor.
+        fractions: "paper" (0, 5, …, 100 %), "fine" (also 1, 2, 3 and 7.5 %, where most of the change is) or shares of
+            the features, increasing, in [0, 1].
+        fill: What deleted features become: "mean" (of each mel bin over the utterance), "zero", "min" or a number.
+        against: What `summarize` is to compare the texts with: the data set's "reference", or the model's own clean
+            "prediction".
+        generate_kwargs: Arguments of ``model.generate()``; None for those of the explanation.
+        batch_size: Perturbed copies in one forward pass; None: by the size of the input.
+
+    Raises:
+        UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
+        ConfigError: If an argument has a value outside what is allowed.
+
+    Example:
+        >>> row = Deletion(model, processor)({"explanation": explanation})  # doctest: +SKIP
+        >>> row["deletion"]["texts"][0] == explanation.text  # doctest: +SKIP
+        True
+    """
+
+    key: ClassVar[str] = "deletion"
+
+    def keep(self, saliency: Tensor) -> Tensor:
+        """Return the masks of all fractions, (S, T, C) bool, for a map (T, C); True = keep."""
+        return deletion_masks(saliency, self.fractions)
+
+
+class Insertion(_Curve):
+    """Puts the most salient features back first, into a spectrogram of nothing but fill, at "insertion".
+
+    The mirror image of `Deletion`: for every fraction s only the first ⌊T·C·s⌋ features of the sentence map are there.
+    A good explanation makes the text right early. Takes the arguments of `Deletion`.
+    """
+
+    key: ClassVar[str] = "insertion"
+
+    def keep(self, saliency: Tensor) -> Tensor:
+        """Return the masks of all fractions, (S, T, C) bool, for a map (T, C); True = keep."""
+        return ~deletion_masks(saliency, self.fractions)
+
+
+def check_fractions(fractions: str | Sequence[float]) -> tuple[float, ...]:
+    """Return the fractions that a name stands for, or those given.
+
+    Raises:
+        ConfigError: If the name is unknown, or they are not at least two, increasing, in [0, 1].
+    """
+    named = {"paper": PAPER_FRACTIONS, "fine": FINE_FRACTIONS}
+    if isinstance(fractions, str) and fractions in named:
+        return named[fractions]
+    try:
+        values = () if isinstance(fractions, str) else tuple(float(s) for s in fractions)
+    except (TypeError, ValueError):
+        values = ()
+    increasing = all(a < b for a, b in zip(values, values[1:], strict=False))
+    if len(values) < 2 or not increasing or not all(0 <= s <= 1 for s in values):
+        raise ConfigError(
+            f'fractions is {fractions!r}; allowed: "paper", "fine", or at least two increasing numbers in [0, 1] '
+            "(5 % is 0.05)"
+        )
+    return values
+
+
+def generation_options(
+    explanation: Explanation, adapter: Adapter, generate_kwargs: Mapping[str, Any] | None = None
+) -> GenerationOptions:
+    """Return the generation settings of the clean run, with the language that the model detected then.
+
+    Args:
+        explanation: Of the clean run.
+        adapter: Of the model.
+        generate_kwargs: Used in the place of the clean run's.
+
+    Raises:
+        ConfigError: If the clean run had arguments that the explanation could not keep.
+    """
+    output = explanation.provenance.get("output", {})
+    if generate_kwargs is None:
+        generate_kwargs = output.get("generate_kwargs", {})
+        lost = [
+            k for k, v in generate_kwargs.items() if isinstance(v, str) and v.startswith(("tensor(", "<", "array("))
+        ]
+        if lost:
+            raise ConfigError(
+                f"generate_kwargs of the clean run held {', '.join(lost)}, which the explanation keeps as a note only; "
+                "pass generate_kwargs=…"
+            )
+    given = {name: output[name] for name in ("language", "task", "tgt_lang") if output.get(name) is not None}
+    language, task = _language_and_task(explanation, adapter)
+    if language is not None and (task is not None or "task" in given):
+        given = {"language": language, "task": task, **given}
+    return GenerationOptions(**given, generate_kwargs=dict(generate_kwargs))
+
+
+def _language_and_task(explanation: Explanation, adapter: Adapter) -> tuple[str | None, str | None]:
+    """Return what Whisper's start tokens say of the clean run, as far as they say it."""
+    config = adapter.model.generation_config
+    languages, tasks = (getattr(config, name, None) or {} for name in ("lang_to_id", "task_to_id"))
+    prefix = explanation.provenance.get("output", {}).get("prefix", [])
+    names = {piece: piece.removeprefix("<|").removesuffix("|>") for piece in prefix}
+    language = next((name for piece, name in names.items() if piece in languages), None)
+    return language, next((name for name in names.values() if name in tasks), None)
+
+
+@contextmanager
+def _detected_prefix(explanation: Explanation, adapter: Adapter) -> Iterator[None]:
+    """Keep Whisper from detecting the language of perturbed sound, where its options cannot say so.
+
+    A detected language goes without a task token in checkpoints whose generation config names no task, but a language
+    that is passed goes with one. There the clean run's start tokens stand in the generation config meanwhile.
+    """
+    output, config = explanation.provenance.get("output", {}), adapter.model.generation_config
+    language, task = _language_and_task(explanation, adapter)
+    if language is None or task is not None or output.get("language") or output.get("task"):
+        yield
+        return
+    ids = adapter.tokenizer.convert_tokens_to_ids(output["prefix"])
+    missing = object()
+    before = getattr(config, "forced_decoder_ids", missing)
+    config.forced_decoder_ids = [[position, token] for position, token in enumerate(ids) if position]
+    try:
+        yield
+    finally:
+        if before is missing:
+            del config.forced_decoder_ids
+        else:
+            config.forced_decoder_ids = before
+
+
+def clean_target(
+    explanation: Explanation, adapter: Adapter, utterance: Utterance, options: GenerationOptions
+) -> Target:
+    """Return the output that was explained, as the adapter wants it.
+
+    Raises:
+        ConfigError: If the model starts its output differently now.
+    """
+    prefix = adapter.prefix_ids(utterance, options).cpu()
+    pieces, then = tuple(adapter.pieces(prefix)), explanation.context_pieces[: explanation.prefix_length]
+    if pieces != then:
+        raise ConfigError(
+            f"model starts its output with {' '.join(pieces)}, but the explanation's starts with {' '.join(then)}; "
+            "pass the model that was explained, with its own generation config"
+        )
+    tokens = torch.tensor(explanation.token_id_list)
+    return Target(prefix, tokens, complete=int(tokens[-1]) == adapter.eos_token_id)

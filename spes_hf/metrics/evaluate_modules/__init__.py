@@ -1,0 +1,1 @@
+"""Modules for `evaluate.load`, one folder each."""

@@ -1,0 +1,1 @@
+"""The deletion score for `evaluate.load`."""

@@ -1,0 +1,1 @@
+"""The insertion score for `evaluate.load`."""

@@ -1,0 +1,1 @@
+"""The size score for `evaluate.load`."""

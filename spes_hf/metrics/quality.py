@@ -1,0 +1,190 @@
+"""How good a text is, over a corpus: word error rate and BLEU, from counts per utterance that add up."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import ClassVar
+
+import numpy as np
+
+from spes_hf.errors import ConfigError
+
+
+class Quality(ABC):
+    """A corpus score that is a function of sums over utterances.
+
+    Attributes:
+        name: Short name, such as "wer".
+        label: What to write at an axis.
+        higher_is_better: Whether a better text scores higher.
+    """
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+    higher_is_better: ClassVar[bool]
+
+    @abstractmethod
+    def statistics(self, hypotheses: Sequence[str], references: Sequence[str]) -> np.ndarray:
+        """Return the counts of every utterance, (U, D) float64, whose sums `score` reads."""
+
+    @abstractmethod
+    def score(self, sums: np.ndarray) -> np.ndarray:
+        """Return the corpus scores, (…) in 0–100, for summed counts, (…, D)."""
+
+    @property
+    @abstractmethod
+    def signature(self) -> str:
+        """What it takes to get this number again, on one line."""
+
+    def __call__(self, hypotheses: Sequence[str], references: Sequence[str]) -> float:
+        """Return the score of a corpus, in 0–100.
+
+        Raises:
+            ConfigError: If the two differ in length, or are empty, or hold something else than texts.
+        """
+        return float(self.score(self.statistics(hypotheses, references).sum(0)))
+
+
+class WordErrorRate(Quality):
+    """Word errors per hundred words of the reference, by jiwer, without normalising the text; at most 100 (§5).
+
+    The cap is on the score of the corpus: one utterance may well have more errors than words.
+    """
+
+    name: ClassVar[str] = "wer"
+    label: ClassVar[str] = "WER"
+    higher_is_better: ClassVar[bool] = False
+
+    def statistics(self, hypotheses: Sequence[str], references: Sequence[str]) -> np.ndarray:
+        """Return substitutions + deletions + insertions, and the words of the reference, (U, 2)."""
+        import jiwer
+
+        check_texts(hypotheses, references)
+        counts = np.zeros((len(references), 2))
+        for row, hypothesis, reference in zip(counts, hypotheses, references, strict=True):
+            if reference.split():
+                found = jiwer.process_words(reference, hypothesis)
+                row[0] = found.substitutions + found.deletions + found.insertions
+                row[1] = found.substitutions + found.deletions + found.hits
+            else:  # which jiwer refuses: whatever was written is inserted
+                row[0] = len(hypothesis.split())
+        if not counts[:, 1].any():
+            raise ConfigError("references hold no word at all; pass the texts that the model should have written")
+        return counts
+
+    def score(self, sums: np.ndarray) -> np.ndarray:
+        """Return 100 · errors / words, at most 100; where there are no words, 0 or 100."""
+        errors, words = sums[..., 0], sums[..., 1]
+        rate = np.where(words > 0, errors / np.maximum(words, 1), errors > 0)
+        return 100 * np.minimum(rate, 1.0)
+
+    @property
+    def signature(self) -> str:
+        """Name and version."""
+        return f"wer|cap:100|jiwer:{version('jiwer')}"
+
+
+class Bleu(Quality):
+    """Corpus BLEU by sacrebleu, with its defaults.
+
+    Args:
+        tokenize: sacrebleu's tokenizer; "13a" fits most languages, "zh", "ja-mecab" and "ko-mecab" their own.
+    """
+
+    name: ClassVar[str] = "bleu"
+    label: ClassVar[str] = "BLEU"
+    higher_is_better: ClassVar[bool] = True
+
+    def __init__(self, tokenize: str = "13a"):
+        from sacrebleu.metrics.bleu import BLEU
+
+        if tokenize not in BLEU.TOKENIZERS:
+            raise ConfigError(f"tokenize is {tokenize!r}; allowed: {', '.join(map(str, sorted(BLEU.TOKENIZERS)))}")
+        self.tokenize = tokenize
+
+    def statistics(self, hypotheses: Sequence[str], references: Sequence[str]) -> np.ndarray:
+        """Return lengths of hypothesis and reference, then matches and totals of 1- to 4-grams, (U, 10)."""
+        from sacrebleu.metrics.bleu import BLEU
+
+        check_texts(hypotheses, references)
+        bleu = BLEU(tokenize=self.tokenize)
+        counts = []
+        for hypothesis, reference in zip(hypotheses, references, strict=True):
+            found = bleu.corpus_score([hypothesis], [[reference]])
+            counts.append([found.sys_len, found.ref_len, *found.counts, *found.totals])
+        return np.array(counts, dtype=np.float64)
+
+    def score(self, sums: np.ndarray) -> np.ndarray:
+        """Return sacrebleu's own BLEU for these counts."""
+        from sacrebleu.metrics.bleu import BLEU
+
+        default = BLEU(tokenize=self.tokenize)
+        scores = np.empty(sums.shape[:-1])
+        for index in np.ndindex(scores.shape):
+            sys_len, ref_len, *grams = (int(n) for n in sums[index])
+            correct, total = grams[: len(grams) // 2], grams[len(grams) // 2 :]
+            scores[index] = BLEU.compute_bleu(
+                correct, total, sys_len, ref_len, default.smooth_method, default.smooth_value, default.effective_order
+            ).score
+        return scores
+
+    @property
+    def signature(self) -> str:
+        """Name, tokenizer and version."""
+        return f"bleu|tok:{self.tokenize}|sacrebleu:{version('sacrebleu')}"
+
+
+_QUALITIES: dict[str, type[Quality]] = {"wer": WordErrorRate, "bleu": Bleu}
+
+
+def get_quality(metric: str | Quality) -> Quality:
+    """Return the quality of that name, "wer" or "bleu"; one that is given is returned as it is.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    if isinstance(metric, Quality):
+        return metric
+    if metric not in _QUALITIES:
+        raise ConfigError(f"metric is {metric!r}; allowed: {', '.join(_QUALITIES)}, or a Quality such as Bleu('zh')")
+    return _QUALITIES[metric]()
+
+
+def wer(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+    """Return the word error rate of a corpus, in 0–100, capped there; no text normalisation.
+
+    Raises:
+        ConfigError: If the two differ in length, or are empty, or hold something else than texts.
+    """
+    return WordErrorRate()(hypotheses, references)
+
+
+def bleu(hypotheses: Sequence[str], references: Sequence[str], tokenize: str = "13a") -> float:
+    """Return sacrebleu's BLEU of a corpus, in 0–100.
+
+    Raises:
+        ConfigError: If the two differ in length, or are empty, or hold something else than texts.
+    """
+    return Bleu(tokenize)(hypotheses, references)
+
+
+def check_texts(hypotheses: Sequence[str], references: Sequence[str]) -> None:
+    """Refuse what are no two lists of texts of one length, at least 1.
+
+    Raises:
+        ConfigError: Naming what is wrong.
+    """
+    for name, texts in (("hypotheses", hypotheses), ("references", references)):
+        if isinstance(texts, str) or not isinstance(texts, Sequence):
+            raise ConfigError(f"{name} is {texts!r:.60}; pass a list of texts, one per utterance")
+        wrong = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise ConfigError(f"{name}[{wrong}] is {texts[wrong]!r:.60}; pass a text, an empty one if there is none")
+    if len(hypotheses) != len(references):
+        raise ConfigError(
+            f"references has {len(references)} texts, but there are {len(hypotheses)} utterances; pass one for each"
+        )
+    if not len(references):
+        raise ConfigError("references is empty; a corpus has at least one utterance")

@@ -1,0 +1,103 @@
+"""Rows of a corpus: where their explanation is, and which model and method it came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spes_hf.errors import ConfigError
+from spes_hf.explanation import Explanation
+
+Row = Mapping[str, Any]
+
+
+def failed(row: Row | Explanation) -> bool:
+    """Return whether a row carries an error in the place of an explanation."""
+    return isinstance(row, Mapping) and bool(row.get("error"))
+
+
+def explanation_of(row: Row | Explanation) -> Explanation:
+    """Return the explanation, over tokens, of a row: an `Explanation`, or the path of a saved one, at "explanation".
+
+    Raises:
+        ConfigError: If there is none.
+        ExplanationFormatError: If the path holds no explanation.
+    """
+    found: Any = row
+    if isinstance(row, Mapping):
+        if row.get("explanation") is None:
+            raise ConfigError(
+                f"row has no 'explanation' (it has {', '.join(map(str, row)) or 'nothing'}); explain it first, and put "
+                "the Explanation, or the folder that it was saved to, there"
+            )
+        found = row["explanation"]
+    if isinstance(found, (str, PathLike)):
+        found = Explanation.load(Path(found))
+    if not isinstance(found, Explanation):
+        raise ConfigError(f"explanation is a {type(found).__name__}; pass an Explanation or the folder of a saved one")
+    return replace(found, groups=None, context_groups=None) if found.over_words else found
+
+
+def as_dict(row: Row | Explanation) -> dict[str, Any]:
+    """Return the row as a new dictionary; an explanation alone becomes a row of its own."""
+    return dict(row) if isinstance(row, Mapping) else {"explanation": row}
+
+
+def check_map(saliency: Any, explanation: Explanation, name: str) -> Tensor:
+    """Return a map over the spectrogram, (T, C) on the CPU.
+
+    Raises:
+        ConfigError: If its shape is not that of the features, or it holds NaN or infinities.
+    """
+    saliency = torch.as_tensor(saliency).detach().cpu()
+    if saliency.shape != explanation.features.shape:
+        raise ConfigError(
+            f"{name} has shape {tuple(saliency.shape)}, but the features have {tuple(explanation.features.shape)}; "
+            "pass one value per frame and mel bin, (frames, mel bins)"
+        )
+    if not saliency.isfinite().all():
+        bad = int((~saliency.isfinite()).sum())
+        raise ConfigError(f"{name} holds {bad} values that are NaN or infinite; explain again")
+    return saliency
+
+
+def check_model(model: Any, explanation: Explanation) -> None:
+    """Refuse an explanation of another model.
+
+    Class, number of parameters and the last part of the name are compared; a local folder stands for the same
+    checkpoint elsewhere.
+
+    Raises:
+        ConfigError: Naming both models.
+    """
+    known = explanation.provenance.get("model")
+    if not known:
+        return
+    here = {
+        "class": type(model).__name__,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "name": getattr(model.config, "_name_or_path", "") or "",
+    }
+    names = [str(m["name"]).rstrip("/").rsplit("/", 1)[-1] for m in (known, here)]
+    same = all(known[key] == here[key] for key in ("class", "parameters"))
+    if not same or (all(names) and names[0] != names[1]):
+        told = [f"a {m['class']} {m['name']!r} with {m['parameters']:,} parameters" for m in (here, known)]
+        raise ConfigError(f"model is {told[0]}, but the explanation is of {told[1]}; pass the model that was explained")
+
+
+def method_signature(explanation: Explanation) -> str:
+    """Return the method, its masks, a digest of all its settings, and the seed, on one line."""
+    config = explanation.provenance.get("config") or {}
+    settings = {k: v for k, v in config.items() if k != "spes_hf_version"}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    masks = f"{config.get('num_spectrogram_masks', '?')}+{config.get('num_token_masks', '?')}"
+    seed = explanation.provenance.get("seed", "?")
+    return f"{config.get('method', '?')}|masks:{masks}|config:{digest}|seed:{seed}"

@@ -1,0 +1,214 @@
+"""A corpus score: value, interval, curve, and one line that says how to get it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spes_hf.errors import ConfigError
+from spes_hf.metrics import bootstrap
+from spes_hf.metrics.bootstrap import Comparison, Interval, ScoreFunction
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A score against a fraction of features, or a threshold.
+
+    Attributes:
+        x: (S,) in [0, 1].
+        y: (S,) in 0–100.
+        low: (S,) lower end of the interval of every point.
+        high: (S,) upper end.
+        x_label: What x is.
+        y_label: What y is.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    x_label: str
+    y_label: str
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """A corpus score.
+
+    Attributes:
+        name: Which score, such as "deletion".
+        value: In 0–100.
+        interval: Percentile bootstrap interval over utterances.
+        higher_is_better: Whether a better explanation scores higher.
+        signature: How to get the number again: method, masks, fill, reference, versions.
+        num_utterances: How many utterances went in.
+        curve: What the value is the area under; None where it is no area.
+        statistics: (U, S, D) counts of every utterance at every point, which add up.
+        score_points: Makes scores, (…, S), of summed counts, (…, S, D).
+        utterances: Identity of the utterances; scores of the same ones can be compared.
+    """
+
+    name: str
+    value: float
+    interval: Interval
+    higher_is_better: bool
+    signature: str
+    num_utterances: int
+    curve: Curve | None = None
+    statistics: np.ndarray = field(repr=False, default_factory=lambda: np.empty(0))
+    score_points: ScoreFunction = field(repr=False, default=lambda sums: sums[..., 0])
+    utterances: str = field(repr=False, default="")
+
+    def __str__(self) -> str:
+        better = "higher" if self.higher_is_better else "lower"
+        return f"{self.name} = {self.value:.2f} {self.interval} ({better} is better) {self.signature}"
+
+    @property
+    def points(self) -> list[float]:
+        """The curve's ordinates, or the value alone where there is no curve."""
+        return [self.value] if self.curve is None else self.curve.y.tolist()
+
+    def of_sums(self, sums: np.ndarray) -> np.ndarray:
+        """Return the values, (B,), for summed counts, (B, S, D)."""
+        points = self.score_points(sums)
+        return points[..., 0] if self.curve is None else area(points, self.curve.x)
+
+
+def area(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return the area under y(x) by the trapezoidal rule, over the length of x: in 0–100 if y is.
+
+    Args:
+        y: (…, S).
+        x: (S,) increasing.
+    """
+    return ((y[..., 1:] + y[..., :-1]) / 2 * np.diff(x)).sum(-1) / (x[-1] - x[0])
+
+
+def mean_points(sums: np.ndarray) -> np.ndarray:
+    """Return means over utterances, (…, S), from sums of values and of ones, (…, S, 2)."""
+    return sums[..., 0] / sums[..., 1]
+
+
+def with_ones(values: np.ndarray) -> np.ndarray:
+    """Return statistics for `mean_points`, (U, S, 2), from the values of every utterance, (U, S)."""
+    return np.stack([values, np.ones_like(values)], axis=-1)
+
+
+def make_score(
+    name: str,
+    statistics: np.ndarray,
+    score_points: ScoreFunction,
+    *,
+    higher_is_better: bool,
+    signature: str,
+    utterances: str,
+    x: Sequence[float] | None = None,
+    labels: tuple[str, str] = ("", ""),
+    samples: int = bootstrap.SAMPLES,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Score:
+    """Return the score of a corpus with its bootstrap interval.
+
+    Args:
+        name: Which score.
+        statistics: (U, S, D) counts of every utterance at every point.
+        score_points: Makes scores, (…, S), of summed counts, (…, S, D).
+        higher_is_better: Whether a better explanation scores higher.
+        signature: How to get the number again.
+        utterances: Identity of the utterances.
+        x: (S,) where the points lie; the value is then the area under the curve. None: the value is the only point.
+        labels: What x and y are.
+        samples: How many corpora to draw for the interval.
+        confidence: Of the interval.
+        seed: Same seed, same interval.
+    """
+    points = score_points(statistics.sum(0))
+    drawn = score_points(bootstrap.resample(statistics, samples, seed))
+    curve = None
+    value, values = points[0], drawn[:, 0]
+    if x is not None:
+        at = np.asarray(x, dtype=np.float64)
+        low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+        curve = Curve(at, points, low, high, *labels)
+        value, values = area(points, at), area(drawn, at)
+    return Score(
+        name=name,
+        value=float(value),
+        interval=bootstrap.percentile_interval(values, confidence),
+        higher_is_better=higher_is_better,
+        signature=f"{signature}|utterances:{len(statistics)}|bs:{samples}|bs-seed:{seed}",
+        num_utterances=len(statistics),
+        curve=curve,
+        statistics=statistics,
+        score_points=score_points,
+        utterances=utterances,
+    )
+
+
+def compare(
+    first: Score, second: Score, samples: int = bootstrap.SAMPLES, confidence: float = 0.95, seed: int = 0
+) -> Comparison:
+    """Return how the scores of two methods on the same utterances differ, by a paired bootstrap test.
+
+    Args:
+        first: Score of the first method.
+        second: The same score of the second method.
+        samples: How many corpora to draw.
+        confidence: Of the interval of the difference.
+        seed: Same seed, same result.
+
+    Raises:
+        ConfigError: If the two are not the same score of the same utterances.
+    """
+    if first.name != second.name:
+        raise ConfigError(f"first is a score of {first.name}, second one of {second.name}; compare like with like")
+    if first.utterances != second.utterances or first.num_utterances != second.num_utterances:
+        raise ConfigError(
+            f"first ({first.num_utterances} utterances) and second ({second.num_utterances}) are not scores of the "
+            "same utterances in the same order; score both methods on the same rows and references"
+        )
+    points = [None if s.curve is None else s.curve.x.tolist() for s in (first, second)]
+    if points[0] != points[1]:
+        raise ConfigError(f"first has points at {points[0]}, second at {points[1]}; score both at the same fractions")
+    return bootstrap.paired_bootstrap(first.statistics, second.statistics, first.of_sums, samples, confidence, seed)
+
+
+def plot_curves(scores: Mapping[str, Score] | Sequence[Score]) -> tuple[Figure, Axes]:
+    """Return a figure of the curves of one score by several methods, with their intervals (Fig. 5 and 6).
+
+    Args:
+        scores: Method's name → score; or scores alone.
+
+    Raises:
+        ConfigError: If there are none, or one has no curve.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    named = scores if isinstance(scores, Mapping) else {s.signature.split("|")[0]: s for s in scores}
+    if not named:
+        raise ConfigError("scores is empty; pass a score for each method, as summarize() returns them")
+    figure = Figure(figsize=(6.0, 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for label, score in named.items():
+        curve = score.curve
+        if curve is None:
+            raise ConfigError(
+                f"scores[{label!r}] is {score.name}, which has no curve; pass deletion, insertion or size"
+            )
+        (line,) = axes.plot(100 * curve.x, curve.y, marker=".", label=f"{label} ({score.value:.1f})")
+        axes.fill_between(100 * curve.x, curve.low, curve.high, color=line.get_color(), alpha=0.15, linewidth=0)
+        axes.set_xlabel(f"{curve.x_label} (%)")
+        axes.set_ylabel(curve.y_label)
+    axes.set_ylim(-2, 102)
+    axes.legend(title="area under the curve")
+    return figure, axes

@@ -1,0 +1,60 @@
+"""Size: how much of the input an explanation points at (§5)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+
+from spes_hf.errors import ConfigError
+from spes_hf.explanation import Explanation
+from spes_hf.functional import size_curve
+from spes_hf.metrics.rows import Row, as_dict, explanation_of, failed, method_signature
+
+THRESHOLDS = tuple(step / 20 for step in range(21))
+
+
+class Size:
+    """Adds to a row how much of its maps lies at or above every threshold, at "size".
+
+    Per utterance, over all its tokens together: the percentage of values ≥ t, for t = 0, 0.05, …, 1, of the normalised
+    maps; the map of the spectrogram and that of earlier tokens separately. `summarize` makes corpus scores of the rows.
+
+    Example:
+        >>> row = Size()({"explanation": explanation})  # doctest: +SKIP
+        >>> row["size"]["audio"][0]  # doctest: +SKIP
+        100.0
+    """
+
+    key: ClassVar[str] = "size"
+
+    def __call__(self, row: Row | Explanation) -> dict[str, Any]:
+        """Return the row with its sizes; a row that carries an error gets None.
+
+        Args:
+            row: An explanation, or a row that has one, or the folder of one, at "explanation".
+
+        Raises:
+            ConfigError: If the row has no explanation, or its maps hold NaN.
+        """
+        if failed(row):
+            return {**as_dict(row), self.key: None}
+        explanation = explanation_of(row)
+        audio, token = explanation.audio_saliency, explanation.token_saliency
+        shape = (len(explanation), *explanation.features.shape)
+        if audio.shape != shape:
+            raise ConfigError(f"audio_saliency has shape {tuple(audio.shape)}, but the features ask for {shape}")
+        position = explanation.prefix_length + torch.arange(len(explanation))
+        later = torch.arange(token.shape[1]) >= position[:, None]
+        if audio.isnan().any() or token[~later].isnan().any():
+            raise ConfigError("explanation has maps that hold NaN; explain again")
+        return {
+            **as_dict(row),
+            self.key: {
+                "thresholds": list(THRESHOLDS),
+                "audio": size_curve(audio, THRESHOLDS).tolist(),
+                "token": size_curve(token, THRESHOLDS).tolist(),
+                "prediction": explanation.text,
+                "method": method_signature(explanation),
+            },
+        }

@@ -1,0 +1,235 @@
+"""From rows to corpus scores with confidence intervals."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from spes_hf import __version__
+from spes_hf.errors import ConfigError
+from spes_hf.metrics import bootstrap
+from spes_hf.metrics.deletion import Deletion, Insertion, check_fractions
+from spes_hf.metrics.quality import Quality, check_texts, get_quality
+from spes_hf.metrics.rows import Row, failed
+from spes_hf.metrics.score import Score, make_score, mean_points, with_ones
+
+_SHARE = {Deletion.key: "features deleted, most salient first", Insertion.key: "features inserted, most salient first"}
+
+
+def summarize(
+    rows: Iterable[Row],
+    references: str | Sequence[str] | None = None,
+    *,
+    metric: str | Quality = "wer",
+    against: Literal["reference", "prediction"] | None = None,
+    samples: int = bootstrap.SAMPLES,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Score]:
+    """Return the corpus scores of whatever `Deletion`, `Insertion` and `Size` put into the rows (§5).
+
+    Rows that carry an "error" are left out.
+
+    Args:
+        rows: Rows, or a `datasets.Dataset`.
+        references: What the model should have written: one text per row, or the name of the column that has it.
+        metric: "wer" (speech recognition), "bleu" (translation) or a `Quality`.
+        against: Compare with the "reference", or with the model's own clean "prediction"; None: as `Deletion` and
+            `Insertion` were told.
+        samples: How many corpora to draw for the intervals.
+        confidence: Of the intervals.
+        seed: Same seed, same intervals.
+
+    Returns:
+        By name, as far as the rows have them: "deletion" and "insertion" (area under the curve of the metric over the
+        fraction of features), "deletion_probability" and "insertion_probability" (the same of the mean probability of
+        the clean tokens, times 100), "size_audio" and "size_token", and "clean", the metric of the clean output.
+
+    Raises:
+        ConfigError: If there are no rows or nothing to score, references are missing or not one for each row, or the
+            rows were made by different methods or settings.
+    """
+    rows = list(rows)
+    texts = _references(rows, references)
+    kept = [i for i, row in enumerate(rows) if not failed(row)]
+    if not kept:
+        raise ConfigError(f"rows holds no explained utterance ({len(rows)} rows, all with an error); explain some")
+    rows = [rows[i] for i in kept]
+    texts = None if texts is None else [texts[i] for i in kept]
+    keys: tuple[Literal["deletion", "insertion", "size"], ...] = ("deletion", "insertion", "size")
+    present = [key for key in keys if any(row.get(key) for row in rows)]
+    if not present:
+        raise ConfigError(
+            "rows have none of deletion, insertion, size; map Deletion, Insertion or Size over them first"
+        )
+    quality = get_quality(metric)
+    resampling: dict[str, Any] = dict(samples=samples, confidence=confidence, seed=seed)
+    scores: dict[str, Score] = {}
+    for key in present:
+        entries = _entries(rows, key)
+        if key == "size":
+            scores |= _size_scores(entries, **resampling)
+        else:
+            scores |= _curve_scores(key, entries, texts, quality, against, **resampling)
+    return scores
+
+
+def score_texts(
+    key: Literal["deletion", "insertion"],
+    texts: Sequence[Sequence[str]],
+    references: Sequence[str],
+    fractions: str | Sequence[float] = "paper",
+    *,
+    metric: str | Quality = "wer",
+    signature: str = "",
+    **resampling: Any,
+) -> Score:
+    """Return the score of texts that a model wrote while features were deleted or inserted.
+
+    Args:
+        key: "deletion" or "insertion".
+        texts: For every utterance, what the model wrote at every fraction.
+        references: What it should have written.
+        fractions: Where the texts stand.
+        metric: "wer", "bleu" or a `Quality`.
+        signature: How the texts came about.
+        **resampling: ``samples``, ``confidence`` and ``seed`` of the interval.
+
+    Raises:
+        ConfigError: If there is not one text for every fraction, and one reference for every utterance.
+    """
+    quality, at = get_quality(metric), check_fractions(fractions)
+    uneven = next((i for i, row in enumerate(texts) if len(row) != len(at)), None)
+    if uneven is not None:
+        raise ConfigError(
+            f"row {uneven} has {len(texts[uneven])} texts, but there are {len(at)} fractions; one for each"
+        )
+    check_texts([row[0] for row in texts], references)
+    by_step = [quality.statistics([row[s] for row in texts], references) for s in range(len(at))]
+    signature = f"{signature}|" if signature else ""
+    return make_score(
+        key,
+        np.stack(by_step, axis=1),
+        quality.score,
+        higher_is_better=quality.higher_is_better != (key == Deletion.key),
+        signature=f"{signature}fractions:{at[0]:g}-{at[-1]:g}:{len(at)}|{quality.signature}|spes_hf:{__version__}",
+        utterances=_identity(references),
+        x=at,
+        labels=(_SHARE[key], quality.label),
+        **resampling,
+    )
+
+
+def _references(rows: Sequence[Row], references: str | Sequence[str] | None) -> Sequence[str] | None:
+    """Return the references, one for each row, or None."""
+    if isinstance(references, str):
+        missing = next((i for i, row in enumerate(rows) if references not in row), None)
+        if missing is not None:
+            columns = ", ".join(map(str, rows[missing]))
+            raise ConfigError(
+                f"references is {references!r}, which row {missing} does not have; its columns: {columns}"
+            )
+        return [row[references] for row in rows]
+    if references is not None:
+        references = list(references)
+        if len(references) != len(rows):
+            raise ConfigError(
+                f"references has {len(references)} texts, but there are {len(rows)} rows; pass one for each row, those "
+                "with an error included"
+            )
+    return references
+
+
+def _entries(rows: Sequence[Row], key: str) -> list[Mapping[str, Any]]:
+    """Return what a metric put into every row, made by one method with one setting."""
+    missing = next((i for i, row in enumerate(rows) if not row.get(key)), None)
+    if missing is not None:
+        raise ConfigError(f"row {missing} (not counting errors) has no {key!r}, but others have; map it over all rows")
+    entries = [row[key] for row in rows]
+    for name in ("method", "fill", "against", "fractions", "thresholds"):
+        values = {str(entry[name]) for entry in entries if name in entry}
+        if len(values) > 1:
+            raise ConfigError(f"rows have {key} by different {name}: {'; '.join(sorted(values))}; summarize each apart")
+    return entries
+
+
+def _curve_scores(
+    key: Literal["deletion", "insertion"],
+    entries: Sequence[Mapping[str, Any]],
+    references: Sequence[str] | None,
+    quality: Quality,
+    against: str | None,
+    **resampling: Any,
+) -> dict[str, Score]:
+    """Return the scores of `Deletion` or `Insertion`, and that of the clean output."""
+    first, deleting = entries[0], key == Deletion.key
+    against = first["against"] if against is None else against
+    predictions = [entry["prediction"] for entry in entries]
+    if against not in ("reference", "prediction"):
+        raise ConfigError(f'against is {against!r}; allowed: "reference", "prediction"')
+    if against == "prediction":
+        references = predictions
+    elif references is None:
+        raise ConfigError(
+            "references is missing; pass the data set's texts, or the name of their column, or score against the "
+            'model\'s own clean output with against="prediction"'
+        )
+    texts = [entry["texts"] for entry in entries]
+    fractions = first["fractions"]
+    made = f"{first['method']}|fill:{first['fill']}"
+    span = f"fractions:{fractions[0]:g}-{fractions[-1]:g}:{len(fractions)}"
+    probability = np.array([entry["token_probability"] for entry in entries], dtype=np.float64)
+    return {
+        key: score_texts(
+            key, texts, references, fractions, metric=quality, signature=f"{made}|against:{against}", **resampling
+        ),
+        f"{key}_probability": make_score(
+            f"{key}_probability",
+            with_ones(100 * probability),
+            mean_points,
+            higher_is_better=not deleting,
+            signature=f"{made}|{span}|token-probability|spes_hf:{__version__}",
+            utterances=_identity(predictions),
+            x=fractions,
+            labels=(_SHARE[key], "mean probability of the clean tokens (%)"),
+            **resampling,
+        ),
+        "clean": make_score(
+            "clean",
+            quality.statistics(predictions, references)[:, None],
+            quality.score,
+            higher_is_better=quality.higher_is_better,
+            signature=f"{quality.signature}|against:{against}|spes_hf:{__version__}",
+            utterances=_identity(references),
+            **resampling,
+        ),
+    }
+
+
+def _size_scores(entries: Sequence[Mapping[str, Any]], **resampling: Any) -> dict[str, Score]:
+    """Return the scores of `Size`: means over utterances."""
+    thresholds = entries[0]["thresholds"]
+    return {
+        f"size_{part}": make_score(
+            f"size_{part}",
+            with_ones(np.array([entry[part] for entry in entries], dtype=np.float64)),
+            mean_points,
+            higher_is_better=False,
+            signature=f"{entries[0]['method']}|thresholds:0-1:{len(thresholds)}|spes_hf:{__version__}",
+            utterances=_identity([entry["prediction"] for entry in entries]),
+            x=thresholds,
+            labels=(
+                "saliency threshold",
+                "features at or above it (%)" if part == "audio" else "tokens at or above (%)",
+            ),
+            **resampling,
+        )
+        for part in ("audio", "token")
+    }
+
+
+def _identity(texts: Sequence[str]) -> str:
+    return hashlib.sha256("\x00".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
