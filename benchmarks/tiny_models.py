@@ -5,8 +5,8 @@
 Word times are known from synthesis. Prints three tables and writes benchmarks/results/tiny_models.json:
 
 - speech recognition: Spearman's correlation between word order and the time centroid of each word's map (top 5 %);
-- translation: whether the map of a word that moved lies nearer to its source word than to the place where a word-by-word
-  translation would have it (German verbs at the end of the clause, the parts of two-digit numbers);
+- translation: whether the map of a word that moved lies nearer to its source word than to the place where a
+  word-by-word translation would have it (German verbs at the end of the clause, the parts of two-digit numbers);
 - punctuation: how much of a token's top saliency lies in the token map, "?" and ")" against content words.
 """
 
@@ -51,8 +51,8 @@ def middle(word: dict[str, Any]) -> float:
 def moved_cases(explanation: Explanation, clip: dict[str, Any]) -> list[dict[str, Any]]:
     """Return for each word that moved where its map lies, where its source is, and where a monotonic one would be.
 
-    German verbs that stand at the end of the clause, and the two parts of a two-digit number, where the model wrote them
-    as the reference does.
+    German verbs that stand at the end of the clause, and the two parts of a two-digit number, where the model wrote
+    them as the reference does.
     """
     spoken = clip["words"]
     if clip["kind"] == "verb-final":

@@ -7,7 +7,9 @@ has no adapter, 5 a folder that holds no explanation, 1 any other error, 130 int
 from __future__ import annotations
 
 import argparse
+import io
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +38,9 @@ SHIPPED = ("speech2text-en", "seamless-en-de-es")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     options = build_parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):  # a console that cannot write a letter shows its code instead
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         options.run(options)
     except KeyboardInterrupt:
@@ -76,7 +81,12 @@ def build_parser() -> argparse.ArgumentParser:
     explain.add_argument("--text", help="explain this output instead of the one that the model generates")
     explain.add_argument("--num-beams", type=int, metavar="N", help="width of beam search")
     explain.add_argument("--device", default=None, help="where the model runs, for example cuda (default: cuda if any)")
-    explain.add_argument("--dtype", default="auto", help="type of the weights: auto, float32, bfloat16, float16")
+    explain.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="type of the weights (default: auto, the checkpoint's own, on a CPU float32)",
+    )
     explain.set_defaults(run=run_explain, preset="default")
 
     demo = commands.add_parser("demo", help="explain a clip of J. F. Kennedy with Whisper tiny.en; no hub needed")
@@ -88,7 +98,8 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--num-token-masks", type=int, metavar="N", help="how many times earlier tokens are")
         command.add_argument("--batch-size", type=int, metavar="B", help="perturbed copies in one forward pass")
         command.add_argument("--seed", type=int, default=0, help="same seed, same masks (default: 0)")
-        command.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: spes_<name of the clip>)")
+        folder = "spes_demo" if command is demo else "spes_<name of the clip>"
+        command.add_argument("--out", type=Path, metavar="DIR", help=f"where to write (default: {folder})")
         command.add_argument("--quiet", action="store_true", help="no progress bar")
 
     report = commands.add_parser("report", help="draw the pages and pictures of a saved explanation again")
@@ -105,8 +116,11 @@ def run_explain(options: argparse.Namespace) -> None:
     generate_kwargs = {} if options.num_beams is None else {"num_beams": options.num_beams}
     translation = options.task == "translate" or options.tgt_lang is not None
     config = _config(options, "st" if translation else "asr")
+    options.out = options.out or Path(f"spes_{Path(options.audio).stem}")
     if not Path(options.audio).is_file():
         raise AudioError(f"audio {options.audio!r} does not exist; pass the path of a recording")
+    if options.out.is_file():
+        raise ConfigError(f"--out is {str(options.out)!r}, which is a file; pass a folder")
     _explain(
         options,
         config,
@@ -142,38 +156,41 @@ def load_model(name: str, device: str | None, dtype: str) -> tuple[Any, Any]:
     """Return the model and the processor of a name.
 
     Raises:
-        ConfigError: If device or dtype is none that torch knows.
+        ConfigError: If torch cannot use the device.
         UnsupportedModelError: If the model cannot be loaded.
     """
     import torch
 
-    if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise ConfigError(f"--dtype is {dtype!r}; allowed: auto, float32, bfloat16, float16")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if name == DEMO or (name in SHIPPED and not Path(name).exists()):
-        from spes_hf.demo import load_demo_model, load_tiny_model
+    if dtype == "auto" and device == "cpu":
+        dtype = "float32"  # half precision is slower there, and less exact
+    try:
+        if name == DEMO or (name in SHIPPED and not Path(name).exists()):
+            from spes_hf.demo import load_demo_model, load_tiny_model
 
-        model, processor = load_demo_model() if name == DEMO else load_tiny_model(name)
-        model = model if dtype == "auto" else model.to(getattr(torch, dtype))
-    else:
-        from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
+            model, processor = load_demo_model() if name == DEMO else load_tiny_model(name)
+            model = model if dtype == "auto" else model.to(getattr(torch, dtype))
+        else:
+            from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
 
-        try:
             processor = AutoProcessor.from_pretrained(name)
             model = AutoModelForSpeechSeq2Seq.from_pretrained(name, dtype=dtype)
-        except (OSError, ValueError, KeyError) as error:
-            raise UnsupportedModelError(
-                f"--model {name!r} cannot be loaded: {error}\nPass a speech-to-text model of the Hub, a folder that "
-                f"save_pretrained() wrote (model and processor), or one of {DEMO}, {', '.join(SHIPPED)}"
-            ) from error
+    except (ImportError, KeyError, OSError, ValueError) as error:
+        if isinstance(error, SpesError):
+            raise
+        raise UnsupportedModelError(
+            f"--model {name!r} cannot be loaded: {error}\nPass a speech-to-text model of the Hub, a folder that "
+            f"save_pretrained() wrote (model and processor), or one of {DEMO}, {', '.join(SHIPPED)}"
+        ) from error
     try:
         return model.to(device), processor
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device is {device!r}, which torch cannot use here: {error}") from error
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"--device is {device!r}, which torch or the model cannot use here: {error}") from error
 
 
 def draw(explanation: Explanation, folder: Path) -> None:
     """Write the page and the pictures of an explanation."""
+    warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
     explanation.to_html(folder / "explanation.html")
     words = explanation.words()
     explanation.plot()[0].savefig(folder / "sentence.png", dpi=130, bbox_inches="tight")
@@ -206,9 +223,6 @@ def summary(explanation: Explanation, folder: Path) -> str:
 def _explain(options: argparse.Namespace, config: SpesConfig, model: Any, processor: Any, **arguments: Any) -> None:
     from spes_hf.engine import explain
 
-    folder = options.out or Path(f"spes_{Path(arguments['audio']).stem}")
-    if folder.is_file():
-        raise ConfigError(f"--out is {str(folder)!r}, which is a file; pass a folder")
     explanation = explain(
         model,
         processor,
@@ -218,9 +232,9 @@ def _explain(options: argparse.Namespace, config: SpesConfig, model: Any, proces
         progress=not options.quiet,
         **arguments,
     )
-    explanation.save(folder)
-    draw(explanation, folder)
-    print(summary(explanation, folder))
+    explanation.save(options.out)
+    draw(explanation, options.out)
+    print(summary(explanation, options.out))
 
 
 def _config(options: argparse.Namespace, task: Any) -> SpesConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from spes_hf.explanation import Explanation, PatchMap
 from spes_hf.functional import ratio
 from spes_hf.impact import make_impact
 from spes_hf.perturbation.base import Masks, Perturbation
+from spes_hf.perturbation.masks import mask_key
 from spes_hf.perturbation.plan import Problem, Run, plan
 from spes_hf.provenance import describe
 from spes_hf.reliability import split_half
@@ -66,8 +68,15 @@ def explain(
         ConfigError: If an argument has a value outside what is allowed.
     """
     explainer = Explainer(model, processor, config, batch_size=batch_size, seed=seed, progress=progress)
-    options = GenerationOptions(language, task, tgt_lang, dict(generate_kwargs or {}))
-    return explainer(audio, sampling_rate=sampling_rate, options=options, text=text)
+    return explainer(
+        audio,
+        sampling_rate=sampling_rate,
+        language=language,
+        task=task,
+        tgt_lang=tgt_lang,
+        text=text,
+        generate_kwargs=generate_kwargs,
+    )
 
 
 class Explainer:
@@ -98,38 +107,46 @@ class Explainer:
     ):
         self.adapter = get_adapter(model, processor)
         self.config = SpesConfig() if config is None else config
-        self.batch_size = batch_size
-        self.seed = seed
-        self.progress = progress
         if not isinstance(self.config, ExplainConfig):
             raise ConfigError(f"config is {config!r}; pass a config such as SpesConfig(), or None")
-        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        if batch_size is not None and (
+            isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1
+        ):
             raise ConfigError(f"batch_size is {batch_size!r}; allowed: a whole number, at least 1, or None")
-        if not isinstance(seed, int) or isinstance(seed, bool):
+        if not isinstance(seed, Integral) or isinstance(seed, bool):
             raise ConfigError(f"seed is {seed!r}; allowed: a whole number")
+        self.batch_size: int | None = None if batch_size is None else int(batch_size)
+        self.seed: int = int(seed)
+        self.progress: bool = progress
 
     def __call__(
         self,
         audio: Any,
         *,
         sampling_rate: int | None = None,
-        options: GenerationOptions | None = None,
+        language: str | None = None,
+        task: str | None = None,
+        tgt_lang: str | None = None,
         text: str | None = None,
+        generate_kwargs: Mapping[str, Any] | None = None,
         utterance_id: str = "",
     ) -> Explanation:
         """Return the explanation of one utterance.
 
         Args:
-            audio: As for `explain`.
+            audio: As for `explain`, like all that is not said here.
             sampling_rate: Of bare samples that are not at the processor's rate, in Hz.
-            options: Language, task and generation settings.
+            language: Language of the speech.
+            task: "transcribe" or "translate".
+            tgt_lang: Language of the text.
             text: Explain this output instead of the one that the model generates.
+            generate_kwargs: Further arguments of ``model.generate()``.
             utterance_id: Gives every utterance of a corpus masks of its own.
         """
-        options = options or GenerationOptions()
+        options = GenerationOptions(language, task, tgt_lang, {} if generate_kwargs is None else generate_kwargs)
         waveform = load_audio(audio, self.adapter.sampling_rate, sampling_rate)
         started = time.perf_counter()
-        with preserved(self.adapter.model):
+        with preserved(self.adapter.model, seed=mask_key(self.seed, utterance_id, "generate")):
             utterance = self.adapter.encode(waveform)
             if text is None:
                 target = self.adapter.generate(utterance, options)
@@ -155,9 +172,8 @@ class Explainer:
     def _explain(self, utterance: Utterance, target: Target, utterance_id: str) -> dict[str, Any]:
         """Return the fields of the explanation: plan, run, read off the sums."""
         adapter = self.adapter
-        with torch.inference_mode():
-            inputs = adapter.model_inputs(utterance, utterance.features[None].to(adapter.device))
-            states = adapter.encoder_states(inputs)
+        with torch.no_grad():
+            states = adapter.encoder_states(utterance.inputs)
             reference = adapter.logits(utterance, target, states=states)[0]
         impact = make_impact(self.config.impact, reference, target.token_ids.to(adapter.device))
         runs = plan(self.config, Problem(utterance, target, adapter.device, self.seed, utterance_id))
@@ -173,7 +189,7 @@ class Explainer:
                 def impact_of(masks: Masks, perturbation: Perturbation = run.perturbation) -> Tensor:
                     return impact(adapter.logits(utterance, target, states=states, **perturbation.apply(masks)))
 
-                for rows in self._observe(run, impact_of, starting_batch_size(reference, inputs)):
+                for rows in self._observe(run, impact_of, starting_batch_size(reference, utterance.inputs)):
                     bar.update(len(rows))
         return {
             **_read(runs, target),
@@ -183,7 +199,7 @@ class Explainer:
             "context_pieces": tuple(adapter.pieces(target.context_ids)),
             "special": tuple(adapter.is_special(target.token_ids)),
             "prefix_length": len(target.prefix_ids),
-            "probabilities": reference.float().softmax(-1).cpu().gather(1, target.token_ids[:, None]).squeeze(1),
+            "probabilities": _probabilities(reference, target.token_ids.to(adapter.device)).cpu(),
             "features": utterance.features,
             "times": utterance.times,
             "frequencies": utterance.frequencies,
@@ -204,16 +220,24 @@ class Explainer:
                 rows = todo[level][:batch_size]
                 if not rows:
                     continue
-                try:
-                    run.estimator.update(run.perturbation.draw(level, rows), impact_of)
-                except RuntimeError as error:
-                    if batch_size == 1 or not should_reduce_batch_size(error):
-                        raise
-                    batch_size //= 2
+                if self._fits(run, level, rows, impact_of):
+                    todo[level] = todo[level][len(rows) :]
+                    yield rows
+                else:
+                    # Only now, when nothing refers to the tensors of the failed pass any more.
                     clear_device_cache(garbage_collection=True)
-                    continue
-                todo[level] = todo[level][len(rows) :]
-                yield rows
+                    batch_size = len(rows) // 2
+
+    @staticmethod
+    def _fits(run: Run, level: int, rows: range, impact_of: Callable[[Masks], Tensor]) -> bool:
+        """Show the estimator these masks and return whether they fit in memory; one that does not is an error."""
+        try:
+            run.estimator.update(run.perturbation.draw(level, rows), impact_of)
+        except RuntimeError as error:
+            if len(rows) == 1 or not should_reduce_batch_size(error):
+                raise
+            return False
+        return True
 
 
 def starting_batch_size(reference: Tensor, inputs: Mapping[str, Tensor]) -> int:
@@ -238,12 +262,21 @@ def _read(runs: Sequence[Run], target: Target) -> dict[str, Any]:
     for run in runs:
         if run.audio_scores is not None and run.labels is not None:
             found["audio_map"] = PatchMap.of(run.labels, run.audio_scores(run.estimator.scores()))
-            halves = [PatchMap.of(run.labels, run.audio_scores(run.estimator.half(i))) for i in (0, 1)]
-            found["reliability"] = split_half(*halves)
+            even, odd = (PatchMap.of(run.labels, run.audio_scores(run.estimator.half(i))) for i in (0, 1))
+            found["reliability"] = split_half(even, odd, len(target.token_ids))
         if run.token_scores is not None:
             scores = run.token_scores(run.estimator.scores())
-            numerator, denominator = scores.numerators[0], scores.denominators[0]
-            raw = ratio(numerator, denominator.expand_as(numerator))
-            found["raw_token_scores"] = raw.float().masked_fill(~target.valid, torch.nan)
-            found["token_mean_impact"] = (numerator.sum(1) / denominator.sum().clamp_min(1.0)).float()
+            numerator = scores.numerators[0]
+            denominator = scores.denominators[0].expand_as(numerator)
+            found["raw_token_scores"] = ratio(numerator, denominator).float().masked_fill(~target.valid, torch.nan)
+            # Text is what the model wrote itself. Masks that hide sound as well say nothing about text alone.
+            written = target.valid.clone()
+            written[:, : len(target.prefix_ids)] = False
+            impact = ratio((numerator * written).sum(1), (denominator * written).sum(1)).float()
+            found["token_mean_impact"] = torch.full_like(impact, torch.nan) if run.audio_scores else impact
     return found
+
+
+def _probabilities(logits: Tensor, token_ids: Tensor) -> Tensor:
+    """Return the probability of each explained token, (K,) float32."""
+    return logits.float().softmax(-1).gather(1, token_ids[:, None]).squeeze(1)

@@ -48,7 +48,7 @@ class PatchMap:
         """Return the map of one token, (T, C): Eq. 3 with the masks of all levels pooled."""
         shape = self.labels.shape[1:]
         numerator, denominator = torch.zeros(shape), torch.zeros(shape)
-        for labels, scores, counts in zip(self.labels.long(), self.numerators, self.denominators, strict=False):
+        for labels, scores, counts in zip(self.labels, self.numerators, self.denominators, strict=False):
             numerator += scores[token][labels]
             denominator += counts[labels]
         return functional.ratio(numerator, denominator)
@@ -96,7 +96,7 @@ class Explanation:
         frequencies: (C,) in Hz.
         audio_map: Raw scores of the spectrogram.
         raw_token_scores: Per token (K, J) float32, Eq. 3; NaN where j is not yet generated.
-        token_mean_impact: (K,) impact of the average token mask.
+        token_mean_impact: (K,) mean impact of the masks that hide a token which the model wrote.
         reliability: Split-half reliability of the audio map.
         waveform: (S,) float32 samples, for playing.
         sampling_rate: Samples per second.
@@ -195,12 +195,13 @@ class Explanation:
     def text_share(self) -> Tensor:
         """(K,) how much a token rests on text, in [0, 1]; above 0.5, more than on sound.
 
-        Impact of the average token mask over the sum of that and the impact of the average spectrogram mask: how far
-        the distribution moves when earlier tokens are hidden, against when sound is. 0 where neither moves it. Not from
-        the paper.
+        Mean impact of hiding a token that the model wrote, over the sum of that and the mean impact of hiding sound.
+        0 for the first token, which has no text before it (start and prompt tokens are none), and where neither moves
+        the distribution; NaN where sound and text were hidden jointly. Not from the paper.
         """
         token, audio = self.token_mean_impact.clamp_min(0), self.audio_map.mean_impact.clamp_min(0)
-        return self._mean_over_groups(functional.ratio(token, token + audio))
+        share = functional.ratio(token, token + audio)
+        return self._mean_over_groups(share.masked_fill((token + audio).isnan(), torch.nan))
 
     def time_centroids(self, top: float = 0.05) -> Tensor:
         """Return the mean time of the most salient features of every token (or word), (K,) in seconds.
@@ -234,8 +235,7 @@ class Explanation:
         p = self.prefix_length
         context = [*_singles(range(p)), *(tuple(p + k for k in group) for group in groups[:-1])]
         words = replace(self, groups=tuple(groups), context_groups=tuple(context))
-        if "_normalised" in self.__dict__:  # tokens and words share the maps that both are made of
-            words.__dict__["_normalised"] = self._normalised
+        words.__dict__["_normalised"] = self._normalised  # tokens and words share the maps that both are made of
         return words
 
     @property

@@ -8,7 +8,7 @@ from torch import Tensor
 from spes_hf.explanation import PatchMap, Reliability
 
 
-def split_half(even: PatchMap, odd: PatchMap) -> Reliability:
+def split_half(even: PatchMap, odd: PatchMap, tokens: int = 1) -> Reliability:
     """Return the reliability of a map from the maps that even and odd masks draw.
 
     Pearson's r between the half maps, stepped up to all masks by the Spearman–Brown formula 2r / (1 + r). The sentence
@@ -17,9 +17,10 @@ def split_half(even: PatchMap, odd: PatchMap) -> Reliability:
     Args:
         even: Map of all tokens from even masks.
         odd: The same from odd masks.
+        tokens: K; all are NaN where a method draws no masks.
     """
     if not (even.numerators and odd.numerators):
-        return Reliability(torch.full((max(1, len(even.numerators)),), torch.nan), float("nan"))
+        return Reliability(torch.full((tokens,), torch.nan), float("nan"))
     tokens = len(even.numerators[0])
     sentence = [torch.zeros(even.labels.shape[1:], dtype=torch.float64) for _ in range(2)]
     each = torch.empty(tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from dataclasses import fields
 from pathlib import Path
@@ -40,18 +41,19 @@ def save_explanation(explanation: Explanation, folder: Path) -> Path:
         raise ExplanationFormatError(f"path {str(folder)!r} is a file; pass a folder to write the explanation to")
     tensors = save_tensors(_tensors(explanation))
     checksum = hashlib.sha256(tensors).hexdigest()
+    sentence = explanation.reliability.sentence
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "tensors": f"explanation-{checksum[:12]}.safetensors",
         "tensors_sha256": checksum,
-        "reliability_of_sentence": explanation.reliability.sentence,
+        "reliability_of_sentence": None if math.isnan(sentence) else sentence,
         **{name: getattr(explanation, name) for name in (*_PLAIN_FIELDS, *_TUPLE_FIELDS)},
     }
     description["sha256"] = _checksum(description)
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / description["tensors"], tensors)
-    _write(folder / DESCRIPTION, json.dumps(description, indent=1).encode("ascii"))
+    _write(folder / DESCRIPTION, json.dumps(description, indent=1, allow_nan=False).encode("ascii"))
     for path in folder.glob("explanation-*.safetensors"):
         if path.name != description["tensors"]:
             path.unlink(missing_ok=True)
@@ -124,7 +126,8 @@ def _explanation(description: dict[str, Any], tensors: dict[str, Tensor]) -> Exp
         tuple(tensors[f"audio.numerator.{level}"] for level in levels),
         tuple(tensors[f"audio.denominator.{level}"] for level in levels),
     )
-    values["reliability"] = Reliability(tensors["reliability"], float(description["reliability_of_sentence"]))
+    sentence = description["reliability_of_sentence"]
+    values["reliability"] = Reliability(tensors["reliability"], math.nan if sentence is None else float(sentence))
     values["waveform"] = tensors["waveform"].float() / 32767
     if values.keys() != {f.name for f in fields(Explanation)}:
         raise KeyError(f"fields {sorted(values)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -69,7 +70,6 @@ def test_the_folder_is_named_after_the_clip(folder, clip, tmp_path, monkeypatch)
     ("arguments", "code", "words"),
     [
         (["--num-masks", "0"], cli.EXIT_USAGE, "num_spectrogram_masks is 0"),
-        (["--dtype", "float99"], cli.EXIT_USAGE, "float99"),
         (["--device", "cuda:99"], cli.EXIT_USAGE, "cuda:99"),
         (["--tgt-lang", "deu"], cli.EXIT_USAGE, "tgt_lang"),
         (["--text", " "], cli.EXIT_USAGE, "text is"),
@@ -90,6 +90,31 @@ def test_wrong_audio_model_and_folder(folder, clip, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert explain(folder, clip, "--out", str(tmp_path / "file")) == cli.EXIT_USAGE
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_dtype_that_does_not_exist(folder, clip):
+    with pytest.raises(SystemExit) as stopped:
+        explain(folder, clip, "--dtype", "float99")
+    assert stopped.value.code == cli.EXIT_USAGE
+
+
+def test_demo_end_to_end(whisper, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert cli.main(["demo", "--num-masks", "6", "--num-token-masks", "6", "--quiet", "--out", str(out)]) == 0
+    assert "ask not what your country can do for you" in capsys.readouterr().out
+    assert (out / "explanation.html").stat().st_size > 100_000
+    assert "ask not what your country can do for you" in Explanation.load(out).text
+
+
+def test_a_console_of_few_letters(folder, clip, tmp_path):
+    assert explain(folder, clip, "--out", str(tmp_path / "out"), "--text", "zażółć gęślą") == 0
+    done = subprocess.run(
+        [sys.executable, "-m", "spes_hf.cli", "report", str(tmp_path / "out")],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0 and b"\\u017c" in done.stdout
 
 
 def test_debug_shows_the_traceback(folder, tmp_path):
@@ -113,5 +138,15 @@ def test_help_is_quick_and_complete():
     shown = subprocess.run(
         [sys.executable, "-m", "spes_hf.cli", "explain", "--help"], check=True, capture_output=True, text=True
     ).stdout
-    for option in ("--model", "--preset", "--num-masks", "--language", "--task", "--out", "--seed", "--device", "--dtype"):
+    for option in (
+        "--model",
+        "--preset",
+        "--num-masks",
+        "--language",
+        "--task",
+        "--out",
+        "--seed",
+        "--device",
+        "--dtype",
+    ):
         assert option in shown

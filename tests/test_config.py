@@ -27,6 +27,7 @@ BAD = {
     "slic_compactness": [0, -1, NAN, INF, None, "0.1", True],
     "perturb": ["both", "", None],
     "estimator": ["gradients", "", None],
+    "patches": [(), (0,), (2000.0,), ("2000",), True, "2000", -3],
 }
 ALLOWED = {
     "num_spectrogram_masks": "whole number",
@@ -42,17 +43,12 @@ ALLOWED = {
     "slic_compactness": "above 0",
     "perturb": "separate, joint",
     "estimator": "perturbation",
+    "patches": "2000, 2500, 3000",
 }
 
 
-
-
 def cases():
-    return [
-        pytest.param(name, value, id=f"{name}={value!r}")
-        for name, values in BAD.items()
-        for value in values
-    ]
+    return [pytest.param(name, value, id=f"{name}={value!r}") for name, values in BAD.items() for value in values]
 
 
 def test_every_field_is_covered_here():
@@ -75,7 +71,8 @@ def test_a_bad_value_is_refused_by_name(name, value):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("num_spectrogram_masks", 2),
+        ("num_spectrogram_masks", 3),
+        ("num_spectrogram_masks", np.int64(500)),
         ("num_token_masks", 1),
         ("spectrogram_mask_prob", 1e-6),
         ("token_mask_prob", 0.999),

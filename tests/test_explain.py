@@ -53,7 +53,10 @@ def test_shapes_and_axes_agree(explanation):
 def test_same_seed_gives_the_same_for_every_batch_size(small_whisper, tone):
     results = [run(*small_whisper, tone, batch_size=size) for size in (1, 3, 8)]
     for other in results[1:]:
-        assert [torch.equal(a, b) for a, b in zip(results[0].audio_map.denominators, other.audio_map.denominators)]
+        assert [
+            torch.equal(a, b)
+            for a, b in zip(results[0].audio_map.denominators, other.audio_map.denominators, strict=True)
+        ]
         torch.testing.assert_close(other.raw_audio, results[0].raw_audio, atol=1e-5, rtol=0)
         torch.testing.assert_close(other.audio_saliency, results[0].audio_saliency, atol=1e-5, rtol=0)
         torch.testing.assert_close(other.raw_token, results[0].raw_token, atol=1e-5, rtol=0, equal_nan=True)
@@ -64,8 +67,7 @@ def test_same_seed_gives_the_same_for_every_batch_size(small_whisper, tone):
 def test_another_seed_or_utterance_gives_other_masks(small_whisper, tone, explanation):
     assert not torch.equal(run(*small_whisper, tone, seed=1).raw_audio, explanation.raw_audio)
     explainer = Explainer(*small_whisper, CONFIG, progress=False)
-    options = GenerationOptions(generate_kwargs=SHORT)
-    first, second = (explainer(tone, options=options, utterance_id=name) for name in ("a", "b"))
+    first, second = (explainer(tone, generate_kwargs=SHORT, utterance_id=name) for name in ("a", "b"))
     assert not torch.equal(first.raw_audio, second.raw_audio)
 
 
@@ -138,7 +140,7 @@ PLANTED = SpesConfig(num_spectrogram_masks=1200, num_token_masks=10, patches_per
 
 @pytest.fixture(scope="module")
 def planted(small_whisper, tone):
-    """A Whisper that hears one region and nothing else: the patches with their centre in a box of 40 frames × 30 bins."""
+    """A Whisper that hears one region alone: the patches with their centre in a box of 40 frames × 30 bins."""
     model, processor = copy.deepcopy(small_whisper[0]), small_whisper[1]
     features = get_adapter(model, processor).encode(load_audio(tone, 16_000)).features
     labels = segment(features, 1.2, PLANTED.patches_per_second, None, 0.0, 0.1)[0]
@@ -264,6 +266,39 @@ def test_memory_that_runs_out_at_one_copy_is_an_error(small_whisper, tone, monke
         explain(model, processor, tone, config=CONFIG, text="hello", progress=False)
 
 
+def test_memory_that_runs_out_is_asked_for_by_what_failed(small_whisper, tone, monkeypatch):
+    """Three masks of a level are fewer than the batch size: half of three is tried next, not half of 64."""
+    model, processor = copy.deepcopy(small_whisper[0]), small_whisper[1]
+    forward, sizes = model.forward, []
+
+    def small_memory(*args, **kwargs):
+        features = kwargs.get("input_features")
+        if features is not None:
+            sizes.append(len(features))
+            if len(features) > 1:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", small_memory)
+    config = SpesConfig(num_spectrogram_masks=3, num_token_masks=4, patches_per_second=400)
+    explain(model, processor, tone, config=config, text="ask", batch_size=64, progress=False)
+    assert sizes == [3, 1, 1, 1]
+
+
+def test_sampling_follows_the_seed(small_whisper, tone):
+    settings = {"do_sample": True, "temperature": 2.0, "max_new_tokens": 8}
+    config = SpesConfig(num_spectrogram_masks=3, num_token_masks=3)
+    state = torch.random.get_rng_state()
+
+    def tokens(seed):
+        return explain(
+            *small_whisper, tone, config=config, generate_kwargs=settings, seed=seed, progress=False
+        ).token_ids
+
+    assert tokens(0) == tokens(0) != tokens(1)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
 # What is explained ---------------------------------------------------------------------------------------------------
 
 
@@ -285,6 +320,13 @@ def test_a_given_text_is_explained(small_whisper, tone):
     assert found.tokens == [" ask", " not", " what", "<|endoftext|>"]
     assert found.context_tokens == ["<|startoftranscript|>", "<|notimestamps|>", " ask", " not", " what"]
     assert found.provenance["output"]["given"] is True
+
+
+def test_text_share_is_about_text_that_the_model_wrote(explanation, small_whisper, tone):
+    assert explanation.text_share[0] == 0  # nothing but start tokens stands before it
+    assert (explanation.text_share[1:] > 0).all() and (explanation.text_share <= 1).all()
+    joint = run(*small_whisper, tone, config=SpesConfig(num_spectrogram_masks=6, perturb="joint"))
+    assert joint.text_share.isnan().all()
 
 
 @pytest.mark.parametrize("impact", ["kl", "probability", "contrastive"])
@@ -380,6 +422,11 @@ def test_models_that_cannot_be_explained(small_whisper, tone):
         ({"language": "Klingon"}, "refused|language"),
         ({"generate_kwargs": {"num_return_sequences": 2}}, "num_return_sequences"),
         ({"generate_kwargs": {"language": "en"}}, "pass it to explain"),
+        ({"generate_kwargs": {"generation_config": None}}, "generation_config"),
+        ({"generate_kwargs": "num_beams=5"}, "pass a dictionary"),
+        ({"text": "ask", "generate_kwargs": {"return_timestamps": True}}, "no timestamps"),
+        ({"text": "a " * 600}, "at most 446"),
+        ({"batch_size": True}, "batch_size is True"),
     ],
 )
 def test_arguments_outside_what_is_allowed(small_whisper, tone, arguments, words):

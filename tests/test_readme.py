@@ -28,7 +28,9 @@ def test_links_lead_somewhere():
 def test_python_in_the_readme_runs(whisper, tmp_path, monkeypatch, capsys):
     """The ten lines as they stand, but for fewer masks."""
     (code,) = PYTHON
-    few = code.replace("SpesConfig.fast()", "SpesConfig.fast(num_spectrogram_masks=6, num_token_masks=6), progress=False")
+    few = code.replace(
+        "SpesConfig.fast()", "SpesConfig.fast(num_spectrogram_masks=6, num_token_masks=6), progress=False"
+    )
     assert few != code
     monkeypatch.chdir(tmp_path)
     exec(compile(few, "README.md", "exec"), {})

@@ -77,7 +77,12 @@ def test_a_half_precision_model_says_the_same(whisper, jfk):
     config = SpesConfig.fast(num_spectrogram_masks=6, num_token_masks=30)
     full = explain(model, processor, clip, config=config, text="And so, my fellow", progress=False)
     half = explain(
-        copy.deepcopy(model).to(torch.bfloat16), processor, clip, config=config, text="And so, my fellow", progress=False
+        copy.deepcopy(model).to(torch.bfloat16),
+        processor,
+        clip,
+        config=config,
+        text="And so, my fellow",
+        progress=False,
     )
     valid = ~full.raw_token.isnan()
     assert np.corrcoef(full.raw_token[valid], half.raw_token[valid])[0, 1] > 0.98

@@ -31,9 +31,7 @@ def moving(clips):
 
 @pytest.fixture(scope="module")
 def translated(moving):
-    return tiny_models.explain_clips(
-        "seamless-en-de-es", SpesConfig.paper("st", **BUDGET), moving, tgt_lang="deu"
-    )
+    return tiny_models.explain_clips("seamless-en-de-es", SpesConfig.paper("st", **BUDGET), moving, tgt_lang="deu")
 
 
 def test_recognition_is_monotonic(recognised):

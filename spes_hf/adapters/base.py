@@ -24,6 +24,7 @@ _RESERVED = {
     "force_unique_generate_call",
     "forced_decoder_ids",
     "generate_speech",
+    "generation_config",
     "input_features",
     "inputs",
     "num_return_sequences",
@@ -51,6 +52,10 @@ class GenerationOptions:
     generate_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.generate_kwargs, Mapping):
+            raise ConfigError(
+                f'generate_kwargs is {self.generate_kwargs!r}; pass a dictionary such as {{"num_beams": 5}}'
+            )
         reserved = sorted(_RESERVED & self.generate_kwargs.keys())
         if reserved:
             raise ConfigError(f"generate_kwargs holds {', '.join(reserved)}, which explain() sets itself; leave it out")
@@ -140,10 +145,9 @@ class Adapter(ABC):
                 f"model is a {type(unwrapped).__name__}, which does not turn speech into text; load it as a "
                 f"{' or '.join(self.model_classes)}"
             )
-        name = type(processor).__name__
-        if name not in self.processor_classes:
+        if not {c.__name__ for c in type(processor).__mro__} & {*self.processor_classes}:
             raise UnsupportedModelError(
-                f"processor is a {name}, but the model is a {type(model).__name__}; expected "
+                f"processor is a {type(processor).__name__}, but the model is a {type(model).__name__}; expected "
                 f"{' or '.join(self.processor_classes)}: AutoProcessor.from_pretrained(the model's own name)"
             )
         if self.device.type == "meta":
@@ -207,9 +211,14 @@ class Adapter(ABC):
     @property
     def eos_token_id(self) -> int:
         """The token that ends an output."""
+        return self.eos_token_ids[0]
+
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """The tokens that end an output; most models have one."""
         eos = self.model.generation_config.eos_token_id
         eos = self.model.config.eos_token_id if eos is None else eos
-        return int(eos[0] if isinstance(eos, (list, tuple)) else eos)
+        return [int(i) for i in eos] if isinstance(eos, (list, tuple)) else [int(eos)]
 
     def start_token_id(self, options: GenerationOptions) -> int:
         """Return the token that ``generate()`` feeds the decoder first, where a family has just one."""
@@ -249,8 +258,8 @@ class Adapter(ABC):
         self.check_options(options)
         clean = utterance.features if features is None else features
         inputs = self.model_inputs(utterance, clean[None].to(self.device))
-        # Not in inference mode: a model may keep tensors for later, and tensors from there refuse to be trained with.
-        with torch.inference_mode(False), torch.no_grad(), _quiet():
+        # Never in inference mode: a model may keep tensors for later, and those would refuse to be trained with.
+        with torch.no_grad(), _quiet():
             return self.generate_ids(utterance, inputs, options)
 
     def encode_text(self, utterance: Utterance, text: str, options: GenerationOptions) -> Target:
@@ -273,7 +282,20 @@ class Adapter(ABC):
                 f"{vocabulary} tokens. Use the spelling and script that the model itself writes"
             )
         prefix = self.prefix_ids(utterance, options)
+        limit = self.max_target_positions
+        if limit is not None and len(prefix) + len(ids) > limit:
+            raise ConfigError(
+                f"text has {len(ids)} tokens, but the model writes at most {limit - len(prefix)}; explain it in parts, "
+                "each with the audio that it belongs to"
+            )
         return Target(prefix.cpu(), torch.tensor([*ids, self.eos_token_id]), complete=True)
+
+    @property
+    def max_target_positions(self) -> int | None:
+        """How many decoder inputs the model has positions for, if it says."""
+        config = self.model.config.get_text_config(decoder=True)
+        limit = getattr(config, "max_target_positions", None) or getattr(config, "max_position_embeddings", None)
+        return None if limit is None else int(limit)
 
     def encoder_states(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return the encoder's output, (B, S, D)."""
@@ -303,10 +325,8 @@ class Adapter(ABC):
             batch, inputs = len(features), self.model_inputs(utterance, features)
         else:
             batch = 1 if token_keep is None else len(token_keep)
-            inputs = self.model_inputs(utterance, utterance.features[None].to(self.device))
-            if states is None:
-                states = self.encoder_states(inputs)
-            inputs = self.decoder_inputs(inputs, states, batch)
+            states = self.encoder_states(utterance.inputs) if states is None else states
+            inputs = self.decoder_inputs(utterance.inputs, states, batch)
         ids = target.context_ids.to(self.device).expand(batch, -1)
         with self.perturbed_tokens(ids, token_keep) as decoder_inputs:
             output = self.forward({**inputs, **decoder_inputs})
@@ -373,25 +393,42 @@ class Adapter(ABC):
         tokens = sequence[prefix_length:]
         if not len(tokens):
             raise ConfigError("model.generate() wrote nothing; raise max_new_tokens or max_length in generate_kwargs")
-        ends = (tokens == self.eos_token_id).nonzero()
+        ends = torch.isin(tokens, torch.tensor(self.eos_token_ids)).nonzero()
         tokens = tokens[: int(ends[0]) + 1] if len(ends) else tokens
         return Target(sequence[:prefix_length], tokens, complete=bool(len(ends)))
 
 
 @contextmanager
-def preserved(model: Any) -> Iterator[None]:
-    """Put the model in evaluation mode for a while; afterwards its mode and all random states are as they were."""
+def preserved(model: Any, seed: int = 0) -> Iterator[None]:
+    """Put the model in evaluation mode for a while; afterwards its mode and all random states are as they were.
+
+    Args:
+        model: The user's model.
+        seed: What sampling in ``generate()`` starts from meanwhile.
+    """
     training = [module for module in model.modules() if module.training]
-    numpy_state = np.random.get_state()
-    devices = [model.device.index or 0] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        try:
-            model.eval()
-            yield
-        finally:
-            for module in training:
-                module.training = True
-            np.random.set_state(numpy_state)
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type not in ("cpu", "meta")}
+    numpy_state, cpu_state = np.random.get_state(), torch.get_rng_state()
+    states = {device: torch.get_device_module(device).get_rng_state(*_which(device)) for device in devices}
+    try:
+        torch.default_generator.manual_seed(seed % 2**63)
+        for device in devices:
+            with nullcontext() if device.type == "mps" else torch.get_device_module(device).device(device):
+                torch.get_device_module(device).manual_seed(seed % 2**63)
+        model.eval()
+        yield
+    finally:
+        for module in training:
+            module.training = True
+        np.random.set_state(numpy_state)
+        torch.set_rng_state(cpu_state)
+        for device, state in states.items():
+            torch.get_device_module(device).set_rng_state(state, *_which(device))
+
+
+def _which(device: torch.device) -> tuple[torch.device, ...]:
+    """Return what names a device to its random state; there is one MPS device, without a name."""
+    return () if device.type == "mps" else (device,)
 
 
 @contextmanager

@@ -119,11 +119,7 @@ class SeamlessM4TAdapter(Adapter):
 
     def encoder_states(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return the speech encoder's output, (B, S, D)."""
-        if not torch.is_inference_mode_enabled():
-            return self.model.speech_encoder(**inputs).last_hidden_state
-        # The encoder keeps its position embeddings; kept from inference mode, they would break training afterwards.
-        with torch.inference_mode(False), torch.no_grad():
-            return self.model.speech_encoder(**inputs).last_hidden_state
+        return self.model.speech_encoder(**inputs).last_hidden_state
 
     def forward(self, inputs: Mapping[str, Any]) -> Any:
         """Return the model's output for speech; a full model warns at every pass that is given features."""

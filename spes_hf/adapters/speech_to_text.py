@@ -76,6 +76,12 @@ class Speech2TextAdapter(Adapter):
                 return_attention_mask=True,
             )
         features = batch.input_features[0, : int(batch.attention_mask.sum())]
+        limit = self.model.config.max_source_positions
+        if len(features) > limit:
+            raise AudioError(
+                f"audio has {len(features)} frames of 10 ms, but the model has positions for {limit}; cut it where "
+                "speech pauses and explain the parts"
+            )
         constant = int((~features.isfinite()).any(0).sum())
         if constant:
             raise AudioError(

@@ -50,7 +50,7 @@ class WhisperAdapter(Adapter):
         extractor = self.processor.feature_extractor
         frames = len(waveform.samples) // extractor.hop_length
         check_length(frames, waveform)
-        if frames > self.window_frames:
+        if len(waveform.samples) > self.window_frames * extractor.hop_length:
             window_s = self.window_frames * extractor.hop_length / extractor.sampling_rate
             length_s = len(waveform.samples) / waveform.sampling_rate
             raise AudioError(
@@ -101,6 +101,10 @@ class WhisperAdapter(Adapter):
 
     def prefix_ids(self, utterance: Utterance, options: GenerationOptions) -> Tensor:
         """Return what ``generate()`` starts from; an unset language is detected from the clean audio, as it does."""
+        if options.generate_kwargs.get("return_timestamps"):
+            raise ConfigError(
+                "text is given, so generate_kwargs must not hold return_timestamps: a text has no timestamps"
+            )
         one_token = {**options.generate_kwargs, "max_new_tokens": 1, "num_beams": 1}
         one_token.pop("max_length", None)
         only_prefix = GenerationOptions(options.language, options.task, None, one_token)
@@ -122,6 +126,10 @@ class WhisperAdapter(Adapter):
     def pieces(self, ids: Tensor) -> list[str]:
         """Return the text of every token of Whisper's byte-level vocabulary."""
         return [byte_level_piece(token) for token in self.tokenizer.convert_ids_to_tokens(ids.tolist())]
+
+    def is_special(self, ids: Tensor) -> list[bool]:
+        """Return for every token whether it is no text: end, start, language, task, timestamps; all come last."""
+        return [i >= self.eos_token_id for i in ids.tolist()]
 
     def _prefix_length(self, sequence: list[int]) -> int:
         """Return where the tokens begin: after the start token and the language, task and no-timestamps tokens."""

@@ -25,7 +25,7 @@ class PerturbationEstimator:
 
     def update(self, masks: Masks, impact_of: Callable[[Masks], Tensor]) -> None:
         """Run the model under these masks and add what they show."""
-        with torch.inference_mode():
+        with torch.no_grad():
             self.add(masks, impact_of(masks))
 
     def add(self, masks: Masks, impact: Tensor) -> None:

@@ -90,11 +90,12 @@ def test_update_runs_the_model_without_gradients():
     seen = []
 
     def impact_of(masks):
-        seen.append(torch.is_inference_mode_enabled())
+        # Not inference mode: what the model keeps from here must not refuse to be trained with.
+        seen.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
         return (weight * masks.keep.float().sum(1))[:, None]
 
     estimator.update(Masks(torch.tensor([[True, False]]), 0, range(1)), impact_of)
-    assert seen == [True]
+    assert seen == [(False, False)]
     assert not estimator.scores().numerators[0].requires_grad
 
 
