@@ -77,7 +77,7 @@ def seconds_per_mask(
             explain(model, processor, audio, config=SpesConfig.fast(**counts), progress=False, **arguments)
             took.append(time.perf_counter() - start)
         costs.append((took[1] - took[0]) / (many[kind] - few[kind]))
-    return max(0.0, statistics.median(costs))
+    return statistics.median(costs)
 
 
 def readable(seconds: float) -> str:

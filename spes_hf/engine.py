@@ -13,7 +13,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from spes_hf.adapters import GenerationOptions, Target, Utterance, get_adapter
-from spes_hf.adapters.base import preserved
 from spes_hf.config import ExplainConfig, SpesConfig
 from spes_hf.data.audio import load_audio
 from spes_hf.errors import ConfigError
@@ -23,6 +22,7 @@ from spes_hf.impact import make_impact
 from spes_hf.perturbation.base import Masks, Perturbation
 from spes_hf.perturbation.masks import mask_key
 from spes_hf.perturbation.plan import Problem, Run, plan
+from spes_hf.preserve import preserved
 from spes_hf.provenance import describe
 from spes_hf.reliability import split_half
 

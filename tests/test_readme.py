@@ -27,18 +27,27 @@ def test_links_lead_somewhere():
 
 def test_python_in_the_readme_runs(whisper, tmp_path, monkeypatch, capsys):
     """The ten lines as they stand, but for fewer masks."""
-    (code,) = PYTHON
+    code, measures = PYTHON
     few = code.replace(
         "SpesConfig.fast()", "SpesConfig.fast(num_spectrogram_masks=6, num_token_masks=6), progress=False"
     )
     assert few != code
     monkeypatch.chdir(tmp_path)
-    exec(compile(few, "README.md", "exec"), {})
+    names: dict = {}
+    exec(compile(few, "README.md", "exec"), names)
     shown = capsys.readouterr().out
     assert "ask not what your country can do for you" in shown
     assert len(re.findall(r"heard around \d+\.\d s, rests on text to \d+%", shown)) == 24
     assert (tmp_path / "why.html").stat().st_size > 100_000
     assert len(list((tmp_path / "why").glob("explanation*"))) == 2
+    coarse = measures.replace('"fine"', "[0, 0.05, 1]")
+    assert coarse != measures
+    exec(compile(coarse, "README.md", "exec"), names)
+    assert "deletion_probability" in capsys.readouterr().out
+
+
+def test_no_placeholder_is_left():
+    assert not re.findall(r"\b[A-Z]{4,}_[A-Z]+\b", README)
 
 
 @pytest.mark.parametrize("command", [line for block in BASH[2:] for line in block.splitlines() if line.strip()])

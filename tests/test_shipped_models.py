@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from statistics import mean
 
 import pytest
 import tiny_models
 from scipy.stats import mannwhitneyu
 
+import spes_hf
 from spes_hf import SpesConfig
 from spes_hf.demo import load_tiny_model, tiny_clips
 
@@ -64,15 +66,17 @@ def test_what_sound_says_and_what_text_says(recognised):
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "reference", "wrong"),
+    ("name", "arguments", "reference"),
     [
-        ("speech2text-en", {}, "transcript", 0.10),
-        ("seamless-en-de-es", {"tgt_lang": "deu"}, "translation_de", 0.25),
-        ("seamless-en-de-es", {"tgt_lang": "spa"}, "translation_es", 0.25),
+        ("speech2text-en", {}, "transcript"),
+        ("seamless-en-de-es", {"tgt_lang": "deu"}, "translation_de"),
+        ("seamless-en-de-es", {"tgt_lang": "spa"}, "translation_es"),
     ],
 )
-def test_the_models_have_learnt_their_task(clips, name, arguments, reference, wrong):
+def test_the_models_have_learnt_their_task(clips, name, arguments, reference):
+    """WER at most 10 %, BLEU at least 60; the model cards say more, on 400 utterances."""
     import jiwer
+    import sacrebleu
 
     from spes_hf.adapters import GenerationOptions, get_adapter
     from spes_hf.data.audio import load_audio
@@ -84,4 +88,17 @@ def test_the_models_have_learnt_their_task(clips, name, arguments, reference, wr
         target = adapter.generate(utterance, GenerationOptions(**arguments))
         assert target.complete
         written.append(adapter.text(target.token_ids))
-    assert jiwer.wer([clip[reference] for clip in clips], written) <= wrong
+    references = [clip[reference] for clip in clips]
+    if reference == "transcript":
+        assert jiwer.wer(references, written) <= 0.10
+    else:
+        assert sacrebleu.corpus_bleu(written, [references]).score >= 60
+
+
+@pytest.mark.parametrize("name", ["speech2text-en", "seamless-en-de-es"])
+def test_the_models_are_small_and_have_a_card(name):
+    folder = Path(spes_hf.__file__).parent / "assets" / "tiny" / name
+    assert (folder / "model.safetensors").stat().st_size < 6_000_000
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    for section in ("## Use", "## Results", "## Data", "## Limits", "license: apache-2.0"):
+        assert section in card

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from spes_hf.data.audio import Waveform
 from spes_hf.errors import AudioError, ConfigError, UnsupportedModelError
+from spes_hf.preserve import quiet
 from spes_hf.text import sentencepiece_piece
 
 # generate() arguments that spes_hf sets itself; a user's value would change what is returned, not what is generated.
@@ -259,7 +260,7 @@ class Adapter(ABC):
         clean = utterance.features if features is None else features
         inputs = self.model_inputs(utterance, clean[None].to(self.device))
         # Never in inference mode: a model may keep tensors for later, and those would refuse to be trained with.
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             return self.generate_ids(utterance, inputs, options)
 
     def encode_text(self, utterance: Utterance, text: str, options: GenerationOptions) -> Target:
@@ -396,52 +397,6 @@ class Adapter(ABC):
         ends = torch.isin(tokens, torch.tensor(self.eos_token_ids)).nonzero()
         tokens = tokens[: int(ends[0]) + 1] if len(ends) else tokens
         return Target(sequence[:prefix_length], tokens, complete=bool(len(ends)))
-
-
-@contextmanager
-def preserved(model: Any, seed: int = 0) -> Iterator[None]:
-    """Put the model in evaluation mode for a while; afterwards its mode and all random states are as they were.
-
-    Args:
-        model: The user's model.
-        seed: What sampling in ``generate()`` starts from meanwhile.
-    """
-    training = [module for module in model.modules() if module.training]
-    devices = {parameter.device for parameter in model.parameters() if parameter.device.type not in ("cpu", "meta")}
-    numpy_state, cpu_state = np.random.get_state(), torch.get_rng_state()
-    states = {device: torch.get_device_module(device).get_rng_state(*_which(device)) for device in devices}
-    try:
-        torch.default_generator.manual_seed(seed % 2**63)
-        for device in devices:
-            with nullcontext() if device.type == "mps" else torch.get_device_module(device).device(device):
-                torch.get_device_module(device).manual_seed(seed % 2**63)
-        model.eval()
-        yield
-    finally:
-        for module in training:
-            module.training = True
-        np.random.set_state(numpy_state)
-        torch.set_rng_state(cpu_state)
-        for device, state in states.items():
-            torch.get_device_module(device).set_rng_state(state, *_which(device))
-
-
-def _which(device: torch.device) -> tuple[torch.device, ...]:
-    """Return what names a device to its random state; there is one MPS device, without a name."""
-    return () if device.type == "mps" else (device,)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep back what transformers logs about settings that spes_hf hands to ``generate()`` on the user's behalf."""
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 def mel_frequencies(bins: int, low_hz: float, high_hz: float, mel_scale: str) -> Tensor:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from spes_hf.adapters import Adapter, GenerationOptions, Target, Utterance, get_adapter
-from spes_hf.adapters.base import preserved
 from spes_hf.config import Fill
 from spes_hf.data.audio import Waveform
 from spes_hf.engine import starting_batch_size
@@ -21,6 +20,7 @@ from spes_hf.explanation import Explanation
 from spes_hf.functional import deletion_masks
 from spes_hf.metrics.rows import Row, as_dict, check_map, check_model, explanation_of, failed, method_signature
 from spes_hf.perturbation.plan import fill_values
+from spes_hf.preserve import preserved
 
 PAPER_FRACTIONS = tuple(step / 20 for step in range(21))
 FINE_FRACTIONS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.075, *PAPER_FRACTIONS[2:])

@@ -1,0 +1,56 @@
+"""The user's model is left as it was: what has to be switched for a while is switched back, whatever happens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def preserved(model: Any, seed: int = 0) -> Iterator[None]:
+    """Put the model in evaluation mode for a while; afterwards its mode and all random states are as they were.
+
+    Args:
+        model: The user's model.
+        seed: What sampling in ``generate()`` starts from meanwhile.
+    """
+    training = [module for module in model.modules() if module.training]
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type not in ("cpu", "meta")}
+    numpy_state, cpu_state = np.random.get_state(), torch.get_rng_state()
+    states = {device: torch.get_device_module(device).get_rng_state(*_which(device)) for device in devices}
+    try:
+        torch.default_generator.manual_seed(seed % 2**63)
+        for device in devices:
+            with nullcontext() if device.type == "mps" else torch.get_device_module(device).device(device):
+                torch.get_device_module(device).manual_seed(seed % 2**63)
+        model.eval()
+        yield
+    finally:
+        for module in training:
+            module.training = True
+        np.random.set_state(numpy_state)
+        torch.set_rng_state(cpu_state)
+        for device, state in states.items():
+            torch.get_device_module(device).set_rng_state(state, *_which(device))
+
+
+def _which(device: torch.device) -> tuple[torch.device, ...]:
+    """Return what names a device to its random state; there is one MPS device, without a name."""
+    return () if device.type == "mps" else (device,)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep back what transformers logs about settings that spes_hf hands to ``generate()`` on the user's behalf."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
