@@ -8,6 +8,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from planted import with_ear
 from torch import nn
 
 from spes_hf import (
@@ -123,25 +124,13 @@ def test_engine_equals_the_literal_method(small_whisper, tone, explanation):
     torch.testing.assert_close(explanation.raw_token[valid], expected[valid], atol=1e-5, rtol=0)
 
 
-class _Ear(nn.Conv1d):
-    """A first layer that hears one thing: how much a region of the spectrogram differs from its mel bins' means."""
-
-    region: torch.Tensor
-    means: torch.Tensor
-    pattern: torch.Tensor
-
-    def forward(self, spectrogram):
-        heard = ((spectrogram - self.means[:, None]).abs() * self.region).sum((1, 2)) / self.region.sum()
-        return super().forward(3 * heard[:, None, None] * self.pattern)
-
-
 PLANTED = SpesConfig(num_spectrogram_masks=1200, num_token_masks=10, patches_per_second=400)
 
 
 @pytest.fixture(scope="module")
 def planted(small_whisper, tone):
     """A Whisper that hears one region alone: the patches with their centre in a box of 40 frames × 30 bins."""
-    model, processor = copy.deepcopy(small_whisper[0]), small_whisper[1]
+    model, processor = small_whisper
     features = get_adapter(model, processor).encode(load_audio(tone, 16_000)).features
     labels = segment(features, 1.2, PLANTED.patches_per_second, None, 0.0, 0.1)[0]
     region = torch.zeros(120, 80, dtype=torch.bool)
@@ -150,15 +139,7 @@ def planted(small_whisper, tone):
         time, mel = (index.double().mean() for index in where.nonzero(as_tuple=True))
         if 40 <= time < 80 and 20 <= mel < 50:
             region |= where
-    encoder = model.get_encoder()
-    ear = _Ear(80, 32, kernel_size=3, padding=1)
-    ear.load_state_dict(encoder.conv1.state_dict())
-    ear.region = torch.zeros(80, 200)
-    ear.region[:, :120] = region.T
-    ear.means = features.mean(0)
-    ear.pattern = torch.randn(80, 200, generator=torch.Generator().manual_seed(0))
-    encoder.conv1 = ear
-    return model.eval(), processor, region
+    return with_ear(model, features, region, gain=3), processor, region
 
 
 def test_planted_evidence_is_found(planted, tone):

@@ -138,13 +138,13 @@ class _Curve(ABC):
         adapter = self.adapter
         target = clean_target(explanation, adapter, utterance, options)
         ids = target.token_ids.to(adapter.device)
-        with torch.inference_mode():
+        with torch.no_grad():
             reference = adapter.logits(utterance, target)[0]
         size = self.batch_size or starting_batch_size(reference, utterance.inputs)
         means: list[float] = []
         for masks in keep.split(size):
             features = torch.where(masks, explanation.features, fill).to(adapter.device)
-            with torch.inference_mode():
+            with torch.no_grad():
                 logits = adapter.logits(utterance, target, features=features).float()
             probabilities = logits.log_softmax(-1).gather(-1, ids.expand(len(masks), -1).unsqueeze(-1)).exp()
             means += probabilities.squeeze(-1).mean(1).tolist()
@@ -304,4 +304,4 @@ def clean_target(
             "pass the model that was explained, with its own generation config"
         )
     tokens = torch.tensor(explanation.token_id_list)
-    return Target(prefix, tokens, complete=int(tokens[-1]) == adapter.eos_token_id)
+    return Target(prefix, tokens, complete=int(tokens[-1]) in adapter.eos_token_ids)

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from planted import with_ear
 
 from spes_hf import EnergyConfig, explain
 from spes_hf.explanation import Explanation
 
 SHORT = {"max_new_tokens": 6}
-
-
-class _Ear(nn.Conv1d):
-    """A first layer that hears how far a region differs from the means of its mel bins, and nothing else."""
-
-    region: torch.Tensor
-    means: torch.Tensor
-    pattern: torch.Tensor
-
-    def forward(self, spectrogram):
-        heard = ((spectrogram - self.means[:, None]).abs() * self.region).sum((1, 2)) / self.region.sum()
-        return super().forward(8 * heard[:, None, None] * self.pattern)
 
 
 @dataclass
@@ -51,18 +38,11 @@ def explanation(small_whisper, tone) -> Explanation:
 
 @pytest.fixture(scope="session")
 def planted(small_whisper, tone, explanation) -> Planted:
-    model, processor = copy.deepcopy(small_whisper[0]), small_whisper[1]
+    processor = small_whisper[1]
     region = torch.zeros(120, 80, dtype=torch.bool)
     region[40:80, 20:60] = True
-    encoder = model.get_encoder()
-    ear = _Ear(80, 32, kernel_size=3, padding=1)
-    ear.load_state_dict(encoder.conv1.state_dict())
-    ear.region = torch.zeros(80, 200)
-    ear.region[:, :120] = region.T
-    ear.means = explanation.features.mean(0)
-    ear.pattern = torch.randn(80, 200, generator=torch.Generator().manual_seed(1))
-    encoder.conv1 = ear
-    found = explain(model.eval(), processor, tone, config=EnergyConfig(), generate_kwargs=SHORT, progress=False)
+    model = with_ear(small_whisper[0], explanation.features, region, gain=8, seed=1)
+    found = explain(model, processor, tone, config=EnergyConfig(), generate_kwargs=SHORT, progress=False)
     return Planted(model, processor, region, found)
 
 

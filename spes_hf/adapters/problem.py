@@ -1,0 +1,113 @@
+"""What adapters and the engine pass each other: an utterance, an output to explain, and how it is generated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spes_hf.data.audio import Waveform
+from spes_hf.errors import ConfigError
+
+# generate() arguments that spes_hf sets itself; a user's value would change what is returned, not what is generated.
+_RESERVED = {
+    "attention_mask",
+    "decoder_input_ids",
+    "force_unique_generate_call",
+    "forced_decoder_ids",
+    "generate_speech",
+    "generation_config",
+    "input_features",
+    "inputs",
+    "num_return_sequences",
+    "output_scores",
+    "return_dict_in_generate",
+    "return_segments",
+    "return_token_timestamps",
+}
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """What the user says of the output: language and task as the family's ``generate()`` names them.
+
+    Attributes:
+        language: Language of the speech (Whisper).
+        task: "transcribe" or "translate" (Whisper).
+        tgt_lang: Language of the text (SeamlessM4T, multilingual Speech2Text).
+        generate_kwargs: Anything else for ``generate()``: beam search, length limits, ….
+    """
+
+    language: str | None = None
+    task: str | None = None
+    tgt_lang: str | None = None
+    generate_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.generate_kwargs, Mapping):
+            raise ConfigError(
+                f'generate_kwargs is {self.generate_kwargs!r}; pass a dictionary such as {{"num_beams": 5}}'
+            )
+        reserved = sorted(_RESERVED & self.generate_kwargs.keys())
+        if reserved:
+            raise ConfigError(f"generate_kwargs holds {', '.join(reserved)}, which explain() sets itself; leave it out")
+        for name in ("language", "task", "tgt_lang"):
+            if name in self.generate_kwargs:
+                raise ConfigError(f"generate_kwargs holds {name}; pass it to explain() as {name}=… instead")
+
+    def given(self, *names: str) -> dict[str, str]:
+        """Return those of the named options that are set."""
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One utterance as the model sees it.
+
+    Attributes:
+        waveform: The samples that the features were made from.
+        features: (T, C) float32 spectrogram on the CPU, true frames only, time first, low frequencies first.
+        inputs: The model's own inputs, a batch of one, on the model's device: what `Adapter.model_inputs` fills in.
+        times: (T,) centre of every frame, in seconds.
+        frequencies: (C,) centre of every mel bin, in Hz.
+    """
+
+    waveform: Waveform
+    features: Tensor
+    inputs: Mapping[str, Tensor]
+    times: Tensor
+    frequencies: Tensor
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return len(self.waveform.samples) / self.waveform.sampling_rate
+
+
+@dataclass(frozen=True)
+class Target:
+    """The output to explain.
+
+    Attributes:
+        prefix_ids: (P,) start and prompt tokens, which the model did not choose.
+        token_ids: (K,) y_1 … y_K, the explained tokens, the end-of-sequence token included.
+        complete: Whether the output ends with the end-of-sequence token (false where a length limit cut it).
+    """
+
+    prefix_ids: Tensor
+    token_ids: Tensor
+    complete: bool
+
+    @property
+    def context_ids(self) -> Tensor:
+        """(J,) decoder inputs: the prefix, then y_1 … y_{K−1}."""
+        return torch.cat([self.prefix_ids, self.token_ids[:-1]])
+
+    @property
+    def valid(self) -> Tensor:
+        """(K, J) bool: decoder input j stands before token k."""
+        position = torch.arange(len(self.prefix_ids), len(self.prefix_ids) + len(self.token_ids))
+        return torch.arange(len(self.context_ids)) < position[:, None]
