@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_BANDS = 4  # with more methods than this their intervals hide the curves
+_MARKERS = "osD^vP*X<>h"
+# Dark to light by turns (after Okabe and Ito), so that neighbours differ without colour.
+_COLORS = ("#000000", "#d55e00", "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#7f7f7f")
+
 
 @dataclass(frozen=True, eq=False)
 class Curve:
@@ -182,7 +187,7 @@ def compare(
 
 
 def plot_curves(scores: Mapping[str, Score] | Sequence[Score]) -> tuple[Figure, Axes]:
-    """Return a figure of the curves of one score by several methods, with their intervals (Fig. 5 and 6).
+    """Return a figure of the curves of one score by several methods (Fig. 5 and 6); up to four with their intervals.
 
     Args:
         scores: Method's name → score; or scores alone.
@@ -196,19 +201,33 @@ def plot_curves(scores: Mapping[str, Score] | Sequence[Score]) -> tuple[Figure, 
     named = scores if isinstance(scores, Mapping) else {s.signature.split("|")[0]: s for s in scores}
     if not named:
         raise ConfigError("scores is empty; pass a score for each method, as summarize() returns them")
-    figure = Figure(figsize=(6.0, 4.0), layout="constrained")
+    figure = Figure(figsize=(7.5, 4.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for label, score in named.items():
+    best_first = sorted(
+        named.items(), key=lambda item: item[1].value, reverse=next(iter(named.values())).higher_is_better
+    )
+    for i, (label, score) in enumerate(best_first):
         curve = score.curve
         if curve is None:
             raise ConfigError(
                 f"scores[{label!r}] is {score.name}, which has no curve; pass deletion, insertion or size"
             )
-        (line,) = axes.plot(100 * curve.x, curve.y, marker=".", label=f"{label} ({score.value:.1f})")
-        axes.fill_between(100 * curve.x, curve.low, curve.high, color=line.get_color(), alpha=0.15, linewidth=0)
+        # Markers and dashes tell the methods apart in greyscale too.
+        (line,) = axes.plot(
+            100 * curve.x,
+            curve.y,
+            marker=_MARKERS[i % len(_MARKERS)],
+            markersize=4,
+            linestyle=("-", "--", ":")[i % 3],
+            linewidth=1.2,
+            color=_COLORS[i % len(_COLORS)],
+            label=f"{label} ({score.value:.1f})",
+        )
+        if len(named) <= _BANDS:
+            axes.fill_between(100 * curve.x, curve.low, curve.high, color=line.get_color(), alpha=0.15, linewidth=0)
         axes.set_xlabel(f"{curve.x_label} (%)")
         axes.set_ylabel(curve.y_label)
     axes.set_ylim(-2, 102)
-    axes.legend(title="area under the curve")
+    figure.legend(title="area under the curve,\nbest first", loc="outside right upper", frameon=False)
     return figure, axes
