@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
 
@@ -110,6 +110,14 @@ class Adapter(ABC):
         return self.model.dtype
 
     @property
+    def differentiable(self) -> bool:
+        """Whether gradients pass through all of the model: not through quantised weights."""
+        if getattr(self.model, "is_quantized", False) or getattr(self.model, "hf_quantizer", None) is not None:
+            return False
+        modules = any(".quantized" in type(module).__module__ for module in self.model.modules())
+        return not modules and all(weight.is_floating_point() for weight in self.model.parameters())
+
+    @property
     def eos_token_id(self) -> int:
         """The token that ends an output."""
         return self.eos_token_ids[0]
@@ -156,12 +164,27 @@ class Adapter(ABC):
             options: Language, task and generation settings.
             features: (T, C) to generate from instead of the clean ones.
         """
+        return self.generate_with_states(utterance, options, features)[0]
+
+    def generate_with_states(
+        self, utterance: Utterance, options: GenerationOptions, features: Tensor | None = None
+    ) -> tuple[Target, Tensor]:
+        """Return what the model generates, as `generate`, and the encoder's output for it, (1, S, D), at no extra pass.
+
+        Args:
+            utterance: The utterance.
+            options: Language, task and generation settings.
+            features: (T, C) to generate from instead of the clean ones.
+        """
         self.check_options(options)
         clean = utterance.features if features is None else features
         inputs = self.model_inputs(utterance, clean[None].to(self.device))
         # Never in inference mode: a model may keep tensors for later, and those would refuse to be trained with.
         with torch.no_grad(), quiet():
-            return self.generate_ids(utterance, inputs, options)
+            with self._recorded_states() as recorded:
+                target = self.generate_ids(utterance, inputs, options)
+            states = recorded[-1] if recorded and len(recorded[-1]) == 1 else self.encoder_states(inputs)
+        return target, states
 
     def encode_text(self, utterance: Utterance, text: str, options: GenerationOptions) -> Target:
         """Return the target for a text that the user wants explained.
@@ -198,9 +221,28 @@ class Adapter(ABC):
         limit = getattr(config, "max_target_positions", None) or getattr(config, "max_position_embeddings", None)
         return None if limit is None else int(limit)
 
+    @property
+    def encoder(self) -> torch.nn.Module:
+        """The module that reads the spectrogram."""
+        return self.model.get_encoder()
+
     def encoder_states(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return the encoder's output, (B, S, D)."""
-        return self.model.get_encoder()(**inputs).last_hidden_state
+        return self.encoder(**inputs).last_hidden_state
+
+    @contextmanager
+    def _recorded_states(self) -> Iterator[list[Tensor]]:
+        """Yield a list that meanwhile gets the output of every pass through the encoder."""
+        recorded: list[Tensor] = []
+
+        def record(module: Any, args: Any, output: Any) -> None:
+            recorded.append(output[0])
+
+        handle = self.encoder.register_forward_hook(record)
+        try:
+            yield recorded
+        finally:
+            handle.remove()
 
     def logits(
         self,
@@ -209,6 +251,7 @@ class Adapter(ABC):
         features: Tensor | None = None,
         token_keep: Tensor | None = None,
         states: Tensor | None = None,
+        cross: Sequence[tuple[Tensor, Tensor]] | None = None,
     ) -> Tensor:
         """Return the teacher-forced logits of all explained tokens.
 
@@ -217,7 +260,9 @@ class Adapter(ABC):
             target: The output to explain.
             features: (B, T, C) perturbed spectrograms on the model's device; None: the clean one.
             token_keep: (B, J) which decoder inputs to keep; None: all.
-            states: (1, S, D) the encoder's output for the clean spectrogram, which spares the encoder a pass.
+            states: (1 or B, S, D) the encoder's output, which spares the encoder a pass; None: for the clean one.
+            cross: What `cross_attention` returned for states of one, which spares the decoder most of its work; None:
+                worked out anew. No use with features.
 
         Returns:
             (B, K, V) in the model's dtype.
@@ -225,20 +270,48 @@ class Adapter(ABC):
         if features is not None:
             batch, inputs = len(features), self.model_inputs(utterance, features)
         else:
-            batch = 1 if token_keep is None else len(token_keep)
             states = self.encoder_states(utterance.inputs) if states is None else states
+            batch = len(states) if token_keep is None else len(token_keep)
             inputs = self.decoder_inputs(utterance.inputs, states, batch)
+            if cross is not None:
+                inputs |= {"past_key_values": _encoder_cache(cross, batch), "use_cache": True}
         ids = target.context_ids.to(self.device).expand(batch, -1)
         with self.perturbed_tokens(ids, token_keep) as decoder_inputs:
             output = self.forward({**inputs, **decoder_inputs})
         return output.logits[:, len(target.prefix_ids) - 1 :]
 
+    def cross_attention(
+        self, utterance: Utterance, target: Target, states: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], ...] | None:
+        """Return the keys and values of the encoder's output in every layer of the decoder, for `logits`.
+
+        They do not depend on the decoder's tokens: all masks over tokens share them. A family whose decoder keeps no
+        such cache returns None, and works them out for every mask.
+
+        Args:
+            utterance: The utterance.
+            target: The output to explain.
+            states: (1, S, D) the encoder's output.
+
+        Returns:
+            (keys, values) of every layer, (1, heads, S, D / heads) each, or None.
+        """
+        from transformers.cache_utils import EncoderDecoderCache
+
+        inputs = self.decoder_inputs(utterance.inputs, states, 1)
+        start = target.prefix_ids[None, :1].to(self.device)
+        output = self.forward({**inputs, "decoder_input_ids": start, "use_cache": True})
+        cache = getattr(output, "past_key_values", None)
+        if not isinstance(cache, EncoderDecoderCache):
+            return None
+        return tuple((layer.keys, layer.values) for layer in cache.cross_attention_cache.layers)
+
     def forward(self, inputs: Mapping[str, Any]) -> Any:
         """Return the model's output, ``.logits`` of (B, J, V) among it, for the encoder's and the decoder's inputs."""
-        return self.model(**inputs, use_cache=False)
+        return self.model(**{"use_cache": False, **inputs})
 
     def decoder_inputs(self, inputs: Mapping[str, Tensor], states: Tensor, batch: int) -> dict[str, Any]:
-        """Return model inputs with the encoder's output, of a batch of one, in the place of its input."""
+        """Return model inputs with the encoder's output, (1 or B, S, D), in the place of its input."""
         from transformers.modeling_outputs import BaseModelOutput
 
         rest = {k: v.expand(batch, *v.shape[1:]) for k, v in inputs.items() if k != "input_features"}
@@ -297,6 +370,16 @@ class Adapter(ABC):
         ends = torch.isin(tokens, torch.tensor(self.eos_token_ids)).nonzero()
         tokens = tokens[: int(ends[0]) + 1] if len(ends) else tokens
         return Target(sequence[:prefix_length], tokens, complete=bool(len(ends)))
+
+
+def _encoder_cache(cross: Sequence[tuple[Tensor, Tensor]], batch: int) -> Any:
+    """Return a decoder's cache that holds these keys and values of the encoder's output, and nothing of any token."""
+    from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+    cache = DynamicCache(cross)
+    for layer in cache.layers:  # views: no copy for every mask
+        layer.keys, layer.values = (kept.expand(batch, -1, -1, -1) for kept in (layer.keys, layer.values))
+    return EncoderDecoderCache(DynamicCache(), cache)
 
 
 def mel_frequencies(bins: int, low_hz: float, high_hz: float, mel_scale: str) -> Tensor:

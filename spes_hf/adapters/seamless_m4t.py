@@ -117,9 +117,10 @@ class SeamlessM4TAdapter(Adapter):
         """Return the start token and the language token."""
         return torch.tensor([self.start_token_id(options), self._language_id(options)])
 
-    def encoder_states(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Return the speech encoder's output, (B, S, D)."""
-        return self.model.speech_encoder(**inputs).last_hidden_state
+    @property
+    def encoder(self) -> torch.nn.Module:
+        """The speech encoder."""
+        return self.model.speech_encoder
 
     def forward(self, inputs: Mapping[str, Any]) -> Any:
         """Return the model's output for speech; a full model warns at every pass that is given features."""

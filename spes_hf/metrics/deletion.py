@@ -14,7 +14,7 @@ from torch import Tensor
 from spes_hf.adapters import Adapter, GenerationOptions, Target, Utterance, get_adapter
 from spes_hf.config import Fill
 from spes_hf.data.audio import Waveform
-from spes_hf.engine import starting_batch_size
+from spes_hf.data.rowwise import RowTransform, is_batch
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
 from spes_hf.functional import deletion_masks
@@ -26,7 +26,7 @@ PAPER_FRACTIONS = tuple(step / 20 for step in range(21))
 FINE_FRACTIONS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.075, *PAPER_FRACTIONS[2:])
 
 
-class _Curve(ABC):
+class _Curve(RowTransform, ABC):
     """Perturbs a growing share of the features and lets the model write again.
 
     The class is a map-style transform: an instance takes a row and returns it with one more entry, and it can be
@@ -78,6 +78,8 @@ class _Curve(ABC):
         Raises:
             ConfigError: If the explanation is missing or of another model, or the map does not fit it.
         """
+        if is_batch(row, "explanation"):
+            return self.of_batch(row)
         if failed(row):
             return {**as_dict(row), self.key: None}
         explanation = explanation_of(row)
@@ -115,38 +117,36 @@ class _Curve(ABC):
         options = generation_options(explanation, adapter, self.generate_kwargs)
         clean, fill = explanation.features, fill_values(self.fill, explanation.features)
 
-        def text(features: Tensor) -> str:
-            return adapter.text(adapter.generate(utterance, options, features).token_ids)
-
         other = explanation.provenance.get("output", {}).get("given", False) or self.generate_kwargs is not None
+        prediction = explanation.text
+        if other:
+            prediction = adapter.text(adapter.generate(utterance, options, clean).token_ids)
+
+        # With fewer features than steps some steps change nothing.
+        new = torch.tensor([i == 0 or not torch.equal(mask, keep[i - 1]) for i, mask in enumerate(keep)])
         texts: list[str] = []
-        for i, mask in enumerate(keep):
-            if i and torch.equal(mask, keep[i - 1]):  # fewer features than steps
-                texts.append(texts[-1])
-            else:
-                texts.append(text(torch.where(mask, clean, fill)))
+        heard: list[Tensor] = []
+        for mask in keep[new]:
+            written, states = adapter.generate_with_states(utterance, options, torch.where(mask, clean, fill))
+            texts.append(adapter.text(written.token_ids))
+            heard.append(states)
+        target = clean_target(explanation, adapter, utterance, options)
+        means = self._probabilities(utterance, target, torch.cat(heard))
+        steps = (new.cumsum(0) - 1).tolist()
         return {
-            "texts": texts,
-            "token_probability": self._probabilities(explanation, utterance, options, keep, fill),
-            "prediction": text(clean) if other else explanation.text,
+            "texts": [texts[step] for step in steps],
+            "token_probability": [means[step] for step in steps],
+            "prediction": prediction,
         }
 
-    def _probabilities(
-        self, explanation: Explanation, utterance: Utterance, options: GenerationOptions, keep: Tensor, fill: Tensor
-    ) -> list[float]:
-        """Return the mean probability of the explained tokens under every mask."""
-        adapter = self.adapter
-        target = clean_target(explanation, adapter, utterance, options)
-        ids = target.token_ids.to(adapter.device)
-        with torch.no_grad():
-            reference = adapter.logits(utterance, target)[0]
-        size = self.batch_size or starting_batch_size(reference, utterance.inputs)
+    def _probabilities(self, utterance: Utterance, target: Target, heard: Tensor) -> list[float]:
+        """Return the mean probability of the explained tokens for every encoder output, (S, frames, D)."""
+        ids = target.token_ids.to(self.adapter.device)
         means: list[float] = []
-        for masks in keep.split(size):
-            features = torch.where(masks, explanation.features, fill).to(adapter.device)
+        for states in heard.split(self.batch_size or 1):
             with torch.no_grad():
-                logits = adapter.logits(utterance, target, features=features).float()
-            probabilities = logits.log_softmax(-1).gather(-1, ids.expand(len(masks), -1).unsqueeze(-1)).exp()
+                logits = self.adapter.logits(utterance, target, states=states).float()
+            probabilities = logits.log_softmax(-1).gather(-1, ids.expand(len(states), -1).unsqueeze(-1)).exp()
             means += probabilities.squeeze(-1).mean(1).tolist()
         return means
 
@@ -167,7 +167,7 @@ class Deletion(_Curve):
         against: What `summarize` is to compare the texts with: the data set's "reference", or the model's own clean
             "prediction".
         generate_kwargs: Arguments of ``model.generate()``; None for those of the explanation.
-        batch_size: Perturbed copies in one forward pass; None: by the size of the input.
+        batch_size: Perturbed copies in one pass through the decoder, for the probabilities; None: one.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.

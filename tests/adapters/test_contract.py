@@ -236,6 +236,45 @@ def test_perturbed_tokens_equal_the_literal_embedding(exact):
     close(logits(exact, token_keep=keep.float(), states=states(exact)), expected)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_keys_and_values_of_the_encoder_serve_every_mask(exact, attention):
+    keep, clean = masks((5, len(exact.target.context_ids))), states(exact)
+    expected = literal_tokens(exact, keep)
+    before = exact.model.config._attn_implementation
+    exact.model.set_attn_implementation(attention)
+    try:
+        with torch.no_grad():
+            cross = exact.adapter.cross_attention(exact.utterance, exact.target, clean)
+        assert cross is not None and all(len(part) == 1 for layer in cross for part in layer)
+        kept = copy.deepcopy(cross)
+        for _ in range(2):  # and are left as they were
+            close(logits(exact, token_keep=keep, states=clean, cross=cross), expected)
+        close(logits(exact, states=clean, cross=cross), logits(exact))
+        for layer, same in zip(cross, kept, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(layer, same, strict=True))
+    finally:
+        exact.model.set_attn_implementation(before)
+
+
+def test_keys_and_values_of_the_encoder_are_not_worked_out_again(exact):
+    keep, clean = masks((5, len(exact.target.context_ids))), states(exact)
+    with torch.no_grad():
+        cross = exact.adapter.cross_attention(exact.utterance, exact.target, clean)
+    projections = [
+        m.k_proj
+        for name, m in exact.model.get_submodule(exact.family.decoder).named_modules()
+        if name.endswith(("encoder_attn", "cross_attention"))
+    ]
+    calls = []
+    handles = [p.register_forward_hook(lambda *_: calls.append(1)) for p in projections]
+    logits(exact, token_keep=keep, states=clean, cross=cross)
+    assert len(projections) == 2 and not calls
+    logits(exact, token_keep=keep, states=clean)
+    assert len(calls) == 2
+    for handle in handles:
+        handle.remove()
+
+
 def test_a_fraction_of_a_token_is_a_fraction_of_its_embedding(exact):
     """What a gradient with respect to a mask needs."""
     clean, j = logits(exact), len(exact.target.context_ids)
@@ -322,6 +361,27 @@ def test_generates_from_other_features(case):
     target = case.adapter.generate(case.utterance, case.options, other)
     assert torch.equal(target.prefix_ids, case.target.prefix_ids)
     assert target.token_ids.tolist() != case.target.token_ids.tolist()
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_generating_gives_the_states_of_its_encoder_at_no_extra_pass(case, beams):
+    other = 5 * torch.randn(case.utterance.features.shape, generator=torch.Generator().manual_seed(3))
+    settings = GenerationOptions(**case.family.options, generate_kwargs={**VARIED, "num_beams": beams})
+    passes = []
+    handle = case.adapter.encoder.register_forward_hook(lambda *_: passes.append(1))
+    case.adapter.generate(case.utterance, settings, other)
+    without, passes[:] = len(passes), []
+    target, found = case.adapter.generate_with_states(case.utterance, settings, other)
+    handle.remove()
+    assert len(passes) == without and not case.adapter.encoder._forward_hooks
+    assert torch.equal(target.token_ids, case.adapter.generate(case.utterance, settings, other).token_ids)
+    with torch.no_grad():
+        expected = case.adapter.encoder_states(case.adapter.model_inputs(case.utterance, other[None]))
+    assert torch.equal(found, expected)
+    # Which is as good as the features themselves for the teacher-forced pass, a batch of them too.
+    clean = logits(case)
+    both = torch.cat([found, states(case)])
+    close(logits(case, states=both), torch.cat([logits(case, features=other[None]), clean]))
 
 
 def test_text_is_written_as_the_model_writes_it(case):

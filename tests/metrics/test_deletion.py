@@ -126,6 +126,14 @@ def test_batch_size_changes_nothing(small_whisper, explanation):
     assert one == pytest.approx(all_at_once, abs=1e-5)
 
 
+def test_a_step_costs_one_pass_through_the_encoder(small_whisper, explanation):
+    model, passes = small_whisper[0], []
+    handle = model.get_encoder().register_forward_hook(lambda *_: passes.append(1))
+    Deletion(*small_whisper, fractions=[0, 0.25, 0.5, 0.75, 1])(explanation)
+    handle.remove()
+    assert len(passes) == 5 + 1  # and one for the start tokens
+
+
 def test_steps_without_a_change_are_not_generated_again(small_whisper, explanation, monkeypatch):
     deletion = Deletion(*small_whisper, fractions=[0, 1e-6, 2e-6, 1])
     calls = []
