@@ -151,7 +151,12 @@ class SpesConfig(ExplainConfig):
         slic_sigma: Width of the Gaussian that smooths the spectrogram before SLIC, in features.
         slic_compactness: Weight of nearness against likeness in SLIC, on a spectrogram scaled to [0, 1].
         perturb: "separate" (spectrogram with clean tokens, then tokens with the clean spectrogram; A.2.2) or "joint".
-        estimator: "perturbation" (Eq. 3).
+        estimator: "perturbation" (Eq. 3: forward passes alone) or "gradient" (its linear part by backward passes, which
+            need far fewer masks; docs/gradient.md). With "gradient", `num_spectrogram_masks` draw the sentence map and
+            further `masks_per_token` draw each token's.
+        masks_per_token: How many masks of its own each token gets; "gradient" only.
+        pool_patches_per_second: φ of the patches that share the mean of their features' scores, averaged over levels;
+            None for no pooling; "gradient" only.
     """
 
     patches_per_second: tuple[float, ...] = (400.0, 500.0, 600.0)
@@ -161,24 +166,25 @@ class SpesConfig(ExplainConfig):
     slic_sigma: float = 0.0
     slic_compactness: float = 0.1
     perturb: Literal["separate", "joint"] = "separate"
-    estimator: Literal["perturbation"] = "perturbation"
+    estimator: Literal["perturbation", "gradient"] = "perturbation"
+    masks_per_token: int = 8
+    pool_patches_per_second: tuple[float, ...] | None = (80.0, 400.0)
 
     method: ClassVar[str] = "spes"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        levels = self.patches_per_second
-        if isinstance(levels, (int, float)) and not isinstance(levels, bool):
-            object.__setattr__(self, "patches_per_second", (float(levels),))
-        elif isinstance(levels, list):
-            object.__setattr__(self, "patches_per_second", tuple(levels))
-        levels = self.patches_per_second
-        _check(
-            self,
-            "patches_per_second",
-            isinstance(levels, tuple) and bool(levels) and all(_is_number(v) and v > 0 for v in levels),
-            "one or more numbers above 0, for example (400, 500, 600)",
-        )
+        for name in ("patches_per_second", "pool_patches_per_second"):
+            levels = getattr(self, name)
+            if isinstance(levels, (int, float)) and not isinstance(levels, bool):
+                object.__setattr__(self, name, (float(levels),))
+            elif isinstance(levels, list):
+                object.__setattr__(self, name, tuple(levels))
+            levels = getattr(self, name)
+            given = isinstance(levels, tuple) and bool(levels) and all(_is_number(v) and v > 0 for v in levels)
+            optional = name.startswith("pool")
+            allowed = "one or more numbers above 0, for example (400, 500, 600)" + (", or None" if optional else "")
+            _check(self, name, given or (optional and levels is None), allowed)
         if isinstance(self.patches, (int, list)) and not isinstance(self.patches, bool):
             counts = (self.patches,) if isinstance(self.patches, int) else tuple(self.patches)
             object.__setattr__(self, "patches", counts)
@@ -195,7 +201,15 @@ class SpesConfig(ExplainConfig):
         _check(self, "slic_sigma", _is_number(self.slic_sigma) and self.slic_sigma >= 0, "a number, at least 0")
         _check(self, "slic_compactness", _is_number(self.slic_compactness) and self.slic_compactness > 0, "above 0")
         _check(self, "perturb", self.perturb in ("separate", "joint"), "separate, joint")
-        _check(self, "estimator", self.estimator in ("perturbation",), "perturbation")
+        _check(self, "estimator", self.estimator in ("perturbation", "gradient"), "perturbation, gradient")
+        joint = self.estimator == "gradient" and self.perturb == "joint"
+        _check(
+            self,
+            "perturb",
+            not joint,
+            'separate, since gradients are taken of the sound alone; or estimator="perturbation"',
+        )
+        _check(self, "masks_per_token", _is_count(self.masks_per_token), "a whole number, at least 1")
         _check(
             self,
             "num_spectrogram_masks",

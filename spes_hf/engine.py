@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
@@ -153,7 +154,7 @@ class Explainer:
             else:
                 target = self.adapter.encode_text(utterance, text, options)
             explanation = self._explain(utterance, target, utterance_id)
-        passes = explanation.pop("forward_passes")
+        passes = {name: explanation.pop(name) for name in ("forward_passes", "backward_passes")}
         provenance = describe(
             self.adapter,
             self.config,
@@ -164,7 +165,7 @@ class Explainer:
             utterance_id=utterance_id,
             text_given=text is not None,
             seconds=time.perf_counter() - started,
-            forward_passes=passes,
+            **passes,
             patches=[len(counts) for counts in explanation["audio_map"].denominators],
         )
         return Explanation(provenance=provenance, **explanation)
@@ -176,7 +177,10 @@ class Explainer:
             states = adapter.encoder_states(utterance.inputs)
             reference = adapter.logits(utterance, target, states=states)[0]
         impact = make_impact(self.config.impact, reference, target.token_ids.to(adapter.device))
-        runs = plan(self.config, Problem(utterance, target, adapter.device, self.seed, utterance_id))
+        problem = Problem(
+            utterance, target, adapter.device, self.seed, utterance_id, differentiable=adapter.differentiable
+        )
+        runs = plan(self.config, problem)
         with tqdm(
             total=sum(run.perturbation.num_masks for run in runs),
             desc="explaining",
@@ -189,7 +193,9 @@ class Explainer:
                 def impact_of(masks: Masks, perturbation: Perturbation = run.perturbation) -> Tensor:
                     return impact(adapter.logits(utterance, target, states=states, **perturbation.apply(masks)))
 
-                for rows in self._observe(run, impact_of, starting_batch_size(reference, utterance.inputs)):
+                size = starting_batch_size(reference, utterance.inputs)
+                # A backward pass needs all that the forward pass computed.
+                for rows in self._observe(run, impact_of, max(1, size // 4) if run.backward else size):
                     bar.update(len(rows))
         return {
             **_read(runs, target),
@@ -206,6 +212,7 @@ class Explainer:
             "waveform": torch.from_numpy(utterance.waveform.samples),
             "sampling_rate": utterance.waveform.sampling_rate,
             "forward_passes": 1 + sum(run.perturbation.num_masks for run in runs),
+            "backward_passes": sum(run.perturbation.num_masks for run in runs if run.backward),
         }
 
     def _observe(self, run: Run, impact_of: Callable[[Masks], Tensor], batch_size: int) -> Iterator[range]:
@@ -261,9 +268,15 @@ def _read(runs: Sequence[Run], target: Target) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for run in runs:
         if run.audio_scores is not None and run.labels is not None:
-            found["audio_map"] = PatchMap.of(run.labels, run.audio_scores(run.estimator.scores()))
+            scores = run.audio_scores(run.estimator.scores())
+            found["audio_map"] = PatchMap.of(run.labels, scores)
+            found["audio_mean_impact"] = scores.mean_impact
             even, odd = (PatchMap.of(run.labels, run.audio_scores(run.estimator.half(i))) for i in (0, 1))
             found["reliability"] = split_half(even, odd, len(target.token_ids))
+        if run.sentence_scores is not None and run.labels is not None:
+            found["sentence_map"] = PatchMap.of(run.labels, run.sentence_scores(run.estimator.scores()))
+            even, odd = (PatchMap.of(run.labels, run.sentence_scores(run.estimator.half(i))) for i in (0, 1))
+            found["reliability"] = replace(found["reliability"], sentence=split_half(even, odd).sentence)
         if run.token_scores is not None:
             scores = run.token_scores(run.estimator.scores())
             numerator = scores.numerators[0]

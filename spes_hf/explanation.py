@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -103,6 +103,8 @@ class Explanation:
         provenance: What it takes to make this explanation again.
         groups: Which tokens make a word, in an explanation over words.
         context_groups: Which decoder inputs make a word of the context.
+        sentence_map: Raw scores of the spectrogram for the sentence, where a method measures them on their own.
+        audio_mean_impact: (K,) mean impact of hiding sound; None: that of `audio_map`.
     """
 
     text: str
@@ -124,6 +126,8 @@ class Explanation:
     provenance: dict[str, Any] = field(default_factory=dict)
     groups: tuple[tuple[int, ...], ...] | None = None
     context_groups: tuple[tuple[int, ...], ...] | None = None
+    sentence_map: PatchMap | None = None
+    audio_mean_impact: Tensor | None = None
 
     # What was explained ----------------------------------------------------------------------------------------------
 
@@ -188,8 +192,14 @@ class Explanation:
 
     @cached_property
     def sentence_saliency(self) -> Tensor:
-        """(T, C) mean of the tokens' audio maps, after both normalisations, end of sequence included (§4.3)."""
-        return self._normalised[0].mean(0)
+        """(T, C) mean of the tokens' audio maps, after both normalisations, end of sequence included (§4.3).
+
+        Where the method measured the sentence on its own (`sentence_map`), that map, scaled to [0, 1].
+        """
+        if self.sentence_map is None:
+            return self._normalised[0].mean(0)
+        values = self.sentence_map.dense(0)
+        return functional.ratio(values - values.min(), (values.max() - values.min()).expand_as(values))
 
     @property
     def text_share(self) -> Tensor:
@@ -199,7 +209,8 @@ class Explanation:
         0 for the first token, which has no text before it (start and prompt tokens are none), and where neither moves
         the distribution; NaN where sound and text were hidden jointly. Not from the paper.
         """
-        token, audio = self.token_mean_impact.clamp_min(0), self.audio_map.mean_impact.clamp_min(0)
+        sound = self.audio_map.mean_impact if self.audio_mean_impact is None else self.audio_mean_impact
+        token, audio = self.token_mean_impact.clamp_min(0), sound.clamp_min(0)
         share = functional.ratio(token, token + audio)
         return self._mean_over_groups(share.masked_fill((token + audio).isnan(), torch.nan))
 
@@ -283,6 +294,27 @@ class Explanation:
         from spes_hf.storage import load_explanation
 
         return load_explanation(Path(path))
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the explanation as the entries of a row of a table, the whole of it as bytes at "explanation".
+
+        Beside it, to look at: "prediction" (the text), "tokens", "token_probabilities", "reliability" (of the sentence
+        map) and "reached_length_limit".
+        """
+        from spes_hf.data.packing import to_row
+
+        return to_row(self)
+
+    @staticmethod
+    def from_row(row: Mapping[str, Any]) -> Explanation:
+        """Return the whole explanation of a row that `to_row`, or a corpus job, made.
+
+        Raises:
+            ExplanationFormatError: If the row carries an error, or its explanation is missing or damaged.
+        """
+        from spes_hf.data.packing import from_row
+
+        return from_row(row)
 
     # Pictures --------------------------------------------------------------------------------------------------------
 

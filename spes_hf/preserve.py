@@ -12,12 +12,15 @@ import torch
 
 @contextmanager
 def preserved(model: Any, seed: int = 0) -> Iterator[None]:
-    """Put the model in evaluation mode for a while; afterwards its mode and all random states are as they were.
+    """Put the model in evaluation mode, its weights frozen; afterwards all is as it was, random states too.
+
+    Frozen weights spare a backward pass through the model the gradients that nobody asks for.
 
     Args:
         model: The user's model.
         seed: What sampling in ``generate()`` starts from meanwhile.
     """
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     training = [module for module in model.modules() if module.training]
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type not in ("cpu", "meta")}
     numpy_state, cpu_state = np.random.get_state(), torch.get_rng_state()
@@ -28,8 +31,12 @@ def preserved(model: Any, seed: int = 0) -> Iterator[None]:
             with nullcontext() if device.type == "mps" else torch.get_device_module(device).device(device):
                 torch.get_device_module(device).manual_seed(seed % 2**63)
         model.eval()
+        for parameter in learning:
+            parameter.requires_grad_(False)
         yield
     finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
         for module in training:
             module.training = True
         np.random.set_state(numpy_state)

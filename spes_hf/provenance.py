@@ -23,6 +23,7 @@ def describe(
     text_given: bool,
     seconds: float,
     forward_passes: int,
+    backward_passes: int,
     patches: list[int],
 ) -> dict[str, Any]:
     """Return the provenance of an explanation, ready for JSON."""
@@ -55,7 +56,11 @@ def describe(
             "generate_kwargs": {k: _plain(v) for k, v in options.generate_kwargs.items()},
         },
         "patches": patches,
-        "cost": {"forward_passes": forward_passes, "seconds": round(seconds, 3)},
+        "cost": {
+            "forward_passes": forward_passes,
+            "backward_passes": backward_passes,
+            "seconds": round(seconds, 3),
+        },
         "versions": {
             "spes_hf": __version__,
             "python": platform.python_version(),

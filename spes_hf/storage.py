@@ -39,16 +39,15 @@ def save_explanation(explanation: Explanation, folder: Path) -> Path:
     """
     if folder.is_file():
         raise ExplanationFormatError(f"path {str(folder)!r} is a file; pass a folder to write the explanation to")
-    tensors = save_tensors(_tensors(explanation))
+    values, parts = to_parts(explanation)
+    tensors = save_tensors(parts)
     checksum = hashlib.sha256(tensors).hexdigest()
-    sentence = explanation.reliability.sentence
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "tensors": f"explanation-{checksum[:12]}.safetensors",
         "tensors_sha256": checksum,
-        "reliability_of_sentence": None if math.isnan(sentence) else sentence,
-        **{name: getattr(explanation, name) for name in (*_PLAIN_FIELDS, *_TUPLE_FIELDS)},
+        **values,
     }
     description["sha256"] = _checksum(description)
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,40 +97,63 @@ def load_explanation(folder: Path) -> Explanation:
         raise _damaged(folder, f"{type(error).__name__}: {error}") from error
 
 
+def to_parts(explanation: Explanation) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what an explanation is made of: values for JSON, and tensors."""
+    sentence = explanation.reliability.sentence
+    plain = {name: getattr(explanation, name) for name in (*_PLAIN_FIELDS, *_TUPLE_FIELDS)}
+    return {"reliability_of_sentence": None if math.isnan(sentence) else sentence, **plain}, _tensors(explanation)
+
+
+def from_parts(values: dict[str, Any], tensors: dict[str, Tensor]) -> Explanation:
+    """Return the explanation that `to_parts` took apart; a part that is missing is a KeyError."""
+    return _explanation(values, tensors)
+
+
 def _checksum(description: dict[str, Any]) -> str:
     """Return the checksum of a description, whatever way JSON wrote it."""
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode("ascii")).hexdigest()
 
 
 def _tensors(explanation: Explanation) -> dict[str, Tensor]:
-    audio = explanation.audio_map
     tensors = {name: getattr(explanation, name) for name in _TENSOR_FIELDS}
+    if explanation.audio_mean_impact is not None:
+        tensors["audio_mean_impact"] = explanation.audio_mean_impact
     tensors["reliability"] = explanation.reliability.tokens
     # 16 bits, as in the recording; only ever played.
     tensors["waveform"] = (explanation.waveform.clamp(-1, 1) * 32767).round().to(torch.int16)
-    tensors["audio.labels"] = audio.labels
-    for level, (numerator, denominator) in enumerate(zip(audio.numerators, audio.denominators, strict=True)):
-        tensors[f"audio.numerator.{level}"] = numerator
-        tensors[f"audio.denominator.{level}"] = denominator
+    for name, patches in (("audio", explanation.audio_map), ("sentence", explanation.sentence_map)):
+        if patches is not None:
+            tensors[f"{name}.labels"] = patches.labels
+            for level, (numerator, denominator) in enumerate(
+                zip(patches.numerators, patches.denominators, strict=True)
+            ):
+                tensors[f"{name}.numerator.{level}"] = numerator
+                tensors[f"{name}.denominator.{level}"] = denominator
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
 def _explanation(description: dict[str, Any], tensors: dict[str, Tensor]) -> Explanation:
-    levels = range(sum(name.startswith("audio.numerator.") for name in tensors))
     values: dict[str, Any] = {name: tensors[name] for name in _TENSOR_FIELDS}
     values |= {name: description[name] for name in _PLAIN_FIELDS}
     values |= {name: _tuples(description[name]) for name in _TUPLE_FIELDS}
-    values["audio_map"] = PatchMap(
-        tensors["audio.labels"],
-        tuple(tensors[f"audio.numerator.{level}"] for level in levels),
-        tuple(tensors[f"audio.denominator.{level}"] for level in levels),
-    )
+    values["audio_map"] = _patch_map("audio", tensors)
+    values["sentence_map"] = _patch_map("sentence", tensors) if "sentence.labels" in tensors else None
+    values["audio_mean_impact"] = tensors.get("audio_mean_impact")
     sentence = description["reliability_of_sentence"]
     values["reliability"] = Reliability(tensors["reliability"], math.nan if sentence is None else float(sentence))
     values["waveform"] = tensors["waveform"].float() / 32767
     if values.keys() != {f.name for f in fields(Explanation)}:
         raise KeyError(f"fields {sorted(values)}")
     return Explanation(**values)
+
+
+def _patch_map(name: str, tensors: dict[str, Tensor]) -> PatchMap:
+    levels = range(sum(key.startswith(f"{name}.numerator.") for key in tensors))
+    return PatchMap(
+        tensors[f"{name}.labels"],
+        tuple(tensors[f"{name}.numerator.{level}"] for level in levels),
+        tuple(tensors[f"{name}.denominator.{level}"] for level in levels),
+    )
 
 
 def _tuples(value: Any) -> Any:

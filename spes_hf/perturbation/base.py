@@ -33,10 +33,12 @@ class UnitScores:
     Attributes:
         numerators: Per level (K, F), Σ_i r_i (1 − M_i).
         denominators: Per level (F,), Σ_i (1 − M_i).
+        mean_impact: (K,) impact of the average mask, where the sums do not tell; None where they do.
     """
 
     numerators: tuple[Tensor, ...]
     denominators: tuple[Tensor, ...]
+    mean_impact: Tensor | None = None
 
 
 class Perturbation(ABC):
@@ -99,6 +101,21 @@ class SpectrogramPerturbation(Perturbation):
         """Return the perturbed spectrograms, (B, T, C)."""
         kept = masks.keep[:, self.labels[masks.level]]
         return {"features": torch.where(kept, self.features, self.fill)}
+
+
+@dataclass(frozen=True)
+class SoftSpectrogramPerturbation(SpectrogramPerturbation):
+    """The same masks, by feature instead of by patch, as numbers that can be differentiated."""
+
+    def draw(self, level: int, rows: range) -> Masks:
+        """Return the masks of these rows of a level, (B, T·C) in the features' dtype."""
+        masks = super().draw(level, rows)
+        return replace(masks, keep=masks.keep[:, self.labels[level]].flatten(1).to(self.features.dtype))
+
+    def apply(self, masks: Masks) -> dict[str, Tensor]:
+        """Return the perturbed spectrograms, (B, T, C): what is kept in part lies between feature and fill."""
+        keep = masks.keep.unflatten(1, self.features.shape)
+        return {"features": keep * self.features + (1 - keep) * self.fill}
 
 
 @dataclass(frozen=True)

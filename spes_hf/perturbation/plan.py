@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -11,12 +11,13 @@ from torch import Tensor
 
 from spes_hf.adapters.base import Target, Utterance
 from spes_hf.config import ExplainConfig, SpesConfig
-from spes_hf.errors import ConfigError
-from spes_hf.estimators import PerturbationEstimator
+from spes_hf.errors import ConfigError, UnsupportedModelError
+from spes_hf.estimators import GradientEstimator, PerturbationEstimator
 from spes_hf.perturbation.base import (
     JointPerturbation,
     Masks,
     Perturbation,
+    SoftSpectrogramPerturbation,
     SpectrogramPerturbation,
     TokenPerturbation,
     UnitScores,
@@ -35,6 +36,7 @@ class Problem:
         device: Where the model is.
         seed: The user's seed.
         utterance_id: What tells the utterance from the others of a corpus.
+        differentiable: Whether gradients pass through all of the model.
     """
 
     utterance: Utterance
@@ -42,6 +44,7 @@ class Problem:
     device: torch.device
     seed: int
     utterance_id: str
+    differentiable: bool = True
 
     def key(self, stream: str) -> int:
         """Return the key of a stream of masks."""
@@ -71,6 +74,8 @@ class Run:
         labels: (L, T, C) patches of the audio map, if the run makes one.
         audio_scores: How to get the patches' scores from the units' scores, if the run makes an audio map.
         token_scores: How to get the tokens' scores from the units' scores, if the run makes a token map.
+        sentence_scores: How to get the patches' scores from the units' scores, if the run makes a map of the sentence.
+        backward: Whether the estimator runs the model backwards too.
     """
 
     perturbation: Perturbation
@@ -78,6 +83,8 @@ class Run:
     labels: Tensor | None = None
     audio_scores: Callable[[UnitScores], UnitScores] | None = None
     token_scores: Callable[[UnitScores], UnitScores] | None = None
+    sentence_scores: Callable[[UnitScores], UnitScores] | None = None
+    backward: bool = False
 
 
 Planner = Callable[[Any, Problem], list[Run]]
@@ -132,7 +139,13 @@ def token_run(config: ExplainConfig, problem: Problem) -> Run:
 
 @register_method(SpesConfig)
 def plan_spes(config: SpesConfig, problem: Problem) -> list[Run]:
-    """Return SPES's two runs, spectrogram and tokens, or the joint one (§4.1, A.2.2)."""
+    """Return SPES's two runs, spectrogram and tokens, or the joint one (§4.1, A.2.2).
+
+    Raises:
+        UnsupportedModelError: If the estimator needs gradients and the model has none.
+    """
+    if config.estimator == "gradient":
+        return plan_gradient(config, problem)
     features = problem.utterance.features
     labels = _patches(config, features, problem.utterance.duration_s).to(problem.device)
     patches = SpectrogramPerturbation(
@@ -162,6 +175,44 @@ def plan_spes(config: SpesConfig, problem: Problem) -> list[Run]:
         return pick
 
     return [Run(joint, estimator, labels, audio_scores=part(0, False), token_scores=part(1, True))]
+
+
+def plan_gradient(config: SpesConfig, problem: Problem) -> list[Run]:
+    """Return the runs of the gradient estimator: sound for every token, sound for the sentence, and tokens.
+
+    Raises:
+        UnsupportedModelError: If the model has no gradients.
+    """
+    if not problem.differentiable:
+        raise UnsupportedModelError(
+            'config.estimator is "gradient", but weights of the model are quantised, and gradients do not pass through '
+            'them; use estimator="perturbation", or load the model in float32, float16 or bfloat16'
+        )
+    features, tokens = problem.utterance.features, len(problem.target.token_ids)
+    labels = _patches(config, features, problem.utterance.duration_s).to(problem.device)
+    pools = torch.arange(features.numel()).view(1, *features.shape)
+    if config.pool_patches_per_second is not None:
+        pooled = replace(config, patches_per_second=config.pool_patches_per_second, patches=None)
+        pools = _patches(pooled, features, problem.utterance.duration_s)
+    pools = pools.to(problem.device)
+
+    def run(name: str, masks: int, slots: int | None, **reading: Any) -> Run:
+        perturbation = SoftSpectrogramPerturbation(
+            features=features.to(problem.device),
+            fill=fill_values(config.fill, features).to(problem.device),
+            labels=labels,
+            units=tuple(int(level.max()) + 1 for level in labels),
+            keys=tuple(problem.key(f"{name}/{level}") for level in range(len(labels))),
+            mask_prob=config.spectrogram_mask_prob,
+            num_masks=masks,
+        )
+        return Run(perturbation, GradientEstimator(pools, slots), pools, backward=True, **reading)
+
+    return [
+        run("gradient/token", tokens * config.masks_per_token, tokens, audio_scores=lambda scores: scores),
+        run("gradient/sentence", config.num_spectrogram_masks, None, sentence_scores=lambda scores: scores),
+        token_run(config, problem),
+    ]
 
 
 def _patches(config: SpesConfig, features: Tensor, duration_s: float) -> Tensor:

@@ -1,0 +1,114 @@
+"""An explanation as one value of a table: a safetensors file in bytes, with the rest as JSON in its header.
+
+Maps stay the factors that they are made of (scores of patches, and which patch a feature lies in), so a row grows with
+tokens × patches, not with tokens × frames × mel bins. Nothing is rounded; labels, which change little from frame to
+frame, are kept as differences and deflated.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from spes_hf.errors import ExplanationFormatError
+
+if TYPE_CHECKING:
+    from spes_hf.explanation import Explanation
+
+KEY = "spes_hf.explanation"
+VERSION = 1
+
+_LABELS = "audio.labels"
+
+
+def pack(explanation: Explanation) -> bytes:
+    """Return the whole explanation as bytes."""
+    from spes_hf.storage import to_parts
+
+    values, tensors = to_parts(explanation)
+    labels = tensors.pop(_LABELS)
+    steps = np.diff(labels.numpy().astype("<i4"), axis=1, prepend=np.int32(0))
+    tensors[_LABELS] = torch.frombuffer(bytearray(zlib.compress(steps.tobytes(), 6)), dtype=torch.uint8)
+    header = {"version": VERSION, "labels_shape": list(labels.shape), "values": values}
+    return save_tensors(tensors, metadata={KEY: json.dumps(header, allow_nan=False)})
+
+
+def unpack(packed: bytes) -> Explanation:
+    """Return the explanation that `pack` made bytes of.
+
+    Raises:
+        ExplanationFormatError: If they are none, or damaged, or written by a later version.
+    """
+    from spes_hf.storage import from_parts
+
+    packed = bytes(packed)
+    header = _header(packed)
+    if header.get("version") != VERSION:
+        raise ExplanationFormatError(
+            f"explanation has format version {header.get('version')!r}; this version of spes_hf reads {VERSION}: "
+            "install the version that wrote it, or explain again"
+        )
+    try:
+        tensors = load_tensors(packed)
+        tensors[_LABELS] = _labels(tensors[_LABELS], header["labels_shape"])
+        return from_parts(header["values"], tensors)
+    except (KeyError, TypeError, ValueError, SafetensorError, zlib.error) as error:
+        raise ExplanationFormatError(
+            f"explanation ({len(packed)} bytes) is damaged ({type(error).__name__}: {error}); explain again"
+        ) from error
+
+
+def to_row(explanation: Explanation) -> dict[str, Any]:
+    """Return an explanation as the entries of a row: bytes for the machine, the rest to look at."""
+    return {
+        "explanation": pack(explanation),
+        "prediction": explanation.text,
+        "tokens": explanation.tokens,
+        "token_probabilities": explanation.token_probabilities.tolist(),
+        "reliability": float(explanation.reliability.sentence),
+        "reached_length_limit": bool(explanation.provenance.get("output", {}).get("reached_length_limit", False)),
+    }
+
+
+def from_row(row: Mapping[str, Any]) -> Explanation:
+    """Return the explanation of a row.
+
+    Raises:
+        ExplanationFormatError: If the row carries an error, or no bytes that `to_row` made.
+    """
+    if row.get("error"):
+        raise ExplanationFormatError(f"row has no explanation, but an error: {row['error']}; leave such rows out")
+    packed = row.get("explanation")
+    if not isinstance(packed, (bytes, bytearray, memoryview)):
+        raise ExplanationFormatError(
+            f"row has {'no' if packed is None else f'a {type(packed).__name__} at'} 'explanation' (its columns: "
+            f"{', '.join(map(str, row))}); pass a row that Explain or Explanation.to_row() made"
+        )
+    return unpack(bytes(packed))
+
+
+def _header(packed: bytes) -> dict[str, Any]:
+    """Return what the header of the safetensors file holds for us."""
+    try:
+        length = int.from_bytes(packed[:8], "little")
+        found = json.loads(json.loads(packed[8 : 8 + length])["__metadata__"][KEY])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ExplanationFormatError(
+            f"explanation is {len(packed)} bytes that Explanation.to_row() did not write, or are damaged; explain again"
+        ) from error
+    return found if isinstance(found, dict) else {}
+
+
+def _labels(deflated: Tensor, shape: list[int]) -> Tensor:
+    """Return (L, T, C) int32 labels."""
+    steps = np.frombuffer(zlib.decompress(deflated.numpy().tobytes()), dtype="<i4").reshape(shape)
+    return torch.from_numpy(steps.cumsum(axis=1, dtype=np.int32))
