@@ -1,9 +1,10 @@
-"""What an explanation costs: seconds per mask of the spectrogram and of the tokens, and so per preset.
+"""What an explanation costs: seconds per pass forwards, backwards and of the decoder alone, and so per preset.
 
     python benchmarks/cost.py
 
-prints a table and writes it to benchmarks/results/cost.json. Each cost is the median of several runs of `explain`, the
-difference between many masks and few, so that loading, encoding and generating do not count.
+prints a table and writes it to benchmarks/results/cost.json. Each cost of a pass is the median of several runs of
+`explain`, the difference between many masks and few, so that loading, encoding and generating do not count. "fast" and
+"default" are measured, "paper" is computed from the costs of its passes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,9 @@ import torch
 from spes_hf import SpesConfig, explain
 from spes_hf.demo import demo_audio, load_demo_model, load_tiny_model, tiny_clips
 
-PRESETS = {"fast": SpesConfig.fast(), "default": SpesConfig(), "paper": SpesConfig.paper("asr")}
+MEASURED = {"fast": SpesConfig.fast(), "default": SpesConfig()}
+PAPER = SpesConfig.paper("asr")
+FEW: dict[str, Any] = dict(num_spectrogram_masks=2, masks_per_token=1, num_token_masks=3, patches_per_second=400)
 
 
 def main() -> None:
@@ -43,41 +47,38 @@ def main() -> None:
     for name, load, audio, arguments, masks in cases:
         model, processor = load()
         model.to(options.device)
-        seconds = {
-            kind: seconds_per_mask(model, processor, audio, kind, masks, options.repeats, arguments)
-            for kind in ("num_spectrogram_masks", "num_token_masks")
-        }
-        row = {"model": name, **seconds}
-        for preset, config in PRESETS.items():
-            row[preset] = sum(seconds[kind] * getattr(config, kind) for kind in seconds)
+
+        def seconds(config: SpesConfig, loaded: Any = (model, processor, audio), extra: Any = arguments) -> float:
+            start = time.perf_counter()
+            explain(*loaded, config=config, progress=False, **extra)
+            return time.perf_counter() - start
+
+        def per_mask(estimator: Any, kind: str, many: int, measure: Callable[..., float] = seconds) -> float:
+            few = SpesConfig(**FEW, estimator=estimator)
+            more = replace(few, **{kind: many})
+            costs = [measure(more) - measure(few) for _ in range(options.repeats)]
+            return statistics.median(costs) / (many - getattr(few, kind))
+
+        row: dict[str, Any] = {"model": name}
+        row["forward"] = per_mask("perturbation", "num_spectrogram_masks", 2 + masks)
+        row["decoder"] = per_mask("perturbation", "num_token_masks", 3 + 4 * masks)
+        both = per_mask("gradient", "num_spectrogram_masks", 2 + max(8, masks // 4))
+        row["backward"] = both - row["forward"]
+        for preset, config in MEASURED.items():
+            repeats = options.repeats if row["forward"] < 0.1 else 1
+            row[preset] = statistics.median(seconds(config) for _ in range(repeats))
+        row["paper"] = row["forward"] * PAPER.num_spectrogram_masks + row["decoder"] * PAPER.num_token_masks
         rows.append(row)
 
-    print("| model | ms per spectrogram mask | ms per token mask |" + "".join(f" {name} |" for name in PRESETS))
-    print("|---|---|---|" + "---|" * len(PRESETS))
+    print("| model | ms forwards | ms backwards | ms, decoder alone | fast | default | paper |")
+    print("|---|---|---|---|---|---|---|")
     for row in rows:
-        costs = "".join(f" {readable(row[name])} |" for name in PRESETS)
-        audio_ms, token_ms = 1000 * row["num_spectrogram_masks"], 1000 * row["num_token_masks"]
-        print(f"| {row['model']} | {audio_ms:.1f} | {token_ms:.1f} |{costs}")
+        costs = "".join(f" {1000 * row[kind]:.1f} |" for kind in ("forward", "backward", "decoder"))
+        costs += "".join(f" {readable(row[preset])} |" for preset in (*MEASURED, "paper"))
+        print(f"| {row['model']} |{costs}")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "processor": platform.machine()}
     options.out.write_text(json.dumps({"machine": machine, "device": options.device, "rows": rows}, indent=2) + "\n")
-
-
-def seconds_per_mask(
-    model: Any, processor: Any, audio: str, kind: str, masks: int, repeats: int, arguments: dict[str, Any]
-) -> float:
-    """Return the median cost of a mask, from runs with few and with many masks in turn."""
-    few = {"num_spectrogram_masks": 3, "num_token_masks": 3}
-    many = {**few, kind: 3 + masks * (4 if kind == "num_token_masks" else 1)}
-    costs = []
-    for _ in range(repeats):
-        took = []
-        for counts in (few, many):
-            start = time.perf_counter()
-            explain(model, processor, audio, config=SpesConfig.fast(**counts), progress=False, **arguments)
-            took.append(time.perf_counter() - start)
-        costs.append((took[1] - took[0]) / (many[kind] - few[kind]))
-    return statistics.median(costs)
 
 
 def readable(seconds: float) -> str:

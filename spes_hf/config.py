@@ -138,8 +138,8 @@ class ExplainConfig:
 class SpesConfig(ExplainConfig):
     """SPES: patches of the spectrogram at several levels, masked at random (Fucci et al., 2024, §4).
 
-    `SpesConfig()` is the best we know for its cost, `SpesConfig.fast()` a first look, `SpesConfig.paper("asr")` and
-    `SpesConfig.paper("st")` the paper to the letter.
+    `SpesConfig()` is the best we know for its cost, `SpesConfig.fast()` a first look, both by gradients;
+    `SpesConfig.paper("asr")` and `SpesConfig.paper("st")` are the paper to the letter.
 
     Attributes:
         patches_per_second: φ of each level (Eq. 2).
@@ -152,23 +152,26 @@ class SpesConfig(ExplainConfig):
         slic_compactness: Weight of nearness against likeness in SLIC, on a spectrogram scaled to [0, 1].
         perturb: "separate" (spectrogram with clean tokens, then tokens with the clean spectrogram; A.2.2) or "joint".
         estimator: "perturbation" (Eq. 3: forward passes alone) or "gradient" (its linear part by backward passes, which
-            need far fewer masks; docs/gradient.md). With "gradient", `num_spectrogram_masks` draw the sentence map and
-            further `masks_per_token` draw each token's.
-        masks_per_token: How many masks of its own each token gets; "gradient" only.
+            need far fewer masks; docs/gradient.md).
+        masks_per_token: How many of the `num_spectrogram_masks` draw the maps of the tokens too, at a backward pass for
+            each token and mask; all draw that of the sentence. If it is the larger number it counts for both.
+            "gradient" only.
         pool_patches_per_second: φ of the patches that share the mean of their features' scores, averaged over levels;
             None for no pooling; "gradient" only.
     """
 
-    patches_per_second: tuple[float, ...] = (400.0, 500.0, 600.0)
+    num_spectrogram_masks: int = 32
+    num_token_masks: int = 200
+    patches_per_second: tuple[float, ...] = (400.0,)
     max_duration_s: float | None = 7.5
     segmentation: Literal["slic", "grid"] = "slic"
     patches: tuple[int, ...] | None = None
     slic_sigma: float = 0.0
     slic_compactness: float = 0.1
     perturb: Literal["separate", "joint"] = "separate"
-    estimator: Literal["perturbation", "gradient"] = "perturbation"
+    estimator: Literal["perturbation", "gradient"] = "gradient"
     masks_per_token: int = 8
-    pool_patches_per_second: tuple[float, ...] | None = (80.0, 400.0)
+    pool_patches_per_second: tuple[float, ...] | None = (400.0, 1600.0)
 
     method: ClassVar[str] = "spes"
 
@@ -241,18 +244,15 @@ class SpesConfig(ExplainConfig):
             spectrogram_mask_prob=0.5,
             token_mask_prob=0.4,
             patches_per_second=(400.0, 500.0, 600.0),
+            estimator="perturbation",
             max_duration_s=7.5 if task == "asr" else 5.0,
         )
         return cls(**{**values, **overrides})
 
     @classmethod
     def fast(cls, **overrides: Any) -> SpesConfig:
-        """Return a setting for a first look: a pyramid of three clearly different levels and few masks."""
-        values: dict[str, Any] = dict(
-            num_spectrogram_masks=300,
-            num_token_masks=200,
-            patches_per_second=(20.0, 80.0, 400.0),
-        )
+        """Return a setting for a first look: a quarter of the masks."""
+        values: dict[str, Any] = dict(num_spectrogram_masks=8, masks_per_token=2, num_token_masks=100)
         return cls(**{**values, **overrides})
 
 

@@ -147,7 +147,11 @@ class Explainer:
         options = GenerationOptions(language, task, tgt_lang, {} if generate_kwargs is None else generate_kwargs)
         waveform = load_audio(audio, self.adapter.sampling_rate, sampling_rate)
         started = time.perf_counter()
-        with preserved(self.adapter.model, seed=mask_key(self.seed, utterance_id, "generate")):
+        # What inference mode makes takes no part in a backward pass, whatever mode the user is in.
+        with (
+            torch.inference_mode(False),
+            preserved(self.adapter.model, seed=mask_key(self.seed, utterance_id, "generate")),
+        ):
             utterance = self.adapter.encode(waveform)
             if text is None:
                 target = self.adapter.generate(utterance, options)
@@ -176,27 +180,31 @@ class Explainer:
         with torch.no_grad():
             states = adapter.encoder_states(utterance.inputs)
             reference = adapter.logits(utterance, target, states=states)[0]
+            cross = adapter.cross_attention(utterance, target, states)
         impact = make_impact(self.config.impact, reference, target.token_ids.to(adapter.device))
         problem = Problem(
             utterance, target, adapter.device, self.seed, utterance_id, differentiable=adapter.differentiable
         )
         runs = plan(self.config, problem)
+        passes = [run.passes(level, run.perturbation.rows(level)) for run in runs for level in _levels(run)]
+        forward, backward = (sum(counts) for counts in zip(*passes, strict=True))
         with tqdm(
-            total=sum(run.perturbation.num_masks for run in runs),
+            total=forward + backward,
             desc="explaining",
-            unit="mask",
+            unit="pass",
             disable=not self.progress,
             delay=1,
         ) as bar:
             for run in runs:
 
                 def impact_of(masks: Masks, perturbation: Perturbation = run.perturbation) -> Tensor:
-                    return impact(adapter.logits(utterance, target, states=states, **perturbation.apply(masks)))
+                    applied = perturbation.apply(masks)
+                    return impact(adapter.logits(utterance, target, states=states, cross=cross, **applied))
 
                 size = starting_batch_size(reference, utterance.inputs)
                 # A backward pass needs all that the forward pass computed.
-                for rows in self._observe(run, impact_of, max(1, size // 4) if run.backward else size):
-                    bar.update(len(rows))
+                for level, rows in self._observe(run, impact_of, size if run.backward_passes is None else size // 4):
+                    bar.update(sum(run.passes(level, rows)))
         return {
             **_read(runs, target),
             "text": adapter.text(target.token_ids),
@@ -211,17 +219,17 @@ class Explainer:
             "frequencies": utterance.frequencies,
             "waveform": torch.from_numpy(utterance.waveform.samples),
             "sampling_rate": utterance.waveform.sampling_rate,
-            "forward_passes": 1 + sum(run.perturbation.num_masks for run in runs),
-            "backward_passes": sum(run.perturbation.num_masks for run in runs if run.backward),
+            "forward_passes": 1 + forward,
+            "backward_passes": backward,
         }
 
-    def _observe(self, run: Run, impact_of: Callable[[Masks], Tensor], batch_size: int) -> Iterator[range]:
-        """Show the estimator every mask of a run, batch by batch, the levels in turn; yield the rows that are done.
+    def _observe(self, run: Run, impact_of: Callable[[Masks], Tensor], batch_size: int) -> Iterator[tuple[int, range]]:
+        """Show the estimator every mask of a run, batch by batch, the levels in turn; yield level and rows when done.
 
         A batch that does not fit in memory is tried again with half the size.
         """
-        batch_size = self.batch_size or batch_size
-        todo = [run.perturbation.rows(level) for level in range(run.perturbation.levels)]
+        batch_size = self.batch_size or max(1, batch_size)
+        todo = [run.perturbation.rows(level) for level in _levels(run)]
         while any(todo):
             for level in range(len(todo)):
                 rows = todo[level][:batch_size]
@@ -229,7 +237,7 @@ class Explainer:
                     continue
                 if self._fits(run, level, rows, impact_of):
                     todo[level] = todo[level][len(rows) :]
-                    yield rows
+                    yield level, rows
                 else:
                     # Only now, when nothing refers to the tensors of the failed pass any more.
                     clear_device_cache(garbage_collection=True)
@@ -288,6 +296,10 @@ def _read(runs: Sequence[Run], target: Target) -> dict[str, Any]:
             impact = ratio((numerator * written).sum(1), (denominator * written).sum(1)).float()
             found["token_mean_impact"] = torch.full_like(impact, torch.nan) if run.audio_scores else impact
     return found
+
+
+def _levels(run: Run) -> range:
+    return range(run.perturbation.levels)
 
 
 def _probabilities(logits: Tensor, token_ids: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ def plan_gradients(config: GradientConfig, problem: Problem) -> list[Run]:
             estimator=CaptumEstimator(config.attribution, tokens, steps, start.flatten().to(problem.device)),
             labels=feature_labels(features),
             audio_scores=lambda scores: scores,
+            backward_passes=lambda level, rows: len(rows),
         ),
         token_run(config, problem),
     ]

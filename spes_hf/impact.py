@@ -9,8 +9,12 @@ from torch import Tensor
 
 from spes_hf.errors import ConfigError
 
-# Rows of the vocabulary handled at once, so that nothing of the size of the logits is made beside them.
-_ROWS = 64
+# Logits handled at once, so that nothing of the size of all of them is made beside them. On a CPU they stay in its
+# cache; an accelerator wants fewer, larger steps.
+_BLOCK, _SHARE = 2**17, 16
+
+# e to this power is far from the ends of float32.
+_SAFE = 40.0
 
 
 class Impact(ABC):
@@ -33,26 +37,47 @@ class Impact(ABC):
 class KLImpact(Impact):
     """KL(p ‖ q) in nats, as `functional.kl_divergence`, without a second tensor of the logits' size (§4.2).
 
-    With d = clean logits − perturbed logits, KL = Σ_v p_v d_v + log Σ_v p_v exp(−d_v). Small divergences keep their
-    digits, since nothing of the size of the logits themselves cancels.
+    With W the clean and Z the perturbed logits, KL = Σ_v p_v (W_v − Z_v) + log Σ_v exp(Z_v − c) − log Σ_v exp(W_v − c)
+    for any c. The last term is worked out once, in float64. With c = log Σ_v exp(W_v) both logarithms are near 0 where
+    Z is near W: small divergences keep their digits, since nothing of the size of the logits cancels.
     """
 
     def __init__(self, reference_logits: Tensor, token_ids: Tensor):
         super().__init__(reference_logits, token_ids)
-        self.log_p = self.reference_logits.log_softmax(-1)
-        self.p = self.log_p.exp()
+        p, normaliser, rest = zip(*map(self._clean, self.reference_logits), strict=True)
+        self.p = torch.stack(p)  # (K, V)
+        self.normaliser = torch.stack(normaliser)  # (K, 1): c
+        self.rest = torch.stack(rest)  # (K,): log Σ exp(W − c), which only rounding keeps from 0
+
+    @staticmethod
+    def _clean(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return p, c and log Σ exp(W − c) of one token's clean logits, (V,)."""
+        exact = logits.cpu().double()
+        normaliser = exact.logsumexp(-1, keepdim=True).float()
+        # Rounded as the perturbed ones will be.
+        rest = (logits.cpu() - normaliser).double().exp().sum().log().float()
+        return exact.softmax(-1).float().to(logits.device), normaliser.to(logits.device), rest.to(logits.device)
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Return the divergences, (B, K) float32."""
-        batch, tokens, _ = logits.shape
-        divergence = logits.new_empty((batch, tokens), dtype=torch.float32)
-        for k in range(tokens):
-            for start in range(0, batch, _ROWS):
-                rows = slice(start, start + _ROWS)
-                d = self.reference_logits[k] - logits[rows, k]
-                # A sum, not a dot product: BLAS adds the vocabulary up in one go and loses three digits.
-                divergence[rows, k] = (d * self.p[k]).sum(-1) + (self.log_p[k] - d).logsumexp(-1)
-        return divergence.clamp_min_(0.0)
+        batch, tokens, vocabulary = logits.shape
+        block = _BLOCK if logits.device.type == "cpu" else max(_BLOCK, logits.numel() // _SHARE)
+        width = min(tokens, max(1, block // vocabulary))
+        height = max(1, block // (width * vocabulary))
+        columns = []
+        for k in range(0, tokens, width):
+            some = slice(k, k + width)
+            rows = [self._divergence(logits[i : i + height, some], some) for i in range(0, batch, height)]
+            columns.append(torch.cat(rows))
+        return (torch.cat(columns, dim=1) - self.rest).clamp_min(0.0)
+
+    def _divergence(self, logits: Tensor, tokens: slice) -> Tensor:
+        """Return the first two terms for some rows and tokens, (b, k), of logits (b, k, V)."""
+        # A sum, not a dot product: BLAS adds the vocabulary up in one go and loses three digits.
+        moved = ((self.reference_logits[tokens] - logits) * self.p[tokens]).sum(-1)
+        c, top = self.normaliser[tokens], logits.detach().amax(-1, keepdim=True).float()
+        c = torch.where((top - c).abs() < _SAFE, c, top)  # any c is right; not every one is finite
+        return moved + (logits - c).exp().sum(-1).log() + (c - self.normaliser[tokens]).squeeze(-1)
 
 
 class ProbabilityImpact(Impact):

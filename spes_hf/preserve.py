@@ -20,7 +20,7 @@ def preserved(model: Any, seed: int = 0) -> Iterator[None]:
         model: The user's model.
         seed: What sampling in ``generate()`` starts from meanwhile.
     """
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    learning = [weight for weight in model.parameters() if weight.requires_grad and not weight.is_inference()]
     training = [module for module in model.modules() if module.training]
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type not in ("cpu", "meta")}
     numpy_state, cpu_state = np.random.get_state(), torch.get_rng_state()

@@ -28,6 +28,8 @@ BAD = {
     "perturb": ["both", "", None],
     "estimator": ["gradients", "", None],
     "patches": [(), (0,), (2000.0,), ("2000",), True, "2000", -3],
+    "masks_per_token": [0, -1, 1.5, 8.0, "8", None, True, NAN, INF],
+    "pool_patches_per_second": [(), [], (0,), (-80,), (80, 0), (80, NAN), (INF,), ("80",), "80", (True,), True, 0],
 }
 ALLOWED = {
     "num_spectrogram_masks": "whole number",
@@ -42,8 +44,10 @@ ALLOWED = {
     "slic_sigma": "at least 0",
     "slic_compactness": "above 0",
     "perturb": "separate, joint",
-    "estimator": "perturbation",
+    "estimator": "perturbation, gradient",
     "patches": "2000, 2500, 3000",
+    "masks_per_token": "whole number",
+    "pool_patches_per_second": "above 0, for example (400, 500, 600), or None",
 }
 
 
@@ -61,7 +65,7 @@ def test_a_bad_value_is_refused_by_name(name, value):
         SpesConfig(**{name: value})
     message = str(caught.value)
     assert f"SpesConfig.{name}" in message
-    shown = tuple(value) if isinstance(value, list) and name == "patches_per_second" else value
+    shown = tuple(value) if isinstance(value, list) and name.endswith("patches_per_second") else value
     assert repr(shown) in message or f"({value!r}.0,)" in message  # one number of patches is a level on its own
     assert ALLOWED[name] in message
     assert isinstance(caught.value, SpesError)
@@ -90,11 +94,28 @@ def test_a_bad_value_is_refused_by_name(name, value):
         ("slic_sigma", 0),
         ("slic_sigma", 10.0),
         ("slic_compactness", 10),
-        ("perturb", "joint"),
+        ("estimator", "perturbation"),
+        ("masks_per_token", 1),
+        ("pool_patches_per_second", None),
+        ("pool_patches_per_second", (20.0, 400.0)),
     ],
 )
 def test_a_good_value_is_kept(name, value):
     assert getattr(SpesConfig(**{name: value}), name) == value
+
+
+def test_gradients_are_of_the_sound_alone():
+    assert SpesConfig(estimator="perturbation", perturb="joint").perturb == "joint"
+    with pytest.raises(ConfigError, match="perturb is 'joint'.*separate.*estimator=\"perturbation\""):
+        SpesConfig(estimator="gradient", perturb="joint")
+
+
+def test_pools_may_be_given_as_a_list_or_one_number():
+    assert SpesConfig(pool_patches_per_second=[20, 80]).pool_patches_per_second == (20, 80)
+    assert SpesConfig(pool_patches_per_second=80).pool_patches_per_second == (80.0,)
+    for pools in (None, (80.0,)):
+        config = SpesConfig(pool_patches_per_second=pools, masks_per_token=3)
+        assert SpesConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_every_level_needs_a_mask():
@@ -169,8 +190,11 @@ def test_presets_by_name():
 
 
 def test_fast_costs_less_than_the_default():
-    assert SpesConfig.fast().num_spectrogram_masks < SpesConfig().num_spectrogram_masks
-    assert SpesConfig().num_spectrogram_masks < SpesConfig.paper("asr").num_spectrogram_masks
+    fast, default = SpesConfig.fast(), SpesConfig()
+    assert fast.estimator == default.estimator == "gradient"
+    assert fast.num_spectrogram_masks < default.num_spectrogram_masks
+    assert fast.masks_per_token < default.masks_per_token
+    assert default.num_spectrogram_masks < SpesConfig.paper("asr").num_spectrogram_masks
 
 
 @settings(max_examples=40, deadline=None)
@@ -184,7 +208,7 @@ def test_fast_costs_less_than_the_default():
     perturb=st.sampled_from(["separate", "joint"]),
 )
 def test_json_round_trip(tmp_path_factory, **values):
-    config = SpesConfig(**values)
+    config = SpesConfig(estimator="perturbation", **values)
     written = json.dumps(config.to_dict(), allow_nan=False)
     assert SpesConfig.from_dict(json.loads(written)) == config
     path = tmp_path_factory.getbasetemp() / "config.json"

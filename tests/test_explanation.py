@@ -105,6 +105,19 @@ def test_sentence_map_is_the_mean_over_tokens_with_the_last():
     assert not torch.allclose(ex.sentence_saliency, ex.audio_saliency[:-1].mean(0))
 
 
+def test_a_sentence_map_of_its_own_is_shown_for_the_sentence():
+    # Means of 0 and 3 by patch: [[0, 0], [3, 3], [3, 9]] scaled by its range; z-scores first would change nothing.
+    labels = torch.tensor([[[0, 0], [1, 1], [1, 2]]])
+    scores = UnitScores((torch.tensor([[0.0, 3.0, 9.0]]),), (torch.ones(3),))
+    ex = make(sentence_map=PatchMap.of(labels, scores))
+    expected = torch.tensor([[0, 0], [1, 1], [1, 3]]) / 3
+    torch.testing.assert_close(ex.sentence_saliency, expected)
+    torch.testing.assert_close(ex.words().sentence_saliency, expected)
+    assert torch.equal(ex.audio_saliency, make().audio_saliency)
+    flat = make(sentence_map=PatchMap.of(labels, UnitScores((torch.full((1, 3), -7.0),), (torch.ones(3),))))
+    assert not flat.sentence_saliency.any()
+
+
 def test_only_the_end_of_sequence():
     # Silence: the model writes nothing. One token, one decoder input.
     ex = make(
@@ -226,6 +239,13 @@ def test_text_share_by_hand():
         token_mean_impact=torch.tensor([1.0, 5.0, 0.0, 1.0, 3.0]),
     )
     torch.testing.assert_close(ex.text_share, torch.tensor([0.25, 1.0, 0.0, 0.5, 0.75]))
+
+
+def test_text_share_takes_the_impact_of_sound_that_was_measured():
+    # Maps of gradients do not tell it: 1 / (1 + 3), not what the map says.
+    ex = make(token_mean_impact=torch.ones(K), audio_mean_impact=torch.tensor([3.0, 0.0, 1.0, -1.0, NAN]))
+    torch.testing.assert_close(ex.text_share, torch.tensor([0.25, 1.0, 0.5, 1.0, NAN]), equal_nan=True)
+    torch.testing.assert_close(ex.words().text_share, torch.tensor([0.25, 0.75, 1.0]))
 
 
 def test_text_share_pools_levels():

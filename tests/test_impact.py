@@ -84,6 +84,34 @@ def test_fused_kl_keeps_the_digits_of_a_small_divergence():
     torch.testing.assert_close(actual.double(), (p.exp() * (p - q)).sum(-1), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("offset", [0.0, 20.0, -100.0])
+@pytest.mark.parametrize("moved", [0.0, 1e-4, 1e-2, 1.0])
+def test_fused_kl_of_a_large_vocabulary_is_right_to_a_millionth(offset, moved):
+    reference, noise = pair(batch=8, vocabulary=51_864)
+    reference = reference * 3 + offset
+    perturbed = reference + moved * noise
+    actual = KLImpact(reference, torch.zeros(3, dtype=torch.long))(perturbed)
+    p, q = reference.double().log_softmax(-1), perturbed.double().log_softmax(-1)
+    torch.testing.assert_close(actual.double(), (p.exp() * (p - q)).sum(-1), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("batch", "tokens", "vocabulary"), [(1, 1, 7), (33, 60, 1_000), (3, 2, 200_000)])
+def test_fused_kl_in_blocks_of_any_shape(batch, tokens, vocabulary):
+    reference, perturbed = pair(3, batch=batch, tokens=tokens, vocabulary=vocabulary)
+    actual = KLImpact(reference, torch.zeros(tokens, dtype=torch.long))(perturbed)
+    torch.testing.assert_close(actual, functional.kl_divergence(reference, perturbed), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e3])
+def test_gradient_of_fused_kl_is_that_of_the_formula(scale):
+    """q − p; also where the perturbed logits are shifted to keep their exponentials finite."""
+    reference, perturbed = pair(scale, batch=5)
+    perturbed.requires_grad_()
+    KLImpact(reference, torch.zeros(3, dtype=torch.long))(perturbed).sum().backward()
+    expected = perturbed.detach().softmax(-1) - reference.softmax(-1)
+    torch.testing.assert_close(perturbed.grad, expected, rtol=0, atol=1e-6)
+
+
 def test_fused_kl_makes_nothing_of_the_size_of_the_logits():
     reference, perturbed = pair(batch=256, tokens=4, vocabulary=1_000)
     impact = KLImpact(reference, torch.zeros(4, dtype=torch.long))

@@ -215,7 +215,7 @@ def test_defaults_are_those_of_the_paper():
 
 
 def test_fixed_patches_do_not_depend_on_the_length(small_whisper, tone):
-    config = SpesConfig(**FEW, patches=[100, 300])
+    config = SpesConfig(**FEW, estimator="perturbation", patches=[100, 300])
     assert config.patches == (100, 300) and config.num_levels == 2
     for samples in (tone, tone[:9600]):
         found = run(small_whisper, samples, config)

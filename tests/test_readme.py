@@ -29,7 +29,8 @@ def test_python_in_the_readme_runs(whisper, tmp_path, monkeypatch, capsys):
     """The ten lines as they stand, but for fewer masks."""
     code, measures = PYTHON
     few = code.replace(
-        "SpesConfig.fast()", "SpesConfig.fast(num_spectrogram_masks=6, num_token_masks=6), progress=False"
+        "SpesConfig.fast()",
+        "SpesConfig.fast(num_spectrogram_masks=1, masks_per_token=1, num_token_masks=6), progress=False",
     )
     assert few != code
     monkeypatch.chdir(tmp_path)

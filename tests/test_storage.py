@@ -1,10 +1,12 @@
 import json
 import math
 import os
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from spes_hf import Explanation, ExplanationFormatError, storage
 from spes_hf.explanation import PatchMap, Reliability
@@ -14,7 +16,8 @@ NAN = float("nan")
 PUBLIC = (
     "text tokens token_ids token_probabilities context_tokens over_words raw_audio raw_token audio_saliency "
     "token_saliency sentence_saliency text_share features times frequencies pieces context_pieces special "
-    "prefix_length probabilities token_mean_impact waveform sampling_rate provenance groups context_groups"
+    "prefix_length probabilities token_mean_impact waveform sampling_rate provenance groups context_groups "
+    "audio_mean_impact"
 ).split()
 
 
@@ -59,11 +62,37 @@ def assert_same(one, other):
         else:
             assert type(a) is type(b), name
             assert a == b, name
+    for name in ("audio_map", "sentence_map"):
+        assert_same_map(getattr(one, name), getattr(other, name))
     assert torch.equal(one.time_centroids(), other.time_centroids())
     assert torch.equal(one.reliability.tokens.nan_to_num(nan=-77.0), other.reliability.tokens.nan_to_num(nan=-77.0))
     a, b = one.reliability.sentence, other.reliability.sentence
     assert a == b or (math.isnan(a) and math.isnan(b))
     assert repr(one) == repr(other)
+
+
+def assert_same_map(one, other):
+    if one is None or other is None:
+        assert one is other
+        return
+    assert one.labels.dtype == other.labels.dtype and torch.equal(one.labels, other.labels)
+    for a, b in ((one.numerators, other.numerators), (one.denominators, other.denominators)):
+        assert len(a) == len(b)
+        assert all(torch.equal(level, same) for level, same in zip(a, b, strict=True))
+
+
+def with_sentence_map(seed=0):
+    """What the gradient estimator leaves: a map of the sentence beside those of the tokens, and impacts on their own.
+
+    Its scores are of either sign, and its patches are others than those of the tokens.
+    """
+    generator = torch.Generator().manual_seed(100 + seed)
+    labels = torch.stack([torch.randint(0, n, (6, 4), generator=generator) for n in (4, 9)])
+    scores = UnitScores(
+        tuple(torch.randn(1, n, generator=generator) for n in (4, 9)), tuple(torch.ones(n) for n in (4, 9))
+    )
+    impact = torch.rand(5, generator=generator)
+    return make(seed, sentence_map=PatchMap.of(labels, scores), audio_mean_impact=impact)
 
 
 @pytest.fixture
@@ -90,6 +119,41 @@ def test_round_trip_over_words(tmp_path):
     assert back.over_words
     assert_same(words, back)
     assert back.words() is back
+
+
+def test_round_trip_with_a_map_of_the_sentence(tmp_path):
+    ex = with_sentence_map()
+    back = Explanation.load(ex.save(tmp_path / "clip"))
+    assert_same(ex, back)
+    assert_same(ex.words(), back.words())
+    words = Explanation.load(ex.words().save(tmp_path / "words"))
+    assert_same(ex.words(), words)
+    for other in (back, words):
+        assert torch.equal(other.sentence_map.dense(0), ex.sentence_map.dense(0))
+        assert torch.equal(other.sentence_saliency, ex.sentence_saliency)
+        assert not torch.allclose(other.sentence_saliency, make().sentence_saliency, atol=0.05)
+    assert not torch.allclose(back.text_share, make().text_share, atol=0.01)
+
+
+@pytest.mark.parametrize("missing", ["sentence_map", "audio_mean_impact"])
+def test_either_addition_may_be_missing(tmp_path, missing):
+    ex = replace(with_sentence_map(), **{missing: None})
+    assert_same(ex, Explanation.load(ex.save(tmp_path / "clip")))
+
+
+def test_without_additions_the_folder_is_what_it_was(tmp_path):
+    """Byte for byte: what older code wrote is read, and what has no additions is written as older code wrote it."""
+    old = Path(__file__).parent / "conformance" / "explanation_v1"
+    assert_same(make(), Explanation.load(old))
+    new = make().save(tmp_path / "clip")
+    assert names(new) == names(old)
+    assert tensors_of(new).read_bytes() == tensors_of(old).read_bytes()
+    assert Explanation.load(old).sentence_map is None
+
+
+def test_saving_over_a_map_of_the_sentence_leaves_none(tmp_path):
+    folder = with_sentence_map().save(tmp_path / "clip")
+    assert_same(make(), Explanation.load(make().save(folder)))
 
 
 def names(folder):
@@ -149,6 +213,30 @@ def test_many_levels_keep_their_order(tmp_path):
     ex = make(audio_map=PatchMap.of(labels, scores))
     back = Explanation.load(ex.save(tmp_path / "clip"))
     assert [float(n[0, 0]) for n in back.audio_map.numerators] == list(range(12))
+
+
+def test_sentence_map_and_impact_of_sound_survive(tmp_path):
+    generator = torch.Generator().manual_seed(7)
+    labels = torch.stack([torch.randint(0, n, (6, 4), generator=generator) for n in (2, 8)])
+    scores = UnitScores((torch.rand(1, 2), torch.rand(1, 8)), (torch.ones(2), torch.full((8,), 3.0)))
+    ex = make(sentence_map=PatchMap.of(labels, scores), audio_mean_impact=torch.rand(5))
+    back = Explanation.load(ex.save(tmp_path / "clip"))
+    assert_same(ex, back)
+    assert_same(ex.words(), back.words())
+    assert not torch.equal(back.sentence_saliency, make().sentence_saliency)
+    for ours, theirs in zip(
+        (ex.sentence_map.labels, *ex.sentence_map.numerators, *ex.sentence_map.denominators),
+        (back.sentence_map.labels, *back.sentence_map.numerators, *back.sentence_map.denominators),
+        strict=True,
+    ):
+        assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
+
+
+def test_explanations_without_a_sentence_map_are_written_as_ever(saved):
+    written = load_file(tensors_of(saved))
+    assert not [name for name in written if name.startswith("sentence") or name == "audio_mean_impact"]
+    back = Explanation.load(saved)
+    assert back.sentence_map is None and back.audio_mean_impact is None
 
 
 def test_provenance_of_a_config_survives(tmp_path):

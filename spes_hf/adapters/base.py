@@ -111,11 +111,13 @@ class Adapter(ABC):
 
     @property
     def differentiable(self) -> bool:
-        """Whether gradients pass through all of the model: not through quantised weights."""
+        """Whether gradients pass through all of the model: not through quantised weights, nor inference tensors."""
         if getattr(self.model, "is_quantized", False) or getattr(self.model, "hf_quantizer", None) is not None:
             return False
         modules = any(".quantized" in type(module).__module__ for module in self.model.modules())
-        return not modules and all(weight.is_floating_point() for weight in self.model.parameters())
+        weights = (*self.model.parameters(), *self.model.buffers())
+        exact = all(weight.is_floating_point() for weight in self.model.parameters())
+        return not modules and exact and not any(weight.is_inference() for weight in weights)
 
     @property
     def eos_token_id(self) -> int:

@@ -71,7 +71,8 @@ def load_audio(audio: Any, sampling_rate: int, source_rate: int | None = None) -
     Args:
         audio: Path (str or `os.PathLike`); bytes of an audio file; NumPy array, torch tensor or list of floats, (N,) or
             two-dimensional with the shorter axis as channels; `datasets` audio dict (`{"array", "sampling_rate"}` or
-            `{"bytes", "path"}`) or decoder; or a `Waveform`. Integer PCM (int16, int32, uint8) is scaled to [-1, 1].
+            `{"bytes", "path"}`), a stretch of a recording as `load_mustc` has it (`{"path", "offset", "duration"}`) or
+            a decoder; or a `Waveform`. Integer PCM (int16, int32, uint8) is scaled to [-1, 1].
             It is never modified, and the result does not share its memory.
         sampling_rate: The processor's rate in Hz, at which the waveform is returned.
         source_rate: Rate of `audio` in Hz: what the user gave as `sampling_rate`. A bare array without one is taken to
@@ -112,26 +113,8 @@ def load_segment(path: str | os.PathLike[str], offset_s: float, duration_s: floa
         AudioError: As `load_audio`, or the segment does not lie within the recording.
     """
     target = _check_rate(sampling_rate, "the processor's sampling_rate")
-    offset_s, duration_s = _check_seconds(offset_s, "offset_s"), _check_seconds(duration_s, "duration_s")
-    if offset_s < 0:
-        raise AudioError(f"offset_s={offset_s} is negative; it counts seconds from the start of the file.")
-    if duration_s <= 0:
-        raise AudioError(f"duration_s={duration_s} leaves nothing to read; it must be above 0.")
-    file = _existing_file(path)
-    try:
-        with soundfile.SoundFile(file) as stream:
-            start, stop, notes = _segment_bounds(file, stream.frames, stream.samplerate, offset_s, duration_s)
-            stream.seek(start)
-            samples, rate = stream.read(stop - start, dtype="float32", always_2d=True), stream.samplerate
-    except (soundfile.SoundFileError, OSError, TypeError) as error:
-        raise _undecodable(f"file {str(file)!r}", error) from error
-    if len(samples) < stop - start:
-        raise AudioError(
-            f"file {str(file)!r} broke off after {len(samples)} of the {stop - start} samples of the segment at "
-            f"offset_s={offset_s}; it is truncated: fetch it again."
-        )
-    source = f"file {file.name} [{offset_s:g} s, {offset_s + duration_s:g} s)"
-    return _finish(_Raw(samples, rate, source, notes), rate, target)
+    raw = _read_segment(path, offset_s, duration_s)
+    return _finish(raw, raw.rate or target, target)
 
 
 def _open(audio: Any) -> _Raw:
@@ -160,6 +143,30 @@ def _read_path(path: Any) -> _Raw:
     return _Raw(samples, _check_rate(rate, f"the sampling rate of {file.name!r}"), f"file {file.name}")
 
 
+def _read_segment(path: Any, offset_s: Any, duration_s: Any) -> _Raw:
+    """Return the samples of a stretch of a recording; the rest is not read."""
+    offset_s, duration_s = _check_seconds(offset_s, "offset_s"), _check_seconds(duration_s, "duration_s")
+    if offset_s < 0:
+        raise AudioError(f"offset_s={offset_s} is negative; it counts seconds from the start of the file.")
+    if duration_s <= 0:
+        raise AudioError(f"duration_s={duration_s} leaves nothing to read; it must be above 0.")
+    file = _existing_file(path)
+    try:
+        with soundfile.SoundFile(file) as stream:
+            start, stop, notes = _segment_bounds(file, stream.frames, stream.samplerate, offset_s, duration_s)
+            stream.seek(start)
+            samples, rate = stream.read(stop - start, dtype="float32", always_2d=True), stream.samplerate
+    except (soundfile.SoundFileError, OSError, TypeError) as error:
+        raise _undecodable(f"file {str(file)!r}", error) from error
+    if len(samples) < stop - start:
+        raise AudioError(
+            f"file {str(file)!r} broke off after {len(samples)} of the {stop - start} samples of the segment at "
+            f"offset_s={offset_s}; it is truncated: fetch it again."
+        )
+    source = f"file {file.name} [{offset_s:g} s, {offset_s + duration_s:g} s)"
+    return _Raw(samples, rate, source, notes)
+
+
 def _read_bytes(content: bytes, name: str | None = None) -> _Raw:
     what = f"audio bytes of {name!r}" if name else f"audio bytes ({len(content)} B)"
     if not content:
@@ -182,6 +189,8 @@ def _read_dict(audio: Mapping[str, Any]) -> _Raw:
         return _Raw(raw.samples, rate, f"file {name}" if name else raw.source, raw.notes)
     if audio.get("bytes") is not None:
         return _read_bytes(bytes(audio["bytes"]), name)
+    if path and audio.get("offset") is not None:
+        return _read_segment(path, audio["offset"], audio.get("duration"))
     if path:
         return _read_path(path)
     raise AudioError(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 KEY = "spes_hf.explanation"
 VERSION = 1
 
-_LABELS = "audio.labels"
+_LABELS = ".labels"
 
 
 def pack(explanation: Explanation) -> bytes:
@@ -35,10 +35,12 @@ def pack(explanation: Explanation) -> bytes:
     from spes_hf.storage import to_parts
 
     values, tensors = to_parts(explanation)
-    labels = tensors.pop(_LABELS)
-    steps = np.diff(labels.numpy().astype("<i4"), axis=1, prepend=np.int32(0))
-    tensors[_LABELS] = torch.frombuffer(bytearray(zlib.compress(steps.tobytes(), 6)), dtype=torch.uint8)
-    header = {"version": VERSION, "labels_shape": list(labels.shape), "values": values}
+    shapes = {}
+    for name in [name for name in tensors if name.endswith(_LABELS)]:
+        shapes[name] = list(tensors[name].shape)
+        steps = np.diff(tensors[name].numpy().astype("<i4"), axis=1, prepend=np.int32(0))
+        tensors[name] = torch.frombuffer(bytearray(zlib.compress(steps.tobytes(), 6)), dtype=torch.uint8)
+    header = {"version": VERSION, "labels": shapes, "values": values}
     return save_tensors(tensors, metadata={KEY: json.dumps(header, allow_nan=False)})
 
 
@@ -59,9 +61,10 @@ def unpack(packed: bytes) -> Explanation:
         )
     try:
         tensors = load_tensors(packed)
-        tensors[_LABELS] = _labels(tensors[_LABELS], header["labels_shape"])
+        for name, shape in header["labels"].items():
+            tensors[name] = _labels(tensors[name], shape)
         return from_parts(header["values"], tensors)
-    except (KeyError, TypeError, ValueError, SafetensorError, zlib.error) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, SafetensorError, zlib.error) as error:
         raise ExplanationFormatError(
             f"explanation ({len(packed)} bytes) is damaged ({type(error).__name__}: {error}); explain again"
         ) from error

@@ -20,8 +20,8 @@ class PerturbationEstimator:
     """
 
     def __init__(self, levels: int):
-        self.numerators: list[Tensor | None] = [None] * levels  # (2, K, F) each
-        self.denominators: list[Tensor | None] = [None] * levels  # (2, F) each
+        # Per level (2, K + 1, F): numerators of the even and the odd masks, and in the last row their denominators.
+        self.sums: list[Tensor | None] = [None] * levels
 
     def update(self, masks: Masks, impact_of: Callable[[Masks], Tensor]) -> None:
         """Run the model under these masks and add what they show."""
@@ -32,18 +32,16 @@ class PerturbationEstimator:
         """Add masks, (B, F), and their impacts, (B, K)."""
         # Sums of tens of thousands of terms; MPS devices know no float64.
         exact = torch.float32 if impact.device.type == "mps" else torch.float64
-        impact, perturbed = impact.to(exact), 1 - masks.keep.to(exact)
-        numerators, denominators = self.numerators[masks.level], self.denominators[masks.level]
-        if numerators is None or denominators is None:
-            numerators = impact.new_zeros((2, impact.shape[1], perturbed.shape[1]))
-            denominators = impact.new_zeros((2, perturbed.shape[1]))
-            self.numerators[masks.level], self.denominators[masks.level] = numerators, denominators
-        halves = [slice((half - masks.rows.start) % 2, None, 2) for half in (0, 1)]
-        # All products first: a batch that runs out of memory must leave no half of itself behind.
-        added = [(impact[rows].T @ perturbed[rows], perturbed[rows].sum(0)) for rows in halves]
-        for half, (numerator, denominator) in enumerate(added):
-            numerators[half] += numerator
-            denominators[half] += denominator
+        perturbed = 1 - masks.keep.to(exact)
+        odd = torch.arange(masks.rows.start, masks.rows.stop, device=impact.device) % 2
+        weights = torch.cat([impact.T, impact.new_ones(1, len(impact))]).to(exact)
+        weights = torch.cat([weights * (1 - odd), weights * odd])
+        sums = self.sums[masks.level]
+        if sums is None:
+            shape = (2, impact.shape[1] + 1, perturbed.shape[1])
+            sums = self.sums[masks.level] = perturbed.new_zeros(shape)
+        # One step in place: a batch that runs out of memory leaves nothing of itself behind.
+        sums.flatten(0, 1).addmm_(weights, perturbed)
 
     def scores(self) -> UnitScores:
         """Return the sums over all masks."""
@@ -55,7 +53,5 @@ class PerturbationEstimator:
 
     def _gather(self, pick: Callable[[Tensor], Tensor]) -> UnitScores:
         # Levels are filled in order, so a level without masks (fewer masks than levels) can only stand at the end.
-        return UnitScores(
-            tuple(pick(n).cpu() for n in self.numerators if n is not None),
-            tuple(pick(d).cpu() for d in self.denominators if d is not None),
-        )
+        picked = [pick(sums).cpu() for sums in self.sums if sums is not None]
+        return UnitScores(tuple(sums[:-1] for sums in picked), tuple(sums[-1] for sums in picked))

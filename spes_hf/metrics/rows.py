@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spes_hf.data.packing import unpack
+from spes_hf.data.rowwise import is_lazy
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
 
@@ -25,15 +27,17 @@ def failed(row: Row | Explanation) -> bool:
 
 
 def explanation_of(row: Row | Explanation) -> Explanation:
-    """Return the explanation, over tokens, of a row: an `Explanation`, or the path of a saved one, at "explanation".
+    """Return the explanation, over tokens, of a row.
+
+    At "explanation" there may be an `Explanation`, the path of a saved one, or the bytes that `Explain` made.
 
     Raises:
         ConfigError: If there is none.
-        ExplanationFormatError: If the path holds no explanation.
+        ExplanationFormatError: If the path, or the bytes, hold no explanation.
     """
     found: Any = row
     if isinstance(row, Mapping):
-        if row.get("explanation") is None:
+        if row.get("explanation") in (None, b""):
             raise ConfigError(
                 f"row has no 'explanation' (it has {', '.join(map(str, row)) or 'nothing'}); explain it first, and put "
                 "the Explanation, or the folder that it was saved to, there"
@@ -41,13 +45,20 @@ def explanation_of(row: Row | Explanation) -> Explanation:
         found = row["explanation"]
     if isinstance(found, (str, PathLike)):
         found = Explanation.load(Path(found))
+    if isinstance(found, (bytes, bytearray, memoryview)):
+        found = unpack(bytes(found))
     if not isinstance(found, Explanation):
         raise ConfigError(f"explanation is a {type(found).__name__}; pass an Explanation or the folder of a saved one")
     return replace(found, groups=None, context_groups=None) if found.over_words else found
 
 
 def as_dict(row: Row | Explanation) -> dict[str, Any]:
-    """Return the row as a new dictionary; an explanation alone becomes a row of its own."""
+    """Return the row as a new dictionary; an explanation alone becomes a row of its own.
+
+    Of a row that ``Dataset.map`` merges into the result itself, nothing: reading a column would decode it.
+    """
+    if is_lazy(row):
+        return {}
     return dict(row) if isinstance(row, Mapping) else {"explanation": row}
 
 

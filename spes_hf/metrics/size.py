@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from spes_hf.data.rowwise import RowTransform, is_batch
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
 from spes_hf.functional import size_curve
@@ -14,7 +15,7 @@ from spes_hf.metrics.rows import Row, as_dict, explanation_of, failed, method_si
 THRESHOLDS = tuple(step / 20 for step in range(21))
 
 
-class Size:
+class Size(RowTransform):
     """Adds to a row how much of its maps lies at or above every threshold, at "size".
 
     Per utterance, over all its tokens together: the percentage of values ≥ t, for t = 0, 0.05, …, 1, of the normalised
@@ -37,6 +38,8 @@ class Size:
         Raises:
             ConfigError: If the row has no explanation, or its maps hold NaN.
         """
+        if is_batch(row, "explanation"):
+            return self.of_batch(row)
         if failed(row):
             return {**as_dict(row), self.key: None}
         explanation = explanation_of(row)

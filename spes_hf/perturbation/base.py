@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from spes_hf.perturbation.masks import keep_bits
+from spes_hf.perturbation.masks import keep_bits, on_device
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,17 @@ class SpectrogramPerturbation(Perturbation):
     def draw(self, level: int, rows: range) -> Masks:
         """Return the masks of these rows of a level, (B, F)."""
         keep = keep_bits(self.keys[level], rows.start, len(rows), self.units[level], self.mask_prob)
-        return Masks(torch.from_numpy(keep).to(self.features.device), level, rows)
+        return Masks(on_device(keep, self.features.device), level, rows)
 
     def apply(self, masks: Masks) -> dict[str, Tensor]:
         """Return the perturbed spectrograms, (B, T, C)."""
-        kept = masks.keep[:, self.labels[masks.level]]
-        return {"features": torch.where(kept, self.features, self.fill)}
+        return {"features": torch.where(self.kept(masks), self.features, self.fill)}
+
+    def kept(self, masks: Masks) -> Tensor:
+        """Return the masks by feature, (B, T, C)."""
+        # The masks of a unit lie side by side, so that all of them are fetched at once.
+        bits = masks.keep.T.contiguous().index_select(0, self.labels[masks.level].flatten())
+        return bits.T.reshape(len(masks.keep), *self.features.shape)
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ class SoftSpectrogramPerturbation(SpectrogramPerturbation):
     def draw(self, level: int, rows: range) -> Masks:
         """Return the masks of these rows of a level, (B, T·C) in the features' dtype."""
         masks = super().draw(level, rows)
-        return replace(masks, keep=masks.keep[:, self.labels[level]].flatten(1).to(self.features.dtype))
+        return replace(masks, keep=self.kept(masks).flatten(1).to(self.features.dtype))
 
     def apply(self, masks: Masks) -> dict[str, Tensor]:
         """Return the perturbed spectrograms, (B, T, C): what is kept in part lies between feature and fill."""
@@ -139,7 +144,7 @@ class TokenPerturbation(Perturbation):
     def draw(self, level: int, rows: range) -> Masks:
         """Return the masks of these rows, (B, J)."""
         keep = keep_bits(self.key, rows.start, len(rows), self.units, self.mask_prob)
-        return Masks(torch.from_numpy(keep).to(self.device), level, rows)
+        return Masks(on_device(keep, self.device), level, rows)
 
     def apply(self, masks: Masks) -> dict[str, Tensor]:
         """Return which decoder inputs to keep, (B, J)."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spes_hf.perturbation.base import Masks, Perturbation
-from spes_hf.perturbation.masks import uniform
+from spes_hf.perturbation.masks import on_device, uniform
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class BubblePerturbation(Perturbation):
     def draw(self, level: int, rows: range) -> Masks:
         """Return the masks of these rows, (B, T·C) float32 in [0, 1]."""
         keep = np.stack([self._keep(centres) for centres in self.centres(rows)])
-        return Masks(torch.from_numpy(keep).flatten(1).to(self.features.device), level, rows)
+        return Masks(on_device(keep, self.features.device).flatten(1), level, rows)
 
     def noise(self, rows: range) -> Tensor:
         """Return the noise of these masks, (B, T, C), uniform between the spectrogram's minimum and maximum."""
-        numbers = torch.from_numpy(uniform(self.noise_key, rows.start, len(rows), self.features.numel()))
+        numbers = uniform(self.noise_key, rows.start, len(rows), self.features.numel())
         low, high = self.features.min(), self.features.max()
-        return low + (high - low) * numbers.to(self.features).unflatten(1, self.features.shape)
+        return low + (high - low) * on_device(numbers, self.features.device).unflatten(1, self.features.shape)
 
     def apply(self, masks: Masks) -> dict[str, Tensor]:
         """Return the noisy spectrograms, (B, T, C)."""

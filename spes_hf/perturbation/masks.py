@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import torch
 from numpy.random import Generator, Philox
+from torch import Tensor
 
 # One step of Philox yields four 64-bit words, each of which gives two float32 numbers.
 _FLOATS_PER_STEP = 8
@@ -51,3 +53,11 @@ def keep_bits(key: int, start: int, count: int, units: int, mask_prob: float) ->
         (count, units) bool; True = keep.
     """
     return uniform(key, start, count, units) >= mask_prob
+
+
+def on_device(values: np.ndarray, device: torch.device) -> Tensor:
+    """Return an array as a tensor on a device; a GPU fetches it by itself while the CPU goes on to draw more masks."""
+    tensor = torch.from_numpy(values)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

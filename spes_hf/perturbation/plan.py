@@ -13,6 +13,7 @@ from spes_hf.adapters.base import Target, Utterance
 from spes_hf.config import ExplainConfig, SpesConfig
 from spes_hf.errors import ConfigError, UnsupportedModelError
 from spes_hf.estimators import GradientEstimator, PerturbationEstimator
+from spes_hf.estimators.gradient import sentence_of, tokens_of
 from spes_hf.perturbation.base import (
     JointPerturbation,
     Masks,
@@ -75,7 +76,7 @@ class Run:
         audio_scores: How to get the patches' scores from the units' scores, if the run makes an audio map.
         token_scores: How to get the tokens' scores from the units' scores, if the run makes a token map.
         sentence_scores: How to get the patches' scores from the units' scores, if the run makes a map of the sentence.
-        backward: Whether the estimator runs the model backwards too.
+        backward_passes: How many times these rows of a level run the model backwards; None: not at all.
     """
 
     perturbation: Perturbation
@@ -84,7 +85,11 @@ class Run:
     audio_scores: Callable[[UnitScores], UnitScores] | None = None
     token_scores: Callable[[UnitScores], UnitScores] | None = None
     sentence_scores: Callable[[UnitScores], UnitScores] | None = None
-    backward: bool = False
+    backward_passes: Callable[[int, range], int] | None = None
+
+    def passes(self, level: int, rows: range) -> tuple[int, int]:
+        """Return how many times these rows of a level run the model forwards and backwards."""
+        return len(rows), 0 if self.backward_passes is None else self.backward_passes(level, rows)
 
 
 Planner = Callable[[Any, Problem], list[Run]]
@@ -148,15 +153,7 @@ def plan_spes(config: SpesConfig, problem: Problem) -> list[Run]:
         return plan_gradient(config, problem)
     features = problem.utterance.features
     labels = _patches(config, features, problem.utterance.duration_s).to(problem.device)
-    patches = SpectrogramPerturbation(
-        features=features.to(problem.device),
-        fill=fill_values(config.fill, features).to(problem.device),
-        labels=labels,
-        units=tuple(int(level.max()) + 1 for level in labels),
-        keys=tuple(problem.key(f"spectrogram/{level}") for level in range(len(labels))),
-        mask_prob=config.spectrogram_mask_prob,
-        num_masks=config.num_spectrogram_masks,
-    )
+    patches = SpectrogramPerturbation(**_spectrogram(config, problem, labels, "spectrogram"))
     estimator = PerturbationEstimator(levels=len(labels))
     if config.perturb == "separate":
         return [Run(patches, estimator, labels, audio_scores=lambda scores: scores), token_run(config, problem)]
@@ -178,50 +175,66 @@ def plan_spes(config: SpesConfig, problem: Problem) -> list[Run]:
 
 
 def plan_gradient(config: SpesConfig, problem: Problem) -> list[Run]:
-    """Return the runs of the gradient estimator: sound for every token, sound for the sentence, and tokens.
+    """Return the runs of the gradient estimator: sound, for every token and the sentence, and previous tokens.
 
     Raises:
         UnsupportedModelError: If the model has no gradients.
     """
     if not problem.differentiable:
         raise UnsupportedModelError(
-            'config.estimator is "gradient", but weights of the model are quantised, and gradients do not pass through '
-            'them; use estimator="perturbation", or load the model in float32, float16 or bfloat16'
+            'config.estimator is "gradient", but weights of the model are quantised or made in inference mode, and '
+            'gradients do not pass through them; use estimator="perturbation", or load the model in float32, float16 '
+            "or bfloat16"
         )
     features, tokens = problem.utterance.features, len(problem.target.token_ids)
     labels = _patches(config, features, problem.utterance.duration_s).to(problem.device)
     pools = torch.arange(features.numel()).view(1, *features.shape)
     if config.pool_patches_per_second is not None:
-        pooled = replace(config, patches_per_second=config.pool_patches_per_second, patches=None)
-        pools = _patches(pooled, features, problem.utterance.duration_s)
+        pools = _segments(config, features, problem.utterance.duration_s, config.pool_patches_per_second)
     pools = pools.to(problem.device)
+    perturbation = SoftSpectrogramPerturbation(**_spectrogram(config, problem, labels, "gradient"))
+    if config.masks_per_token > perturbation.num_masks:  # the sentence's map is then drawn by as many, at no cost
+        perturbation = replace(perturbation, num_masks=config.masks_per_token)
+    estimator = GradientEstimator(pools, tokens, config.masks_per_token, len(labels))
+    sound = Run(
+        perturbation,
+        estimator,
+        pools,
+        audio_scores=tokens_of,
+        sentence_scores=sentence_of,
+        backward_passes=estimator.backward_passes,
+    )
+    return [sound, token_run(config, problem)]
 
-    def run(name: str, masks: int, slots: int | None, **reading: Any) -> Run:
-        perturbation = SoftSpectrogramPerturbation(
-            features=features.to(problem.device),
-            fill=fill_values(config.fill, features).to(problem.device),
-            labels=labels,
-            units=tuple(int(level.max()) + 1 for level in labels),
-            keys=tuple(problem.key(f"{name}/{level}") for level in range(len(labels))),
-            mask_prob=config.spectrogram_mask_prob,
-            num_masks=masks,
-        )
-        return Run(perturbation, GradientEstimator(pools, slots), pools, backward=True, **reading)
 
-    return [
-        run("gradient/token", tokens * config.masks_per_token, tokens, audio_scores=lambda scores: scores),
-        run("gradient/sentence", config.num_spectrogram_masks, None, sentence_scores=lambda scores: scores),
-        token_run(config, problem),
-    ]
+def _spectrogram(config: SpesConfig, problem: Problem, labels: Tensor, stream: str) -> dict[str, Any]:
+    """Return the arguments of a `SpectrogramPerturbation` of these patches, (L, T, C)."""
+    features = problem.utterance.features
+    return dict(
+        features=features.to(problem.device),
+        fill=fill_values(config.fill, features).to(problem.device),
+        labels=labels,
+        units=tuple(int(level.max()) + 1 for level in labels),
+        keys=tuple(problem.key(f"{stream}/{level}") for level in range(len(labels))),
+        mask_prob=config.spectrogram_mask_prob,
+        num_masks=config.num_spectrogram_masks,
+    )
 
 
 def _patches(config: SpesConfig, features: Tensor, duration_s: float) -> Tensor:
     """Return the patches of all levels, (L, T, C): k by Eq. 2, or as many as the config fixes."""
-    sigma = GRID_SIGMA if config.segmentation == "grid" else config.slic_sigma
     if config.patches is None:
-        levels, tau = config.patches_per_second, config.max_duration_s
-        return segment(features, duration_s, levels, tau, sigma, config.slic_compactness)
-    return torch.stack([slic_labels(features, k, sigma, config.slic_compactness) for k in config.patches])
+        return _segments(config, features, duration_s, config.patches_per_second)
+    return torch.stack([slic_labels(features, k, _sigma(config), config.slic_compactness) for k in config.patches])
+
+
+def _segments(config: SpesConfig, features: Tensor, duration_s: float, levels: tuple[float, ...]) -> Tensor:
+    """Return the patches of these levels, φ of each, (L, T, C)."""
+    return segment(features, duration_s, levels, config.max_duration_s, _sigma(config), config.slic_compactness)
+
+
+def _sigma(config: SpesConfig) -> float:
+    return GRID_SIGMA if config.segmentation == "grid" else config.slic_sigma
 
 
 def _tokens(config: ExplainConfig, problem: Problem, stream: str) -> TokenPerturbation:

@@ -12,7 +12,9 @@ from spes_hf.perturbation.base import JointPerturbation, Masks, Perturbation, Sp
 from spes_hf.perturbation.plan import Problem, fill_values, plan, register_method, token_run
 
 T, C, K, P = 40, 8, 4, 2
-CONFIG = SpesConfig(num_spectrogram_masks=31, num_token_masks=7, patches_per_second=(20, 60, 120))
+CONFIG = SpesConfig(
+    estimator="perturbation", num_spectrogram_masks=31, num_token_masks=7, patches_per_second=(20, 60, 120)
+)
 
 
 def problem(seed=0, utterance_id="clip", features=None):
@@ -173,7 +175,9 @@ def test_masks_do_not_depend_on_how_many_there_are():
 def test_grid_ignores_the_spectrogram_more_than_slic():
     loud = torch.randn(T, C, generator=torch.Generator().manual_seed(2)) * torch.linspace(0, 5, T)[:, None]
     grid, slic = (
-        plan(SpesConfig(segmentation=name, patches_per_second=(60,)), problem(features=loud))[0].labels[0]
+        plan(SpesConfig(estimator="perturbation", segmentation=name, patches_per_second=(60,)), problem(features=loud))[
+            0
+        ].labels[0]
         for name in ("grid", "slic")
     )
     assert not torch.equal(grid, slic)
