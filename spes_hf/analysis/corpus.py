@@ -1,0 +1,208 @@
+"""Explanations one by one, each with the name of its utterance."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+from spes_hf.analysis.alignments import Alignment, AlignmentError, AlignmentFinder, Alignments
+from spes_hf.analysis.matching import Match, match_words
+from spes_hf.errors import ConfigError
+from spes_hf.explanation import Explanation
+from spes_hf.metrics.rows import Row, explanation_of, failed
+from spes_hf.storage import DESCRIPTION
+
+Explanations = Iterable[Row | Explanation | str | PathLike[str]] | Explanation | str | PathLike[str]
+"""Explanations, saved ones by their folder, or rows that have one at "explanation"; or a folder of saved ones."""
+
+_NAME_COLUMNS = ("id", "utterance_id", "name")
+
+
+@dataclass(frozen=True, eq=False)
+class Named:
+    """An explanation over tokens, the name of its utterance, and the row that it came in."""
+
+    name: str
+    explanation: Explanation
+    row: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An utterance that was left out, and why."""
+
+    utterance: str
+    reason: str
+
+
+def saved_explanations(folder: str | PathLike[str]) -> list[Path]:
+    """Return the folders of saved explanations in a folder and its sub-folders, sorted by name.
+
+    Raises:
+        ConfigError: If there are none.
+    """
+    found = sorted(path.parent for path in Path(folder).rglob(DESCRIPTION))
+    if not found:
+        raise ConfigError(
+            f"explanations is {str(folder)!r}, which holds none; pass a folder that Explanation.save() filled"
+        )
+    return found
+
+
+def named(explanations: Explanations) -> Iterator[Named]:
+    """Yield the explanations with their names, one in memory at a time; rows that carry an error are left out.
+
+    The name is the row's "id", the name of a saved explanation's folder, or what the provenance says: the id of the
+    utterance, else the name of the audio file.
+
+    Raises:
+        ConfigError: If ``explanations`` is not what it should be, or empty.
+    """
+    if isinstance(explanations, Explanation):
+        explanations = [explanations]
+    elif isinstance(explanations, (str, PathLike)):
+        explanations = saved_explanations(explanations)
+    elif isinstance(explanations, Mapping) or not isinstance(explanations, Iterable):
+        raise ConfigError(f"explanations is a {type(explanations).__name__}; pass a list of explanations or rows")
+    count = 0
+    for count, item in enumerate(explanations, 1):
+        if isinstance(item, Mapping) and failed(item):
+            continue
+        found = explanation_of(item)  # type: ignore[arg-type]
+        # A copy, so that the dense maps go when the next explanation comes.
+        fresh = replace(found, groups=None, context_groups=None)
+        if "_normalised" in found.__dict__:
+            fresh.__dict__["_normalised"] = found.__dict__["_normalised"]
+        yield Named(_name(item, fresh) or f"#{count - 1}", fresh, item if isinstance(item, Mapping) else {})
+    if not count:
+        raise ConfigError("explanations is empty; pass at least one")
+
+
+class Aligned:
+    """Explanations over words, matched with when each word was spoken; what was left out is told afterwards.
+
+    Args:
+        explanations: What to go through.
+        alignments: As for `AlignmentFinder`.
+        missing: What to do where there is no alignment: "raise" or "skip".
+
+    Attributes:
+        skipped: Utterances that were left out.
+        unmatched: Per utterance, words of the explanation that nobody says at that place.
+        utterances: How many were gone through.
+
+    Raises:
+        AlignmentError: If an alignment is missing and not to be skipped, or no word of any utterance matches.
+    """
+
+    def __init__(self, explanations: Explanations, alignments: Alignments, missing: Literal["raise", "skip"] = "raise"):
+        if missing not in ("raise", "skip"):
+            raise ConfigError(f"missing is {missing!r}; allowed: raise, skip")
+        self.explanations = explanations
+        self.find = AlignmentFinder(alignments)
+        self.missing = missing
+        self.skipped: list[Skipped] = []
+        self.unmatched: dict[str, tuple[str, ...]] = {}
+        self.utterances = 0
+
+    def __iter__(self) -> Iterator[tuple[Named, Match]]:
+        matched = 0
+        for item in named(self.explanations):
+            self.utterances += 1
+            alignment = self._alignment(item)
+            if alignment is None:
+                continue
+            match = match_words(item.explanation.words().tokens, alignment)
+            if match.unmatched:
+                self.unmatched[item.name] = match.unmatched
+            if not match.spoken:
+                self.skipped.append(Skipped(item.name, "no word of the explanation is in its alignment"))
+                continue
+            matched += len(match.spoken)
+            yield item, match
+        if not matched:
+            reasons = "; ".join(sorted({entry.reason for entry in self.skipped}))
+            raise AlignmentError(
+                f"no word of the {self.utterances} utterances matches its alignment ({reasons}); alignments have to be "
+                "of the explained transcripts, in the same language, under the same names"
+            )
+
+    def _alignment(self, item: Named) -> Alignment | None:
+        try:
+            found = self.find(item.name, item.explanation)
+        except AlignmentError as error:
+            if self.missing == "raise":
+                raise
+            self.skipped.append(Skipped(item.name, str(error)))
+            return None
+        if found is None:
+            if self.missing == "raise":
+                raise AlignmentError(
+                    f"utterance {item.name!r} has no alignment ({self.find.describe()}); add it, or pass "
+                    'missing="skip" to leave such utterances out'
+                )
+            self.skipped.append(Skipped(item.name, "no alignment"))
+        return found
+
+
+def token_label(explanation: Explanation, index: int) -> str:
+    """Return the name of a token's type: its text without the space before it; "…ing" goes on a word.
+
+    Args:
+        explanation: Over tokens.
+        index: Of the explained token.
+    """
+    piece = explanation.tokens[index] if explanation.over_words else explanation.pieces[index]
+    before = explanation.pieces[index - 1] if index else " "
+    goes_on = index > 0 and piece[:1].isalnum() and before[-1:].isalnum() and not explanation.special[index]
+    text = explanation.tokens[index].strip() or piece
+    return f"…{text}" if goes_on else text
+
+
+def check_count(name: str, value: Any) -> int:
+    """Return a whole number from 1 up.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{name} is {value!r}; allowed: a whole number, at least 1")
+    return value
+
+
+def check_share(name: str, value: Any) -> float:
+    """Return a share above 0 and at most 1.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= 1:
+        raise ConfigError(f"{name} is {value!r}; allowed: a share above 0 and at most 1")
+    return float(value)
+
+
+def listed(words: Collection[str], longest: int = 6) -> str:
+    """Return some of many words, for messages."""
+    shown = ", ".join(map(repr, list(words)[:longest]))
+    return f"{shown}, … ({len(words)} in all)" if len(words) > longest else shown
+
+
+def _name(item: Any, explanation: Explanation) -> str:
+    if isinstance(item, Mapping):
+        for column in _NAME_COLUMNS:
+            if item.get(column) not in (None, ""):
+                return str(item[column])
+        item = item.get("explanation")
+    if isinstance(item, (str, PathLike)):
+        path = Path(item)
+        return path.parent.name if path.suffix in (".json", ".safetensors") else path.name
+    known = explanation.provenance.get("utterance_id")
+    if known:
+        return str(known)
+    source = str((explanation.provenance.get("audio") or {}).get("source", ""))
+    file = re.fullmatch(r"file (.+?)(?: \[.*\))?", source)
+    return Path(file[1]).stem if file else ""

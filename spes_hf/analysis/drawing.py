@@ -1,0 +1,93 @@
+"""What the figures of all analyses share: colours that differ in greyscale too, and plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+# Dark, middle and light: told apart by luminance, and dashes alone.
+DARK, MIDDLE, LIGHT = "#08306b", "#f16913", "#b9b9b9"
+COLOURS = (DARK, MIDDLE, "#7a7a7a", "#c9a227")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+
+# Ticks of a frequency axis in Hz, spaced as the ear has it.
+TICKS_HZ = (100, 250, 500, 1000, 2000, 4000, 8000)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return a figure, sized in inches, that pyplot knows nothing of; in IPython one of pyplot's, so that it shows."""
+    from spes_hf.viz.figures import _figure
+
+    return _figure(width, height)
+
+
+def plain(*texts: Text) -> None:
+    """Take texts as they stand ("$" is no formula), and find fonts that have their characters."""
+    from spes_hf.viz.figures import _plain
+
+    for text in texts:
+        _plain(text)
+
+
+def tidy(ax: Axes) -> None:
+    """Take away what says nothing: the frame's top and right side."""
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def mel(hertz: np.ndarray | float) -> np.ndarray:
+    """Return frequencies on the mel scale, on which a spectrogram's bins are evenly spaced."""
+    return 2595 * np.log10(1 + np.asarray(hertz, dtype=np.float64) / 700)
+
+
+def inverse_mel(value: np.ndarray | float) -> np.ndarray:
+    """Return the Hz of values on the mel scale."""
+    return 700 * (10 ** (np.asarray(value, dtype=np.float64) / 2595) - 1)
+
+
+def hertz_axis(ax: Axes, frequencies: np.ndarray) -> None:
+    """Make the horizontal axis one of Hz, spaced by the mel scale.
+
+    Args:
+        ax: The axes.
+        frequencies: (C,) what is to be seen.
+    """
+    ax.set_xscale("function", functions=(mel, inverse_mel))
+    low, high = float(frequencies[0]), float(frequencies[-1])
+    ax.set_xlim(low, high)
+    ticks = [tick for tick in TICKS_HZ if low <= tick <= high * 1.06]
+    ax.set_xlim(low, max(high, ticks[-1] if ticks else high))
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.minorticks_off()
+    ax.set_xlabel("frequency (Hz)")
+
+
+def say(ax: Axes, message: str) -> None:
+    """Write a message where there is nothing to draw."""
+    ax.text(0.5, 0.5, message, transform=ax.transAxes, ha="center", va="center", color="0.35", wrap=True)
+    ax.set_xticks([])
+    ax.set_yticks([])
+
+
+def bars(ax: Axes, labels: Sequence[str], values: Sequence[float], counts: Sequence[int], colour: str = DARK) -> None:
+    """Draw horizontal bars from top to bottom, each with its token's name and how often it occurs.
+
+    Args:
+        ax: The axes.
+        labels: Names of the bars.
+        values: Their lengths.
+        counts: How many occurrences each is the mean of.
+        colour: Of the bars.
+    """
+    positions = np.arange(len(labels))
+    ax.barh(positions, values, color=colour, height=0.72)
+    ax.set_yticks(positions, [f"{label}  ({n}×)" for label, n in zip(labels, counts, strict=True)])
+    ax.set_ylim(len(labels) - 0.4, -0.6)
+    plain(*ax.get_yticklabels())
+    tidy(ax)

@@ -1,0 +1,123 @@
+"""When was each word spoken, if nobody has written it down? Forced alignment with pocketsphinx (the extra "align")."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from spes_hf.analysis.alignments import SILENCES, Alignment, AlignmentError, Phone, Word
+from spes_hf.analysis.matching import normalise
+from spes_hf.errors import SpesError
+from spes_hf.explanation import Explanation
+
+_RATE_HZ = 16_000
+
+
+def align_words(
+    waveform: Any, text: str, sampling_rate: int = _RATE_HZ, pronunciations: Mapping[str, str] | None = None
+) -> Alignment:
+    """Return when each word of an English text was spoken, and each of its phones, by forced alignment.
+
+    Made with the American English model and dictionary that come with pocketsphinx; phones are those of the CMU
+    dictionary ("S OW" for "so"), times multiples of 10 ms. Where the words are found and their phones are not, as in
+    very fast speech, the words have no phones.
+
+    Args:
+        waveform: (S,) samples in [-1, 1], mono.
+        text: What is said; case and punctuation do not matter.
+        sampling_rate: Of the samples, in Hz.
+        pronunciations: Phones of words that the dictionary lacks, such as ``{"rieti": "R IY EH T IY"}``.
+
+    Raises:
+        SpesError: If pocketsphinx is not installed.
+        AlignmentError: If a word is not in the dictionary, or the text cannot be found in the audio.
+    """
+    try:
+        from pocketsphinx import Decoder
+    except ImportError as error:
+        raise SpesError(
+            "forced alignment needs pocketsphinx, which is not installed: run `pip install 'spes_hf[align]'`"
+        ) from error
+    words = [part for word in text.replace("-", " ").split() if (part := normalise(word, apostrophes=True))]
+    if not words:
+        raise AlignmentError(f"text is {text!r}, which holds no word to align")
+    decoder = Decoder(lm=None, loglevel="FATAL", samprate=float(_RATE_HZ))
+    for word, phones in (pronunciations or {}).items():
+        decoder.add_word(normalise(word, apostrophes=True), phones, True)
+    unknown = sorted({word for word in words if decoder.lookup_word(word) is None})
+    if unknown:
+        raise AlignmentError(
+            f"text holds {', '.join(map(repr, unknown))}, which the dictionary lacks; pass their phones, "
+            f'pronunciations={{"{unknown[0]}": …}}, as the CMU dictionary writes them ("K AE T" for "cat")'
+        )
+    samples = _pcm(waveform, sampling_rate)
+    failure = (
+        f"text {text!r} cannot be aligned with the {len(samples) / 2 / _RATE_HZ:.1f} s of audio; is it what is said?"
+    )
+    try:
+        decoder.set_align_text(" ".join(words))
+        _decode(decoder, samples)
+        aligned = [] if decoder.hyp() is None else _words(decoder)
+    except RuntimeError as error:
+        raise AlignmentError(failure) from error
+    if [word.text for word in aligned] != words:
+        raise AlignmentError(failure)
+    try:
+        decoder.set_alignment()  # a second pass finds the phones, mostly
+        _decode(decoder, samples)
+        with_phones = _words_and_phones(decoder)
+    except RuntimeError:
+        return Alignment(tuple(aligned))
+    return Alignment(tuple(with_phones if [word.text for word in with_phones] == words else aligned))
+
+
+def align_explanation(explanation: Explanation) -> Alignment:
+    """Return when each word of an explained transcript was spoken; see `align_words`. English speech recognition only.
+
+    Raises:
+        SpesError: If pocketsphinx is not installed.
+        AlignmentError: If a word is not in the dictionary, or the text cannot be found in the audio.
+    """
+    return align_words(explanation.waveform, explanation.text, explanation.sampling_rate)
+
+
+def _words(decoder: Any) -> list[Word]:
+    """Return the words of the first pass, whose last frames are their own."""
+    step = 1 / decoder.config["frate"]
+    found = [(_spoken(entry.word), entry.start_frame, entry.end_frame + 1) for entry in decoder.seg()]
+    return [Word(text, start * step, end * step) for text, start, end in found if text]
+
+
+def _words_and_phones(decoder: Any) -> list[Word]:
+    """Return the words of the second pass, with their phones."""
+    step = 1 / decoder.config["frate"]
+    found = []
+    for entry in decoder.get_alignment():
+        phones = tuple(Phone(p.name, p.start * step, (p.start + p.duration) * step) for p in entry)
+        if _spoken(entry.name):
+            end = (entry.start + entry.duration) * step
+            found.append(Word(_spoken(entry.name), entry.start * step, end, phones))
+    return found
+
+
+def _spoken(name: str) -> str:
+    """Return a word without the number of its pronunciation; "" for silence and noise."""
+    word = re.sub(r"\(\d+\)$", "", name)
+    return "" if word.lower() in SILENCES or word.startswith("[") else word
+
+
+def _decode(decoder: Any, samples: bytes) -> None:
+    decoder.start_utt()
+    decoder.process_raw(samples, full_utt=True)
+    decoder.end_utt()
+
+
+def _pcm(waveform: Any, sampling_rate: int) -> bytes:
+    """Return samples as 16 kHz PCM of 16 bits."""
+    from spes_hf.data.audio import load_audio
+
+    samples = load_audio(np.asarray(waveform, dtype=np.float32), _RATE_HZ, sampling_rate).samples
+    return (np.clip(samples, -1, 1) * 32767).round().astype("<i2").tobytes()

@@ -1,0 +1,77 @@
+"""Praat's TextGrid, in its long and its short text format."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+# Praat reads free-standing numbers, quoted strings and flags, and takes all else, such as "xmin =" and "[1]:", for
+# comment. So one reader does for both formats.
+_VALUE = re.compile(
+    r'"((?:[^"]|"")*)"|<(exists|absent)>|(?<!\S)([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?!\S)|![^\n]*'
+)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A stretch of a tier, in seconds, and its label."""
+
+    start: float
+    end: float
+    text: str
+
+
+def read_textgrid(raw: bytes) -> list[tuple[str, list[Interval]]]:
+    """Return the interval tiers of a TextGrid as (name, intervals); tiers of points are left out.
+
+    Args:
+        raw: Content of the file: UTF-8, or UTF-16 with a byte order mark, as Praat writes it.
+
+    Raises:
+        ValueError: If it is no TextGrid in a text format, or ends early.
+    """
+    encoding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    values = _Values(raw.decode(encoding))
+    if values.text() != "ooTextFile" or values.text() != "TextGrid":
+        raise ValueError("it is no TextGrid in a text format; in Praat, save it as a text file or a short text file")
+    values.number(), values.number()
+    tiers: list[tuple[str, list[Interval]]] = []
+    if not values.flag():
+        return tiers
+    for _ in range(int(values.number())):
+        kind, name = values.text(), values.text()
+        values.number(), values.number()
+        count = int(values.number())
+        if kind == "IntervalTier":
+            intervals = [Interval(values.number(), values.number(), values.text()) for _ in range(count)]
+            tiers.append((name, intervals))
+        elif kind == "TextTier":
+            for _ in range(count):
+                values.number(), values.text()
+        else:
+            raise ValueError(f"a tier is of class {kind!r}; known are IntervalTier and TextTier")
+    return tiers
+
+
+class _Values:
+    """The values in a Praat text file, one after the other."""
+
+    def __init__(self, content: str):
+        self.found = (match for match in _VALUE.finditer(content) if not match[0].startswith("!"))
+
+    def _next(self, group: int, kind: str) -> str:
+        match = next(self.found, None)
+        if match is None:
+            raise ValueError(f"it ends where a {kind} is expected")
+        if match[group] is None:
+            raise ValueError(f"{match[0]!r} stands where a {kind} is expected")
+        return match[group]
+
+    def text(self) -> str:
+        return self._next(1, "text").replace('""', '"')
+
+    def flag(self) -> bool:
+        return self._next(2, "flag") == "exists"
+
+    def number(self) -> float:
+        return float(self._next(3, "number"))
