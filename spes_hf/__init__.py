@@ -10,6 +10,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from spes_hf.adapters import get_adapter, list_adapters, register_adapter
     from spes_hf.config import BubbleNoiseConfig, ExplainConfig, FeatureWiseConfig, SpesConfig
+    from spes_hf.data.mustc import load_mustc
+    from spes_hf.data.transforms import Explain
+    from spes_hf.distributed import explain_dataset
     from spes_hf.engine import Explainer, explain
     from spes_hf.errors import AudioError, ConfigError, ExplanationFormatError, SpesError, UnsupportedModelError
     from spes_hf.explanation import Explanation
@@ -23,6 +26,7 @@ _HOME = {
     "ConfigError": "spes_hf.errors",
     "Deletion": "spes_hf.metrics",
     "EnergyConfig": "spes_hf.methods",
+    "Explain": "spes_hf.data.transforms",
     "ExplainConfig": "spes_hf.config",
     "Explainer": "spes_hf.engine",
     "Explanation": "spes_hf.explanation",
@@ -37,8 +41,10 @@ _HOME = {
     "UnsupportedModelError": "spes_hf.errors",
     "ablations": "spes_hf.methods",
     "explain": "spes_hf.engine",
+    "explain_dataset": "spes_hf.distributed",
     "get_adapter": "spes_hf.adapters",
     "list_adapters": "spes_hf.adapters",
+    "load_mustc": "spes_hf.data.mustc",
     "register_adapter": "spes_hf.adapters",
 }
 
@@ -48,6 +54,7 @@ __all__ = [
     "ConfigError",
     "Deletion",
     "EnergyConfig",
+    "Explain",
     "ExplainConfig",
     "Explainer",
     "Explanation",
@@ -63,8 +70,10 @@ __all__ = [
     "__version__",
     "ablations",
     "explain",
+    "explain_dataset",
     "get_adapter",
     "list_adapters",
+    "load_mustc",
     "register_adapter",
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from numbers import Integral
 from typing import Any
@@ -90,10 +91,12 @@ class Explainer:
         batch_size: Perturbed copies in one forward pass; None: found automatically.
         seed: Same seed, same masks.
         progress: Whether to show a progress bar.
+        autocast: "bfloat16" or "float16" to run the model by `torch.autocast` in that type, faster and less exact; None
+            to run it as it is, even where autocast is switched on around the call.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
-        ConfigError: If config, batch size or seed are outside what is allowed.
+        ConfigError: If config, batch size, seed or autocast are outside what is allowed.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class Explainer:
         batch_size: int | None = None,
         seed: int = 0,
         progress: bool = True,
+        autocast: str | None = None,
     ):
         self.adapter = get_adapter(model, processor)
         self.config = SpesConfig() if config is None else config
@@ -116,9 +120,12 @@ class Explainer:
             raise ConfigError(f"batch_size is {batch_size!r}; allowed: a whole number, at least 1, or None")
         if not isinstance(seed, Integral) or isinstance(seed, bool):
             raise ConfigError(f"seed is {seed!r}; allowed: a whole number")
+        if autocast not in (None, "bfloat16", "float16"):
+            raise ConfigError(f'autocast is {autocast!r}; allowed: "bfloat16", "float16" or None')
         self.batch_size: int | None = None if batch_size is None else int(batch_size)
         self.seed: int = int(seed)
         self.progress: bool = progress
+        self.autocast: str | None = autocast
 
     def __call__(
         self,
@@ -150,14 +157,16 @@ class Explainer:
         # What inference mode makes takes no part in a backward pass, whatever mode the user is in.
         with (
             torch.inference_mode(False),
+            self._precision(None),
             preserved(self.adapter.model, seed=mask_key(self.seed, utterance_id, "generate")),
         ):
             utterance = self.adapter.encode(waveform)
-            if text is None:
-                target = self.adapter.generate(utterance, options)
-            else:
-                target = self.adapter.encode_text(utterance, text, options)
-            explanation = self._explain(utterance, target, utterance_id)
+            with self._precision(self.autocast):
+                if text is None:
+                    target = self.adapter.generate(utterance, options)
+                else:
+                    target = self.adapter.encode_text(utterance, text, options)
+                explanation = self._explain(utterance, target, utterance_id)
         passes = {name: explanation.pop(name) for name in ("forward_passes", "backward_passes")}
         provenance = describe(
             self.adapter,
@@ -172,7 +181,17 @@ class Explainer:
             **passes,
             patches=[len(counts) for counts in explanation["audio_map"].denominators],
         )
+        if self.autocast is not None:
+            provenance["model"]["autocast"] = self.autocast
         return Explanation(provenance=provenance, **explanation)
+
+    def _precision(self, autocast: str | None) -> AbstractContextManager[Any]:
+        """Return a context with autocast to that type, or without it."""
+        device = self.adapter.device.type
+        if autocast is None:
+            off = torch.amp.is_autocast_available(device)
+            return torch.autocast(device, enabled=False) if off else nullcontext()
+        return torch.autocast(device, getattr(torch, autocast))
 
     def _explain(self, utterance: Utterance, target: Target, utterance_id: str) -> dict[str, Any]:
         """Return the fields of the explanation: plan, run, read off the sums."""

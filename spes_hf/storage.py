@@ -123,7 +123,8 @@ def _tensors(explanation: Explanation) -> dict[str, Tensor]:
     tensors["waveform"] = (explanation.waveform.clamp(-1, 1) * 32767).round().to(torch.int16)
     for name, patches in (("audio", explanation.audio_map), ("sentence", explanation.sentence_map)):
         if patches is not None:
-            tensors[f"{name}.labels"] = patches.labels
+            if name == "audio" or not torch.equal(patches.labels, explanation.audio_map.labels):
+                tensors[f"{name}.labels"] = patches.labels
             for level, (numerator, denominator) in enumerate(
                 zip(patches.numerators, patches.denominators, strict=True)
             ):
@@ -137,7 +138,7 @@ def _explanation(description: dict[str, Any], tensors: dict[str, Tensor]) -> Exp
     values |= {name: description[name] for name in _PLAIN_FIELDS}
     values |= {name: _tuples(description[name]) for name in _TUPLE_FIELDS}
     values["audio_map"] = _patch_map("audio", tensors)
-    values["sentence_map"] = _patch_map("sentence", tensors) if "sentence.labels" in tensors else None
+    values["sentence_map"] = _patch_map("sentence", tensors) if "sentence.numerator.0" in tensors else None
     values["audio_mean_impact"] = tensors.get("audio_mean_impact")
     sentence = description["reliability_of_sentence"]
     values["reliability"] = Reliability(tensors["reliability"], math.nan if sentence is None else float(sentence))
@@ -150,7 +151,7 @@ def _explanation(description: dict[str, Any], tensors: dict[str, Tensor]) -> Exp
 def _patch_map(name: str, tensors: dict[str, Tensor]) -> PatchMap:
     levels = range(sum(key.startswith(f"{name}.numerator.") for key in tensors))
     return PatchMap(
-        tensors[f"{name}.labels"],
+        tensors.get(f"{name}.labels", tensors["audio.labels"]),
         tuple(tensors[f"{name}.numerator.{level}"] for level in levels),
         tuple(tensors[f"{name}.denominator.{level}"] for level in levels),
     )

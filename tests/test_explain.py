@@ -337,6 +337,29 @@ def test_a_model_in_half_precision(small_whisper, tone, dtype):
     assert found.provenance["model"]["dtype"] == str(dtype).removeprefix("torch.")
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_autocast_is_faster_arithmetic_for_much_the_same_map(small_whisper, tone, explanation, dtype):
+    model, processor = small_whisper
+    seen = set()
+    handle = model.get_encoder().layers[0].fc1.register_forward_hook(lambda _, args, out: seen.add(out.dtype))
+    settings = dict(config=CONFIG, progress=False)
+    try:
+        found = Explainer(model, processor, autocast=dtype, **settings)(tone, text=explanation.text)
+        exact = explain(model, processor, tone, text=explanation.text, **settings)
+        with torch.autocast("cpu", getattr(torch, dtype)):  # not asked for by name, so not done
+            around = explain(model, processor, tone, text=explanation.text, **settings)
+    finally:
+        handle.remove()
+    assert seen == {getattr(torch, dtype), torch.float32}
+    assert found.provenance["model"]["autocast"] == dtype and "autocast" not in around.provenance["model"]
+    assert found.raw_audio.dtype == torch.float32 and {p.dtype for p in model.parameters()} == {torch.float32}
+    assert torch.equal(around.raw_audio, exact.raw_audio) and torch.equal(
+        around.raw_token.nan_to_num(), exact.raw_token.nan_to_num()
+    )
+    together = torch.stack([found.raw_audio.flatten(), exact.raw_audio.flatten()])
+    assert 0.95 < torch.corrcoef(together)[0, 1] < 1 - 1e-9
+
+
 def test_stereo_is_mixed_down_with_a_note(small_whisper, tone, explanation):
     with pytest.warns(UserWarning, match="mono|mixed"):
         found = run(*small_whisper, np.stack([tone, tone]))
@@ -420,6 +443,11 @@ def test_models_that_cannot_be_explained(small_whisper, tone):
 def test_arguments_outside_what_is_allowed(small_whisper, tone, arguments, words):
     with pytest.raises(ConfigError, match=words):
         explain(*small_whisper, tone, progress=False, **arguments)
+
+
+def test_unknown_autocast(small_whisper):
+    with pytest.raises(ConfigError, match="autocast is 'int8'.*bfloat16"):
+        Explainer(*small_whisper, autocast="int8")
 
 
 def test_text_beyond_the_models_vocabulary(small_whisper, tone):

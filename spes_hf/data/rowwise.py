@@ -135,8 +135,8 @@ def model_identity(model: Any) -> dict[str, Any]:
     """Return what a model is: class, configuration, and a digest of its weights; wherever it lies and came from."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):
-        if not isinstance(tensor, torch.Tensor):
-            digest.update(f"{name}={tensor!r};".encode())
+        if not isinstance(tensor, torch.Tensor) or tensor.is_meta:  # on disk, or no weights at all: what it is called
+            digest.update(f"{name}={tensor!r};{getattr(model.config, '_name_or_path', '')}".encode())
             continue
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         for part in _bytes_of(tensor):

@@ -1,0 +1,164 @@
+"""Does a corpus job end with the same rows, whenever it is killed? Real launchers, real kills.
+
+    python benchmarks/kill.py
+
+Runs a job of two processes (torchrun, recipes/explain_dataset.py, a tiny shipped model) to its end; then, ten times,
+starts it again elsewhere, kills all of it with SIGKILL at a random moment, and goes on with it twice: with one process,
+and, from a copy, with two. Compares all rows, byte by byte, with those of the undisturbed run, looks for rows that are
+there twice, for finished files that were not left alone, and for litter. Writes benchmarks/results/kill.json; the exit
+code is 1 if anything differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from spes_hf import SpesConfig
+from spes_hf.data.tiny_corpus import LANGUAGES
+from spes_hf.demo import tiny_clips
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPE = ROOT / "recipes" / "explain_dataset.py"
+KNOWN = {"manifest.json", "summary.json", "README.md"}
+
+
+def main() -> int:
+    """Run, compare, write; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--moments", type=int, default=10, help="how often the job is killed (default: 10)")
+    parser.add_argument("--masks", type=int, default=60, help="masks per utterance (default: 60)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "kill.json")
+    options = parser.parse_args()
+
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        write_manifest(work / "clips.jsonl")
+        config = SpesConfig(estimator="perturbation", num_spectrogram_masks=options.masks, num_token_masks=20)
+        config.to_json(work / "config.json")
+        started = time.monotonic()
+        finish(start(work, work / "undisturbed", 2))
+        length = time.monotonic() - started
+        expected = content(work / "undisturbed")
+        ready = first_row(work)
+        print(f"undisturbed: {len(expected)} rows in {length:.1f} s, the first after {ready:.1f} s")
+        chance, cases = random.Random(options.seed), []
+        for moment in range(options.moments):
+            # Mostly while rows are being computed, now and then while the processes start.
+            cases.append(case(work, moment, chance.uniform(0.6 * ready, length - 0.5), expected))
+            print(json.dumps(cases[-1]))
+    good = all(run["equal"] for c in cases for run in c["gone_on_with"].values())
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    report = {"rows": len(expected), "undisturbed_seconds": round(length, 1), "all_equal": good, "moments": cases}
+    options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print("all equal" if good else "NOT ALL EQUAL")
+    return int(not good)
+
+
+def case(work: Path, moment: int, after_s: float, expected: list[str]) -> dict[str, Any]:
+    """Kill a job after some seconds, go on with it by one and by two processes, and return what came of it."""
+    out = work / f"killed-{moment}"
+    out.mkdir()
+    process = start(work, out, 2)
+    time.sleep(after_s)
+    finished = process.poll() is not None
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(0.2)
+    left = files(out)
+    runs = {}
+    for count in (1, 2):
+        again = work / f"killed-{moment}-{count}"
+        shutil.copytree(out, again)
+        finish(start(work, again, count))
+        rows, kept = content(again), files(again)
+        litter = [name for name in kept if name not in KNOWN and not is_shard(name)]
+        untouched = {name for name in left if is_shard(name)} <= set(kept)
+        equal = rows == expected and not litter and untouched
+        runs[str(count)] = {"equal": equal, "rows": len(rows), "litter": litter, "finished_rows_untouched": untouched}
+        shutil.rmtree(again)
+    return {
+        "killed_after_seconds": round(after_s, 2),
+        "was_finished": finished,
+        "rows_on_disk": sum(int(Path(name).stem.rsplit("-", 1)[1]) for name in left if is_shard(name)),
+        "half_written_files": [name for name in left if name.endswith(".tmp")],
+        "gone_on_with": runs,
+    }
+
+
+def start(work: Path, out: Path, count: int) -> subprocess.Popen[bytes]:
+    """Start the recipe with so many processes, in a group of its own."""
+    launcher = [] if count == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    command = [sys.executable, *launcher, RECIPE, "--model", "speech2text-en", "--dataset", work / "clips.jsonl"]
+    command += ["--config", work / "config.json", "--out", out, "--flush-seconds", "0.3", "--quiet"]
+    variables = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "HF_HOME": str(work / "hf"),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
+    return subprocess.Popen(
+        list(map(str, command)),
+        env=variables,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=(work / "log").open("ab"),
+    )
+
+
+def finish(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a job that must end well."""
+    if process.wait(timeout=1200) != 0:
+        raise SystemExit(f"a job ended with exit code {process.returncode}")
+
+
+def first_row(work: Path) -> float:
+    """Return how long it takes until a job has its first rows on disk, in seconds."""
+    out = work / "first"
+    started, process = time.monotonic(), start(work, work / "first", 2)
+    while not any(out.glob("data/*.parquet")):
+        time.sleep(0.02)
+    taken = time.monotonic() - started
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return taken
+
+
+def write_manifest(path: Path) -> None:
+    """Write a manifest of the shipped clips."""
+    texts = ["transcript", *(f"translation_{language}" for language in LANGUAGES)]
+    rows = [{"id": clip["id"], "audio": clip["path"], **{t: clip[t] for t in texts}} for clip in tiny_clips()]
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n", encoding="utf-8")
+
+
+def content(out: Path) -> list[str]:
+    """Return all rows of a job in order; a row that is there twice is there twice."""
+    rows = [row for path in sorted(out.glob("data/*.parquet")) for row in pq.read_table(path).to_pylist()]
+    return [repr(row) for row in sorted(rows, key=lambda row: row["row_index"])]
+
+
+def files(out: Path) -> list[str]:
+    """Return all files of a job."""
+    return sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+
+
+def is_shard(name: str) -> bool:
+    """Return whether a file holds finished rows."""
+    return name.startswith("data/0") and name.endswith(".parquet")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

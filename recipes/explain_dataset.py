@@ -1,0 +1,457 @@
+# Copyright 2026 The spes_hf authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["spes-hf[demo]"]
+# ///
+r"""Explains a whole speech corpus with saliency maps, on any number of processes, in a job that can be killed.
+
+Every utterance gets an explanation of every token that the model wrote: which regions of the spectrogram, and which of
+its own earlier tokens, made the model write it. With --metrics, the explanations are scored as well.
+
+Data sets (--dataset):
+  a folder with MuST-C, and --pair       MUSTC --pair en-de --split tst-COMMON
+  a folder of audio files                with metadata.csv or metadata.jsonl ("file_name" and texts) if there is one
+  a manifest                             FILE.jsonl, an object a line; --audio-column holds paths, relative to the file
+  a folder of Dataset.save_to_disk()
+  a name on the Hub                      NAME --split test [--name CONFIGURATION]
+
+Models (--model): of the Hub, a folder, or one that needs no hub: demo (Whisper tiny.en), speech2text-en and
+seamless-en-de-es (two tiny models that the package ships).
+
+What is written (--out):
+  data/*.parquet    the rows: the columns of the data set but the audio; "explanation" (the whole of it as bytes),
+                    "prediction", "tokens", "token_probabilities", "reliability", "reached_length_limit", the metrics,
+                    and "error", which says why an utterance could not be explained
+  manifest.json     what the job is: model (a digest of its weights), settings, seed, data set (a digest of its texts)
+  summary.json      how it ended: what failed, and why
+  scores.json       corpus scores with confidence intervals (with --metrics)
+  README.md         the data set's card
+
+  In Python: rows = spes_hf.distributed.load_explained(OUT); spes_hf.Explanation.from_row(rows[0]).plot()
+
+Going on: start the same command again. What is on disk is never computed again, whether the job was interrupted,
+killed, lost a machine or ran out of space, and whatever the number of processes. At most the last minute (later, a
+twentieth of the run so far) is lost. A job with other settings, another model or other texts is refused; give it
+another --out.
+
+Many processes:
+  one machine, 8 GPUs     accelerate launch --multi_gpu --num_processes 8 explain_dataset.py …
+  CPUs                    torchrun --nproc-per-node 2 explain_dataset.py …
+  several nodes, Slurm    srun torchrun --nnodes $SLURM_NNODES --nproc-per-node 8 --rdzv-backend c10d \
+                              --rdzv-endpoint HOST:29500 explain_dataset.py …
+  an array of jobs        explain_dataset.py --process-index $SLURM_ARRAY_TASK_ID --num-processes 64 …
+
+Examples:
+  uv run recipes/explain_dataset.py --model openai/whisper-base --dataset MUSTC --pair en-de --out OUT --num-masks 300
+  uv run recipes/explain_dataset.py --model seamless-en-de-es --tgt-lang deu --dataset MUSTC --pair en-de --out OUT \
+      --metrics deletion,insertion,size --fractions fine
+  uv run recipes/explain_dataset.py --model demo --dataset clips.jsonl --reference-column text --out OUT --limit 20 \
+      --push-to-hub NAME/clips-explained --dry-run
+
+Exit codes: 0 all explained; 1 some utterances failed (the others are complete) or the job could not go on; 2 wrong
+arguments or settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from spes_hf.distributed import JobSummary
+
+METRICS = ("deletion", "insertion", "size")
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="explain_dataset.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument("--dataset", required=True, metavar="PATH_OR_NAME", help="see above")
+    data.add_argument("--pair", metavar="EN-XX", help="languages of MuST-C, such as en-de")
+    data.add_argument("--split", help="default: tst-COMMON for MuST-C, else the only one there is")
+    data.add_argument("--name", help="configuration of a data set of the Hub")
+    data.add_argument("--problems", choices=("raise", "skip"), default="raise", help="unusable utterances of MuST-C")
+    data.add_argument("--audio-column", default="audio", metavar="COLUMN", help="default: %(default)s")
+    data.add_argument("--id-column", default="id", metavar="COLUMN", help="may be missing (default: %(default)s)")
+    data.add_argument(
+        "--reference-column",
+        metavar="COLUMN",
+        help="what the model should have written, for scores (default for MuST-C: transcript, or translation)",
+    )
+    data.add_argument("--text-column", metavar="COLUMN", help="explain these texts instead of what the model generates")
+    data.add_argument("--limit", type=int, metavar="N", help="only the first N utterances")
+
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", required=True, metavar="ID_OR_PATH", help="see above")
+    model.add_argument("--language", help="language of the speech (Whisper)")
+    model.add_argument("--task", choices=("transcribe", "translate"), help="what Whisper shall do")
+    model.add_argument("--tgt-lang", help="language of the text (SeamlessM4T, multilingual Speech2Text)")
+    model.add_argument("--num-beams", type=int, metavar="N", help="width of beam search")
+    model.add_argument("--max-new-tokens", type=int, metavar="N", help="limit of the text's length")
+    model.add_argument("--device", help="default: the accelerator of this process, else cpu")
+    model.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+
+    method = parser.add_argument_group("method")
+    method.add_argument(
+        "--preset", choices=("fast", "default", "paper"), default="default", help="default: %(default)s"
+    )
+    method.add_argument("--config", type=Path, metavar="FILE", help="a config that ExplainConfig.to_json() wrote")
+    method.add_argument("--num-masks", type=int, metavar="N", help="how many times the spectrogram is perturbed")
+    method.add_argument("--num-token-masks", type=int, metavar="N", help="how many times earlier tokens are")
+    method.add_argument("--batch-size", type=int, metavar="B", help="perturbed copies in one forward pass")
+    method.add_argument("--seed", type=int, default=0, help="same seed, same masks (default: 0)")
+
+    scores = parser.add_argument_group("scores")
+    scores.add_argument("--metrics", default="", metavar="LIST", help=f"any of {','.join(METRICS)}")
+    scores.add_argument("--fractions", choices=("paper", "fine"), default="paper", help="steps of deletion, insertion")
+    scores.add_argument(
+        "--against", choices=("reference", "prediction"), default="reference", help="default: reference"
+    )
+    scores.add_argument("--quality", choices=("wer", "bleu"), help="default: bleu for a translation, else wer")
+
+    job = parser.add_argument_group("job")
+    job.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the job, to go on with as well")
+    job.add_argument("--process-index", type=int, metavar="I", help="of processes that no launcher starts together")
+    job.add_argument("--num-processes", type=int, metavar="N", help="how many of them there are")
+    job.add_argument("--flush-seconds", type=float, default=60.0, metavar="S", help="write finished rows this often")
+    job.add_argument("--quiet", action="store_true", help="no progress bar")
+    job.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    hub = parser.add_argument_group("hub")
+    hub.add_argument("--push-to-hub", metavar="NAME/DATASET", help="upload rows and card when the job is complete")
+    hub.add_argument("--private", action="store_true", help="as a private data set")
+    hub.add_argument("--dry-run", action="store_true", help="do everything but upload, and say what would be uploaded")
+
+    options = parser.parse_args(arguments)
+    options.metrics = [name for name in options.metrics.split(",") if name]
+    unknown = [name for name in options.metrics if name not in METRICS]
+    if unknown:
+        parser.error(f"argument --metrics: {', '.join(unknown)}; allowed: {', '.join(METRICS)}")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job and return the exit code."""
+    options = parse_arguments(arguments)
+    from spes_hf import ConfigError, SpesError
+    from spes_hf.data.mustc import CorpusError
+
+    try:
+        return run(options)
+    except KeyboardInterrupt:
+        print("interrupted; start the same command again to go on", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if options.debug or not isinstance(error, (SpesError, OSError)):
+            raise
+        print(f"explain_dataset.py: {error}", file=sys.stderr)
+        return 2 if isinstance(error, (ConfigError, CorpusError)) else 1
+
+
+def run(options: argparse.Namespace) -> int:
+    """Explain, score, write the card, upload; return the exit code."""
+    from spes_hf import Deletion, Insertion, Size, explain_dataset
+    from spes_hf.corpus.schedule import find_place
+
+    find_place(options.process_index, options.num_processes)  # before the model: it chooses the device
+    dataset = load_data(options)
+    if options.limit is not None:
+        dataset = dataset.select(range(min(options.limit, len(dataset))))
+    reference = reference_column(options, dataset)
+    model, processor = load_model(options)
+    curves = {"deletion": Deletion, "insertion": Insertion}
+    metrics = [
+        Size() if name == "size" else curves[name](model, processor, options.fractions, against=options.against)
+        for name in options.metrics
+    ]
+    generate_kwargs = {"num_beams": options.num_beams, "max_new_tokens": options.max_new_tokens}
+    summary = explain_dataset(
+        model,
+        processor,
+        dataset,
+        options.out,
+        make_config(options),
+        metrics=metrics,
+        audio_column=options.audio_column,
+        id_column=options.id_column,
+        text_column=options.text_column,
+        language=options.language,
+        task=options.task,
+        tgt_lang=options.tgt_lang,
+        generate_kwargs={name: value for name, value in generate_kwargs.items() if value is not None},
+        batch_size=options.batch_size,
+        seed=options.seed,
+        progress=not options.quiet,
+        process_index=options.process_index,
+        num_processes=options.num_processes,
+        flush_seconds=options.flush_seconds,
+    )
+    if not summary.reports:
+        return 0
+    print(summary)
+    finish(options, summary, reference)
+    return summary.exit_code
+
+
+def load_data(options: argparse.Namespace) -> Dataset:
+    """Return the data set."""
+    from datasets import Audio, DatasetDict, load_dataset, load_from_disk
+
+    from spes_hf import ConfigError, load_mustc
+
+    path = Path(options.dataset).expanduser()
+    if options.pair is not None:
+        return load_mustc(path, options.pair, options.split or "tst-COMMON", problems=options.problems)
+    if path.suffix == ".jsonl" and path.is_file():
+        return read_listing(path, options.audio_column, options.audio_column)
+    if path.is_file():
+        raise ConfigError(
+            f"--dataset is {str(path)!r}, a file; allowed: a folder, a .jsonl manifest, a name of the Hub"
+        )
+    on_disk = any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
+    if path.is_dir() and not on_disk:
+        return read_folder(path if options.split is None else path / options.split, options.audio_column)
+    try:
+        found = load_from_disk(str(path)) if on_disk else load_dataset(options.dataset, options.name)
+    except Exception as error:
+        raise ConfigError(f"--dataset {options.dataset!r} cannot be loaded: {error}") from error
+    if isinstance(found, DatasetDict):
+        if options.split is None and len(found) > 1:
+            raise ConfigError(f"--split is missing; {options.dataset!r} has {', '.join(found)}")
+        split = options.split or next(iter(found))
+        if split not in found:
+            raise ConfigError(f"--split is {split!r}; {options.dataset!r} has {', '.join(found)}")
+        found = found[split]
+    if isinstance(found.features.get(options.audio_column), Audio):
+        found = found.cast_column(options.audio_column, Audio(decode=False))
+    return found
+
+
+def read_folder(folder: Path, audio_column: str) -> Dataset:
+    """Return the recordings in a folder, with the texts of its metadata.csv or metadata.jsonl if there is one."""
+    import soundfile
+    from datasets import Dataset
+
+    from spes_hf import ConfigError
+
+    for name in ("metadata.jsonl", "metadata.csv"):
+        if (folder / name).is_file():
+            return read_listing(folder / name, "file_name", audio_column)
+    endings = {f".{ending.lower()}" for ending in soundfile.available_formats()}
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in endings)
+    if not files:
+        raise ConfigError(
+            f"--dataset is {str(folder)!r}, which holds no audio file; libsndfile reads {sorted(endings)}"
+        )
+    ids = [path.relative_to(folder).with_suffix("").as_posix() for path in files]
+    return Dataset.from_dict({"id": ids, audio_column: [str(path) for path in files]})
+
+
+def read_listing(path: Path, path_column: str, audio_column: str) -> Dataset:
+    """Return the rows of a listing (JSON lines, or CSV), with the paths in it, relative to it, as audio."""
+    from datasets import Dataset
+
+    from spes_hf import ConfigError
+
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".csv":
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    else:
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+    missing = next((i for i, row in enumerate(rows, 1) if not row.get(path_column)), None)
+    if missing is not None or not rows:
+        raise ConfigError(f"{path}: row {missing or 1} has no {path_column!r}; --audio-column says where the path is")
+    return Dataset.from_list(
+        [
+            {k: v for k, v in row.items() if k != path_column} | {audio_column: str(path.parent / row[path_column])}
+            for row in rows
+        ]
+    )
+
+
+def reference_column(options: argparse.Namespace, dataset: Dataset) -> str | None:
+    """Return the column of references that scores need, if they need one."""
+    from spes_hf import ConfigError
+
+    column = options.reference_column
+    if column is None and options.pair is not None:
+        column = "translation" if is_translation(options) else "transcript"
+    needed = options.against == "reference" and {"deletion", "insertion"} & set(options.metrics)
+    if column is None and needed:
+        raise ConfigError(
+            f"--reference-column is missing; the data set has {', '.join(dataset.column_names)}. Or pass "
+            "--against prediction"
+        )
+    if column is not None and column not in dataset.column_names:
+        raise ConfigError(f"--reference-column is {column!r}; the data set has {', '.join(dataset.column_names)}")
+    return column
+
+
+def is_translation(options: argparse.Namespace) -> bool:
+    """Return whether the model was told to translate."""
+    return options.task == "translate" or options.tgt_lang is not None
+
+
+def load_model(options: argparse.Namespace) -> tuple[Any, Any]:
+    """Return the model, on the device of this process, and its processor."""
+    import torch
+    from accelerate import PartialState
+
+    from spes_hf.cli import load_model as load
+
+    device = options.device
+    if device is None:
+        alone = options.num_processes is not None or not torch.accelerator.is_available()
+        device = None if alone else str(PartialState().device)
+    return load(options.model, device, options.dtype)
+
+
+def make_config(options: argparse.Namespace) -> Any:
+    """Return method and settings."""
+    from dataclasses import replace
+
+    from spes_hf import ExplainConfig
+    from spes_hf.config import preset
+
+    counts = {"num_spectrogram_masks": options.num_masks, "num_token_masks": options.num_token_masks}
+    changes = {name: count for name, count in counts.items() if count is not None}
+    if options.config is not None:
+        return replace(ExplainConfig.from_json(options.config), **changes)
+    return preset(options.preset, "st" if is_translation(options) else "asr", **changes)
+
+
+def finish(options: argparse.Namespace, summary: JobSummary, reference: str | None) -> None:
+    """Score the rows, write the card, upload both."""
+    from spes_hf.metrics import summarize
+
+    scores: dict[str, Any] = {}
+    if options.metrics and len(summary.failures) < summary.rows:
+        from spes_hf.distributed import load_explained
+
+        rows = load_explained(options.out)
+        columns = [name for name in (reference, "error", *options.metrics) if name is not None]
+        quality = options.quality or ("bleu" if is_translation(options) else "wer")
+        scores = summarize(rows.select_columns(columns), reference, metric=quality)
+        for score in scores.values():
+            print(score)
+        values = {
+            name: {"value": s.value, "low": s.interval.low, "high": s.interval.high, "signature": s.signature}
+            for name, s in scores.items()
+        }
+        (options.out / "scores.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_card(options, summary, scores)
+    if options.push_to_hub is not None:
+        push(options)
+
+
+CARD = """---
+pretty_name: {title}
+tags:
+- spes_hf
+- explainability
+- speech
+configs:
+- config_name: default
+  data_files: data/*.parquet
+---
+
+# {title}
+
+Explanations of what `{model}` wrote for every utterance of `{dataset}`: which regions of the spectrogram, and which of
+its own earlier tokens, made it write each token. Made with [spes_hf](https://pypi.org/project/spes-hf/) {version}.
+
+{rows} utterances, {failed} of which could not be explained (see "error").
+
+## Use
+
+```python
+from datasets import load_dataset
+from spes_hf import Explanation
+
+rows = load_dataset("{name}", split="train").sort("row_index")
+explanation = Explanation.from_row(rows[0])
+explanation.words().plot()
+```
+
+`explanation` holds the whole of an explanation as bytes (a safetensors file): maps, spectrogram and sound. To look at:
+`prediction`, `tokens`, `token_probabilities`, `reliability` (split-half, of the sentence's map),
+`reached_length_limit`. `row_index` is the place in the data set that was explained; its columns, but the audio, are
+here as well.
+{scores}
+## Settings
+
+```json
+{settings}
+```
+"""
+
+
+def write_card(options: argparse.Namespace, summary: JobSummary, scores: dict[str, Any]) -> None:
+    """Write README.md, which is the card of the data set on the Hub."""
+    from spes_hf import __version__
+
+    manifest = json.loads((options.out / "manifest.json").read_text(encoding="utf-8"))
+    name = options.push_to_hub or str(options.out)
+    table = ["", "## Scores", "", "| score | value | 95 % interval | better |", "|---|---|---|---|"]
+    table += [
+        f"| {n} | {s.value:.2f} | {s.interval} | {'higher' if s.higher_is_better else 'lower'} |"
+        for n, s in scores.items()
+    ]
+    card = CARD.format(
+        title=f"{Path(options.dataset).name} explained by {Path(options.model).name}",
+        model=options.model,
+        dataset=Path(options.dataset).name,
+        version=__version__,
+        rows=summary.rows,
+        failed=len(summary.failures),
+        name=name,
+        scores="\n".join([*table, ""]) if scores else "",
+        settings=json.dumps(manifest["transforms"], indent=1, ensure_ascii=False),
+    )
+    (options.out / "README.md").write_text(card, encoding="utf-8")
+
+
+def push(options: argparse.Namespace) -> None:
+    """Upload rows and card, or say what would be uploaded."""
+    patterns = ["README.md", "manifest.json", "summary.json", "scores.json", "data/*.parquet"]
+    files = [path for pattern in patterns for path in sorted(options.out.glob(pattern))]
+    size = sum(path.stat().st_size for path in files)
+    what = f"{len(files)} files ({size / 1e6:.1f} MB) to the data set {options.push_to_hub}"
+    if options.dry_run:
+        print(f"dry run: would upload {what}: {', '.join(str(p.relative_to(options.out)) for p in files)}")
+        return
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    api.create_repo(options.push_to_hub, repo_type="dataset", private=options.private, exist_ok=True)
+    api.upload_folder(
+        repo_id=options.push_to_hub, repo_type="dataset", folder_path=options.out, allow_patterns=patterns
+    )
+    print(f"uploaded {what}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,232 @@
+"""Finished rows on disk: Parquet files, each of which is complete or not there.
+
+A process writes the rows that it finished under a hidden name and gives the file its real one in one step. The names
+end in the number of rows, so that progress can be read off a listing. Nobody ever changes a file, so processes need not
+agree on anything, and what a killed one leaves behind is a hidden file at most.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from spes_hf.errors import SpesError
+
+FOLDER = "data"
+INDEX = "row_index"
+
+MAX_ROWS = 1_000
+MAX_BYTES = 1 << 26
+FLUSH_SECONDS = 60.0
+LONG_SECONDS = 1_200.0
+
+
+class ShardError(SpesError, OSError):
+    """Finished rows cannot be written or read."""
+
+
+@dataclass
+class Finished:
+    """What the shards hold.
+
+    Attributes:
+        indices: Which rows of the data set are finished.
+        failures: Index, id and error of those that failed.
+        reached_length_limit: Index and id of those whose text a length limit cut.
+    """
+
+    indices: set[int] = field(default_factory=set)
+    failures: list[tuple[int, str, str]] = field(default_factory=list)
+    reached_length_limit: list[tuple[int, str]] = field(default_factory=list)
+
+
+def shard_files(out: Path) -> list[Path]:
+    """Return the complete shards of a job, sorted."""
+    return sorted(path for path in (out / FOLDER).glob("*.parquet") if not path.name.startswith("."))
+
+
+def count_rows(out: Path) -> int:
+    """Return how many rows the shards hold, by their names."""
+    try:
+        names = [entry.name for entry in os.scandir(out / FOLDER)]
+    except OSError:
+        return 0
+    return sum(_rows_of(name) for name in names if name.endswith(".parquet") and not name.startswith("."))
+
+
+def remove_litter(out: Path, mine: Callable[[int], bool]) -> None:
+    """Remove what dead processes left half written.
+
+    Args:
+        out: Folder of the job.
+        mine: Whether the temporary files of a process, by its index, may be removed.
+    """
+    for path in (out / FOLDER).glob(".*.tmp"):
+        rank = path.name[1:].split("-")[0]
+        if not rank.isdigit() or mine(int(rank)):
+            path.unlink(missing_ok=True)
+
+
+def read_finished(out: Path, id_column: str | None = None) -> Finished:
+    """Return what the shards of a job hold; a row that is there twice counts once.
+
+    Raises:
+        ShardError: If a shard cannot be read.
+    """
+    finished = Finished()
+    for path in shard_files(out):
+        names = set(_schema(path).names)
+        wanted = [name for name in (INDEX, "error", "reached_length_limit", id_column) if name in names]
+        try:
+            columns = pq.read_table(path, columns=wanted).to_pydict()
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(path, error) from error
+        for i, index in enumerate(columns[INDEX]):
+            if index in finished.indices:
+                continue
+            finished.indices.add(index)
+            name = str(columns[id_column][i]) if id_column in columns else str(index)
+            if columns["error"][i]:
+                finished.failures.append((index, name, columns["error"][i]))
+            elif columns.get("reached_length_limit", {i: False})[i]:
+                finished.reached_length_limit.append((index, name))
+    finished.failures.sort()
+    finished.reached_length_limit.sort()
+    return finished
+
+
+class ShardWriter:
+    """Keeps finished rows and writes them as shards, now and then.
+
+    A shard is written after so many rows or bytes, or when the oldest row has waited for a minute or, later, for a
+    twentieth of the time since the start: what a killed process loses is bounded, and the files stay few.
+
+    Args:
+        out: Folder of the job.
+        inputs: Returns the columns of the data set that are kept, for given rows, as an Arrow table.
+        schema: Of the shards.
+        rank: Index of this process.
+        flush_seconds: How long a finished row waits in the first twenty minutes, and in proportion later.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        inputs: Callable[[list[int]], pa.Table],
+        schema: pa.Schema,
+        rank: int,
+        flush_seconds: float = FLUSH_SECONDS,
+    ):
+        self.folder = out / FOLDER
+        self.inputs = inputs
+        self.schema = schema
+        self.rank = rank
+        self.flush_seconds = flush_seconds
+        self.written = 0
+        self._rows: list[dict[str, Any]] = []
+        self._indices: list[int] = []
+        self._bytes = 0
+        self._started = self._oldest = time.monotonic()
+
+    @property
+    def waiting(self) -> int:
+        """How many finished rows are in memory only."""
+        return len(self._rows)
+
+    def add(self, index: int, row: dict[str, Any]) -> None:
+        """Take a finished row, and write a shard if it is time.
+
+        Args:
+            index: Of the row in the data set.
+            row: The columns that were added to it.
+
+        Raises:
+            ShardError: If it cannot be written; rows that were written before are safe.
+        """
+        now = time.monotonic()
+        if not self._rows:
+            self._oldest = now
+        self._indices.append(index)
+        self._rows.append({name: _plain(value) for name, value in row.items()})
+        self._bytes += sum(len(value) for value in row.values() if isinstance(value, (bytes, str)))
+        patience = self.flush_seconds * max(1.0, (now - self._started) / LONG_SECONDS)
+        if len(self._rows) >= MAX_ROWS or self._bytes >= MAX_BYTES or now - self._oldest >= patience:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows that wait, if there are any.
+
+        Raises:
+            ShardError: If they cannot be written.
+        """
+        if not self._rows:
+            return
+        table = self._table()
+        name = f"{self.rank:05d}-{uuid.uuid4().hex[:12]}-{len(self._rows)}.parquet"
+        temporary = self.folder / f".{name}.tmp"
+        try:
+            with temporary.open("wb") as file:
+                pq.write_table(table, file, compression="zstd")
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.folder / name)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            raise ShardError(
+                f"{'no space is left for' if full else 'cannot write'} {len(self._rows)} finished rows "
+                f"({table.nbytes / 1e6:.1f} MB) in {str(self.folder)!r}: {error}. What was written before is complete: "
+                f"{'free some space' if full else 'mend that'} and start the job again, it goes on from there"
+            ) from error
+        self.written += len(self._rows)
+        self._rows, self._indices, self._bytes = [], [], 0
+
+    def _table(self) -> pa.Table:
+        """Return the rows that wait, with their columns of the data set."""
+        kept = self.inputs(self._indices)
+        added = {name: [row.get(name) for row in self._rows] for name in self.schema.names if name != INDEX}
+        columns = []
+        for entry in self.schema:
+            if entry.name == INDEX:
+                column = pa.array(self._indices, entry.type)
+            elif entry.name in kept.column_names:
+                column = kept[entry.name].cast(entry.type)
+            else:
+                column = pa.array(added[entry.name], entry.type)
+            columns.append(column)
+        return pa.Table.from_arrays(columns, schema=self.schema)
+
+
+def row_order(indices: Sequence[int]) -> np.ndarray:
+    """Return where the rows stand in the shards, in the order of the data set, each once."""
+    return np.unique(np.asarray(indices, dtype=np.int64), return_index=True)[1]
+
+
+def _rows_of(name: str) -> int:
+    count = name.removesuffix(".parquet").rsplit("-", 1)[-1]
+    return int(count) if count.isdigit() else 0
+
+
+def _schema(path: Path) -> pa.Schema:
+    try:
+        return pq.read_schema(path)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ShardError:
+    return ShardError(f"shard {str(path)!r} cannot be read: {error}. Remove it, and its rows are computed again")
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else value
