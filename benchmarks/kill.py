@@ -58,7 +58,9 @@ def main() -> int:
         chance, cases = random.Random(options.seed), []
         for moment in range(options.moments):
             # Mostly while rows are being computed, now and then while the processes start.
-            cases.append(case(work, moment, chance.uniform(0.6 * ready, length - 0.5), expected))
+            starting = moment % 5 == 4
+            after_s = chance.uniform(0.3 * ready, ready) if starting else chance.uniform(0, 0.9 * (length - ready))
+            cases.append(case(work, moment, after_s, starting, expected))
             print(json.dumps(cases[-1]))
     good = all(run["equal"] for c in cases for run in c["gone_on_with"].values())
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -68,14 +70,17 @@ def main() -> int:
     return int(not good)
 
 
-def case(work: Path, moment: int, after_s: float, expected: list[str]) -> dict[str, Any]:
-    """Kill a job after some seconds, go on with it by one and by two processes, and return what came of it."""
+def case(work: Path, moment: int, after_s: float, starting: bool, expected: list[str]) -> dict[str, Any]:
+    """Kill a job some seconds after its start or its first row, go on by one and by two, return what came of it."""
     out = work / f"killed-{moment}"
     out.mkdir()
-    process = start(work, out, 2)
+    started, process = time.monotonic(), start(work, out, 2)
+    while not starting and not any(out.glob("data/*.parquet")):
+        time.sleep(0.005)
     time.sleep(after_s)
     finished = process.poll() is not None
     os.killpg(process.pid, signal.SIGKILL)
+    seconds = time.monotonic() - started
     process.wait()
     time.sleep(0.2)
     left = files(out)
@@ -91,7 +96,7 @@ def case(work: Path, moment: int, after_s: float, expected: list[str]) -> dict[s
         runs[str(count)] = {"equal": equal, "rows": len(rows), "litter": litter, "finished_rows_untouched": untouched}
         shutil.rmtree(again)
     return {
-        "killed_after_seconds": round(after_s, 2),
+        "killed_after_seconds": round(seconds, 2),
         "was_finished": finished,
         "rows_on_disk": sum(int(Path(name).stem.rsplit("-", 1)[1]) for name in left if is_shard(name)),
         "half_written_files": [name for name in left if name.endswith(".tmp")],

@@ -45,7 +45,8 @@ def test_explain_writes_page_pictures_and_explanation(folder, clip, tmp_path, ca
     loaded = Explanation.load(out)
     assert loaded.tokens[:3] == [" ask", " not", " what"]
     assert loaded.provenance["seed"] == 7
-    assert loaded.provenance["config"]["patches_per_second"] == [20.0, 80.0, 400.0]
+    assert loaded.provenance["config"]["estimator"] == "gradient"
+    assert loaded.provenance["config"]["masks_per_token"] == 2
 
     (out / "explanation.html").unlink()
     assert cli.main(["report", str(out)]) == 0

@@ -79,7 +79,8 @@ def match_words(words: Sequence[str], alignment: Alignment) -> Match:
         owners = {heard[j][0] for j in theirs if j is not None}
         # All parts of all these spoken words, and nothing else.
         whole = [j for j, (owner, _) in enumerate(heard) if owner in owners]
-        if whole != theirs:
+        apart = bool(owners) and max(owners) - min(owners) >= len(owners)  # something was said in between
+        if whole != theirs or apart:
             unmatched.append(normalise(word))
             continue
         parts = [alignment.words[owner] for owner in sorted(owners)]

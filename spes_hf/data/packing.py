@@ -28,6 +28,8 @@ KEY = "spes_hf.explanation"
 VERSION = 1
 
 _LABELS = ".labels"
+# Comes last in the file. NumPy's and torch's formats of `datasets` drop zeros at the end of bytes.
+_END = "~end"
 
 
 def pack(explanation: Explanation) -> bytes:
@@ -40,6 +42,7 @@ def pack(explanation: Explanation) -> bytes:
         shapes[name] = list(tensors[name].shape)
         steps = np.diff(tensors[name].numpy().astype("<i4"), axis=1, prepend=np.int32(0))
         tensors[name] = torch.frombuffer(bytearray(zlib.compress(steps.tobytes(), 6)), dtype=torch.uint8)
+    tensors[_END] = torch.ones(1, dtype=torch.bool)
     header = {"version": VERSION, "labels": shapes, "values": values}
     return save_tensors(tensors, metadata={KEY: json.dumps(header, allow_nan=False)})
 
@@ -61,6 +64,7 @@ def unpack(packed: bytes) -> Explanation:
         )
     try:
         tensors = load_tensors(packed)
+        tensors.pop(_END)
         for name, shape in header["labels"].items():
             tensors[name] = _labels(tensors[name], shape)
         return from_parts(header["values"], tensors)

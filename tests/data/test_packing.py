@@ -62,6 +62,19 @@ def test_bytes_do_not_depend_on_when(found):
     assert pack(found) == pack(unpack(pack(found)))
 
 
+def test_formats_that_drop_zeros_at_the_end_drop_none(found):
+    """A recording that ends in silence."""
+    from datasets import Dataset
+
+    quiet = replace(found, waveform=torch.zeros_like(found.waveform), token_mean_impact=torch.zeros(len(found)))
+    data = Dataset.from_list([quiet.to_row(), found.to_row()])
+    for name in (None, "numpy", "torch"):
+        assert_same(Explanation.from_row(data.with_format(name)[0]), quiet)
+        assert_same(Explanation.from_row(data.with_format(name)[1]), found)
+    for row in (quiet.to_row(), found.to_row()):
+        assert row["explanation"].endswith(b"\x01")
+
+
 def synthetic(found, tokens, frames, bins, labels):
     """An explanation of a given size, with the maps of given patches."""
     generator = torch.Generator().manual_seed(0)

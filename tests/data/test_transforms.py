@@ -135,7 +135,7 @@ def test_masks_depend_on_the_id_not_on_the_place(corpus, transform, rows):
 
 
 def test_other_names_of_columns_and_other_forms_of_audio(tiny, clips, transform):
-    paths = [clip["path"] for clip in clips[:2]]
+    paths = [clip["path"] for clip in clips[:1]]
     samples = [soundfile.read(path, dtype="float32")[0].tolist() for path in paths]
     expected = [transform({"id": str(i), "audio": path})["explanation"] for i, path in enumerate(paths)]
     forms = {
@@ -147,10 +147,10 @@ def test_other_names_of_columns_and_other_forms_of_audio(tiny, clips, transform)
     explain = Explain(*tiny, pyramid(**FEW), audio_column="sound", id_column="name")
     maps = torch.stack([Explanation.from_row({"explanation": e}).raw_audio.mean() for e in expected])
     for kind, audio in forms.items():
-        data = datasets.Dataset.from_dict({"sound": audio, "name": ["0", "1"]})
+        data = datasets.Dataset.from_dict({"sound": audio, "name": ["0"]})
         for batched in (False, True):
             found = data.map(explain, batched=batched)
-            assert found["error"][:] == ["", ""], kind
+            assert found["error"][:] == [""], kind
             again = torch.stack([Explanation.from_row(row).raw_audio.mean() for row in found])
             assert torch.allclose(again, maps, atol=1e-6), kind
 

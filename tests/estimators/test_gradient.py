@@ -24,7 +24,12 @@ from spes_hf.perturbation.masks import keep_bits, mask_key
 from spes_hf.perturbation.segments import segment
 
 CONFIG = SpesConfig(
-    estimator="gradient", num_spectrogram_masks=9, masks_per_token=5, num_token_masks=8, patches_per_second=(400.0,)
+    estimator="gradient",
+    num_spectrogram_masks=9,
+    masks_per_token=5,
+    num_token_masks=8,
+    patches_per_second=(400.0,),
+    pool_patches_per_second=(80.0, 400.0),
 )
 SHORT = {"max_new_tokens": 6}
 
