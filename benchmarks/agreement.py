@@ -2,18 +2,11 @@
 
     python benchmarks/agreement.py
 
-On shipped clips with the shipped Speech2Text, one level of patches (φ = 400), raw maps patch by patch. The first rows
-say how well Eq. 3 agrees with itself under other masks. Prints a table and writes benchmarks/results/agreement.json.
-All numbers are Pearson's correlation over patches, averaged over clips:
-
-- "token, sum" is that of each token's map, averaged over tokens; the gradients of a patch's features are added up, as
-  the derivation in docs/gradient.md says. In brackets it is divided by √reliability of the reference, which estimates
-  the correlation with Eq. 3 of endlessly many masks.
-- "token, mean" likewise, with the mean over a patch, which the maps show, in the place of the sum.
-- "sentence, normalised" is that of the paper's sentence map, the sum of the tokens' z-scores (sums over patches).
-- "sentence, Σ r" is that of the map of Σ_k r_k, the tokens' impacts added up before anything is normalised: for the
-  gradient `sentence_map`, for Eq. 3 the sum of the tokens' raw maps.
-- "sentence, across" is that between the two: the reference's normalised, and the map of Σ_k r_k.
+On shipped clips with the shipped Speech2Text, one level of patches (φ = 400), raw maps of every token, patch by patch.
+Prints a table and writes benchmarks/results/agreement.json. r is Pearson's correlation over patches, averaged over the
+tokens of all clips; "corrected" is r / √reliability of Eq. 3's map, the correlation with Eq. 3 of endlessly many masks.
+"Sum" adds the gradients of a patch's features up, as the derivation in docs/gradient.md says; "mean" is their mean,
+which the maps show.
 """
 
 from __future__ import annotations
@@ -29,95 +22,74 @@ from torch import Tensor
 
 from spes_hf import Explanation, SpesConfig, explain
 from spes_hf.demo import load_tiny_model, tiny_clips
-from spes_hf.explanation import PatchMap
 
-KINDS = ("statement", "question", "number", "verb-final", "parenthesis")
+KINDS = ("statement", "number", "question")
 LEVEL: dict[str, Any] = {"patches_per_second": (400.0,), "num_token_masks": 1}
-COLUMNS = ("token, sum", "token, mean", "sentence, normalised", "sentence, Σ r", "sentence, across")
 
 
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--masks", type=int, default=20_000, help="masks of the Eq. 3 that all is measured against")
-    parser.add_argument("--eq3", type=int, nargs="*", default=[1_000, 4_000, 20_000], help="masks of other Eq. 3 maps")
-    parser.add_argument("--gradient", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32, 128, 512])
-    parser.add_argument("--clips", type=int, default=2, help="number of clips, one of each kind")
+    parser.add_argument("--fewer", type=int, nargs="*", default=[500, 2_000, 8_000], help="masks of other Eq. 3 maps")
+    parser.add_argument("--gradient", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32, 64, 128, 256, 512])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "agreement.json")
     options = parser.parse_args()
     model, processor = load_tiny_model("speech2text-en")
     rows: list[dict[str, Any]] = []
-    for clip in [next(c for c in tiny_clips() if c["kind"] == kind) for kind in KINDS[: options.clips]]:
+    for clip in [next(c for c in tiny_clips() if c["kind"] == kind) for kind in KINDS]:
 
-        def run(path: str = str(clip["path"]), seed: int = 1, **settings: Any) -> Explanation:
+        def run(path: str = str(clip["path"]), seed: int = 0, **settings: Any) -> Explanation:
             config = SpesConfig(**LEVEL, **settings)
             return explain(model, processor, path, config=config, seed=seed, progress=False)
 
-        reference = run(seed=0, estimator="perturbation", num_spectrogram_masks=options.masks)
-        for masks in options.eq3:
-            other = run(estimator="perturbation", num_spectrogram_masks=masks)
-            rows.append({"method": f"Eq. 3, {masks:,} masks", "clip": clip["id"], **compared(reference, other)})
+        reference = run(estimator="perturbation", num_spectrogram_masks=options.masks)
+        for masks in options.fewer:
+            other = run(seed=1, estimator="perturbation", num_spectrogram_masks=masks)
+            rows += compared(reference, other, f"Eq. 3, {masks:,} masks", forward=masks, backward=0)
         for masks in options.gradient:
             settings: dict[str, Any] = {"masks_per_token": masks, "pool_patches_per_second": (400.0,)}
-            other = run(estimator="gradient", num_spectrogram_masks=masks, **settings)
-            name = f"gradient, {masks} mask" + "s" * (masks > 1)
-            rows.append({"method": name, "clip": clip["id"], **compared(reference, other)})
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(table(rows))
-
-
-def compared(reference: Explanation, other: Explanation) -> dict[str, Any]:
-    """Return how the maps of patches correlate with those of the reference, and what they cost."""
-    sizes = torch.bincount(reference.audio_map.labels.flatten())
-    gradient = other.sentence_map is not None
-    expected, means = scores(reference.audio_map), scores(other.audio_map)
-    found = means * sizes if gradient else means
-    own = found.sum(0) if other.sentence_map is None else scores(other.sentence_map)[0] * sizes
-    reliability = reference.reliability.tokens.double().sqrt()
-    by_token = {"token, sum": correlations(expected, found), "token, mean": correlations(expected, means)}
-    cost = other.provenance["cost"]
-    return {
-        "tokens": len(reference),
-        "forward_passes": cost["forward_passes"] - 2,  # without the clean one, and that of the token mask
-        "backward_passes": cost["backward_passes"],
-        "reliability_of_reference": float(reference.reliability.tokens.mean()),
-        **{name: float(values.mean()) for name, values in by_token.items()},
-        **{f"{name}, corrected": float((values / reliability).mean()) for name, values in by_token.items()},
-        "sentence, normalised": float(correlations(z_scores(expected).sum(0)[None], z_scores(found).sum(0)[None])),
-        "sentence, Σ r": float(correlations(expected.sum(0)[None], own[None])),
-        "sentence, across": float(correlations(z_scores(expected).sum(0)[None], own[None])),
-    }
-
-
-def scores(patches: PatchMap) -> Tensor:
-    """Return the scores of the patches of every token, (K, F)."""
-    (numerator,), (denominator,) = patches.numerators, patches.denominators
-    return (numerator / denominator.clamp_min(1)).double()
-
-
-def z_scores(values: Tensor) -> Tensor:
-    """Return (K, F) values, each row with a mean of 0 and a standard deviation of 1."""
-    return (values - values.mean(1, keepdim=True)) / values.std(1, keepdim=True)
-
-
-def correlations(one: Tensor, other: Tensor) -> Tensor:
-    """Return Pearson's correlation of the rows of two tensors, (K, F) each, (K,)."""
-    return (z_scores(one) * z_scores(other)).sum(1) / (one.shape[1] - 1)
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Return the means over clips as Markdown."""
-    lines = [f"| | forward + backward passes of a clip | {' | '.join(COLUMNS)} |", "|---" * (2 + len(COLUMNS)) + "|"]
+            other = run(seed=1, estimator="gradient", num_spectrogram_masks=masks, **settings)
+            rows += compared(reference, other, f"gradient, {masks} masks", forward=masks, backward=masks * len(other))
+    print("| | forward + backward passes of a clip | r, sum (corrected) | r, mean (corrected) |\n|---|---|---|---|")
     for name in dict.fromkeys(row["method"] for row in rows):
         chosen = [row for row in rows if row["method"] == name]
-        average = {key: mean(row[key] for row in chosen) for key in chosen[0] if key not in ("method", "clip")}
-        cells = [f"{average['forward_passes']:,.0f} + {average['backward_passes']:,.0f}"]
-        for column in COLUMNS:
-            corrected = average.get(f"{column}, corrected")
-            cells.append(f"{average[column]:.3f}" + ("" if corrected is None else f" ({corrected:.3f})"))
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        passes = f"{chosen[0]['forward_passes']:,} + {mean(row['backward_passes'] for row in chosen):,.0f}"
+        cells = [
+            f"{average(chosen, kind):.3f} ({average(chosen, kind + '_corrected'):.3f})" for kind in ("sum", "mean")
+        ]
+        print(f"| {name} | {passes} | {' | '.join(cells)} |")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def compared(
+    reference: Explanation, other: Explanation, method: str, forward: int, backward: int
+) -> list[dict[str, Any]]:
+    """Return a row for every token: how its scores of patches correlate with those of the reference."""
+    sizes = torch.bincount(reference.audio_map.labels.flatten())
+    expected, found = scores(reference), scores(other)
+    extensive = found if other.provenance["config"]["estimator"] == "perturbation" else found * sizes
+    rows = []
+    for k, token in enumerate(reference.tokens):
+        reliability = float(reference.reliability.tokens[k])
+        row = {"method": method, "token": token, "reliability": reliability}
+        for name, values in (("sum", extensive), ("mean", found)):
+            row[name] = float(torch.corrcoef(torch.stack([expected[k], values[k]]))[0, 1])
+            row[f"{name}_corrected"] = row[name] / reliability**0.5 if reliability > 0 else float("nan")
+        rows.append(row | {"forward_passes": forward, "backward_passes": backward})
+    return rows
+
+
+def scores(explanation: Explanation) -> Tensor:
+    """Return the scores of the patches of every token, (K, F)."""
+    (numerator,), (denominator,) = explanation.audio_map.numerators, explanation.audio_map.denominators
+    return (numerator / denominator).double()
+
+
+def average(rows: list[dict[str, Any]], name: str) -> float:
+    """Return the mean of an entry over rows."""
+    return mean(row[name] for row in rows)
 
 
 if __name__ == "__main__":
