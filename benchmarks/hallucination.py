@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from hallucination_sounds import DISTURBED, NONSPEECH, RATE, UNDISTURBED, Candidate, nonspeech, speech
+from hallucination_sounds import NONSPEECH, RATE, UNDISTURBED, Candidate, nonspeech, speech
 
 from spes_hf import Explainer, Explanation, SpesConfig, get_adapter
 from spes_hf.adapters import Adapter, GenerationOptions
@@ -49,6 +49,13 @@ MAX_TOKENS = {"max_new_tokens": 40}  # some hallucinations never end
 HALLUCINATED_WER, SOUND_WER = 80.0, 20.0
 NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")
 SAMPLES = 2_000
+SORTS = ("no_speech", "drowned_or_cut", "reversed")
+LEGEND = {
+    "no_speech": "hallucinated: no speech",
+    "drowned_or_cut": "hallucinated: drowned or cut speech",
+    "reversed": "hallucinated: reversed speech",
+    "sound": "sound",
+}
 
 # ------------------------------------------------------------------------------------------------- what the model does
 
@@ -272,11 +279,7 @@ def analyse(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return for every number how well it tells the labels apart: of all, by sort of hallucination, at equal length."""
     sound = [r for r in rows if r["label"] == "sound"]
     hallucinated = [r for r in rows if r["label"] == "hallucinated"]
-    sorts = {
-        "all": hallucinated,
-        "nonspeech": [r for r in hallucinated if r["kind"] in NONSPEECH],
-        "disturbed": [r for r in hallucinated if r["kind"] in DISTURBED],
-    }
+    sorts = {"all": hallucinated, **{name: [r for r in hallucinated if sort_of(r) == name] for name in SORTS}}
     found: dict[str, Any] = {}
     for name, number in NUMBERS.items():
         sign = 1 if number.higher else -1
@@ -300,12 +303,14 @@ def analyse(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def print_table(found: dict[str, Any]) -> None:
     """Print medians and AUCs."""
-    print(f"{'':36}{'expected':>9}{'halluc.':>9}{'sound':>9}   {'AUC':20} no speech disturbed equally long")
+    columns = (*SORTS, "equally_long")
+    heads = "".join(f"{name.replace('_', ' '):>15}" for name in columns)
+    print(f"{'':36}{'expected':>9}{'halluc.':>9}{'sound':>9}   {'AUC':18}{heads}")
     for entry in found.values():
         medians = "".join(f"{entry['median'][g]:9.3f}" for g in ("hallucinated", "sound"))
         whole = f"{entry['all']['auc']:.2f} [{entry['all']['low']:.2f}, {entry['all']['high']:.2f}]"
-        parts = [entry[sort]["auc"] for sort in ("nonspeech", "disturbed", "equally_long") if sort in entry]
-        print(f"{entry['title']:36}{entry['expected']:>9}{medians}   {whole:20}" + "".join(f"{p:10.2f}" for p in parts))
+        parts = "".join(f"{entry[name]['auc'] if name in entry else np.nan:>15.2f}" for name in columns)
+        print(f"{entry['title']:36}{entry['expected']:>9}{medians}   {whole:18}{parts}")
 
 
 def draw(rows: list[dict[str, Any]], found: dict[str, Any], file: Path) -> None:
@@ -318,16 +323,16 @@ def draw(rows: list[dict[str, Any]], found: dict[str, Any], file: Path) -> None:
     axes = figure.subplots(lines, columns).ravel()
     jitter = np.random.default_rng(0)
     styles = {
-        "disturbed": dict(marker="^", color="#08306b", s=17),
-        "nonspeech": dict(marker="s", color="#f16913", s=15),
+        "no_speech": dict(marker="s", color="#f16913", s=16),
+        "drowned_or_cut": dict(marker="^", color="#08306b", s=18),
+        "reversed": dict(marker="x", color="black", s=18, linewidth=1.1),
         "sound": dict(marker="o", facecolor="white", edgecolor="#555555", s=17, linewidth=0.9),
     }
-    names = {"disturbed": "hallucinated: disturbed speech", "nonspeech": "hallucinated: no speech", "sound": "sound"}
     for ax, (name, number) in zip(axes, NUMBERS.items(), strict=False):
         for sort, style in styles.items():
             values = [r[name] for r in rows if sort_of(r) == sort]
             place = (1.0 if sort == "sound" else 0.0) + jitter.uniform(-0.22, 0.22, len(values))
-            ax.scatter(place, values, label=names[sort], **style)
+            ax.scatter(place, values, label=LEGEND[sort], **style)
         for x, group in enumerate(("hallucinated", "sound")):
             ax.hlines(np.nanmedian([r[name] for r in rows if r["label"] == group]), x - 0.32, x + 0.32, color="black")
         result = found[name]["all"]
@@ -341,16 +346,18 @@ def draw(rows: list[dict[str, Any]], found: dict[str, Any], file: Path) -> None:
     for ax in axes[len(NUMBERS) :]:
         ax.set_visible(False)
     handles, titles = axes[0].get_legend_handles_labels()
-    figure.legend(handles, titles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.legend(handles, titles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=90)
 
 
 def sort_of(row: dict[str, Any]) -> str:
-    """Return "sound", or what made the model hallucinate: "nonspeech" or "disturbed"."""
+    """Return "sound", or what made the model hallucinate: one of SORTS."""
     if row["label"] == "sound":
         return "sound"
-    return "nonspeech" if row["kind"] in NONSPEECH else "disturbed"
+    if row["kind"] in NONSPEECH:
+        return "no_speech"
+    return "reversed" if row["kind"] == "reversed" else "drowned_or_cut"
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -12,11 +12,11 @@ code is 1 if anything differs.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 
 from spes_hf import SpesConfig
@@ -42,6 +43,7 @@ def main() -> int:
     parser.add_argument("--masks", type=int, default=60, help="masks per utterance (default: 60)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "kill.json")
+    parser.add_argument("--go-on", action="store_true", help="keep the moments that --out has already")
     options = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
@@ -55,31 +57,51 @@ def main() -> int:
         expected = content(work / "undisturbed")
         ready = first_row(work)
         print(f"undisturbed: {len(expected)} rows in {length:.1f} s, the first after {ready:.1f} s")
-        chance, cases = random.Random(options.seed), []
-        for moment in range(options.moments):
+        cases: list[dict[str, Any]] = []
+        if options.go_on and options.out.is_file():
+            cases = json.loads(options.out.read_text(encoding="utf-8"))["moments"]
+        for moment in range(len(cases), options.moments):
+            chance = random.Random(f"{options.seed}-{moment}")
             # Mostly while rows are being computed, now and then while the processes start.
             starting = moment % 5 == 4
-            after_s = chance.uniform(0.3 * ready, ready) if starting else chance.uniform(0, 0.9 * (length - ready))
-            cases.append(case(work, moment, after_s, starting, expected))
-            print(json.dumps(cases[-1]))
-    good = all(run["equal"] for c in cases for run in c["gone_on_with"].values())
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    report = {"rows": len(expected), "undisturbed_seconds": round(length, 1), "all_equal": good, "moments": cases}
-    options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            rows = None if starting else chance.randint(1, int(0.8 * len(expected)))
+            after_s = chance.uniform(0.3 * ready, ready) if starting else chance.uniform(0, 1)
+            cases.append(case(work, moment, rows, after_s, expected))
+            print(json.dumps(cases[-1]), flush=True)
+            write(options.out, cases, len(expected), length)
+    good = write(options.out, cases, len(expected), length)
     print("all equal" if good else "NOT ALL EQUAL")
     return int(not good)
 
 
-def case(work: Path, moment: int, after_s: float, starting: bool, expected: list[str]) -> dict[str, Any]:
-    """Kill a job some seconds after its start or its first row, go on by one and by two, return what came of it."""
+def write(path: Path, cases: list[dict[str, Any]], rows: int, length: float) -> bool:
+    """Write what was found so far, and return whether all of it is as it should be."""
+    good = all(run["equal"] for c in cases for run in c["gone_on_with"].values())
+    good = good and not any(c["was_finished"] for c in cases)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report = {"rows": rows, "undisturbed_seconds": round(length, 1), "all_equal": good, "moments": cases}
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return good
+
+
+def case(work: Path, moment: int, rows: int | None, after_s: float, expected: list[str]) -> dict[str, Any]:
+    """Kill a job, go on with it by one and by two processes, and return what came of it.
+
+    Args:
+        work: Folder of everything.
+        moment: Number of the case.
+        rows: How many rows to wait for; None: none, not even for the processes to start.
+        after_s: How long to wait then, in seconds.
+        expected: The rows of the undisturbed run.
+    """
     out = work / f"killed-{moment}"
     out.mkdir()
     started, process = time.monotonic(), start(work, out, 2)
-    while not starting and not any(out.glob("data/*.parquet")):
+    while rows is not None and rows_in(files(out)) < rows:
         time.sleep(0.005)
     time.sleep(after_s)
     finished = process.poll() is not None
-    os.killpg(process.pid, signal.SIGKILL)
+    kill(process)
     seconds = time.monotonic() - started
     process.wait()
     time.sleep(0.2)
@@ -98,14 +120,14 @@ def case(work: Path, moment: int, after_s: float, starting: bool, expected: list
     return {
         "killed_after_seconds": round(seconds, 2),
         "was_finished": finished,
-        "rows_on_disk": sum(int(Path(name).stem.rsplit("-", 1)[1]) for name in left if is_shard(name)),
+        "rows_on_disk": rows_in(left),
         "half_written_files": [name for name in left if name.endswith(".tmp")],
         "gone_on_with": runs,
     }
 
 
 def start(work: Path, out: Path, count: int) -> subprocess.Popen[bytes]:
-    """Start the recipe with so many processes, in a group of its own."""
+    """Start the recipe with so many processes."""
     launcher = [] if count == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     command = [sys.executable, *launcher, RECIPE, "--model", "speech2text-en", "--dataset", work / "clips.jsonl"]
     command += ["--config", work / "config.json", "--out", out, "--flush-seconds", "0.3", "--quiet"]
@@ -118,10 +140,19 @@ def start(work: Path, out: Path, count: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         list(map(str, command)),
         env=variables,
-        start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=(work / "log").open("ab"),
     )
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a launcher and its workers, which it gives sessions of their own."""
+    if process.poll() is not None:
+        return
+    family = psutil.Process(process.pid)
+    for member in [*family.children(recursive=True), family]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
 
 
 def finish(process: subprocess.Popen[bytes]) -> None:
@@ -137,7 +168,7 @@ def first_row(work: Path) -> float:
     while not any(out.glob("data/*.parquet")):
         time.sleep(0.02)
     taken = time.monotonic() - started
-    os.killpg(process.pid, signal.SIGKILL)
+    kill(process)
     process.wait()
     return taken
 
@@ -158,6 +189,11 @@ def content(out: Path) -> list[str]:
 def files(out: Path) -> list[str]:
     """Return all files of a job."""
     return sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+
+
+def rows_in(names: list[str]) -> int:
+    """Return how many rows files hold, by their names."""
+    return sum(int(Path(name).stem.rsplit("-", 1)[1]) for name in names if is_shard(name))
 
 
 def is_shard(name: str) -> bool:

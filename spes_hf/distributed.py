@@ -18,6 +18,7 @@ from spes_hf.corpus.shards import (
     ShardError,
     ShardWriter,
     count_rows,
+    drop_repeated,
     read_finished,
     remove_litter,
     row_order,
@@ -194,6 +195,7 @@ def map_rows(
     complete = len(finished.indices) == len(dataset)
     summary = JobSummary.of(out, len(dataset), finished, place.index == 0 if place.together else complete)
     if complete and summary.reports:
+        drop_repeated(out)
         write_json(out / SUMMARY, summary.to_dict())
     return summary
 
@@ -269,6 +271,7 @@ def _prepare(
         claim_folder(out, identity)
         if place.together or place.count == 1:
             remove_litter(out, lambda rank: True)
+            drop_repeated(out)
         else:
             remove_litter(out, lambda rank: rank == place.index or rank >= place.count)
         done = read_finished(out).indices
@@ -309,15 +312,17 @@ def _wait(out: Path, rows: int, bar: _Bar) -> None:
         ShardError: If rows are missing and no one seems to be left to bring them.
     """
     found, since, started = count_rows(out), time.monotonic(), bar.started
-    while found < rows:
+    # Names may count a row twice, where a process of an earlier run is still alive.
+    while found < rows or len(read_finished(out).indices) < rows:
         time.sleep(_WAIT_SECONDS)
         bar.update()
         now, before = time.monotonic(), found
         found = count_rows(out)
         since = now if found > before else since
         if now - since > max(_PATIENCE_SECONDS, (now - started) / 4):
+            missing = rows - len(read_finished(out).indices)
             raise ShardError(
-                f"{rows - found} of {rows} rows are missing in {str(out)!r}; none has come for {now - since:.0f} s: "
+                f"{missing} of {rows} rows are missing in {str(out)!r}, and none has come for {now - since:.0f} s: "
                 "another process must be lost. Start the job again, it goes on from there"
             )
 

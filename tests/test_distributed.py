@@ -379,13 +379,29 @@ def test_litter_of_dead_processes_is_removed_and_that_of_the_living_is_not(tmp_p
     assert not litter(out)
 
 
-def test_a_row_that_two_jobs_wrote_counts_once(tmp_path):
+def test_rows_that_two_jobs_wrote_count_once_and_stay_once(tmp_path):
+    """As when a process outlives its launcher, and the job was started again meanwhile."""
     data, out = texts(9), tmp_path / "out"
-    map_rows(data, [Trivial()], out, **QUIET)
-    (path,) = shards.shard_files(out)
-    path.with_name("00001-again-9.parquet").write_bytes(path.read_bytes())
-    assert map_rows(data, [Trivial()], out, **QUIET).finished == 9
-    assert list(load_explained(out)[INDEX]) == list(range(9))
+    map_rows(data, [Trivial()], out, process_index=0, num_processes=2, **QUIET)
+    (first,) = shards.shard_files(out)
+    five = pq.read_table(first)
+    pq.write_table(five, first.with_name("00001-again-5.parquet"))
+    assert len(read_finished(out).indices) == 5 and list(load_explained(out)[INDEX]) == [0, 2, 4, 6, 8]
+    transform = Trivial()
+    map_rows(data, [transform], out, process_index=1, num_processes=2, **QUIET)
+    assert transform.asked == [1, 3, 5, 7] and len(content(out)) == 9 and not litter(out)
+
+
+def test_a_shard_of_old_and_new_rows_keeps_the_new_ones(tmp_path):
+    data, out = texts(9), tmp_path / "out"
+    map_rows(data, [Trivial()], out, process_index=0, num_processes=2, **QUIET)
+    map_rows(data, [Trivial()], tmp_path / "whole", **QUIET)
+    (whole,) = shards.shard_files(tmp_path / "whole")
+    (out / "data" / "00007-whole-9.parquet").write_bytes(whole.read_bytes())
+    transform = Trivial()
+    assert map_rows(data, [transform], out, **QUIET).finished == 9 and transform.asked == []
+    assert content(out) == content(tmp_path / "whole") and not litter(out)
+    assert shards.count_rows(out) == 9
 
 
 def test_a_damaged_shard_is_named(tmp_path):

@@ -85,13 +85,8 @@ def read_finished(out: Path, id_column: str | None = None) -> Finished:
     """
     finished = Finished()
     for path in shard_files(out):
-        names = set(_schema(path).names)
-        wanted = [name for name in (INDEX, "error", "reached_length_limit", id_column) if name in names]
-        try:
-            columns = pq.read_table(path, columns=wanted).to_pydict()
-        except (OSError, pa.ArrowException) as error:
-            raise _unreadable(path, error) from error
-        for i, index in enumerate(columns[INDEX]):
+        columns = _columns(path, (INDEX, "error", "reached_length_limit", id_column))
+        for i, index in enumerate(columns.get(INDEX, ())):
             if index in finished.indices:
                 continue
             finished.indices.add(index)
@@ -103,6 +98,25 @@ def read_finished(out: Path, id_column: str | None = None) -> Finished:
     finished.failures.sort()
     finished.reached_length_limit.sort()
     return finished
+
+
+def drop_repeated(out: Path) -> None:
+    """Leave every row in one shard.
+
+    A row is there twice if a process outlived its launcher, or two jobs ran at once. Both wrote the same; what stays is
+    written first, then the old file goes.
+    """
+    seen: set[int] = set()
+    for path in shard_files(out):
+        indices = _columns(path, (INDEX,)).get(INDEX, [])
+        new = [i for i, index in enumerate(indices) if index not in seen]
+        seen.update(indices)
+        if len(new) == len(indices):
+            continue
+        if new:
+            table = pq.read_table(path).take(new)
+            _write(table, path.with_name(f"{path.name.rsplit('-', 2)[0]}-{uuid.uuid4().hex[:12]}-{len(new)}.parquet"))
+        path.unlink(missing_ok=True)
 
 
 class ShardWriter:
@@ -173,15 +187,9 @@ class ShardWriter:
             return
         table = self._table()
         name = f"{self.rank:05d}-{uuid.uuid4().hex[:12]}-{len(self._rows)}.parquet"
-        temporary = self.folder / f".{name}.tmp"
         try:
-            with temporary.open("wb") as file:
-                pq.write_table(table, file, compression="zstd")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.folder / name)
+            _write(table, self.folder / name)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
             raise ShardError(
                 f"{'no space is left for' if full else 'cannot write'} {len(self._rows)} finished rows "
@@ -212,20 +220,36 @@ def row_order(indices: Sequence[int]) -> np.ndarray:
     return np.unique(np.asarray(indices, dtype=np.int64), return_index=True)[1]
 
 
+def _write(table: pa.Table, path: Path) -> None:
+    """Write a whole shard or none."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            pq.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _columns(path: Path, names: Sequence[str | None]) -> dict[str, list[Any]]:
+    """Return those of the named columns that a shard has; nothing if it is gone meanwhile."""
+    try:
+        known = set(pq.read_schema(path).names)
+        return dict(pq.read_table(path, columns=[name for name in names if name in known]).to_pydict())
+    except FileNotFoundError:
+        return {}
+    except (OSError, pa.ArrowException) as error:
+        raise ShardError(
+            f"shard {str(path)!r} cannot be read: {error}. Remove it, and its rows are computed again"
+        ) from error
+
+
 def _rows_of(name: str) -> int:
     count = name.removesuffix(".parquet").rsplit("-", 1)[-1]
     return int(count) if count.isdigit() else 0
-
-
-def _schema(path: Path) -> pa.Schema:
-    try:
-        return pq.read_schema(path)
-    except (OSError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> ShardError:
-    return ShardError(f"shard {str(path)!r} cannot be read: {error}. Remove it, and its rows are computed again")
 
 
 def _plain(value: Any) -> Any:
