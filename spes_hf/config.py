@@ -158,6 +158,8 @@ class SpesConfig(ExplainConfig):
             "gradient" only.
         pool_patches_per_second: φ of the patches that share the mean of their features' scores, averaged over levels;
             None for no pooling; "gradient" only.
+        target_reliability: Stop after an eighth, a quarter or half of the `num_spectrogram_masks` if the sentence's map
+            has this split-half reliability by then; None to draw all of them.
     """
 
     num_spectrogram_masks: int = 32
@@ -172,6 +174,7 @@ class SpesConfig(ExplainConfig):
     estimator: Literal["perturbation", "gradient"] = "gradient"
     masks_per_token: int = 8
     pool_patches_per_second: tuple[float, ...] | None = (400.0, 1600.0)
+    target_reliability: float | None = None
 
     method: ClassVar[str] = "spes"
 
@@ -213,6 +216,10 @@ class SpesConfig(ExplainConfig):
             'separate, since gradients are taken of the sound alone; or estimator="perturbation"',
         )
         _check(self, "masks_per_token", _is_count(self.masks_per_token), "a whole number, at least 1")
+        goal = self.target_reliability
+        _check(
+            self, "target_reliability", goal is None or (_is_number(goal) and 0 < goal < 1), "between 0 and 1, or None"
+        )
         _check(
             self,
             "num_spectrogram_masks",

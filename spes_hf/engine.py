@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,15 +19,18 @@ from spes_hf.adapters import GenerationOptions, Target, Utterance, get_adapter
 from spes_hf.config import ExplainConfig, SpesConfig
 from spes_hf.data.audio import load_audio
 from spes_hf.errors import ConfigError
-from spes_hf.explanation import Explanation, PatchMap
+from spes_hf.explanation import Explanation, PatchMap, Reliability
 from spes_hf.functional import ratio
 from spes_hf.impact import make_impact
-from spes_hf.perturbation.base import Masks, Perturbation
+from spes_hf.perturbation.base import Masks, Perturbation, UnitScores
 from spes_hf.perturbation.masks import mask_key
 from spes_hf.perturbation.plan import Problem, Run, plan
 from spes_hf.preserve import preserved
 from spes_hf.provenance import describe
 from spes_hf.reliability import split_half
+
+# Where a run may end if `target_reliability` is reached, as shares of its masks.
+STAGES = (1 / 8, 1 / 4, 1 / 2, 1)
 
 
 def explain(
@@ -205,10 +209,10 @@ class Explainer:
             utterance, target, adapter.device, self.seed, utterance_id, differentiable=adapter.differentiable
         )
         runs = plan(self.config, problem)
-        passes = [run.passes(level, run.perturbation.rows(level)) for run in runs for level in _levels(run)]
-        forward, backward = (sum(counts) for counts in zip(*passes, strict=True))
+        planned = (run.passes(level, run.perturbation.rows(level)) for run in runs for level in _levels(run))
+        forward, backward = 1, 0  # the clean pass
         with tqdm(
-            total=forward + backward,
+            total=sum(map(sum, planned)),
             desc="explaining",
             unit="pass",
             disable=not self.progress,
@@ -223,7 +227,9 @@ class Explainer:
                 size = starting_batch_size(reference, utterance.inputs)
                 # A backward pass needs all that the forward pass computed.
                 for level, rows in self._observe(run, impact_of, size if run.backward_passes is None else size // 4):
-                    bar.update(sum(run.passes(level, rows)))
+                    passes = run.passes(level, rows)
+                    forward, backward = forward + passes[0], backward + passes[1]
+                    bar.update(sum(passes))
         return {
             **_read(runs, target),
             "text": adapter.text(target.token_ids),
@@ -238,7 +244,7 @@ class Explainer:
             "frequencies": utterance.frequencies,
             "waveform": torch.from_numpy(utterance.waveform.samples),
             "sampling_rate": utterance.waveform.sampling_rate,
-            "forward_passes": 1 + forward,
+            "forward_passes": forward,
             "backward_passes": backward,
         }
 
@@ -248,19 +254,19 @@ class Explainer:
         A batch that does not fit in memory is tried again with half the size.
         """
         batch_size = self.batch_size or max(1, batch_size)
-        todo = [run.perturbation.rows(level) for level in _levels(run)]
-        while any(todo):
-            for level in range(len(todo)):
-                rows = todo[level][:batch_size]
-                if not rows:
-                    continue
-                if self._fits(run, level, rows, impact_of):
-                    todo[level] = todo[level][len(rows) :]
-                    yield level, rows
-                else:
-                    # Only now, when nothing refers to the tensors of the failed pass any more.
-                    clear_device_cache(garbage_collection=True)
-                    batch_size = len(rows) // 2
+        for todo in _stages(run):
+            while any(todo):
+                for level in range(len(todo)):
+                    rows = todo[level][:batch_size]
+                    if not rows:
+                        continue
+                    if self._fits(run, level, rows, impact_of):
+                        todo[level] = todo[level][len(rows) :]
+                        yield level, rows
+                    else:
+                        # Only now, when nothing refers to the tensors of the failed pass any more.
+                        clear_device_cache(garbage_collection=True)
+                        batch_size = len(rows) // 2
 
     @staticmethod
     def _fits(run: Run, level: int, rows: range, impact_of: Callable[[Masks], Tensor]) -> bool:
@@ -298,12 +304,11 @@ def _read(runs: Sequence[Run], target: Target) -> dict[str, Any]:
             scores = run.audio_scores(run.estimator.scores())
             found["audio_map"] = PatchMap.of(run.labels, scores)
             found["audio_mean_impact"] = scores.mean_impact
-            even, odd = (PatchMap.of(run.labels, run.audio_scores(run.estimator.half(i))) for i in (0, 1))
-            found["reliability"] = split_half(even, odd, len(target.token_ids))
+            found["reliability"] = _reliability(run, run.labels, run.audio_scores, len(target.token_ids))
         if run.sentence_scores is not None and run.labels is not None:
             found["sentence_map"] = PatchMap.of(run.labels, run.sentence_scores(run.estimator.scores()))
-            even, odd = (PatchMap.of(run.labels, run.sentence_scores(run.estimator.half(i))) for i in (0, 1))
-            found["reliability"] = replace(found["reliability"], sentence=split_half(even, odd).sentence)
+            sentence = _reliability(run, run.labels, run.sentence_scores).sentence
+            found["reliability"] = replace(found["reliability"], sentence=sentence)
         if run.token_scores is not None:
             scores = run.token_scores(run.estimator.scores())
             numerator = scores.numerators[0]
@@ -315,6 +320,31 @@ def _read(runs: Sequence[Run], target: Target) -> dict[str, Any]:
             impact = ratio((numerator * written).sum(1), (denominator * written).sum(1)).float()
             found["token_mean_impact"] = torch.full_like(impact, torch.nan) if run.audio_scores else impact
     return found
+
+
+def _stages(run: Run) -> Iterator[list[range]]:
+    """Return the rows of each level, part after part, until the map of the sentence is as reliable as asked for.
+
+    Where stages end depends on the config alone, so results do not hang on the batch size.
+    """
+    rows = [run.perturbation.rows(level) for level in _levels(run)]
+    scores = run.sentence_scores or run.audio_scores
+    if run.target_reliability is None or scores is None or run.labels is None:
+        yield rows
+        return
+    start = [0] * len(rows)
+    for share in STAGES:
+        end = [math.ceil(len(r) * share) for r in rows]
+        yield [r[a:b] for r, a, b in zip(rows, start, end, strict=True)]
+        if share < 1 and _reliability(run, run.labels, scores).sentence >= run.target_reliability:
+            return
+        start = end
+
+
+def _reliability(run: Run, labels: Tensor, scores: Callable[[UnitScores], UnitScores], tokens: int = 1) -> Reliability:
+    """Return the split-half reliability of what the masks so far have drawn."""
+    even, odd = (PatchMap.of(labels, scores(run.estimator.half(i))) for i in (0, 1))
+    return split_half(even, odd, tokens)
 
 
 def _levels(run: Run) -> range:

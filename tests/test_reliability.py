@@ -138,3 +138,43 @@ def test_scale_shift_and_order_of_the_halves_do_not_matter(seed, scale, shift):
     moved = split_half(pixel_map(even.double() * scale + shift), pixel_map(odd.double() * scale + shift))
     if scale > 1e-2 * abs(shift):  # float32 holds the map
         torch.testing.assert_close(moved.tokens, found.tokens, rtol=1e-2, atol=1e-3)
+
+
+def explained(goal=None, masks=64, **settings):
+    """An explanation of a shipped clip by the trained model."""
+    from spes_hf import SpesConfig, explain
+    from spes_hf.demo import load_tiny_model, tiny_clips
+
+    batch = settings.pop("batch_size", None)
+    config = SpesConfig(
+        num_spectrogram_masks=masks, masks_per_token=2, num_token_masks=2, target_reliability=goal, **settings
+    )
+    clip = tiny_clips()[0]["path"]
+    return explain(*load_tiny_model("speech2text-en"), clip, config=config, batch_size=batch, progress=False)
+
+
+PERTURBATION = {"estimator": "perturbation", "patches_per_second": (80.0, 400.0)}
+
+
+@pytest.mark.parametrize("settings", [{}, PERTURBATION], ids=["gradient", "perturbation"])
+def test_a_run_ends_where_its_map_is_reliable_enough(settings):
+    masks = 64 if not settings else 640
+    whole, quarter, eighth = (explained(masks=n, **settings) for n in (masks, masks // 4, masks // 8))
+    rising = [e.reliability.sentence for e in (eighth, quarter, whole)]
+    assert rising[0] < rising[1] < rising[2]
+    goal = (rising[0] + rising[1]) / 2
+    found = explained(goal, masks=masks, **settings)
+    assert torch.allclose(found.sentence_saliency, quarter.sentence_saliency, atol=1e-5)
+    assert found.reliability.sentence == pytest.approx(rising[1], abs=1e-5) and found.reliability.sentence >= goal
+    for name in ("forward_passes", "backward_passes"):
+        assert found.provenance["cost"][name] == quarter.provenance["cost"][name]
+    # Where it ends does not hang on how many copies go through the model at once.
+    for batch in (1, 5):
+        other = explained(goal, masks=masks, batch_size=batch, **settings)
+        assert other.provenance["cost"]["forward_passes"] == found.provenance["cost"]["forward_passes"]
+
+
+def test_a_goal_out_of_reach_draws_all_masks():
+    whole, found = explained(masks=16), explained(0.999999, masks=16)
+    assert found.provenance["cost"]["forward_passes"] == whole.provenance["cost"]["forward_passes"] == 1 + 16 + 2
+    assert torch.allclose(found.sentence_saliency, whole.sentence_saliency, atol=1e-6)

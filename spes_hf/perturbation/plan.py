@@ -77,6 +77,7 @@ class Run:
         token_scores: How to get the tokens' scores from the units' scores, if the run makes a token map.
         sentence_scores: How to get the patches' scores from the units' scores, if the run makes a map of the sentence.
         backward_passes: How many times these rows of a level run the model backwards; None: not at all.
+        target_reliability: The run may end once the map of the sentence is so reliable; None: all masks are drawn.
     """
 
     perturbation: Perturbation
@@ -86,6 +87,7 @@ class Run:
     token_scores: Callable[[UnitScores], UnitScores] | None = None
     sentence_scores: Callable[[UnitScores], UnitScores] | None = None
     backward_passes: Callable[[int, range], int] | None = None
+    target_reliability: float | None = None
 
     def passes(self, level: int, rows: range) -> tuple[int, int]:
         """Return how many times these rows of a level run the model forwards and backwards."""
@@ -156,7 +158,14 @@ def plan_spes(config: SpesConfig, problem: Problem) -> list[Run]:
     patches = SpectrogramPerturbation(**_spectrogram(config, problem, labels, "spectrogram"))
     estimator = PerturbationEstimator(levels=len(labels))
     if config.perturb == "separate":
-        return [Run(patches, estimator, labels, audio_scores=lambda scores: scores), token_run(config, problem)]
+        sound = Run(
+            patches,
+            estimator,
+            labels,
+            audio_scores=lambda scores: scores,
+            target_reliability=config.target_reliability,
+        )
+        return [sound, token_run(config, problem)]
 
     tokens = tuple(_tokens(config, problem, f"token/{level}") for level in range(len(labels)))
     joint = JointPerturbation(patches, tokens)
@@ -171,7 +180,16 @@ def plan_spes(config: SpesConfig, problem: Problem) -> list[Run]:
 
         return pick
 
-    return [Run(joint, estimator, labels, audio_scores=part(0, False), token_scores=part(1, True))]
+    return [
+        Run(
+            joint,
+            estimator,
+            labels,
+            audio_scores=part(0, False),
+            token_scores=part(1, True),
+            target_reliability=config.target_reliability,
+        )
+    ]
 
 
 def plan_gradient(config: SpesConfig, problem: Problem) -> list[Run]:
@@ -203,6 +221,7 @@ def plan_gradient(config: SpesConfig, problem: Problem) -> list[Run]:
         audio_scores=tokens_of,
         sentence_scores=sentence_of,
         backward_passes=estimator.backward_passes,
+        target_reliability=config.target_reliability,
     )
     return [sound, token_run(config, problem)]
 
