@@ -17,7 +17,7 @@ The grammar has about 200 English words and is built to reorder. German splits t
 ("twenty three", "dreiundzwanzig") and moves verbs to the end of a clause; Spanish puts adjectives behind the noun.
 Every target word knows the source words that it translates, so a saliency map can be held against the truth.
 
-Example:
+Examples:
     >>> sentence = generate_sentences(1, seed=0)[0]
     >>> sorted(sentence.target) == ["de", "es"] and len(sentence.alignment("de")) == len(sentence.words("de"))
     True

@@ -144,7 +144,7 @@ FUNCTION_WORDS = frozenset("the a an on at and that in to does is has o'clock".s
 def number_words(number: int, gender: str | None = None) -> dict[str, str]:
     """Returns 0–99 in English, German and Spanish; `gender` ("m", "f") is that of a Spanish noun that follows.
 
-    Example:
+    Examples:
         >>> number_words(23)
         {'en': 'twenty three', 'de': 'dreiundzwanzig', 'es': 'veintitrés'}
     """

@@ -59,7 +59,7 @@ class Explain(RowTransform):
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
         ConfigError: If an argument has a value outside what is allowed.
 
-    Example:
+    Examples:
         >>> rows = dataset.map(Explain(model, processor, SpesConfig.fast()))  # doctest: +SKIP
         >>> Explanation.from_row(rows[0]).words().plot()  # doctest: +SKIP
     """

@@ -173,7 +173,7 @@ class Deletion(_Curve):
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
         ConfigError: If an argument has a value outside what is allowed.
 
-    Example:
+    Examples:
         >>> row = Deletion(model, processor)({"explanation": explanation})  # doctest: +SKIP
         >>> row["deletion"]["texts"][0] == explanation.text  # doctest: +SKIP
         True

@@ -21,7 +21,7 @@ class Size(RowTransform):
     Per utterance, over all its tokens together: the percentage of values ≥ t, for t = 0, 0.05, …, 1, of the normalised
     maps; the map of the spectrogram and that of earlier tokens separately. `summarize` makes corpus scores of the rows.
 
-    Example:
+    Examples:
         >>> row = Size()({"explanation": explanation})  # doctest: +SKIP
         >>> row["size"]["audio"][0]  # doctest: +SKIP
         100.0
