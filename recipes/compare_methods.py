@@ -355,7 +355,11 @@ def write(laboratory: Laboratory, rows: Sequence[Mapping[str, Any]], options: ar
     """Write results.md, results.json and the curves, and print the table."""
     metric = (options.metric or ("bleu" if task_of(options) == "st" else "wer")).upper()
     shown = [argument for argument in sys.argv[1:] if argument != "--quiet"]
-    lines = [f"# {options.model}, {len(rows)} utterances", "", f"`python recipes/compare_methods.py {shlex.join(shown)}`"]
+    lines = [
+        f"# {options.model}, {len(rows)} utterances",
+        "",
+        f"`python recipes/compare_methods.py {shlex.join(shown)}`",
+    ]
     result: dict[str, Any] = {"model": options.model, "utterances": [row["id"] for row in rows], "judged": {}}
     result["configs"] = {name: config.to_dict() for name, config in laboratory.configs.items()}
     for fill in options.judge_fill:
