@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 24
 
 
-class RowTransform:
+class RowTransform(ABC):
     """A callable for ``Dataset.map``, batched or not, that adds columns to rows.
 
     It can be pickled, and `datasets` hashes it by its `identity`, so that a job that was done before comes from the
@@ -47,9 +48,9 @@ class RowTransform:
             _hash_by_identity(cls)
         return super().__new__(cls)
 
+    @abstractmethod
     def __call__(self, row: Any) -> dict[str, Any]:
         """Return the row with the columns that this transform adds."""
-        raise NotImplementedError
 
     @property
     def reads(self) -> tuple[str, ...]:
