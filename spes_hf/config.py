@@ -159,7 +159,8 @@ class SpesConfig(ExplainConfig):
         pool_patches_per_second: φ of the patches that share the mean of their features' scores, averaged over levels;
             None for no pooling; "gradient" only.
         target_reliability: Stop after an eighth, a quarter or half of the `num_spectrogram_masks` if the sentence's map
-            has this split-half reliability by then; None to draw all of them.
+            has this split-half reliability by then; None to draw all of them. The `masks_per_token` are drawn in any
+            case. A run that stops early did so at a lucky moment, so its reliability is a little too high.
     """
 
     num_spectrogram_masks: int = 32

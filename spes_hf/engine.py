@@ -336,7 +336,8 @@ def _stages(run: Run) -> Iterator[list[range]]:
     for share in STAGES:
         end = [math.ceil(len(r) * share) for r in rows]
         yield [r[a:b] for r, a, b in zip(rows, start, end, strict=True)]
-        if share < 1 and _reliability(run, run.labels, scores).sentence >= run.target_reliability:
+        enough = sum(end) >= run.least_masks
+        if share < 1 and enough and _reliability(run, run.labels, scores).sentence >= run.target_reliability:
             return
         start = end
 

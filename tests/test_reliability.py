@@ -174,6 +174,23 @@ def test_a_run_ends_where_its_map_is_reliable_enough(settings):
         assert other.provenance["cost"]["forward_passes"] == found.provenance["cost"]["forward_passes"]
 
 
+def test_every_token_has_its_masks_however_early_the_sentence_is_done():
+    from dataclasses import replace
+
+    from spes_hf import SpesConfig, explain
+    from spes_hf.demo import load_tiny_model, tiny_clips
+
+    config = SpesConfig(target_reliability=0.01, num_token_masks=2)
+    found, stopped = (
+        explain(*load_tiny_model("speech2text-en"), tiny_clips()[0]["path"], config=c, progress=False)
+        for c in (replace(config, target_reliability=None), config)
+    )
+    # The first stage would end at 4 of 32 masks.
+    assert stopped.provenance["cost"]["forward_passes"] == 1 + config.masks_per_token + 2
+    assert stopped.provenance["cost"]["backward_passes"] == config.masks_per_token * len(found)
+    assert torch.allclose(stopped.audio_map.dense(0), found.audio_map.dense(0), atol=1e-6)
+
+
 def test_a_goal_out_of_reach_draws_all_masks():
     whole, found = explained(masks=16), explained(0.999999, masks=16)
     assert found.provenance["cost"]["forward_passes"] == whole.provenance["cost"]["forward_passes"] == 1 + 16 + 2

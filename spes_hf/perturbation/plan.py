@@ -78,6 +78,7 @@ class Run:
         sentence_scores: How to get the patches' scores from the units' scores, if the run makes a map of the sentence.
         backward_passes: How many times these rows of a level run the model backwards; None: not at all.
         target_reliability: The run may end once the map of the sentence is so reliable; None: all masks are drawn.
+        least_masks: How many masks are drawn in any case.
     """
 
     perturbation: Perturbation
@@ -88,6 +89,7 @@ class Run:
     sentence_scores: Callable[[UnitScores], UnitScores] | None = None
     backward_passes: Callable[[int, range], int] | None = None
     target_reliability: float | None = None
+    least_masks: int = 0
 
     def passes(self, level: int, rows: range) -> tuple[int, int]:
         """Return how many times these rows of a level run the model forwards and backwards."""
@@ -222,6 +224,7 @@ def plan_gradient(config: SpesConfig, problem: Problem) -> list[Run]:
         sentence_scores=sentence_of,
         backward_passes=estimator.backward_passes,
         target_reliability=config.target_reliability,
+        least_masks=config.masks_per_token,
     )
     return [sound, token_run(config, problem)]
 
