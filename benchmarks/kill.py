@@ -97,7 +97,8 @@ def case(work: Path, moment: int, rows: int | None, after_s: float, expected: li
     out = work / f"killed-{moment}"
     out.mkdir()
     started, process = time.monotonic(), start(work, out, 2)
-    while rows is not None and rows_in(files(out)) < rows:
+    wanted = rows or 0
+    while rows_in(files(out)) < wanted and process.poll() is None:
         time.sleep(0.005)
     time.sleep(after_s)
     finished = process.poll() is not None

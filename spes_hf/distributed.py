@@ -195,8 +195,9 @@ def map_rows(
     complete = len(finished.indices) == len(dataset)
     summary = JobSummary.of(out, len(dataset), finished, place.index == 0 if place.together else complete)
     if complete and summary.reports:
-        drop_repeated(out)
         write_json(out / SUMMARY, summary.to_dict())
+        if count_rows(out) > len(finished.indices):
+            drop_repeated(out)
     return summary
 
 
@@ -271,10 +272,10 @@ def _prepare(
         claim_folder(out, identity)
         if place.together or place.count == 1:
             remove_litter(out, lambda rank: True)
-            drop_repeated(out)
+            done = drop_repeated(out)
         else:
             remove_litter(out, lambda rank: rank == place.index or rank >= place.count)
-        done = read_finished(out).indices
+            done = read_finished(out).indices
         prices = [1.0] * len(dataset) if costs is None else costs()
         left = [i for i in range(len(dataset)) if i not in done]
         if place.together or place.count == 1:
@@ -312,8 +313,13 @@ def _wait(out: Path, rows: int, bar: _Bar) -> None:
         ShardError: If rows are missing and no one seems to be left to bring them.
     """
     found, since, started = count_rows(out), time.monotonic(), bar.started
-    # Names may count a row twice, where a process of an earlier run is still alive.
-    while found < rows or len(read_finished(out).indices) < rows:
+    looked = -1
+    while True:
+        # Names may count a row twice, where a process of an earlier run is still alive.
+        if found >= rows and found != looked:
+            looked = found
+            if len(read_finished(out).indices) >= rows:
+                return
         time.sleep(_WAIT_SECONDS)
         bar.update()
         now, before = time.monotonic(), found

@@ -1,8 +1,9 @@
 """Finished rows on disk: Parquet files, each of which is complete or not there.
 
 A process writes the rows that it finished under a hidden name and gives the file its real one in one step. The names
-end in the number of rows, so that progress can be read off a listing. Nobody ever changes a file, so processes need not
-agree on anything, and what a killed one leaves behind is a hidden file at most.
+end in the number of rows, so that progress can be read off a listing. No file is changed in place, so processes need not
+agree on anything, and what a killed one leaves behind is a hidden file at most. Only `drop_repeated` takes a file away,
+once all that it held is in others.
 """
 
 from __future__ import annotations
@@ -100,11 +101,15 @@ def read_finished(out: Path, id_column: str | None = None) -> Finished:
     return finished
 
 
-def drop_repeated(out: Path) -> None:
-    """Leave every row in one shard.
+def drop_repeated(out: Path) -> set[int]:
+    """Leave every row in one shard, and return the indices of all rows.
 
     A row is there twice if a process outlived its launcher, or two jobs ran at once. Both wrote the same; what stays is
-    written first, then the old file goes.
+    written first, then the old file goes. Where that cannot be done (a full disk, a file that is gone meanwhile) it is
+    left: whoever reads shards counts a row once.
+
+    Raises:
+        ShardError: If a shard cannot be read.
     """
     seen: set[int] = set()
     for path in shard_files(out):
@@ -113,10 +118,14 @@ def drop_repeated(out: Path) -> None:
         seen.update(indices)
         if len(new) == len(indices):
             continue
-        if new:
-            table = pq.read_table(path).take(new)
-            _write(table, path.with_name(f"{path.name.rsplit('-', 2)[0]}-{uuid.uuid4().hex[:12]}-{len(new)}.parquet"))
-        path.unlink(missing_ok=True)
+        try:
+            if new:
+                name = f"{path.name.rsplit('-', 2)[0]}-{uuid.uuid4().hex[:12]}-{len(new)}.parquet"
+                _write(pq.read_table(path).take(new), path.with_name(name))
+            path.unlink(missing_ok=True)
+        except OSError:
+            continue
+    return seen
 
 
 class ShardWriter:

@@ -64,7 +64,7 @@ def unpack(packed: bytes) -> Explanation:
         )
     try:
         tensors = load_tensors(packed)
-        tensors.pop(_END)
+        tensors.pop(_END, None)
         for name, shape in header["labels"].items():
             tensors[name] = _labels(tensors[name], shape)
         return from_parts(header["values"], tensors)
