@@ -199,6 +199,8 @@ def draw(explanation: Explanation, folder: Path) -> None:
 
 def summary(explanation: Explanation, folder: Path) -> str:
     """Return what a user wants to know at the end: the text, what rests on text, and where the page is."""
+    from spes_hf.viz.scale import passes
+
     words = explanation.words()
     leaning = [
         f"{word.strip()} ({share:.0%})"
@@ -212,7 +214,7 @@ def summary(explanation: Explanation, folder: Path) -> str:
         "",
         f"rest on earlier text more than on sound: {', '.join(leaning) if leaning else 'none'}",
         f"split-half reliability of the sentence map: {explanation.reliability.sentence:.2f}"
-        f" ({cost.get('forward_passes', '?')} forward passes, {cost.get('seconds', 0):.0f} s)",
+        f" ({passes(cost)}, {cost.get('seconds', 0):.0f} s)",
         f"page: {folder / 'explanation.html'}",
         f"pictures: {folder / 'sentence.png'}, {folder / 'tokens.png'}",
         f"in Python: Explanation.load({str(folder)!r})",

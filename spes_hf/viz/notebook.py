@@ -89,7 +89,7 @@ def _numbers(explanation: Explanation) -> str:
         f"{len(explanation.pieces)} tokens",
         f"{len(explanation.waveform) / explanation.sampling_rate:.1f} s of audio",
         f"method {scale.clean(str(config['method']))}" if "method" in config else "",
-        f"{cost['forward_passes']} forward passes" if "forward_passes" in cost else "",
+        scale.passes(cost),
         f"in {cost['seconds']:.0f} s" if "seconds" in cost else "",
         "reliability not known" if math.isnan(sure) else f"reliability {sure:.2f}",
     ]

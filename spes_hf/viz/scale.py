@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from torch import Tensor
 
@@ -100,3 +103,11 @@ def clean(text: str) -> str:
     except UnicodeEncodeError:  # surrogates that stand for no byte
         raw = text.encode("utf-8", errors="replace")
     return raw.decode("utf-8", errors="backslashreplace")
+
+
+def passes(cost: Mapping[str, Any]) -> str:
+    """Return how often the model ran, in words: "301 forward passes", "109 forward and 55 backward passes"."""
+    if "forward_passes" not in cost:
+        return ""
+    backward = cost.get("backward_passes", 0)
+    return f"{cost['forward_passes']} forward {f'and {backward} backward ' if backward else ''}passes"

@@ -14,6 +14,11 @@ def test_fragment_has_words_picture_and_numbers(explanation):
     assert "cut by the length limit" in fragment
 
 
+def test_backward_passes_are_told_where_there_were_any(make):
+    both = make(provenance={"cost": {"forward_passes": 109, "backward_passes": 55, "seconds": 67.0}})
+    assert "· 109 forward and 55 backward passes · in 67 s ·" in notebook_html(both)
+
+
 def test_low_reliability_is_told(make):
     shaky = make(reliability=type(make().reliability)(make().reliability.tokens, 0.2))
     assert "use more masks" in notebook_html(shaky)
