@@ -37,6 +37,12 @@ def test_repeated_words_keep_their_places():
     assert found([" a", " the", " c"], heard("the", "a", "b", "the", "c")) == [(0, 1, 2), (1, 3, 4), (2, 4, 5)]
 
 
+def test_parts_that_were_not_said_together_are_no_word():
+    assert found([" twenty-one"], heard("twenty", "one")) == [(0, 0, 2)]
+    match = match_words([" twenty-one"], heard("twenty", "...", "one"))
+    assert match.spoken == () and match.unmatched == (normalise("twenty-one"),)
+
+
 def test_hyphens():
     assert found([" twenty-three", " cats"], heard("twenty", "three", "cats")) == [(0, 0, 2), (1, 2, 3)]
     assert match_words([" twenty-three"], heard("twenty", "three")).spoken[0].phones == (
