@@ -1,9 +1,9 @@
 """Finished rows on disk: Parquet files, each of which is complete or not there.
 
 A process writes the rows that it finished under a hidden name and gives the file its real one in one step. The names
-end in the number of rows, so that progress can be read off a listing. No file is changed in place, so processes need not
-agree on anything, and what a killed one leaves behind is a hidden file at most. Only `drop_repeated` takes a file away,
-once all that it held is in others.
+end in the number of rows, so that progress can be read off a listing. No file is changed in place, so processes need
+not agree on anything, and what a killed one leaves behind is a hidden file at most. Only `drop_repeated` takes a file
+away, once all that it held is in others.
 """
 
 from __future__ import annotations
