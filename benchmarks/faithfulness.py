@@ -25,15 +25,16 @@ from spes_hf.config import ExplainConfig
 from spes_hf.metrics import Score, compare
 
 EQ3 = "default:estimator=perturbation"
-GRADIENT = "default:estimator=gradient,patches_per_second=400,masks_per_token=1"
+DEFAULT = "default:masks_per_token=1"  # which the sentence's map does not depend on
+# The sentence as the sum of its tokens' impacts, and means over patches.
+SUM = f"{DEFAULT},sentence_impact=sum,sentence_patches_per_second=None"
 # Design → method of compare_methods.py without its number of masks, and the numbers to try.
 DESIGNS: dict[str, tuple[str, tuple[int, ...]]] = {
     "Eq. 3, φ = 400, 500, 600": (f"{EQ3},patches_per_second=400/500/600", (100, 300, 1_000, 3_000)),
     "Eq. 3, φ = 20, 80, 400": (f"{EQ3},patches_per_second=20/80/400", (100, 300, 1_000, 3_000)),
-    "gradient, features": (f"{GRADIENT},pool_patches_per_second=None", (8, 32, 128)),
-    "gradient, φ = 1600": (f"{GRADIENT},pool_patches_per_second=1600", (4, 8, 16, 32, 128)),
-    "gradient, φ = 400, 1600": (f"{GRADIENT},pool_patches_per_second=400/1600", (8, 32, 128)),
-    "gradient, φ = 80, 400": (f"{GRADIENT},pool_patches_per_second=80/400", (8, 32, 128)),
+    "gradient, Σ r": (f"{SUM},pool_patches_per_second=None", (8, 32, 128)),
+    "gradient, Σ r, means over φ = 400, 1600": (SUM, (8, 32, 128)),
+    "gradient, default": (DEFAULT, (8, 16, 32, 128)),
 }
 PAPER = ("Eq. 3, φ = 400, 500, 600", 20_000)
 FREE = ("random", "energy")

@@ -156,8 +156,12 @@ class SpesConfig(ExplainConfig):
         masks_per_token: How many of the `num_spectrogram_masks` draw the maps of the tokens too, at a backward pass for
             each token and mask; all draw that of the sentence. If it is the larger number it counts for both.
             "gradient" only.
-        pool_patches_per_second: φ of the patches that share the mean of their features' scores, averaged over levels;
-            None for no pooling; "gradient" only.
+        pool_patches_per_second: φ of the patches that share the mean of their features' scores in the maps of tokens,
+            averaged over levels; None for no pooling; "gradient" only.
+        sentence_patches_per_second: φ of the patches whose means the map of the sentence is made of, beside the
+            features themselves, every level as z-scores; None to pool it as the tokens' maps; "gradient" only.
+        sentence_impact: What adds up to the impact on the sentence, whose gradient its map is: "relative" (Σ_k log(1 +
+            r_k / 0.01), so that tokens count alike however far they move) or "sum" (Σ_k r_k); "gradient" only.
         target_reliability: Stop after an eighth, a quarter or half of the `num_spectrogram_masks` if the sentence's map
             has this split-half reliability by then; None to draw all of them. The `masks_per_token` are drawn in any
             case. A run that stops early did so at a lucky moment, so its reliability is a little too high.
@@ -175,13 +179,15 @@ class SpesConfig(ExplainConfig):
     estimator: Literal["perturbation", "gradient"] = "gradient"
     masks_per_token: int = 8
     pool_patches_per_second: tuple[float, ...] | None = (400.0, 1600.0)
+    sentence_patches_per_second: tuple[float, ...] | None = (80.0, 400.0)
+    sentence_impact: Literal["relative", "sum"] = "relative"
     target_reliability: float | None = None
 
     method: ClassVar[str] = "spes"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("patches_per_second", "pool_patches_per_second"):
+        for name in ("patches_per_second", "pool_patches_per_second", "sentence_patches_per_second"):
             levels = getattr(self, name)
             if isinstance(levels, (int, float)) and not isinstance(levels, bool):
                 object.__setattr__(self, name, (float(levels),))
@@ -189,7 +195,7 @@ class SpesConfig(ExplainConfig):
                 object.__setattr__(self, name, tuple(levels))
             levels = getattr(self, name)
             given = isinstance(levels, tuple) and bool(levels) and all(_is_number(v) and v > 0 for v in levels)
-            optional = name.startswith("pool")
+            optional = name != "patches_per_second"
             allowed = "one or more numbers above 0, for example (400, 500, 600)" + (", or None" if optional else "")
             _check(self, name, given or (optional and levels is None), allowed)
         if isinstance(self.patches, (int, list)) and not isinstance(self.patches, bool):
@@ -216,6 +222,7 @@ class SpesConfig(ExplainConfig):
             not joint,
             'separate, since gradients are taken of the sound alone; or estimator="perturbation"',
         )
+        _check(self, "sentence_impact", self.sentence_impact in ("relative", "sum"), "relative, sum")
         _check(self, "masks_per_token", _is_count(self.masks_per_token), "a whole number, at least 1")
         goal = self.target_reliability
         _check(

@@ -305,9 +305,9 @@ def _read(runs: Sequence[Run], target: Target) -> dict[str, Any]:
             found["audio_map"] = PatchMap.of(run.labels, scores)
             found["audio_mean_impact"] = scores.mean_impact
             found["reliability"] = _reliability(run, run.labels, run.audio_scores, len(target.token_ids))
-        if run.sentence_scores is not None and run.labels is not None:
-            found["sentence_map"] = PatchMap.of(run.labels, run.sentence_scores(run.estimator.scores()))
-            sentence = _reliability(run, run.labels, run.sentence_scores).sentence
+        if run.sentence_scores is not None and run.sentence_labels is not None:
+            found["sentence_map"] = PatchMap.of(run.sentence_labels, run.sentence_scores(run.estimator.scores()))
+            sentence = _reliability(run, run.sentence_labels, run.sentence_scores).sentence
             found["reliability"] = replace(found["reliability"], sentence=sentence)
         if run.token_scores is not None:
             scores = run.token_scores(run.estimator.scores())
@@ -329,7 +329,8 @@ def _stages(run: Run) -> Iterator[list[range]]:
     """
     rows = [run.perturbation.rows(level) for level in _levels(run)]
     scores = run.sentence_scores or run.audio_scores
-    if run.target_reliability is None or scores is None or run.labels is None:
+    labels = run.labels if run.sentence_labels is None else run.sentence_labels
+    if run.target_reliability is None or scores is None or labels is None:
         yield rows
         return
     start = [0] * len(rows)
@@ -337,7 +338,7 @@ def _stages(run: Run) -> Iterator[list[range]]:
         end = [math.ceil(len(r) * share) for r in rows]
         yield [r[a:b] for r, a, b in zip(rows, start, end, strict=True)]
         enough = sum(end) >= run.least_masks
-        if share < 1 and enough and _reliability(run, run.labels, scores).sentence >= run.target_reliability:
+        if share < 1 and enough and _reliability(run, labels, scores).sentence >= run.target_reliability:
             return
         start = end
 

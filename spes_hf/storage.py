@@ -122,7 +122,9 @@ def _tensors(explanation: Explanation) -> dict[str, Tensor]:
     # 16 bits, as in the recording; only ever played.
     tensors["waveform"] = (explanation.waveform.clamp(-1, 1) * 32767).round().to(torch.int16)
     for name, patches in (("audio", explanation.audio_map), ("sentence", explanation.sentence_map)):
-        if patches is not None:
+        if name == "sentence" and patches is not None and _by_feature(patches):
+            tensors["sentence.by_feature"] = patches.numerators[0]
+        elif patches is not None:
             if name == "audio" or not torch.equal(patches.labels, explanation.audio_map.labels):
                 tensors[f"{name}.labels"] = patches.labels
             for level, (numerator, denominator) in enumerate(
@@ -139,6 +141,8 @@ def _explanation(description: dict[str, Any], tensors: dict[str, Tensor]) -> Exp
     values |= {name: _tuples(description[name]) for name in _TUPLE_FIELDS}
     values["audio_map"] = _patch_map("audio", tensors)
     values["sentence_map"] = _patch_map("sentence", tensors) if "sentence.numerator.0" in tensors else None
+    if "sentence.by_feature" in tensors:
+        values["sentence_map"] = PatchMap.by_feature(tensors["sentence.by_feature"], tensors["features"].shape)
     values["audio_mean_impact"] = tensors.get("audio_mean_impact")
     sentence = description["reliability_of_sentence"]
     values["reliability"] = Reliability(tensors["reliability"], math.nan if sentence is None else float(sentence))
@@ -154,6 +158,13 @@ def _patch_map(name: str, tensors: dict[str, Tensor]) -> PatchMap:
         tensors.get(f"{name}.labels", tensors["audio.labels"]),
         tuple(tensors[f"{name}.numerator.{level}"] for level in levels),
         tuple(tensors[f"{name}.denominator.{level}"] for level in levels),
+    )
+
+
+def _by_feature(patches: PatchMap) -> bool:
+    """Return whether a map is nothing but a value for each feature."""
+    return len(patches.numerators) == 1 and patches.same(
+        PatchMap.by_feature(patches.numerators[0], patches.labels.shape[1:])
     )
 
 

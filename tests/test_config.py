@@ -30,6 +30,8 @@ BAD = {
     "patches": [(), (0,), (2000.0,), ("2000",), True, "2000", -3],
     "masks_per_token": [0, -1, 1.5, 8.0, "8", None, True, NAN, INF],
     "pool_patches_per_second": [(), [], (0,), (-80,), (80, 0), (80, NAN), (INF,), ("80",), "80", (True,), True, 0],
+    "sentence_patches_per_second": [(), [], (0,), (-80,), (80, 0), (80, NAN), (INF,), ("80",), "80", (True,), True, 0],
+    "sentence_impact": ["log", "", None, 1, ["sum"]],
     "target_reliability": [0, 1, 1.0, -0.5, 95, NAN, INF, "0.9", True],
 }
 ALLOWED = {
@@ -49,6 +51,8 @@ ALLOWED = {
     "patches": "2000, 2500, 3000",
     "masks_per_token": "whole number",
     "pool_patches_per_second": "above 0, for example (400, 500, 600), or None",
+    "sentence_patches_per_second": "above 0, for example (400, 500, 600), or None",
+    "sentence_impact": "relative, sum",
     "target_reliability": "between 0 and 1, or None",
 }
 
@@ -100,6 +104,9 @@ def test_a_bad_value_is_refused_by_name(name, value):
         ("masks_per_token", 1),
         ("pool_patches_per_second", None),
         ("pool_patches_per_second", (20.0, 400.0)),
+        ("sentence_patches_per_second", None),
+        ("sentence_patches_per_second", (20.0, 400.0)),
+        ("sentence_impact", "sum"),
         ("target_reliability", 0.9),
         ("target_reliability", None),
     ],

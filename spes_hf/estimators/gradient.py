@@ -11,6 +11,9 @@ from torch import Tensor
 from spes_hf.errors import UnsupportedModelError
 from spes_hf.perturbation.base import Masks, UnitScores
 
+# Impacts (nats, for KL) that are much smaller count as none.
+EPSILON = 0.01
+
 
 class GradientEstimator:
     """Averages −∂r/∂m, the fall of the impact when a feature is kept a little more, over random masks.
@@ -19,26 +22,35 @@ class GradientEstimator:
     for E[r | m = 0] − E[r | m = 1], which Eq. 3 is an affine function of (docs/gradient.md).
 
     All tokens share the masks: a forward pass, then a backward pass for each token. Their gradients add up to that of
-    the sentence, Σ_k r_k, for which further masks need one backward pass each. Even and odd masks are kept apart, for
-    the split-half reliability.
+    the sentence, Σ_k f(r_k), for which further masks need one backward pass each. Even and odd masks are kept apart,
+    for the split-half reliability.
 
     Args:
-        pools: (L, T, C) patches whose features share their mean, at one or more levels that are averaged; on the
-            model's device.
+        pools: (L, T, C) patches whose features share their mean in the maps of the tokens, at one or more levels that
+            are averaged; on the model's device.
         tokens: K.
         masks_per_token: The first so many masks draw the maps of the tokens; all masks draw that of the sentence.
         levels: Number of levels of the masks; mask i belongs to level i mod ``levels``.
+        of_sentence: f, what the impact on a token becomes where the sentence's is added up; None: it stays as it is.
     """
 
-    def __init__(self, pools: Tensor, tokens: int, masks_per_token: int, levels: int = 1):
+    def __init__(
+        self,
+        pools: Tensor,
+        tokens: int,
+        masks_per_token: int,
+        levels: int = 1,
+        of_sentence: Callable[[Tensor], Tensor] | None = None,
+    ):
         self.pools = pools.flatten(1)
         self.sizes = [torch.bincount(labels) for labels in self.pools]
         self.masks_per_token = masks_per_token
         self.levels = levels
-        features = sum(len(sizes) for sizes in self.sizes)
-        # The tokens, then the sentence: sums over the even and the odd masks, of means over patches.
-        self.sums = torch.zeros(2, tokens + 1, features, device=pools.device)
-        self.counts = torch.zeros(2, tokens + 1)
+        self.of_sentence = of_sentence or (lambda impact: impact)
+        # Sums over the even and the odd masks: by patch for the tokens, by feature for the sentence.
+        self.sums = torch.zeros(2, tokens, sum(len(sizes) for sizes in self.sizes), device=pools.device)
+        self.sentence = torch.zeros(2, self.pools.shape[1], device=pools.device)
+        self.counts, self.sentence_counts = torch.zeros(2), torch.zeros(2)
         self.impact = torch.zeros(tokens)
 
     def backward_passes(self, level: int, rows: range) -> int:
@@ -60,29 +72,33 @@ class GradientEstimator:
             if masks.rows[part]
         ]
         # In place, and only now: a batch that ran out of memory has left nothing behind.
-        for sums, counts, impact in added:
-            self.sums += sums
-            self.counts += counts
+        for sums, sentence, counts, impact in added:
+            if sums is not None:
+                self.sums += sums
+                self.counts += counts
+            self.sentence += sentence
+            self.sentence_counts += counts
             self.impact += impact
 
-    def _observe(self, masks: Masks, impact_of: Callable[[Masks], Tensor], each: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what masks add to the sums, the counts and the impact, for each token or the sentence alone."""
+    def _observe(
+        self, masks: Masks, impact_of: Callable[[Masks], Tensor], each: bool
+    ) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
+        """Return what masks add to the tokens' sums (None for the sentence alone), the sentence's, counts, impact."""
         half = torch.tensor([(row + masks.level) % 2 for row in masks.rows])
-        tokens = len(self.impact)
-        sums, counts = torch.zeros_like(self.sums), torch.bincount(half, minlength=2)[:, None].float()
+        sums = torch.zeros_like(self.sums) if each else None
+        sentence = torch.zeros_like(self.sentence)
         with torch.inference_mode(False), torch.enable_grad():
             keep = masks.keep.clone().requires_grad_()
             impact = impact_of(replace(masks, keep=keep))
-            for k in range(tokens if each else 1):
-                chosen = impact[:, k] if each else impact
-                gradient = _gradient(chosen.sum(), keep, last=not each or k == tokens - 1)
-                for i in (0, 1):
-                    sums[i, k if each else -1] = -self._pooled(gradient[half.to(gradient.device) == i].sum(0))
-        if each:
-            sums[:, -1] = sums[:, :-1].sum(1)
-        else:
-            counts = counts * (torch.arange(tokens + 1) == tokens)
-        return sums, counts.expand(2, tokens + 1), impact.detach().float().sum(0).cpu()
+            if sums is None:
+                sentence -= _halves(_gradient(self.of_sentence(impact).sum(), keep, last=True), half)
+            else:
+                slope = _slope(self.of_sentence, impact)
+                for k in range(impact.shape[1]):
+                    gradient = _gradient(impact[:, k].sum(), keep, last=k == impact.shape[1] - 1)
+                    sums[:, k] -= torch.stack([self._pooled(total) for total in _halves(gradient, half)])
+                    sentence -= _halves(slope[:, k, None] * gradient, half)
+        return sums, sentence, torch.bincount(half, minlength=2).float(), impact.detach().float().sum(0).cpu()
 
     def _index(self, level: int, row: int) -> int:
         """Return the index of a mask among those of all levels."""
@@ -98,29 +114,52 @@ class GradientEstimator:
         )
 
     def scores(self) -> UnitScores:
-        """Return the means over all masks: (K + 1, F) for each level of patches, those of the sentence last."""
-        return self._means(self.sums.sum(0), self.counts.sum(0))
+        """Return the means over all masks: (K, F) for each level of patches, then (1, T·C) of the sentence."""
+        return self._means(slice(0, 2))
 
     def half(self, index: int) -> UnitScores:
         """Return the means over the even (0) or odd (1) masks."""
-        return self._means(self.sums[index], self.counts[index])
+        return self._means(slice(index, index + 1))
 
-    def _means(self, sums: Tensor, counts: Tensor) -> UnitScores:
-        means = sums.cpu() / counts.clamp_min(1)[:, None]
-        levels = means.split([len(sizes) for sizes in self.sizes], dim=1)
-        # The sentence is drawn by all masks.
-        impact = self.impact / self.counts[:, -1].sum().clamp_min(1)
+    def _means(self, halves: slice) -> UnitScores:
+        tokens = self.sums[halves].sum(0).cpu() / self.counts[halves].sum().clamp_min(1)
+        sentence = self.sentence[halves].sum(0, keepdim=True).cpu() / self.sentence_counts[halves].sum().clamp_min(1)
+        levels = (*tokens.split([len(sizes) for sizes in self.sizes], dim=1), sentence)
+        # The impact is that of all masks.
+        impact = self.impact / self.sentence_counts.sum().clamp_min(1)
         return UnitScores(levels, tuple(torch.ones(level.shape[1]) for level in levels), impact)
 
 
 def tokens_of(scores: UnitScores) -> UnitScores:
-    """Return the part of a `GradientEstimator`'s scores that belongs to the tokens, (K, F)."""
-    return replace(scores, numerators=tuple(n[:-1] for n in scores.numerators))
+    """Return the part of a `GradientEstimator`'s scores that belongs to the tokens, (K, F) for each level."""
+    return replace(scores, numerators=scores.numerators[:-1], denominators=scores.denominators[:-1])
 
 
 def sentence_of(scores: UnitScores) -> UnitScores:
-    """Return the part of a `GradientEstimator`'s scores that belongs to the sentence, (1, F)."""
-    return replace(scores, numerators=tuple(n[-1:] for n in scores.numerators), mean_impact=None)
+    """Return the part of a `GradientEstimator`'s scores that belongs to the sentence, (1, T·C)."""
+    return UnitScores(scores.numerators[-1:], scores.denominators[-1:])
+
+
+def relative(impact: Tensor) -> Tensor:
+    """Return log(1 + |r| / ε) of impacts, with their sign, where ε = 0.01.
+
+    Its slope is 1 / (ε + |r|): how far an impact moves counts in proportion to how large it is. So in a sum no token
+    drowns the others, nor does one mask that breaks the output.
+    """
+    return impact.sign() * (impact.abs() / EPSILON).log1p()
+
+
+def _slope(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+    """Return the derivative of a function that is applied to each value, in float32."""
+    at = values.detach().float().requires_grad_()
+    (slope,) = torch.autograd.grad(function(at).sum(), at)
+    return slope
+
+
+def _halves(gradient: Tensor, half: Tensor) -> Tensor:
+    """Return the sums of gradients, (B, T·C), over the masks of either half, (2, T·C)."""
+    half = half.to(gradient.device)
+    return torch.stack([gradient[half == i].sum(0) for i in (0, 1)])
 
 
 def _gradient(value: Tensor, keep: Tensor, last: bool) -> Tensor:

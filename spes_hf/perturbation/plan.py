@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -13,7 +14,8 @@ from spes_hf.adapters.base import Target, Utterance
 from spes_hf.config import ExplainConfig, SpesConfig
 from spes_hf.errors import ConfigError, UnsupportedModelError
 from spes_hf.estimators import GradientEstimator, PerturbationEstimator
-from spes_hf.estimators.gradient import sentence_of, tokens_of
+from spes_hf.estimators.gradient import relative, sentence_of, tokens_of
+from spes_hf.estimators.pooling import combined
 from spes_hf.perturbation.base import (
     JointPerturbation,
     Masks,
@@ -76,6 +78,7 @@ class Run:
         audio_scores: How to get the patches' scores from the units' scores, if the run makes an audio map.
         token_scores: How to get the tokens' scores from the units' scores, if the run makes a token map.
         sentence_scores: How to get the patches' scores from the units' scores, if the run makes a map of the sentence.
+        sentence_labels: (L, T, C) patches of that map; None where there is none.
         backward_passes: How many times these rows of a level run the model backwards; None: not at all.
         target_reliability: The run may end once the map of the sentence is so reliable; None: all masks are drawn.
         least_masks: How many masks are drawn in any case.
@@ -87,6 +90,7 @@ class Run:
     audio_scores: Callable[[UnitScores], UnitScores] | None = None
     token_scores: Callable[[UnitScores], UnitScores] | None = None
     sentence_scores: Callable[[UnitScores], UnitScores] | None = None
+    sentence_labels: Tensor | None = None
     backward_passes: Callable[[int, range], int] | None = None
     target_reliability: float | None = None
     least_masks: int = 0
@@ -207,21 +211,33 @@ def plan_gradient(config: SpesConfig, problem: Problem) -> list[Run]:
             "or bfloat16"
         )
     features, tokens = problem.utterance.features, len(problem.target.token_ids)
-    labels = _patches(config, features, problem.utterance.duration_s).to(problem.device)
-    pools = torch.arange(features.numel()).view(1, *features.shape)
-    if config.pool_patches_per_second is not None:
-        pools = _segments(config, features, problem.utterance.duration_s, config.pool_patches_per_second)
+    singles = torch.arange(features.numel()).view(1, *features.shape)
+    # φ = 400 is a level of all three; each is segmented once.
+    of_level = cache(lambda phi: _segments(config, features, problem.utterance.duration_s, (phi,)))
+
+    def patches(levels: tuple[float, ...]) -> Tensor:
+        return torch.cat([of_level(phi) for phi in levels])
+
+    if config.patches is None:
+        labels = patches(config.patches_per_second).to(problem.device)
+    else:
+        labels = _patches(config, features, problem.utterance.duration_s).to(problem.device)
+    pools = singles if config.pool_patches_per_second is None else patches(config.pool_patches_per_second)
+    coarse = None if config.sentence_patches_per_second is None else patches(config.sentence_patches_per_second)
     pools = pools.to(problem.device)
     perturbation = SoftSpectrogramPerturbation(**_spectrogram(config, problem, labels, "gradient"))
     if config.masks_per_token > perturbation.num_masks:  # the sentence's map is then drawn by as many, at no cost
         perturbation = replace(perturbation, num_masks=config.masks_per_token)
-    estimator = GradientEstimator(pools, tokens, config.masks_per_token, len(labels))
+    of_sentence = {"relative": relative, "sum": None}[config.sentence_impact]
+    estimator = GradientEstimator(pools, tokens, config.masks_per_token, len(labels), of_sentence)
+    levels = pools.cpu() if coarse is None else torch.cat([singles, coarse])
     sound = Run(
         perturbation,
         estimator,
         pools,
         audio_scores=tokens_of,
-        sentence_scores=sentence_of,
+        sentence_scores=lambda scores: combined(sentence_of(scores), levels, standardized=coarse is not None),
+        sentence_labels=singles,
         backward_passes=estimator.backward_passes,
         target_reliability=config.target_reliability,
         least_masks=config.masks_per_token,
