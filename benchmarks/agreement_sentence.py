@@ -56,7 +56,12 @@ def main() -> None:
         other = run(estimator="perturbation", num_spectrogram_masks=masks)
         rows.append({"method": f"Eq. 3, {masks:,} masks", "clip": clip["id"], **compared(reference, other)})
     for masks in options.gradient:
-        settings: dict[str, Any] = {"masks_per_token": masks, "pool_patches_per_second": (400.0,)}
+        settings: dict[str, Any] = {
+            "masks_per_token": masks,
+            "pool_patches_per_second": (400.0,),
+            "sentence_patches_per_second": None,
+            "sentence_impact": "sum",
+        }
         other = run(estimator="gradient", num_spectrogram_masks=masks, **settings)
         name = f"gradient, {masks} mask" + "s" * (masks > 1)
         rows.append({"method": name, "clip": clip["id"], **compared(reference, other)})
@@ -71,7 +76,9 @@ def compared(reference: Explanation, other: Explanation) -> dict[str, Any]:
     gradient = other.sentence_map is not None
     expected, means = scores(reference.audio_map), scores(other.audio_map)
     found = means * sizes if gradient else means
-    own = found.sum(0) if other.sentence_map is None else scores(other.sentence_map)[0] * sizes
+    own = found.sum(0)
+    if other.sentence_map is not None:
+        own = torch.bincount(reference.audio_map.labels.flatten(), other.sentence_map.dense(0).flatten().double())
     reliability = reference.reliability.tokens.double().sqrt()
     by_token = {"token, sum": correlations(expected, found), "token, mean": correlations(expected, means)}
     cost = other.provenance["cost"]

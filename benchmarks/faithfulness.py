@@ -149,6 +149,7 @@ def draw(
             axes.annotate(
                 name, (1.0, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="#555555"
             )
+        axes.margins(y=0.1)
         axes.set_xscale("log")
         axes.set_xlabel("forward equivalents")
         better = "higher" if scores["energy", 0][key].higher_is_better else "lower"

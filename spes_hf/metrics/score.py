@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -222,7 +223,7 @@ def plot_curves(scores: Mapping[str, Score] | Sequence[Score]) -> tuple[Figure, 
             linestyle=("-", "--", ":")[i % 3],
             linewidth=1.2,
             color=_COLORS[i % len(_COLORS)],
-            label=f"{label} ({score.value:.1f})",
+            label=_wrapped(f"{label} ({score.value:.1f})"),
         )
         if len(named) <= _BANDS:
             axes.fill_between(100 * curve.x, curve.low, curve.high, color=line.get_color(), alpha=0.15, linewidth=0)
@@ -231,3 +232,14 @@ def plot_curves(scores: Mapping[str, Score] | Sequence[Score]) -> tuple[Figure, 
     axes.set_ylim(-2, 102)
     figure.legend(title="area under the curve,\nbest first", loc="outside right upper", frameon=False)
     return figure, axes
+
+
+def _wrapped(label: str, width: int = 32) -> str:
+    """Return a label in lines that leave room for the curves; names of methods with many settings are long."""
+    parts = re.split(r"(?<=[,: ])", label)
+    lines = [""]
+    for part in parts:
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.strip() for line in lines)

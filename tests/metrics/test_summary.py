@@ -207,6 +207,12 @@ def test_plot(rows):
     assert axes.lines[0].get_xdata().tolist() == [0, 50, 100]
     assert axes.get_ylabel() == "WER" and axes.get_xlabel() == "features deleted, most salient first (%)"
     figure.canvas.draw()
+    long = "default:estimator=perturbation,patches_per_second=400/500/600,num_spectrogram_masks=96"
+    figure, axes = plot_curves({long: scores["deletion"], "random": scores["deletion"]})
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert legend.get_window_extent().x0 >= axes.get_window_extent().x1
+    assert legend.get_texts()[0].get_text().replace("\n", "").startswith(long)
     _, alone = plot_curves([scores["insertion"]])
     assert alone.lines[0].get_label().startswith("spes (")
     with pytest.raises(ConfigError, match="which has no curve"):
