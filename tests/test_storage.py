@@ -232,6 +232,16 @@ def test_sentence_map_and_impact_of_sound_survive(tmp_path):
         assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
 
 
+def test_a_sentence_map_by_feature_is_written_without_patches(tmp_path):
+    ex = make(sentence_map=PatchMap.by_feature(torch.randn(1, 24, generator=torch.Generator().manual_seed(7)), (6, 4)))
+    folder = ex.save(tmp_path / "clip")
+    written = [name for name in load_file(tensors_of(folder)) if name.startswith("sentence")]
+    assert written == ["sentence.by_feature"]
+    back = Explanation.load(folder)
+    assert_same(ex, back)
+    assert back.sentence_map.same(ex.sentence_map)
+
+
 def test_explanations_without_a_sentence_map_are_written_as_ever(saved):
     written = load_file(tensors_of(saved))
     assert not [name for name in written if name.startswith("sentence") or name == "audio_mean_impact"]
