@@ -163,9 +163,10 @@ def _patch_map(name: str, tensors: dict[str, Tensor]) -> PatchMap:
 
 def _by_feature(patches: PatchMap) -> bool:
     """Return whether a map is nothing but a value for each feature."""
-    return len(patches.numerators) == 1 and patches.same(
-        PatchMap.by_feature(patches.numerators[0], patches.labels.shape[1:])
-    )
+    values = patches.numerators[0]
+    if len(patches.numerators) > 1 or values.shape != (1, patches.labels[0].numel()):
+        return False
+    return patches.same(PatchMap.by_feature(values, patches.labels.shape[1:]))
 
 
 def _tuples(value: Any) -> Any:

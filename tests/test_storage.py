@@ -242,6 +242,14 @@ def test_a_sentence_map_by_feature_is_written_without_patches(tmp_path):
     assert back.sentence_map.same(ex.sentence_map)
 
 
+def test_a_sentence_map_of_one_level_of_patches_survives(tmp_path):
+    labels = torch.arange(24).view(1, 6, 4) % 5
+    ex = make(sentence_map=PatchMap.of(labels, UnitScores((torch.arange(5.0)[None],), (torch.ones(5),))))
+    back = Explanation.load(ex.save(tmp_path / "clip"))
+    assert_same(ex, back)
+    assert back.sentence_map.same(ex.sentence_map)
+
+
 def test_explanations_without_a_sentence_map_are_written_as_ever(saved):
     written = load_file(tensors_of(saved))
     assert not [name for name in written if name.startswith("sentence") or name == "audio_mean_impact"]
