@@ -69,7 +69,9 @@ def main() -> None:
         return
     scores = {point: laboratory.scores(method, rows, "mean") for point, method in methods.items()}
     metric = (options.metric or ("bleu" if recipe.task_of(options) == "st" else "wer")).upper()
-    write(options, scores, {point: cost(configs[method]) for point, method in methods.items()}, metric, len(rows))
+    costs = {point: cost(configs[method]) for point, method in methods.items()}
+    reliability = {point: laboratory.cost(method, rows)["reliability"] for point, method in methods.items()}
+    write(options, scores, costs, reliability, metric, len(rows))
 
 
 def compare_methods() -> ModuleType:
@@ -93,6 +95,7 @@ def write(
     options: argparse.Namespace,
     scores: Mapping[tuple[str, int], Mapping[str, Score]],
     costs: Mapping[tuple[str, int], int],
+    reliability: Mapping[tuple[str, int], float | None],
     metric: str,
     utterances: int,
 ) -> None:
@@ -101,13 +104,15 @@ def write(
     shown = " ".join(f"'{a}'" if " " in a else a for a in sys.argv[1:] if a != "--quiet")
     heads = [label + (" ↑" if next(iter(scores.values()))[key].higher_is_better else " ↓") for key, label in panels]
     lines = [f"# {options.model}, {utterances} utterances", "", f"`python benchmarks/faithfulness.py {shown}`", ""]
-    lines += [f"| design | forward equivalents | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
+    lines += [f"| design | forward equivalents | {' | '.join(heads)} | reliability |", "|---" * (len(heads) + 3) + "|"]
     for (name, masks), found in scores.items():
         cells = [f"{found[k].value:.1f} [{found[k].interval.low:.1f}, {found[k].interval.high:.1f}]" for k, _ in panels]
+        cells.append("" if reliability[name, masks] is None else f"{reliability[name, masks]:.2f}")
         lines.append(f"| {name} | {costs[name, masks]:,} | {' | '.join(cells)} |")
     result: dict[str, Any] = {"model": options.model, "utterances": utterances, "points": []}
     for (name, masks), found in scores.items():
         entry: dict[str, Any] = {"design": name, "masks": masks, "forward_equivalents": costs[name, masks]}
+        entry["reliability"] = reliability[name, masks]
         for key, _ in panels:
             entry[key] = {"value": found[key].value, "interval": [found[key].interval.low, found[key].interval.high]}
             for base in (PAPER, ("energy", 0)):

@@ -41,6 +41,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import re
 import shlex
@@ -333,12 +334,14 @@ class Laboratory:
             scores["deletion_probability_first"] = cut["deletion_probability"]
         return scores
 
-    def cost(self, name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    def cost(self, name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the medians over utterances of seconds, passes and reliability."""
         measured = [json.loads(self.path(name, row).read_text(encoding="utf-8")) for row in rows]
         good = [m for m in measured if "error" not in m]
         costs = {key: statistics.median(m["cost"][key] for m in good) for key in good[0]["cost"]}
-        return {**costs, "failed": len(measured) - len(good)}
+        reliabilities = [m["reliability"] for m in good if math.isfinite(m["reliability"])]
+        reliability = statistics.median(reliabilities) if reliabilities else None  # methods without masks have none
+        return {**costs, "reliability": reliability, "failed": len(measured) - len(good)}
 
 
 def shortened(entry: Mapping[str, Any], steps: int) -> dict[str, Any]:

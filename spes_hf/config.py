@@ -161,7 +161,9 @@ class SpesConfig(ExplainConfig):
         sentence_patches_per_second: φ of the patches whose means the map of the sentence is made of, beside the
             features themselves, every level as z-scores; None to pool it as the tokens' maps; "gradient" only.
         sentence_impact: What adds up to the impact on the sentence, whose gradient its map is: "relative" (Σ_k log(1 +
-            r_k / 0.01), so that tokens count alike however far they move) or "sum" (Σ_k r_k); "gradient" only.
+            r_k / 0.01), so that tokens count alike however far they move) or "sum" (Σ_k r_k); None for "relative" with
+            the impact "kl" and "sum" with the others, whose gradient does not vanish where they are small. "gradient"
+            only.
         target_reliability: Stop after an eighth, a quarter or half of the `num_spectrogram_masks` if the sentence's map
             has this split-half reliability by then; None to draw all of them. The `masks_per_token` are drawn in any
             case. A run that stops early did so at a lucky moment, so its reliability is a little too high.
@@ -180,7 +182,7 @@ class SpesConfig(ExplainConfig):
     masks_per_token: int = 8
     pool_patches_per_second: tuple[float, ...] | None = (400.0, 1600.0)
     sentence_patches_per_second: tuple[float, ...] | None = (80.0, 400.0)
-    sentence_impact: Literal["relative", "sum"] = "relative"
+    sentence_impact: Literal["relative", "sum"] | None = None
     target_reliability: float | None = None
 
     method: ClassVar[str] = "spes"
@@ -222,7 +224,7 @@ class SpesConfig(ExplainConfig):
             not joint,
             'separate, since gradients are taken of the sound alone; or estimator="perturbation"',
         )
-        _check(self, "sentence_impact", self.sentence_impact in ("relative", "sum"), "relative, sum")
+        _check(self, "sentence_impact", self.sentence_impact in ("relative", "sum", None), "relative, sum, None")
         _check(self, "masks_per_token", _is_count(self.masks_per_token), "a whole number, at least 1")
         goal = self.target_reliability
         _check(

@@ -27,8 +27,8 @@ class PatchMap:
 
     Attributes:
         labels: (L, T, C) int32, the patch of every feature at every level.
-        numerators: Per level (K, F) float32, Σ_i r_i (1 − M_i).
-        denominators: Per level (F,) float32, Σ_i (1 − M_i).
+        numerators: Per level (K, F) float32, Σ_i r_i (1 − M_i); from gradients, the score itself.
+        denominators: Per level (F,) float32, Σ_i (1 − M_i); from gradients, 1.
     """
 
     labels: Tensor
@@ -114,7 +114,8 @@ class Explanation:
         provenance: What it takes to make this explanation again.
         groups: Which tokens make a word, in an explanation over words.
         context_groups: Which decoder inputs make a word of the context.
-        sentence_map: Raw scores of the spectrogram for the sentence, where a method measures them on their own.
+        sentence_map: Scores of the spectrogram for the sentence, where a method measures them on their own; without
+            unit where they are means of z-scores, as by default.
         audio_mean_impact: (K,) mean impact of hiding sound; None: that of `audio_map`.
     """
 
@@ -203,9 +204,10 @@ class Explanation:
 
     @cached_property
     def sentence_saliency(self) -> Tensor:
-        """(T, C) mean of the tokens' audio maps, after both normalisations, end of sequence included (§4.3).
+        """(T, C) saliency of the spectrogram for the whole sentence, in [0, 1].
 
-        Where the method measured the sentence on its own (`sentence_map`), that map, scaled to [0, 1].
+        Where the method measured the sentence on its own, as the default does, that map (`sentence_map`), scaled; else
+        the mean of the tokens' audio maps, after both normalisations, end of sequence included (§4.3).
         """
         if self.sentence_map is None:
             return self._normalised[0].mean(0)

@@ -12,7 +12,7 @@ def split_half(even: PatchMap, odd: PatchMap, tokens: int = 1) -> Reliability:
     """Return the reliability of a map from the maps that even and odd masks draw.
 
     Pearson's r between the half maps, stepped up to all masks by the Spearman–Brown formula 2r / (1 + r). The sentence
-    map of a half is the mean of its tokens' z-scores.
+    map of a half is the mean of its tokens' z-scores; that of a map with one row is the row.
 
     Args:
         even: Map of all tokens from even masks.

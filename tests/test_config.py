@@ -31,7 +31,7 @@ BAD = {
     "masks_per_token": [0, -1, 1.5, 8.0, "8", None, True, NAN, INF],
     "pool_patches_per_second": [(), [], (0,), (-80,), (80, 0), (80, NAN), (INF,), ("80",), "80", (True,), True, 0],
     "sentence_patches_per_second": [(), [], (0,), (-80,), (80, 0), (80, NAN), (INF,), ("80",), "80", (True,), True, 0],
-    "sentence_impact": ["log", "", None, 1, ["sum"]],
+    "sentence_impact": ["log", "", False, 1, ["sum"]],
     "target_reliability": [0, 1, 1.0, -0.5, 95, NAN, INF, "0.9", True],
 }
 ALLOWED = {
@@ -52,7 +52,7 @@ ALLOWED = {
     "masks_per_token": "whole number",
     "pool_patches_per_second": "above 0, for example (400, 500, 600), or None",
     "sentence_patches_per_second": "above 0, for example (400, 500, 600), or None",
-    "sentence_impact": "relative, sum",
+    "sentence_impact": "relative, sum, None",
     "target_reliability": "between 0 and 1, or None",
 }
 
@@ -107,6 +107,7 @@ def test_a_bad_value_is_refused_by_name(name, value):
         ("sentence_patches_per_second", None),
         ("sentence_patches_per_second", (20.0, 400.0)),
         ("sentence_impact", "sum"),
+        ("sentence_impact", "relative"),
         ("target_reliability", 0.9),
         ("target_reliability", None),
     ],

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from spes_hf.errors import UnsupportedModelError
 from spes_hf.perturbation.base import Masks, UnitScores
@@ -84,33 +85,35 @@ class GradientEstimator:
         self, masks: Masks, impact_of: Callable[[Masks], Tensor], each: bool
     ) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
         """Return what masks add to the tokens' sums (None for the sentence alone), the sentence's, counts, impact."""
-        half = torch.tensor([(row + masks.level) % 2 for row in masks.rows])
+        halves = one_hot(torch.tensor([(row + masks.level) % 2 for row in masks.rows]), 2).T.float()  # (2, B)
         sums = torch.zeros_like(self.sums) if each else None
         sentence = torch.zeros_like(self.sentence)
         with torch.inference_mode(False), torch.enable_grad():
             keep = masks.keep.clone().requires_grad_()
             impact = impact_of(replace(masks, keep=keep))
+            into = halves.to(sentence.device)
             if sums is None:
-                sentence -= _halves(_gradient(self.of_sentence(impact).sum(), keep, last=True), half)
+                sentence -= into @ _gradient(self.of_sentence(impact).sum(), keep, last=True)
             else:
-                slope = _slope(self.of_sentence, impact)
+                slope = _slope(self.of_sentence, impact).to(sentence.device)
                 for k in range(impact.shape[1]):
                     gradient = _gradient(impact[:, k].sum(), keep, last=k == impact.shape[1] - 1)
-                    sums[:, k] -= torch.stack([self._pooled(total) for total in _halves(gradient, half)])
-                    sentence -= _halves(slope[:, k, None] * gradient, half)
-        return sums, sentence, torch.bincount(half, minlength=2).float(), impact.detach().float().sum(0).cpu()
+                    sums[:, k] -= self._pooled(into @ gradient)
+                    sentence -= (into * slope[:, k]) @ gradient
+        return sums, sentence, halves.sum(1), impact.detach().float().sum(0).cpu()
 
     def _index(self, level: int, row: int) -> int:
         """Return the index of a mask among those of all levels."""
         return row * self.levels + level
 
     def _pooled(self, values: Tensor) -> Tensor:
-        """Return the means of a map, (T·C,), over the patches of all levels, one level after the other."""
+        """Return the means of maps, (2, T·C), over the patches of all levels, one level after the other, (2, F)."""
         return torch.cat(
             [
-                values.new_zeros(len(sizes)).index_add_(0, labels, values) / sizes
+                values.new_zeros(len(values), len(sizes)).index_add_(1, labels, values) / sizes
                 for labels, sizes in zip(self.pools, self.sizes, strict=True)
-            ]
+            ],
+            dim=1,
         )
 
     def scores(self) -> UnitScores:
@@ -143,8 +146,9 @@ def sentence_of(scores: UnitScores) -> UnitScores:
 def relative(impact: Tensor) -> Tensor:
     """Return log(1 + |r| / ε) of impacts, with their sign, where ε = 0.01.
 
-    Its slope is 1 / (ε + |r|): how far an impact moves counts in proportion to how large it is. So in a sum no token
-    drowns the others, nor does one mask that breaks the output.
+    Its slope is 1 / (ε + |r|), but for 0 at r = 0: how far an impact moves counts in proportion to how large it is. So
+    in a sum no token drowns the others, nor does one mask that breaks the output. For KL, whose gradient vanishes with
+    it; other impacts would count most where they moved least.
     """
     return impact.sign() * (impact.abs() / EPSILON).log1p()
 
@@ -154,12 +158,6 @@ def _slope(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
     at = values.detach().float().requires_grad_()
     (slope,) = torch.autograd.grad(function(at).sum(), at)
     return slope
-
-
-def _halves(gradient: Tensor, half: Tensor) -> Tensor:
-    """Return the sums of gradients, (B, T·C), over the masks of either half, (2, T·C)."""
-    half = half.to(gradient.device)
-    return torch.stack([gradient[half == i].sum(0) for i in (0, 1)])
 
 
 def _gradient(value: Tensor, keep: Tensor, last: bool) -> Tensor:

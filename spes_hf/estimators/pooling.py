@@ -35,6 +35,9 @@ def combined(scores: UnitScores, levels: Tensor, standardized: bool) -> UnitScor
     """
     values = pooled(scores.numerators[0][0].double(), levels)
     if standardized:
+        largest = values.abs().amax(1, keepdim=True)
         values = values - values.mean(1, keepdim=True)
-        values = values / values.square().mean(1, keepdim=True).sqrt().clamp_min(torch.finfo(values.dtype).tiny)
+        deviation = values.square().mean(1, keepdim=True).sqrt()
+        # A level of one patch is constant but for rounding, and says nothing.
+        values = torch.where(deviation > 1e-12 * largest, values / deviation, 0.0)
     return replace(scores, numerators=(values.mean(0, keepdim=True).float(),))

@@ -228,7 +228,8 @@ def plan_gradient(config: SpesConfig, problem: Problem) -> list[Run]:
     perturbation = SoftSpectrogramPerturbation(**_spectrogram(config, problem, labels, "gradient"))
     if config.masks_per_token > perturbation.num_masks:  # the sentence's map is then drawn by as many, at no cost
         perturbation = replace(perturbation, num_masks=config.masks_per_token)
-    of_sentence = {"relative": relative, "sum": None}[config.sentence_impact]
+    kind = config.sentence_impact or ("relative" if config.impact == "kl" else "sum")
+    of_sentence = relative if kind == "relative" else None
     estimator = GradientEstimator(pools, tokens, config.masks_per_token, len(labels), of_sentence)
     levels = pools.cpu() if coarse is None else torch.cat([singles, coarse])
     sound = Run(

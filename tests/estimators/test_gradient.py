@@ -290,6 +290,16 @@ def test_what_it_says_of_itself(explanation):
         assert both.min() == 0 and both.max() == 1
 
 
+@pytest.mark.parametrize(("impact", "by_itself"), [("kl", "relative"), ("probability", "sum"), ("contrastive", "sum")])
+def test_impacts_are_added_up_as_suits_them(small_whisper, tone, impact, by_itself):
+    found = {
+        kind: run(*small_whisper, tone, config=replace(CONFIG, impact=impact, sentence_impact=kind)).sentence_saliency
+        for kind in (None, "relative", "sum")
+    }
+    assert torch.equal(found[None], found[by_itself])
+    assert not torch.allclose(found["relative"], found["sum"])
+
+
 def test_more_masks_for_tokens_than_for_the_sentence_count_for_both(small_whisper, tone):
     few = SpesConfig(num_spectrogram_masks=1, masks_per_token=3, num_token_masks=2, **SUM)
     found = run(*small_whisper, tone, config=few)

@@ -36,9 +36,15 @@ def test_as_z_scores_all_levels_count_alike():
     torch.testing.assert_close(again, found)
 
 
-def test_a_constant_map_stays_finite():
-    (found,) = combined(scores(torch.ones(6)), LABELS, standardized=True).numerators
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 1e-30])
+def test_a_constant_map_says_nothing(value):
+    """Nor does one patch that covers all, whatever its mean is rounded to."""
+    (found,) = combined(scores(torch.full((6,), value)), LABELS, standardized=True).numerators
     assert found.tolist() == [[0] * 6]
+    whole = torch.zeros(1, 1, 7, dtype=torch.long)
+    uneven = torch.tensor([0.1, 0.2, 0.3, 0.7, 1 / 3, 1e-3, 3e3])
+    (found,) = combined(scores(uneven), whole, standardized=True).numerators
+    assert found.tolist() == [[0] * 7]
 
 
 def test_relative_impact():

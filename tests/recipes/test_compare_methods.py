@@ -71,6 +71,7 @@ def test_table_json_and_curves_are_written_and_nothing_is_measured_twice(
     result = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     judged = result["judged"]["mean"]["SPES"]
     assert judged["cost"]["forward_passes"] == 1 + 12 + 6
+    assert -1 <= judged["cost"]["reliability"] <= 1
     low, high = judged["scores"]["deletion"]["interval"]
     assert low <= judged["scores"]["deletion"]["value"] <= high
     assert result["judged"]["mean"]["differences"]["random"]["size_audio"]["interval"]
@@ -101,6 +102,7 @@ def test_a_recording_that_cannot_be_read_is_counted_and_stops_nothing(recipe: Mo
     assert recipe.main([*arguments, "--methods", "random"]) == 0
     result = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
     assert result["judged"]["mean"]["random"]["cost"]["failed"] == 1
+    assert result["judged"]["mean"]["random"]["cost"]["reliability"] is None
 
 
 def test_bad_arguments_are_named(recipe: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
