@@ -69,9 +69,14 @@ def main() -> None:
         return
     scores = {point: laboratory.scores(method, rows, "mean") for point, method in methods.items()}
     metric = (options.metric or ("bleu" if recipe.task_of(options) == "st" else "wer")).upper()
-    costs = {point: cost(configs[method]) for point, method in methods.items()}
-    reliability = {point: laboratory.cost(method, rows)["reliability"] for point, method in methods.items()}
-    write(options, scores, costs, reliability, metric, len(rows))
+    facts = {
+        point: {
+            "forward_equivalents": cost(configs[method]),
+            "reliability": laboratory.cost(method, rows)["reliability"],
+        }
+        for point, method in methods.items()
+    }
+    write(options, scores, facts, metric, len(rows))
 
 
 def compare_methods() -> ModuleType:
@@ -94,8 +99,7 @@ def cost(config: ExplainConfig) -> int:
 def write(
     options: argparse.Namespace,
     scores: Mapping[tuple[str, int], Mapping[str, Score]],
-    costs: Mapping[tuple[str, int], int],
-    reliability: Mapping[tuple[str, int], float | None],
+    facts: Mapping[tuple[str, int], Mapping[str, Any]],
     metric: str,
     utterances: int,
 ) -> None:
@@ -107,12 +111,12 @@ def write(
     lines += [f"| design | forward equivalents | {' | '.join(heads)} | reliability |", "|---" * (len(heads) + 3) + "|"]
     for (name, masks), found in scores.items():
         cells = [f"{found[k].value:.1f} [{found[k].interval.low:.1f}, {found[k].interval.high:.1f}]" for k, _ in panels]
-        cells.append("" if reliability[name, masks] is None else f"{reliability[name, masks]:.2f}")
-        lines.append(f"| {name} | {costs[name, masks]:,} | {' | '.join(cells)} |")
+        passes, reliability = facts[name, masks].values()
+        cells.append("" if reliability is None else f"{reliability:.2f}")
+        lines.append(f"| {name} | {passes:,} | {' | '.join(cells)} |")
     result: dict[str, Any] = {"model": options.model, "utterances": utterances, "points": []}
     for (name, masks), found in scores.items():
-        entry: dict[str, Any] = {"design": name, "masks": masks, "forward_equivalents": costs[name, masks]}
-        entry["reliability"] = reliability[name, masks]
+        entry: dict[str, Any] = {"design": name, "masks": masks, **facts[name, masks]}
         for key, _ in panels:
             entry[key] = {"value": found[key].value, "interval": [found[key].interval.low, found[key].interval.high]}
             for base in (PAPER, ("energy", 0)):
@@ -123,7 +127,7 @@ def write(
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "results.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (options.out / "results.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    draw(options.out / "results.png", scores, costs, panels)
+    draw(options.out / "results.png", scores, {p: f["forward_equivalents"] for p, f in facts.items()}, panels)
     print("\n".join(lines))
 
 

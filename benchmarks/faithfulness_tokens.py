@@ -1,14 +1,15 @@
 """Are the maps of single tokens faithful? Each token's own deletion and insertion, gradients against Eq. 3.
 
     python benchmarks/faithfulness_tokens.py --model speech2text-en
-    python benchmarks/faithfulness_tokens.py --model seamless-en-de-es --tgt-lang deu --every 2
+    python benchmarks/faithfulness_tokens.py --model seamless-en-de-es --tgt-lang deu --every 3
 
 For every token of the shipped clips the most salient features of *its* map go (or are all that is left), and the
 probability that the model gives to *that* token is read, the tokens before it given. Deletion is the area over the
 first fifth of the features, insertion that over all, both in percent; means over tokens, with bootstrap intervals over
 utterances, and paired ones against Eq. 3 under 20,000 masks, whose forward passes all tokens share. What a token costs
 by gradients is its share of the forward passes and its own backward passes, each of which counts 2. Writes
-benchmarks/results/faithfulness_tokens/<model>.json; clips that are in there already are not measured again.
+benchmarks/results/faithfulness_tokens/<model>.json; clips that are in there already, under the same settings, are not
+measured again.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from spes_hf import Explanation, SpesConfig, explain
+from spes_hf import Explainer, Explanation, SpesConfig
 from spes_hf.adapters import Adapter, get_adapter
-from spes_hf.data.audio import load_audio
+from spes_hf.data.audio import Waveform
 from spes_hf.demo import load_tiny_model, tiny_clips
 from spes_hf.functional import area_under_curve, deletion_masks
-from spes_hf.metrics.bootstrap import bootstrap_interval, paired_bootstrap
+from spes_hf.metrics import Score, compare
 from spes_hf.metrics.deletion import clean_target, generation_options
+from spes_hf.metrics.score import make_score, mean_points
 from spes_hf.perturbation.plan import fill_values
 
 FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
@@ -56,29 +58,33 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="(default: benchmarks/results/faithfulness_tokens/<model>.json)")
     options = parser.parse_args()
     out = options.out or Path(__file__).parent / "results" / "faithfulness_tokens" / f"{options.model}.json"
-    rows: list[dict[str, Any]] = json.loads(out.read_text(encoding="utf-8"))["rows"] if out.is_file() else []
+    configs = {name: config.to_dict() for name, config in METHODS.items()}
+    settings: dict[str, Any] = {"tgt_lang": options.tgt_lang, "fractions": list(FRACTIONS), "configs": configs}
+    before: dict[str, Any] = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+    rows: list[dict[str, Any]] = before["rows"] if before.get("settings") == settings else []
     model, processor = load_tiny_model(options.model)
     clips = tiny_clips()[:: options.every]
     out.parent.mkdir(parents=True, exist_ok=True)
+    adapter = get_adapter(model, processor)
+    explainers = {name: Explainer(model, processor, c, seed=1, progress=False) for name, c in METHODS.items()}
     for clip in tqdm([c for c in clips if c["id"] not in {row["id"] for row in rows}], unit="clip"):
         row: dict[str, Any] = {"id": clip["id"], "scores": {}}
-        for name, config in METHODS.items():
-            found = explain(
-                model, processor, clip["path"], config=config, tgt_lang=options.tgt_lang, progress=False, seed=1
-            )
+        for name, explainer in explainers.items():
+            found = explainer(clip["path"], tgt_lang=options.tgt_lang)
             row["tokens"] = len(found)
-            row["scores"][name] = measured(get_adapter(model, processor), found)
+            row["scores"][name] = measured(adapter, found)
         rows.append(row)
-        out.write_text(json.dumps({"rows": rows}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    result = {"model": options.model, "methods": summary(rows), "rows": rows}
+        out.write_text(json.dumps({"settings": settings, "rows": rows}, ensure_ascii=False) + "\n", encoding="utf-8")
+    methods = summary(rows)
+    result = {"model": options.model, "methods": methods, "settings": settings, "rows": rows}
     out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(table(result["methods"], len(rows)))
+    print(table(methods, len(rows)))
 
 
 @torch.inference_mode()
 def measured(adapter: Adapter, found: Explanation) -> list[list[float]]:
     """Return for every token: probability left over the first fifth deleted, probability while inserted; in percent."""
-    utterance = adapter.encode(load_audio(found.waveform.numpy(), found.sampling_rate, found.sampling_rate))
+    utterance = adapter.encode(Waveform(found.waveform.numpy(), found.sampling_rate, "explanation"))
     target = clean_target(found, adapter, utterance, generation_options(found, adapter))
     fill = fill_values("mean", found.features)
 
@@ -99,11 +105,12 @@ def measured(adapter: Adapter, found: Explanation) -> list[list[float]]:
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return every method's cost for a token and scores: mean over tokens, interval, difference from Eq. 3."""
 
-    def statistics(name: str, index: int) -> np.ndarray:
-        return np.array([[sum(t[index] for t in row["scores"][name]), row["tokens"]] for row in rows])
-
-    def score(sums: np.ndarray) -> np.ndarray:
-        return sums[:, 0] / sums[:, 1]
+    def scored(name: str, index: int) -> Score:
+        sums = np.array([[[sum(token[index] for token in row["scores"][name]), row["tokens"]]] for row in rows])
+        identity = ",".join(row["id"] for row in rows)
+        return make_score(
+            SCORES[index], sums, mean_points, higher_is_better=index == 1, signature=name, utterances=identity
+        )
 
     tokens = sum(row["tokens"] for row in rows) / len(rows)
     found: dict[str, Any] = {}
@@ -112,12 +119,11 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         backward = 2 * masks if config.estimator == "gradient" else 0
         found[name] = {"forward_equivalents_per_token": masks / tokens + backward}
         for index, label in enumerate(SCORES):
-            own, reference = statistics(name, index), statistics(REFERENCE, index)
-            interval = bootstrap_interval(own, score)
-            against = paired_bootstrap(own, reference, score)
+            own = scored(name, index)
+            against = compare(own, scored(REFERENCE, index))
             found[name][label] = {
-                "value": float(score(own.sum(0)[None])[0]),
-                "interval": [interval.low, interval.high],
+                "value": own.value,
+                "interval": [own.interval.low, own.interval.high],
                 "minus reference": [against.difference, against.interval.low, against.interval.high],
             }
     return found

@@ -387,9 +387,7 @@ def write(laboratory: Laboratory, rows: Sequence[Mapping[str, Any]], options: ar
     print(text)
 
 
-def table(
-    scores: Mapping[str, Mapping[str, Score]], costs: Mapping[str, Mapping[str, float]], metric: str
-) -> list[str]:
+def table(scores: Mapping[str, Mapping[str, Score]], costs: Mapping[str, Mapping[str, Any]], metric: str) -> list[str]:
     """Return the lines of the table of scores; the best of every column is bold."""
     first = next(iter(scores.values()))
     columns = [(key, heading) for key, heading in COLUMNS if key in first]

@@ -15,7 +15,8 @@ from spes_hf.methods import EnergyConfig, RandomConfig
 from spes_hf.perturbation.base import Masks, Perturbation, SpectrogramPerturbation, UnitScores
 from spes_hf.perturbation.bubbles import BubblePerturbation
 from spes_hf.perturbation.masks import uniform
-from spes_hf.perturbation.plan import Problem, Run, fill_values, register_method, token_run
+from spes_hf.perturbation.plan import Problem, Reading, Run, fill_values, register_method, token_run
+from spes_hf.perturbation.segments import feature_labels
 
 
 @register_method(FeatureWiseConfig)
@@ -77,11 +78,6 @@ def plan_energy(config: EnergyConfig, problem: Problem) -> list[Run]:
     )
 
 
-def feature_labels(features: Tensor) -> Tensor:
-    """Return the labels that make every feature of a spectrogram, (T, C), its own unit: (1, T, C) int64."""
-    return torch.arange(features.numel()).view(1, *features.shape)
-
-
 @dataclass(frozen=True)
 class NoPerturbation(Perturbation):
     """No masks at all: what a method that asks nothing of the model perturbs."""
@@ -117,12 +113,12 @@ class FixedScores:
 
 
 def _audio_run(perturbation: Perturbation, labels: Tensor) -> Run:
-    return Run(perturbation, PerturbationEstimator(levels=1), labels, audio_scores=lambda scores: scores)
+    return Run(perturbation, PerturbationEstimator(levels=1), audio=Reading(labels))
 
 
 def _fixed_runs(audio: Tensor, token: Tensor, labels: Tensor) -> list[Run]:
     """Return runs without masks that end in these scores of features, (K, T·C), and of decoder inputs, (K, J)."""
     return [
-        Run(NoPerturbation(), FixedScores(audio), labels, audio_scores=lambda scores: scores),
+        Run(NoPerturbation(), FixedScores(audio), audio=Reading(labels)),
         Run(NoPerturbation(), FixedScores(token), token_scores=lambda scores: scores),
     ]

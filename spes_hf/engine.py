@@ -19,12 +19,12 @@ from spes_hf.adapters import GenerationOptions, Target, Utterance, get_adapter
 from spes_hf.config import ExplainConfig, SpesConfig
 from spes_hf.data.audio import load_audio
 from spes_hf.errors import ConfigError
-from spes_hf.explanation import Explanation, PatchMap, Reliability
+from spes_hf.explanation import Explanation, Reliability
 from spes_hf.functional import ratio
 from spes_hf.impact import make_impact
-from spes_hf.perturbation.base import Masks, Perturbation, UnitScores
+from spes_hf.perturbation.base import Masks, Perturbation
 from spes_hf.perturbation.masks import mask_key
-from spes_hf.perturbation.plan import Problem, Run, plan
+from spes_hf.perturbation.plan import Problem, Reading, Run, plan
 from spes_hf.preserve import preserved
 from spes_hf.provenance import describe
 from spes_hf.reliability import split_half
@@ -300,25 +300,25 @@ def _read(runs: Sequence[Run], target: Target) -> dict[str, Any]:
     """Return the maps that the estimators of all runs add up to."""
     found: dict[str, Any] = {}
     for run in runs:
-        if run.audio_scores is not None and run.labels is not None:
-            scores = run.audio_scores(run.estimator.scores())
-            found["audio_map"] = PatchMap.of(run.labels, scores)
+        scores = run.estimator.scores()
+        if run.audio is not None:
+            found["audio_map"] = run.audio.map(scores)
             found["audio_mean_impact"] = scores.mean_impact
-            found["reliability"] = _reliability(run, run.labels, run.audio_scores, len(target.token_ids))
-        if run.sentence_scores is not None and run.sentence_labels is not None:
-            found["sentence_map"] = PatchMap.of(run.sentence_labels, run.sentence_scores(run.estimator.scores()))
-            sentence = _reliability(run, run.sentence_labels, run.sentence_scores).sentence
-            found["reliability"] = replace(found["reliability"], sentence=sentence)
+            reliability = _reliability(run, run.audio, len(target.token_ids))
+            if run.sentence is not None:
+                found["sentence_map"] = run.sentence.map(scores)
+                reliability = replace(reliability, sentence=_reliability(run, run.sentence).sentence)
+            found["reliability"] = reliability
         if run.token_scores is not None:
-            scores = run.token_scores(run.estimator.scores())
-            numerator = scores.numerators[0]
-            denominator = scores.denominators[0].expand_as(numerator)
+            text = run.token_scores(scores)
+            numerator = text.numerators[0]
+            denominator = text.denominators[0].expand_as(numerator)
             found["raw_token_scores"] = ratio(numerator, denominator).float().masked_fill(~target.valid, torch.nan)
             # Text is what the model wrote itself. Masks that hide sound as well say nothing about text alone.
             written = target.valid.clone()
             written[:, : len(target.prefix_ids)] = False
             impact = ratio((numerator * written).sum(1), (denominator * written).sum(1)).float()
-            found["token_mean_impact"] = torch.full_like(impact, torch.nan) if run.audio_scores else impact
+            found["token_mean_impact"] = torch.full_like(impact, torch.nan) if run.audio else impact
     return found
 
 
@@ -328,9 +328,8 @@ def _stages(run: Run) -> Iterator[list[range]]:
     Where stages end depends on the config alone, so results do not hang on the batch size.
     """
     rows = [run.perturbation.rows(level) for level in _levels(run)]
-    scores = run.sentence_scores or run.audio_scores
-    labels = run.labels if run.sentence_labels is None else run.sentence_labels
-    if run.target_reliability is None or scores is None or labels is None:
+    shown = run.sentence or run.audio
+    if run.target_reliability is None or shown is None:
         yield rows
         return
     start = [0] * len(rows)
@@ -338,14 +337,14 @@ def _stages(run: Run) -> Iterator[list[range]]:
         end = [math.ceil(len(r) * share) for r in rows]
         yield [r[a:b] for r, a, b in zip(rows, start, end, strict=True)]
         enough = sum(end) >= run.least_masks
-        if share < 1 and enough and _reliability(run, labels, scores).sentence >= run.target_reliability:
+        if share < 1 and enough and _reliability(run, shown).sentence >= run.target_reliability:
             return
         start = end
 
 
-def _reliability(run: Run, labels: Tensor, scores: Callable[[UnitScores], UnitScores], tokens: int = 1) -> Reliability:
+def _reliability(run: Run, shown: Reading, tokens: int = 1) -> Reliability:
     """Return the split-half reliability of what the masks so far have drawn."""
-    even, odd = (PatchMap.of(labels, scores(run.estimator.half(i))) for i in (0, 1))
+    even, odd = (shown.map(run.estimator.half(i)) for i in (0, 1))
     return split_half(even, odd, tokens)
 
 

@@ -44,17 +44,6 @@ class PatchMap:
             tuple(d.float() for d in scores.denominators),
         )
 
-    @classmethod
-    def by_feature(cls, values: Tensor, shape: Sequence[int]) -> PatchMap:
-        """Return the map whose features have these values, (K, T·C), on a spectrogram of this shape, (T, C)."""
-        labels = torch.arange(values.shape[1], dtype=torch.int32).view(1, *shape)
-        return cls(labels, (values,), (torch.ones(values.shape[1]),))
-
-    def same(self, other: PatchMap) -> bool:
-        """Return whether another map is equal in all parts."""
-        mine, theirs = ((m.labels, *m.numerators, *m.denominators) for m in (self, other))
-        return len(mine) == len(theirs) and all(map(torch.equal, mine, theirs))
-
     def dense(self, token: int) -> Tensor:
         """Return the map of one token, (T, C): Eq. 3 with the masks of all levels pooled."""
         shape = self.labels.shape[1:]

@@ -91,11 +91,21 @@ def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     return torch.where(denominator > 0, numerator / denominator.clamp_min(torch.finfo(denominator.dtype).tiny), 0.0)
 
 
+def z_score(values: Tensor) -> Tensor:
+    """Return values less their mean, over their sample standard deviation (n − 1), in float64.
+
+    A single value becomes 0, and so do constant ones: those that vary by less than float32 can tell, 1e-6 of the
+    largest.
+    """
+    values = values.double()
+    centred = values - values.mean() if values.numel() else values
+    deviation = centred.square().sum().div(max(1, values.numel() - 1)).sqrt()
+    constant = values.numel() < 2 or bool(deviation <= 1e-6 * values.abs().max())
+    return torch.zeros_like(centred) if constant else centred / deviation
+
+
 def standardize(audio: Tensor, token: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Return the z-scores of both maps of every token, each map on its own (§4.3, first step).
-
-    The sample standard deviation (n − 1) is used. A map of a single element becomes 0, and so does a constant one:
-    one that varies by less than float32 can tell, 1e-6 of its largest value.
 
     Args:
         audio: (K, T, C) raw saliency of the spectrogram.
@@ -105,14 +115,6 @@ def standardize(audio: Tensor, token: Tensor, valid: Tensor) -> tuple[Tensor, Te
     Returns:
         (K, T, C) and (K, J); NaN where not valid.
     """
-
-    def z_score(values: Tensor) -> Tensor:
-        values = values.double()
-        centred = values - values.mean() if values.numel() else values
-        deviation = centred.square().sum().div(max(1, values.numel() - 1)).sqrt()
-        constant = values.numel() < 2 or bool(deviation <= 1e-6 * values.abs().max())
-        return torch.zeros_like(centred) if constant else centred / deviation
-
     audio_z = torch.empty_like(audio)
     token_z = torch.full_like(token, torch.nan)
     for k in range(len(audio)):

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spes_hf.baselines import feature_labels
 from spes_hf.errors import ConfigError
 from spes_hf.methods import GradientConfig
 from spes_hf.perturbation.base import Masks, Perturbation, UnitScores
-from spes_hf.perturbation.plan import Problem, Run, fill_values, register_method, token_run
+from spes_hf.perturbation.plan import Problem, Reading, Run, fill_values, register_method, token_run
+from spes_hf.perturbation.segments import feature_labels
 
 
 @register_method(GradientConfig)
@@ -31,8 +31,7 @@ def plan_gradients(config: GradientConfig, problem: Problem) -> list[Run]:
         Run(
             perturbation=FeatureValues(features.to(problem.device), num_masks=tokens * steps),
             estimator=CaptumEstimator(config.attribution, tokens, steps, start.flatten().to(problem.device)),
-            labels=feature_labels(features),
-            audio_scores=lambda scores: scores,
+            audio=Reading(feature_labels(features)),
             backward_passes=lambda level, rows: len(rows),
         ),
         token_run(config, problem),

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from spes_hf.errors import ExplanationFormatError
 from spes_hf.explanation import Explanation, PatchMap, Reliability
+from spes_hf.perturbation.segments import feature_labels
 
 FORMAT = "spes_hf.explanation"
 FORMAT_VERSION = 1
@@ -122,15 +123,15 @@ def _tensors(explanation: Explanation) -> dict[str, Tensor]:
     # 16 bits, as in the recording; only ever played.
     tensors["waveform"] = (explanation.waveform.clamp(-1, 1) * 32767).round().to(torch.int16)
     for name, patches in (("audio", explanation.audio_map), ("sentence", explanation.sentence_map)):
-        if name == "sentence" and patches is not None and _by_feature(patches):
-            tensors["sentence.by_feature"] = patches.numerators[0]
-        elif patches is not None:
-            if name == "audio" or not torch.equal(patches.labels, explanation.audio_map.labels):
-                tensors[f"{name}.labels"] = patches.labels
-            for level, (numerator, denominator) in enumerate(
-                zip(patches.numerators, patches.denominators, strict=True)
-            ):
-                tensors[f"{name}.numerator.{level}"] = numerator
+        if patches is None:
+            continue
+        if name == "audio" or not torch.equal(patches.labels, explanation.audio_map.labels):
+            # No labels: every feature is its own unit.
+            own = torch.equal(patches.labels, feature_labels(explanation.features).int())
+            tensors[f"{name}.labels"] = patches.labels[:0] if own else patches.labels
+        for level, (numerator, denominator) in enumerate(zip(patches.numerators, patches.denominators, strict=True)):
+            tensors[f"{name}.numerator.{level}"] = numerator
+            if not bool((denominator == 1).all()):  # as they are where scores are no sums
                 tensors[f"{name}.denominator.{level}"] = denominator
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
@@ -141,8 +142,6 @@ def _explanation(description: dict[str, Any], tensors: dict[str, Tensor]) -> Exp
     values |= {name: _tuples(description[name]) for name in _TUPLE_FIELDS}
     values["audio_map"] = _patch_map("audio", tensors)
     values["sentence_map"] = _patch_map("sentence", tensors) if "sentence.numerator.0" in tensors else None
-    if "sentence.by_feature" in tensors:
-        values["sentence_map"] = PatchMap.by_feature(tensors["sentence.by_feature"], tensors["features"].shape)
     values["audio_mean_impact"] = tensors.get("audio_mean_impact")
     sentence = description["reliability_of_sentence"]
     values["reliability"] = Reliability(tensors["reliability"], math.nan if sentence is None else float(sentence))
@@ -154,19 +153,13 @@ def _explanation(description: dict[str, Any], tensors: dict[str, Tensor]) -> Exp
 
 def _patch_map(name: str, tensors: dict[str, Tensor]) -> PatchMap:
     levels = range(sum(key.startswith(f"{name}.numerator.") for key in tensors))
+    labels = tensors.get(f"{name}.labels", tensors["audio.labels"])
+    numerators = tuple(tensors[f"{name}.numerator.{level}"] for level in levels)
     return PatchMap(
-        tensors.get(f"{name}.labels", tensors["audio.labels"]),
-        tuple(tensors[f"{name}.numerator.{level}"] for level in levels),
-        tuple(tensors[f"{name}.denominator.{level}"] for level in levels),
+        labels if len(labels) else feature_labels(tensors["features"]).int(),
+        numerators,
+        tuple(tensors.get(f"{name}.denominator.{i}", torch.ones(n.shape[1])) for i, n in enumerate(numerators)),
     )
-
-
-def _by_feature(patches: PatchMap) -> bool:
-    """Return whether a map is nothing but a value for each feature."""
-    values = patches.numerators[0]
-    if len(patches.numerators) > 1 or values.shape != (1, patches.labels[0].numel()):
-        return False
-    return patches.same(PatchMap.by_feature(values, patches.labels.shape[1:]))
 
 
 def _tuples(value: Any) -> Any:

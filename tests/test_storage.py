@@ -232,22 +232,31 @@ def test_sentence_map_and_impact_of_sound_survive(tmp_path):
         assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
 
 
-def test_a_sentence_map_by_feature_is_written_without_patches(tmp_path):
-    ex = make(sentence_map=PatchMap.by_feature(torch.randn(1, 24, generator=torch.Generator().manual_seed(7)), (6, 4)))
+def by_feature():
+    """A map with a value for each feature."""
+    labels = torch.arange(24)
+    values = torch.randn(1, 24, generator=torch.Generator().manual_seed(7))
+    return PatchMap.of(labels.view(1, 6, 4), UnitScores((values,), (torch.ones(24),)))
+
+
+def test_what_goes_without_saying_is_not_written(tmp_path):
+    """Labels of features that are units of their own, and denominators of 1."""
+    ex = make(sentence_map=by_feature())
     folder = ex.save(tmp_path / "clip")
-    written = [name for name in load_file(tensors_of(folder)) if name.startswith("sentence")]
-    assert written == ["sentence.by_feature"]
-    back = Explanation.load(folder)
-    assert_same(ex, back)
-    assert back.sentence_map.same(ex.sentence_map)
+    written = {name: value for name, value in load_file(tensors_of(folder)).items() if name.startswith("sentence")}
+    assert written.keys() == {"sentence.labels", "sentence.numerator.0"} and not written["sentence.labels"].numel()
+    assert_same(ex, Explanation.load(folder))
+    whole = make(audio_map=by_feature(), raw_token_scores=make().raw_token_scores[:1])
+    assert load_file(tensors_of(whole.save(tmp_path / "audio")))["audio.labels"].shape == (0, 6, 4)
+    assert torch.equal(Explanation.load(tmp_path / "audio").audio_map.labels, whole.audio_map.labels)
 
 
-def test_a_sentence_map_of_one_level_of_patches_survives(tmp_path):
-    labels = torch.arange(24).view(1, 6, 4) % 5
-    ex = make(sentence_map=PatchMap.of(labels, UnitScores((torch.arange(5.0)[None],), (torch.ones(5),))))
-    back = Explanation.load(ex.save(tmp_path / "clip"))
-    assert_same(ex, back)
-    assert back.sentence_map.same(ex.sentence_map)
+@pytest.mark.parametrize("labels", [torch.arange(24) % 5, torch.arange(24).flip(0)])
+def test_a_sentence_map_of_one_level_of_patches_survives(tmp_path, labels):
+    units = int(labels.max()) + 1
+    scores = UnitScores((torch.arange(float(units))[None],), (torch.ones(units),))
+    ex = make(sentence_map=PatchMap.of(labels.view(1, 6, 4), scores))
+    assert_same(ex, Explanation.load(ex.save(tmp_path / "clip")))
 
 
 def test_explanations_without_a_sentence_map_are_written_as_ever(saved):

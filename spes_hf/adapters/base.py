@@ -8,13 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from spes_hf.adapters.problem import GenerationOptions, Target, Utterance
 from spes_hf.data.audio import Waveform
-from spes_hf.errors import AudioError, ConfigError, UnsupportedModelError
+from spes_hf.errors import ConfigError, UnsupportedModelError
 from spes_hf.preserve import quiet
 from spes_hf.text import sentencepiece_piece
 
@@ -382,26 +381,3 @@ def _encoder_cache(cross: Sequence[tuple[Tensor, Tensor]], batch: int) -> Any:
     for layer in cache.layers:  # views: no copy for every mask
         layer.keys, layer.values = (kept.expand(batch, -1, -1, -1) for kept in (layer.keys, layer.values))
     return EncoderDecoderCache(DynamicCache(), cache)
-
-
-def mel_frequencies(bins: int, low_hz: float, high_hz: float, mel_scale: str) -> Tensor:
-    """Return the centre of every mel bin, (C,) float32 in Hz."""
-    from transformers.audio_utils import hertz_to_mel, mel_to_hertz
-
-    low, high = hertz_to_mel(low_hz, mel_scale=mel_scale), hertz_to_mel(high_hz, mel_scale=mel_scale)
-    centres = mel_to_hertz(np.linspace(low, high, bins + 2)[1:-1], mel_scale=mel_scale)
-    return torch.from_numpy(np.asarray(centres, dtype=np.float32))
-
-
-def check_length(frames: int, waveform: Waveform) -> None:
-    """Refuse audio of fewer than two frames.
-
-    Raises:
-        AudioError: Saying how long the audio is.
-    """
-    if frames < 2:
-        milliseconds = 1000 * len(waveform.samples) / waveform.sampling_rate
-        raise AudioError(
-            f"audio is {milliseconds:.1f} ms long, fewer than two frames of the spectrogram; pass at least 0.1 s. "
-            "If it should be longer, check sampling_rate"
-        )

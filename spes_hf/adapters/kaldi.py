@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spes_hf.adapters.base import mel_frequencies
+from spes_hf.adapters.frames import mel_frequencies
 from spes_hf.data.audio import Waveform
 
 # In samples, at 16 kHz.

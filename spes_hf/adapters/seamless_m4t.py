@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from spes_hf.adapters import kaldi
-from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance, check_length
+from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance
+from spes_hf.adapters.frames import check_length
 from spes_hf.data.audio import Waveform
 from spes_hf.errors import ConfigError, UnsupportedModelError
 

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance, check_length, mel_frequencies
+from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance
+from spes_hf.adapters.frames import check_length, mel_frequencies
 from spes_hf.data.audio import Waveform
 from spes_hf.errors import AudioError, ConfigError, UnsupportedModelError
 from spes_hf.text import byte_level_piece

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from spes_hf.errors import UnsupportedModelError
+from spes_hf.estimators.pooling import Pools
 from spes_hf.perturbation.base import Masks, UnitScores
 
 # Impacts (nats, for KL) that are much smaller count as none.
@@ -43,14 +44,13 @@ class GradientEstimator:
         levels: int = 1,
         of_sentence: Callable[[Tensor], Tensor] | None = None,
     ):
-        self.pools = pools.flatten(1)
-        self.sizes = [torch.bincount(labels) for labels in self.pools]
+        self.pools = Pools(pools)
         self.masks_per_token = masks_per_token
         self.levels = levels
         self.of_sentence = of_sentence or (lambda impact: impact)
         # Sums over the even and the odd masks: by patch for the tokens, by feature for the sentence.
-        self.sums = torch.zeros(2, tokens, sum(len(sizes) for sizes in self.sizes), device=pools.device)
-        self.sentence = torch.zeros(2, self.pools.shape[1], device=pools.device)
+        self.sums = torch.zeros(2, tokens, sum(map(len, self.pools.sizes)), device=pools.device)
+        self.sentence = torch.zeros(2, pools[0].numel(), device=pools.device)
         self.counts, self.sentence_counts = torch.zeros(2), torch.zeros(2)
         self.impact = torch.zeros(tokens)
 
@@ -98,26 +98,17 @@ class GradientEstimator:
                 slope = _slope(self.of_sentence, impact).to(sentence.device)
                 for k in range(impact.shape[1]):
                     gradient = _gradient(impact[:, k].sum(), keep, last=k == impact.shape[1] - 1)
-                    sums[:, k] -= self._pooled(into @ gradient)
-                    sentence -= (into * slope[:, k]) @ gradient
+                    token, share = (torch.cat([into, into * slope[:, k]]) @ gradient).split(2)
+                    sums[:, k] -= torch.cat(self.pools.means(token), dim=1)
+                    sentence -= share
         return sums, sentence, halves.sum(1), impact.detach().float().sum(0).cpu()
 
     def _index(self, level: int, row: int) -> int:
         """Return the index of a mask among those of all levels."""
         return row * self.levels + level
 
-    def _pooled(self, values: Tensor) -> Tensor:
-        """Return the means of maps, (2, T·C), over the patches of all levels, one level after the other, (2, F)."""
-        return torch.cat(
-            [
-                values.new_zeros(len(values), len(sizes)).index_add_(1, labels, values) / sizes
-                for labels, sizes in zip(self.pools, self.sizes, strict=True)
-            ],
-            dim=1,
-        )
-
     def scores(self) -> UnitScores:
-        """Return the means over all masks: (K, F) for each level of patches, then (1, T·C) of the sentence."""
+        """Return the means over all masks: (K, F) for each level of patches, and (T·C,) of the sentence."""
         return self._means(slice(0, 2))
 
     def half(self, index: int) -> UnitScores:
@@ -126,21 +117,11 @@ class GradientEstimator:
 
     def _means(self, halves: slice) -> UnitScores:
         tokens = self.sums[halves].sum(0).cpu() / self.counts[halves].sum().clamp_min(1)
-        sentence = self.sentence[halves].sum(0, keepdim=True).cpu() / self.sentence_counts[halves].sum().clamp_min(1)
-        levels = (*tokens.split([len(sizes) for sizes in self.sizes], dim=1), sentence)
+        sentence = self.sentence[halves].sum(0).cpu() / self.sentence_counts[halves].sum().clamp_min(1)
+        levels = tokens.split([len(sizes) for sizes in self.pools.sizes], dim=1)
         # The impact is that of all masks.
         impact = self.impact / self.sentence_counts.sum().clamp_min(1)
-        return UnitScores(levels, tuple(torch.ones(level.shape[1]) for level in levels), impact)
-
-
-def tokens_of(scores: UnitScores) -> UnitScores:
-    """Return the part of a `GradientEstimator`'s scores that belongs to the tokens, (K, F) for each level."""
-    return replace(scores, numerators=scores.numerators[:-1], denominators=scores.denominators[:-1])
-
-
-def sentence_of(scores: UnitScores) -> UnitScores:
-    """Return the part of a `GradientEstimator`'s scores that belongs to the sentence, (1, T·C)."""
-    return UnitScores(scores.numerators[-1:], scores.denominators[-1:])
+        return UnitScores(levels, tuple(torch.ones(level.shape[1]) for level in levels), impact, sentence)
 
 
 def relative(impact: Tensor) -> Tensor:

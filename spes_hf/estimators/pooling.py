@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
-from spes_hf.perturbation.base import UnitScores
+from spes_hf.functional import z_score
 
 
-def pooled(values: Tensor, levels: Tensor) -> Tensor:
-    """Return the mean over the patch that a feature lies in, at every level, (L, T·C).
-
-    Args:
-        values: (T·C,) by feature.
-        levels: (L, T, C) patches.
-    """
-    found = []
-    for labels in levels.flatten(1):
-        totals = values.new_zeros(int(labels.max()) + 1).index_add_(0, labels, values)
-        found.append((totals / torch.bincount(labels))[labels])
-    return torch.stack(found)
-
-
-def combined(scores: UnitScores, levels: Tensor, standardized: bool) -> UnitScores:
-    """Return the map by feature that the levels' means make together.
+class Pools:
+    """Patches at several levels, over which means are taken.
 
     Args:
-        scores: (1, T·C), by feature.
-        levels: (L, T, C) patches.
-        standardized: Whether every level is brought to mean 0 and deviation 1 first, so that all count alike; means
-            over large patches differ less than those over small ones.
+        labels: (L, T, C) patch of every feature at every level.
     """
-    values = pooled(scores.numerators[0][0].double(), levels)
-    if standardized:
-        largest = values.abs().amax(1, keepdim=True)
-        values = values - values.mean(1, keepdim=True)
-        deviation = values.square().mean(1, keepdim=True).sqrt()
-        # A level of one patch is constant but for rounding, and says nothing.
-        values = torch.where(deviation > 1e-12 * largest, values / deviation, 0.0)
-    return replace(scores, numerators=(values.mean(0, keepdim=True).float(),))
+
+    def __init__(self, labels: Tensor):
+        self.labels = labels.flatten(1)
+        self.sizes = [torch.bincount(level) for level in self.labels]
+
+    def means(self, values: Tensor) -> tuple[Tensor, ...]:
+        """Return the means of maps by feature, (N, T·C), over the patches, (N, F) for each level."""
+        return tuple(
+            values.new_zeros(len(values), len(sizes)).index_add_(1, labels, values) / sizes
+            for labels, sizes in zip(self.labels, self.sizes, strict=True)
+        )
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Return for every feature the mean over its patch at every level, (L, T·C), of a map by feature, (T·C,)."""
+        return torch.stack(
+            [mean[0, labels] for labels, mean in zip(self.labels, self.means(values[None]), strict=True)]
+        )
+
+
+def mean_of_levels(values: Tensor, pools: Pools) -> Tensor:
+    """Return the mean over levels of a map by feature, (T·C,), each level in means over its patches."""
+    return pools.spread(values).mean(0)
+
+
+def mean_z_score(values: Tensor, pools: Pools) -> Tensor:
+    """Return the same with every level as z-scores first: means over large patches differ less than over small ones."""
+    return torch.stack([z_score(level) for level in pools.spread(values)]).mean(0)

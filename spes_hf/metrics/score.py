@@ -236,10 +236,4 @@ def plot_curves(scores: Mapping[str, Score] | Sequence[Score]) -> tuple[Figure, 
 
 def _wrapped(label: str, width: int = 32) -> str:
     """Return a label in lines that leave room for the curves; names of methods with many settings are long."""
-    parts = re.split(r"(?<=[,: ])", label)
-    lines = [""]
-    for part in parts:
-        if lines[-1] and len(lines[-1]) + len(part) > width:
-            lines.append("")
-        lines[-1] += part
-    return "\n".join(line.strip() for line in lines)
+    return re.sub(rf".{{1,{width}}}(?:(?<=[,: ])|$)", lambda part: part[0].strip() + "\n", label).strip()

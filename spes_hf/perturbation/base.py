@@ -34,11 +34,13 @@ class UnitScores:
         numerators: Per level (K, F), Σ_i r_i (1 − M_i).
         denominators: Per level (F,), Σ_i (1 − M_i).
         mean_impact: (K,) impact of the average mask, where the sums do not tell; None where they do.
+        sentence: (T·C,) scores of the features for the sentence, where they are estimated on their own; else None.
     """
 
     numerators: tuple[Tensor, ...]
     denominators: tuple[Tensor, ...]
     mean_impact: Tensor | None = None
+    sentence: Tensor | None = None
 
 
 class Perturbation(ABC):

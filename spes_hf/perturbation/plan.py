@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -14,8 +13,9 @@ from spes_hf.adapters.base import Target, Utterance
 from spes_hf.config import ExplainConfig, SpesConfig
 from spes_hf.errors import ConfigError, UnsupportedModelError
 from spes_hf.estimators import GradientEstimator, PerturbationEstimator
-from spes_hf.estimators.gradient import relative, sentence_of, tokens_of
-from spes_hf.estimators.pooling import combined
+from spes_hf.estimators.gradient import relative
+from spes_hf.estimators.pooling import Pools, mean_of_levels, mean_z_score
+from spes_hf.explanation import PatchMap
 from spes_hf.perturbation.base import (
     JointPerturbation,
     Masks,
@@ -26,7 +26,7 @@ from spes_hf.perturbation.base import (
     UnitScores,
 )
 from spes_hf.perturbation.masks import mask_key
-from spes_hf.perturbation.segments import GRID_SIGMA, segment, slic_labels
+from spes_hf.perturbation.segments import GRID_SIGMA, feature_labels, segment, slic_labels
 
 
 @dataclass(frozen=True)
@@ -68,17 +68,32 @@ class Estimator(Protocol):
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How the scores of a run become a map over the spectrogram.
+
+    Attributes:
+        labels: (L, T, C) patches of the map.
+        scores: From the scores of all units to those of the patches.
+    """
+
+    labels: Tensor
+    scores: Callable[[UnitScores], UnitScores] = lambda scores: scores
+
+    def map(self, scores: UnitScores) -> PatchMap:
+        """Return the map that these scores of units make."""
+        return PatchMap.of(self.labels, self.scores(scores))
+
+
+@dataclass(frozen=True)
 class Run:
     """A perturbation, an estimator that watches it, and how to read the sums.
 
     Attributes:
         perturbation: Where masks come from and what they do.
         estimator: What is accumulated.
-        labels: (L, T, C) patches of the audio map, if the run makes one.
-        audio_scores: How to get the patches' scores from the units' scores, if the run makes an audio map.
+        audio: How to read the audio map of the tokens, if the run makes one.
+        sentence: How to read that of the sentence, if the run makes one beside the tokens'.
         token_scores: How to get the tokens' scores from the units' scores, if the run makes a token map.
-        sentence_scores: How to get the patches' scores from the units' scores, if the run makes a map of the sentence.
-        sentence_labels: (L, T, C) patches of that map; None where there is none.
         backward_passes: How many times these rows of a level run the model backwards; None: not at all.
         target_reliability: The run may end once the map of the sentence is so reliable; None: all masks are drawn.
         least_masks: How many masks are drawn in any case.
@@ -86,11 +101,9 @@ class Run:
 
     perturbation: Perturbation
     estimator: Estimator
-    labels: Tensor | None = None
-    audio_scores: Callable[[UnitScores], UnitScores] | None = None
+    audio: Reading | None = None
+    sentence: Reading | None = None
     token_scores: Callable[[UnitScores], UnitScores] | None = None
-    sentence_scores: Callable[[UnitScores], UnitScores] | None = None
-    sentence_labels: Tensor | None = None
     backward_passes: Callable[[int, range], int] | None = None
     target_reliability: float | None = None
     least_masks: int = 0
@@ -164,13 +177,7 @@ def plan_spes(config: SpesConfig, problem: Problem) -> list[Run]:
     patches = SpectrogramPerturbation(**_spectrogram(config, problem, labels, "spectrogram"))
     estimator = PerturbationEstimator(levels=len(labels))
     if config.perturb == "separate":
-        sound = Run(
-            patches,
-            estimator,
-            labels,
-            audio_scores=lambda scores: scores,
-            target_reliability=config.target_reliability,
-        )
+        sound = Run(patches, estimator, audio=Reading(labels), target_reliability=config.target_reliability)
         return [sound, token_run(config, problem)]
 
     tokens = tuple(_tokens(config, problem, f"token/{level}") for level in range(len(labels)))
@@ -190,8 +197,7 @@ def plan_spes(config: SpesConfig, problem: Problem) -> list[Run]:
         Run(
             joint,
             estimator,
-            labels,
-            audio_scores=part(0, False),
+            audio=Reading(labels, part(0, False)),
             token_scores=part(1, True),
             target_reliability=config.target_reliability,
         )
@@ -211,34 +217,38 @@ def plan_gradient(config: SpesConfig, problem: Problem) -> list[Run]:
             "or bfloat16"
         )
     features, tokens = problem.utterance.features, len(problem.target.token_ids)
-    singles = torch.arange(features.numel()).view(1, *features.shape)
-    # φ = 400 is a level of all three; each is segmented once.
-    of_level = cache(lambda phi: _segments(config, features, problem.utterance.duration_s, (phi,)))
-
-    def patches(levels: tuple[float, ...]) -> Tensor:
-        return torch.cat([of_level(phi) for phi in levels])
-
-    if config.patches is None:
-        labels = patches(config.patches_per_second).to(problem.device)
-    else:
-        labels = _patches(config, features, problem.utterance.duration_s).to(problem.device)
-    pools = singles if config.pool_patches_per_second is None else patches(config.pool_patches_per_second)
-    coarse = None if config.sentence_patches_per_second is None else patches(config.sentence_patches_per_second)
-    pools = pools.to(problem.device)
+    levels = (
+        config.patches_per_second if config.patches is None else (),
+        config.pool_patches_per_second or (),
+        config.sentence_patches_per_second or (),
+    )
+    segments = _segments(config, features, problem.utterance.duration_s, sum(levels, ()))
+    masked, pools, coarse = segments.split([len(level) for level in levels])
+    if config.patches is not None:
+        masked = _patches(config, features, problem.utterance.duration_s)
+    labels = masked.to(problem.device)
+    singles = feature_labels(features)
+    pools = pools if len(pools) else singles
     perturbation = SoftSpectrogramPerturbation(**_spectrogram(config, problem, labels, "gradient"))
     if config.masks_per_token > perturbation.num_masks:  # the sentence's map is then drawn by as many, at no cost
         perturbation = replace(perturbation, num_masks=config.masks_per_token)
     kind = config.sentence_impact or ("relative" if config.impact == "kl" else "sum")
-    of_sentence = relative if kind == "relative" else None
-    estimator = GradientEstimator(pools, tokens, config.masks_per_token, len(labels), of_sentence)
-    levels = pools.cpu() if coarse is None else torch.cat([singles, coarse])
+    estimator = GradientEstimator(
+        pools.to(problem.device), tokens, config.masks_per_token, len(labels), relative if kind == "relative" else None
+    )
+    combined = mean_z_score if len(coarse) else mean_of_levels
+    shown = Pools(torch.cat([singles, coarse]) if len(coarse) else pools)
+
+    def sentence(scores: UnitScores) -> UnitScores:
+        assert scores.sentence is not None
+        values = combined(scores.sentence.double(), shown)[None]
+        return UnitScores((values,), (torch.ones(values.shape[1]),))
+
     sound = Run(
         perturbation,
         estimator,
-        pools,
-        audio_scores=tokens_of,
-        sentence_scores=lambda scores: combined(sentence_of(scores), levels, standardized=coarse is not None),
-        sentence_labels=singles,
+        audio=Reading(pools),
+        sentence=Reading(singles, sentence),
         backward_passes=estimator.backward_passes,
         target_reliability=config.target_reliability,
         least_masks=config.masks_per_token,

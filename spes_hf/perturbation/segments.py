@@ -53,11 +53,16 @@ def segment(
     sigma: float,
     compactness: float,
 ) -> Tensor:
-    """Return the label maps of all levels, k of each by Eq. 2.
+    """Return the label maps of all levels, k of each by Eq. 2; levels of the same k are segmented once.
 
     Returns:
         (L, T, C) int64.
     """
     counts = [num_patches(duration_s, phi, max_duration_s) for phi in patches_per_second]
     maps = {k: slic_labels(features, k, sigma, compactness) for k in dict.fromkeys(counts)}
-    return torch.stack([maps[k] for k in counts])
+    return torch.stack([maps[k] for k in counts]) if counts else torch.empty(0, *features.shape, dtype=torch.int64)
+
+
+def feature_labels(features: Tensor) -> Tensor:
+    """Return the labels that make every feature of a spectrogram, (T, C), its own unit: (1, T, C) int64."""
+    return torch.arange(features.numel()).view(1, *features.shape)

@@ -17,7 +17,6 @@ from spes_hf.adapters import GenerationOptions, get_adapter
 from spes_hf.data.audio import load_audio
 from spes_hf.demo import load_tiny_model, tiny_clips
 from spes_hf.estimators import GradientEstimator, PerturbationEstimator
-from spes_hf.estimators.gradient import sentence_of, tokens_of
 from spes_hf.impact import make_impact
 from spes_hf.metrics import Deletion, Insertion
 from spes_hf.perturbation.base import Masks
@@ -76,7 +75,7 @@ def test_under_all_masks_eq_3_is_an_affine_function_of_the_gradient_estimate(imp
     gradient, eq_3 = GradientEstimator(identity(), K, len(keep)), PerturbationEstimator(1)
     gradient.update(masks, lambda m: impact_of(m.keep))
     eq_3.update(masks, lambda m: impact_of(m.keep))
-    found = tokens_of(gradient.scores()).numerators[0].double()
+    found = gradient.scores().numerators[0].double()
     sums = eq_3.scores()
     expected = sums.numerators[0] / sums.denominators[0]
     mean = impact_of(keep).mean(0)[:, None]
@@ -91,7 +90,7 @@ def test_the_trapezoidal_rule_errs_by_its_remainder():
     keep = torch.tensor([[0.0], [1.0]])
     estimator = GradientEstimator(identity(1), 1, 2)
     estimator.update(Masks(keep, 0, range(2)), lambda m: (1 - m.keep) ** 3)
-    assert tokens_of(estimator.scores()).numerators[0].item() == 1.5
+    assert estimator.scores().numerators[0].item() == 1.5
 
 
 def linear(weights):
@@ -110,13 +109,13 @@ def test_which_mask_counts_for_what(batch):
     while rows:
         some, rows = rows[:batch], rows[batch:]
         estimator.update(Masks(keep[some.start : some.stop], 0, some), linear(WEIGHTS))
-    token = tokens_of(estimator.scores()).numerators[0]
+    token = estimator.scores().numerators[0]
     torch.testing.assert_close(token, WEIGHTS * 2)  # mean of 1, 2, 3
-    torch.testing.assert_close(sentence_of(estimator.scores()).numerators[0], WEIGHTS.sum(0)[None] * 4)  # 1 … 7
+    torch.testing.assert_close(estimator.scores().sentence, WEIGHTS.sum(0) * 4)  # 1 … 7
     for half, tokens, sentence in ((0, 2, 4), (1, 2, 4)):  # 1, 3 and 1, 3, 5, 7; 2 and 2, 4, 6
         scores = estimator.half(half)
-        torch.testing.assert_close(tokens_of(scores).numerators[0], WEIGHTS * tokens)
-        torch.testing.assert_close(sentence_of(scores).numerators[0], WEIGHTS.sum(0)[None] * sentence)
+        torch.testing.assert_close(scores.numerators[0], WEIGHTS * tokens)
+        torch.testing.assert_close(scores.sentence, WEIGHTS.sum(0) * sentence)
     impact = linear(WEIGHTS)(Masks(keep, 0, range(7))).mean(0)
     torch.testing.assert_close(estimator.scores().mean_impact, impact)
     assert [estimator.backward_passes(0, range(i, i + 1)) for i in (0, 2, 3, 6)] == [2, 2, 1, 1]
@@ -128,20 +127,20 @@ def test_levels_take_turns():
     estimator = GradientEstimator(identity(3), 2, masks_per_token=3, levels=2)
     for level in (0, 1):  # gradients w times 1, 2, 3 at level 0 and 11, 22, 33 at level 1
         estimator.update(Masks(every_mask(3)[:3], level, range(3)), lambda m: linear(WEIGHTS)(m) * (1 + 10 * m.level))
-    torch.testing.assert_close(tokens_of(estimator.scores()).numerators[0], WEIGHTS * (1 + 2 + 11) / 3)
-    torch.testing.assert_close(sentence_of(estimator.scores()).numerators[0], WEIGHTS.sum(0)[None] * 72 / 6)
+    torch.testing.assert_close(estimator.scores().numerators[0], WEIGHTS * (1 + 2 + 11) / 3)
+    torch.testing.assert_close(estimator.scores().sentence, WEIGHTS.sum(0) * 72 / 6)
     assert estimator.backward_passes(0, range(3)) == 2 + 2 + 1
     assert estimator.backward_passes(1, range(3)) == 2 + 1 + 1
     for half, total in ((0, 1 + 3 + 22), (1, 2 + 11 + 33)):  # a level is not a half
-        (scores,) = sentence_of(estimator.half(half)).numerators
-        torch.testing.assert_close(scores, WEIGHTS.sum(0)[None] * total / 3)
+        scores = estimator.half(half).sentence
+        torch.testing.assert_close(scores, WEIGHTS.sum(0) * total / 3)
 
 
 def test_pooling_is_the_mean_of_the_means_over_patches():
     pools = torch.tensor([[[0, 0, 1]], [[0, 1, 1]]])
     estimator = GradientEstimator(pools, 2, 1)
     estimator.update(Masks(torch.ones(1, 3), 0, range(1)), linear(WEIGHTS))
-    coarse, fine = tokens_of(estimator.scores()).numerators
+    coarse, fine = estimator.scores().numerators
     assert coarse.tolist() == [[0.5, 4.0], [15.0, 0.0]]
     assert fine.tolist() == [[1.0, 2.0], [10.0, 10.0]]
 
@@ -160,12 +159,13 @@ def test_a_batch_that_runs_out_of_memory_leaves_nothing_behind(fails):
     keep = every_mask(3)[:4]
     with pytest.raises(RuntimeError):
         estimator.update(Masks(keep, 0, range(4)), scarce)
-    assert not estimator.sums.any() and not estimator.counts.any() and not estimator.impact.any()
+    state = ("sums", "counts", "sentence", "sentence_counts", "impact")
+    assert not any(getattr(estimator, name).any() for name in state)
     for rows in (range(0, 2), range(2, 4)):  # what the engine does next
         estimator.update(Masks(keep[rows.start : rows.stop], 0, rows), linear(WEIGHTS))
     whole.update(Masks(keep, 0, range(4)), linear(WEIGHTS))
-    torch.testing.assert_close(estimator.sums, whole.sums)
-    assert torch.equal(estimator.counts, whole.counts)
+    for name in state:
+        torch.testing.assert_close(getattr(estimator, name), getattr(whole, name))
 
 
 # In the engine -------------------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def test_gradients_agree_with_finite_differences(small_whisper, tone):
     tokens = len(target.token_ids)
     estimator = GradientEstimator(labels[None], tokens, 1)
     estimator.update(Masks(keep, 0, range(1)), impact_of)
-    (found,) = tokens_of(estimator.scores()).numerators
+    (found,) = estimator.scores().numerators
     for patch in (0, 7, 30, 61):
         inside = (labels.flatten() == patch).double()
         with torch.no_grad():

@@ -8,6 +8,8 @@ from spes_hf.adapters.base import Target, Utterance
 from spes_hf.config import ExplainConfig, SpesConfig
 from spes_hf.data.audio import Waveform
 from spes_hf.errors import ConfigError
+from spes_hf.functional import num_patches
+from spes_hf.perturbation import segments
 from spes_hf.perturbation.base import JointPerturbation, Masks, Perturbation, SpectrogramPerturbation, TokenPerturbation
 from spes_hf.perturbation.plan import Problem, fill_values, plan, register_method, token_run
 
@@ -65,12 +67,11 @@ def test_separate_runs():
     assert isinstance(token.perturbation, TokenPerturbation)
     assert audio.perturbation.num_masks == 31
     assert token.perturbation.num_masks == 7
-    assert audio.labels.shape == (3, T, C)
-    assert audio.audio_scores is not None
+    assert audio.audio.labels.shape == (3, T, C)
     assert audio.token_scores is None
     assert token.token_scores is not None
-    assert token.audio_scores is None
-    assert audio.perturbation.units == tuple(int(level.max()) + 1 for level in audio.labels)
+    assert token.audio is None
+    assert audio.perturbation.units == tuple(int(level.max()) + 1 for level in audio.audio.labels)
     assert audio.perturbation.mask_prob == 0.5
     assert token.perturbation.mask_prob == 0.4
     assert token.perturbation.units == P + K - 1  # decoder inputs, prefix included
@@ -86,7 +87,7 @@ def test_spectrogram_masks_switch_whole_patches_to_the_fill():
         applied = audio.perturbation.apply(masks)
         assert applied.keys() == {"features"}  # clean tokens
         for row, features in zip(masks.keep, applied["features"], strict=True):
-            kept = row[audio.labels[level]]
+            kept = row[audio.audio.labels[level]]
             assert torch.equal(features[kept], case.utterance.features[kept])
             assert (features[~kept] == -7).all()
 
@@ -140,7 +141,7 @@ def test_joint_scores_are_taken_apart_and_tokens_pooled():
         keeps.append(masks.keep)
         impacts.append(impact)
     scores = run.estimator.scores()
-    audio, token = run.audio_scores(scores), run.token_scores(scores)
+    audio, token = run.audio.scores(scores), run.token_scores(scores)
     units = run.perturbation.spectrogram.units
     assert [tuple(n.shape) for n in audio.numerators] == [(K, u) for u in units]
     assert [tuple(d.shape) for d in audio.denominators] == [(u,) for u in units]
@@ -149,6 +150,20 @@ def test_joint_scores_are_taken_apart_and_tokens_pooled():
     perturbed = torch.cat([~keep[:, u:] for keep, u in zip(keeps, units, strict=True)]).double()
     torch.testing.assert_close(token.denominators[0], perturbed.sum(0))
     torch.testing.assert_close(token.numerators[0], torch.cat(impacts).double().T @ perturbed)
+
+
+def test_every_level_is_segmented_once(monkeypatch):
+    """Though φ = 400 is one of the masks', the tokens' and the sentence's."""
+    asked, really = [], segments.slic_labels
+
+    def counted(features, patches, *settings):
+        asked.append(patches)
+        return really(features, patches, *settings)
+
+    monkeypatch.setattr(segments, "slic_labels", counted)
+    case = problem()
+    plan(SpesConfig(pool_patches_per_second=(400.0, 1600.0), sentence_patches_per_second=(80.0, 400.0)), case)
+    assert sorted(asked) == [num_patches(case.utterance.duration_s, phi, 7.5) for phi in (80, 400, 1600)]
 
 
 def bits(runs):
@@ -177,7 +192,7 @@ def test_grid_ignores_the_spectrogram_more_than_slic():
     grid, slic = (
         plan(SpesConfig(estimator="perturbation", segmentation=name, patches_per_second=(60,)), problem(features=loud))[
             0
-        ].labels[0]
+        ].audio.labels[0]
         for name in ("grid", "slic")
     )
     assert not torch.equal(grid, slic)

@@ -38,7 +38,6 @@ from spes_hf.data.tiny_corpus import (
     KINDS,
     Grammar,
     Sentence,
-    Utterance,
     count_phrase,
     generate_sentences,
     join,
@@ -46,9 +45,9 @@ from spes_hf.data.tiny_corpus import (
     object_phrase,
     phrase,
     wrap,
-    write_mustc_split,
 )
 from spes_hf.data.tiny_lexicon import ADJECTIVES, NOUNS, number_words
+from spes_hf.data.tiny_mustc import Utterance, write_mustc_split
 
 ROOT = Path(__file__).resolve().parents[2]
 ASSETS = ROOT / "spes_hf" / "assets" / "tiny"
