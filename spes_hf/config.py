@@ -150,6 +150,9 @@ class SpesConfig(ExplainConfig):
             ablation); None: k by Eq. 2.
         slic_sigma: Width of the Gaussian that smooths the spectrogram before SLIC, in features.
         slic_compactness: Weight of nearness against likeness in SLIC, on a spectrogram scaled to [0, 1].
+        mask_design: How the masks of the spectrogram balance one another: "independent" (the paper's), "antithetic" (in
+            pairs; at p = ½ the second keeps what the first perturbs), "balanced" (of every 8 masks equally many perturb
+            a patch) or "sobol" (a quasi-random sequence).
         perturb: "separate" (spectrogram with clean tokens, then tokens with the clean spectrogram; A.2.2) or "joint".
         estimator: "perturbation" (Eq. 3: forward passes alone) or "gradient" (its linear part by backward passes, which
             need far fewer masks; docs/gradient.md).
@@ -171,17 +174,18 @@ class SpesConfig(ExplainConfig):
 
     num_spectrogram_masks: int = 32
     num_token_masks: int = 200
-    patches_per_second: tuple[float, ...] = (400.0,)
+    patches_per_second: tuple[float, ...] = (250.0,)
     max_duration_s: float | None = 7.5
     segmentation: Literal["slic", "grid"] = "slic"
     patches: tuple[int, ...] | None = None
     slic_sigma: float = 0.0
     slic_compactness: float = 0.1
+    mask_design: Literal["independent", "antithetic", "balanced", "sobol"] = "antithetic"
     perturb: Literal["separate", "joint"] = "separate"
     estimator: Literal["perturbation", "gradient"] = "gradient"
-    masks_per_token: int = 8
+    masks_per_token: int = 12
     pool_patches_per_second: tuple[float, ...] | None = (400.0, 1600.0)
-    sentence_patches_per_second: tuple[float, ...] | None = (80.0, 400.0)
+    sentence_patches_per_second: tuple[float, ...] | None = (160.0, 800.0)
     sentence_impact: Literal["relative", "sum"] | None = None
     target_reliability: float | None = None
 
@@ -215,6 +219,8 @@ class SpesConfig(ExplainConfig):
         _check(self, "segmentation", self.segmentation in ("slic", "grid"), "slic, grid")
         _check(self, "slic_sigma", _is_number(self.slic_sigma) and self.slic_sigma >= 0, "a number, at least 0")
         _check(self, "slic_compactness", _is_number(self.slic_compactness) and self.slic_compactness > 0, "above 0")
+        designs = ("independent", "antithetic", "balanced", "sobol")
+        _check(self, "mask_design", self.mask_design in designs, ", ".join(designs))
         _check(self, "perturb", self.perturb in ("separate", "joint"), "separate, joint")
         _check(self, "estimator", self.estimator in ("perturbation", "gradient"), "perturbation, gradient")
         joint = self.estimator == "gradient" and self.perturb == "joint"
@@ -261,6 +267,7 @@ class SpesConfig(ExplainConfig):
             spectrogram_mask_prob=0.5,
             token_mask_prob=0.4,
             patches_per_second=(400.0, 500.0, 600.0),
+            mask_design="independent",
             estimator="perturbation",
             max_duration_s=7.5 if task == "asr" else 5.0,
         )
@@ -269,7 +276,7 @@ class SpesConfig(ExplainConfig):
     @classmethod
     def fast(cls, **overrides: Any) -> SpesConfig:
         """Return a setting for a first look: a quarter of the masks."""
-        values: dict[str, Any] = dict(num_spectrogram_masks=8, masks_per_token=2, num_token_masks=100)
+        values: dict[str, Any] = dict(num_spectrogram_masks=8, masks_per_token=4, num_token_masks=100)
         return cls(**{**values, **overrides})
 
 

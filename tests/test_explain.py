@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import shutil
 
 import numpy as np
 import pytest
@@ -226,16 +227,16 @@ def test_an_interrupted_run_gives_control_and_model_back(small_whisper, tone, mo
 
 def test_batch_is_halved_when_memory_runs_out(small_whisper, tone, explanation, monkeypatch):
     model, processor = copy.deepcopy(small_whisper[0]), small_whisper[1]
-    forward, sizes = model.forward, []
+    forward, sizes = model.get_encoder().forward, []
 
     def small_memory(*args, **kwargs):
-        features = kwargs.get("input_features")
-        if features is not None and len(features) > 3:
+        features = kwargs["input_features"]
+        if len(features) > 3:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        sizes.append(len(features) if features is not None else 0)
+        sizes.append(len(features))
         return forward(*args, **kwargs)
 
-    monkeypatch.setattr(model, "forward", small_memory)
+    monkeypatch.setattr(model.get_encoder(), "forward", small_memory)
     found = run(model, processor, tone, batch_size=8)
     assert max(sizes) == 2
     torch.testing.assert_close(found.raw_audio, explanation.raw_audio, atol=1e-5, rtol=0)
@@ -255,20 +256,19 @@ def test_memory_that_runs_out_at_one_copy_is_an_error(small_whisper, tone, monke
 def test_memory_that_runs_out_is_asked_for_by_what_failed(small_whisper, tone, monkeypatch):
     """Three masks of a level are fewer than the batch size: half of three is tried next, not half of 64."""
     model, processor = copy.deepcopy(small_whisper[0]), small_whisper[1]
-    forward, sizes = model.forward, []
+    forward, sizes = model.get_encoder().forward, []
 
     def small_memory(*args, **kwargs):
-        features = kwargs.get("input_features")
-        if features is not None:
-            sizes.append(len(features))
-            if len(features) > 1:
-                raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        sizes.append(len(kwargs["input_features"]))
+        if sizes[-1] > 1:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return forward(*args, **kwargs)
 
-    monkeypatch.setattr(model, "forward", small_memory)
+    monkeypatch.setattr(model.get_encoder(), "forward", small_memory)
     config = SpesConfig(estimator="perturbation", num_spectrogram_masks=3, num_token_masks=4, patches_per_second=400)
     explain(model, processor, tone, config=config, text="ask", batch_size=64, progress=False)
-    assert sizes == [3, 1, 1, 1]
+    assert sizes[-4:] == [3, 1, 1, 1]
+    assert set(sizes[:-4]) == {1}  # the clean passes
 
 
 def test_sampling_follows_the_seed(small_whisper, tone):
@@ -358,6 +358,26 @@ def test_autocast_is_faster_arithmetic_for_much_the_same_map(small_whisper, tone
     )
     together = torch.stack([found.raw_audio.flatten(), exact.raw_audio.flatten()])
     assert 0.95 < torch.corrcoef(together)[0, 1] < 1 - 1e-9
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_encoder_draws_the_same_maps(small_whisper, tone, explanation, monkeypatch):
+    model, processor = copy.deepcopy(small_whisper[0]), small_whisper[1]
+    compiled = []
+    really = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module, **kwargs: compiled.append(module) or really(module, **kwargs))
+    # Several tokens go backwards through one graph; previous tokens are perturbed in the decoder.
+    config = SpesConfig(num_spectrogram_masks=4, masks_per_token=4, num_token_masks=8)
+    arguments = dict(config=config, batch_size=4, progress=False)
+    found = Explainer(model, processor, compile=True, **arguments)(tone, text=explanation.text)
+    assert compiled == [model.get_encoder()]
+    plain = Explainer(model, processor, **arguments)(tone, text=explanation.text)
+    assert len(compiled) == 1
+    assert found.provenance["model"]["compiled"] and "compiled" not in plain.provenance["model"]
+    torch.testing.assert_close(found.raw_audio, plain.raw_audio, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.raw_token, plain.raw_token, atol=1e-5, rtol=1e-4, equal_nan=True)
+    assert not torch.equal(found.raw_audio, plain.raw_audio)  # other code has really run
+    assert model.get_encoder()._compiled_call_impl is None and not model.get_encoder()._forward_hooks
 
 
 def test_stereo_is_mixed_down_with_a_note(small_whisper, tone, explanation):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
 
@@ -39,6 +39,7 @@ class Adapter(ABC):
     def __init__(self, model: Any, processor: Any):
         self.model = model
         self.processor = processor
+        self._compiled: Callable[..., Any] | None = None
         unwrapped = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
         if self.model_classes and not {c.__name__ for c in type(unwrapped).__mro__} & {*self.model_classes}:
             raise UnsupportedModelError(
@@ -229,7 +230,16 @@ class Adapter(ABC):
 
     def encoder_states(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return the encoder's output, (B, S, D)."""
-        return self.encoder(**inputs).last_hidden_state
+        encode = self.encoder if self._compiled is None else self._compiled
+        return encode(**inputs).last_hidden_state
+
+    def compile(self) -> None:
+        """Run the encoder by `torch.compile` from now on; the model itself stays as it is.
+
+        The encoder alone: it is most of the cost, and the decoder is perturbed by hooks, which compiled code ignores.
+        """
+        if self._compiled is None:
+            self._compiled = torch.compile(self.encoder, dynamic=False)
 
     @contextmanager
     def _recorded_states(self) -> Iterator[list[Tensor]]:
@@ -269,13 +279,13 @@ class Adapter(ABC):
             (B, K, V) in the model's dtype.
         """
         if features is not None:
-            batch, inputs = len(features), self.model_inputs(utterance, features)
-        else:
-            states = self.encoder_states(utterance.inputs) if states is None else states
-            batch = len(states) if token_keep is None else len(token_keep)
-            inputs = self.decoder_inputs(utterance.inputs, states, batch)
-            if cross is not None:
-                inputs |= {"past_key_values": _encoder_cache(cross, batch), "use_cache": True}
+            states, cross = self.encoder_states(self.model_inputs(utterance, features)), None
+        elif states is None:
+            states = self.encoder_states(utterance.inputs)
+        batch = len(states) if token_keep is None else len(token_keep)
+        inputs = self.decoder_inputs(utterance.inputs, states, batch)
+        if cross is not None:
+            inputs |= {"past_key_values": _encoder_cache(cross, batch), "use_cache": True}
         ids = target.context_ids.to(self.device).expand(batch, -1)
         with self.perturbed_tokens(ids, token_keep) as decoder_inputs:
             output = self.forward({**inputs, **decoder_inputs})

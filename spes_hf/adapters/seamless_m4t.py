@@ -124,12 +124,7 @@ class SeamlessM4TAdapter(Adapter):
         return self.model.speech_encoder
 
     def forward(self, inputs: Mapping[str, Any]) -> Any:
-        """Return the model's output for speech; a full model warns at every pass that is given features."""
-        if "input_features" in inputs:
-            encoder_inputs = {name: inputs[name] for name in ("input_features", "attention_mask")}
-            states = self.encoder_states(encoder_inputs)
-            rest = {name: value for name, value in inputs.items() if name not in encoder_inputs}
-            inputs = {**self.decoder_inputs(encoder_inputs, states, len(states)), **rest}
+        """Return the model's output for speech."""
         with self._speech():
             return super().forward(inputs)
 

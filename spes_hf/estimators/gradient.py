@@ -85,7 +85,7 @@ class GradientEstimator:
         self, masks: Masks, impact_of: Callable[[Masks], Tensor], each: bool
     ) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
         """Return what masks add to the tokens' sums (None for the sentence alone), the sentence's, counts, impact."""
-        halves = one_hot(torch.tensor([(row + masks.level) % 2 for row in masks.rows]), 2).T.float()  # (2, B)
+        halves = one_hot((masks.halves + masks.level) % 2, 2).T.float()  # (2, B)
         sums = torch.zeros_like(self.sums) if each else None
         sentence = torch.zeros_like(self.sentence)
         with torch.inference_mode(False), torch.enable_grad():

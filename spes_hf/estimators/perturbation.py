@@ -11,7 +11,7 @@ from spes_hf.perturbation.base import Masks, UnitScores
 
 
 class PerturbationEstimator:
-    """Accumulates Σ_i r_i (1 − M_i) and Σ_i (1 − M_i) per unit, for even and odd masks apart.
+    """Accumulates Σ_i r_i (1 − M_i) and Σ_i (1 − M_i) per unit, for even and odd masks (or blocks of masks) apart.
 
     The two halves give the split-half reliability at no extra pass; their sum is Eq. 3.
 
@@ -33,7 +33,7 @@ class PerturbationEstimator:
         # Sums of tens of thousands of terms; MPS devices know no float64.
         exact = torch.float32 if impact.device.type == "mps" else torch.float64
         perturbed = 1 - masks.keep.to(exact)
-        odd = torch.arange(masks.rows.start, masks.rows.stop, device=impact.device) % 2
+        odd = masks.halves.to(impact.device)
         weights = torch.cat([impact.T, impact.new_ones(1, len(impact))]).to(exact)
         weights = torch.cat([weights * (1 - odd), weights * odd])
         sums = self.sums[masks.level]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from spes_hf.perturbation.designs import DESIGNS
 from spes_hf.perturbation.masks import keep_bits, on_device
 
 
@@ -19,11 +20,18 @@ class Masks:
         keep: (B, F) 1 = keep, 0 = perturb; a fraction keeps a part.
         level: Which level of patches the units belong to.
         rows: Index of every mask within its level.
+        block: So many masks in a row balance one another.
     """
 
     keep: Tensor
     level: int
     rows: range
+    block: int = 1
+
+    @property
+    def halves(self) -> Tensor:
+        """Which half every mask belongs to, (B,) 0 or 1: blocks of masks take turns."""
+        return torch.arange(self.rows.start, self.rows.stop) // self.block % 2
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,7 @@ class SpectrogramPerturbation(Perturbation):
         keys: Key of the masks of every level.
         mask_prob: p_spec.
         num_masks: N^X.
+        design: How masks balance one another, a name in `DESIGNS`.
     """
 
     features: Tensor
@@ -88,6 +97,7 @@ class SpectrogramPerturbation(Perturbation):
     keys: tuple[int, ...]
     mask_prob: float
     num_masks: int
+    design: str = "independent"
 
     @property
     def levels(self) -> int:  # type: ignore[override]
@@ -96,8 +106,9 @@ class SpectrogramPerturbation(Perturbation):
 
     def draw(self, level: int, rows: range) -> Masks:
         """Return the masks of these rows of a level, (B, F)."""
-        keep = keep_bits(self.keys[level], rows.start, len(rows), self.units[level], self.mask_prob)
-        return Masks(on_device(keep, self.features.device), level, rows)
+        design = DESIGNS[self.design]
+        keep = keep_bits(self.keys[level], rows.start, len(rows), self.units[level], self.mask_prob, design.numbers)
+        return Masks(on_device(keep, self.features.device), level, rows, design.block)
 
     def apply(self, masks: Masks) -> dict[str, Tensor]:
         """Return the perturbed spectrograms, (B, T, C)."""
@@ -177,8 +188,9 @@ class JointPerturbation(Perturbation):
 
     def draw(self, level: int, rows: range) -> Masks:
         """Return the masks of these rows of a level, (B, F + J)."""
-        parts = [self.spectrogram.draw(level, rows).keep, self.tokens[level].draw(0, rows).keep]
-        return Masks(torch.cat(parts, dim=1), level, rows)
+        patches = self.spectrogram.draw(level, rows)
+        tokens = self.tokens[level].draw(0, rows)
+        return replace(patches, keep=torch.cat([patches.keep, tokens.keep], dim=1))
 
     def apply(self, masks: Masks) -> dict[str, Tensor]:
         """Return the perturbed spectrograms and which decoder inputs to keep."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 
 # One step of Philox yields four 64-bit words, each of which gives two float32 numbers.
 _FLOATS_PER_STEP = 8
+
+# (key, start, count, width) → (count, width) float32 in [0, 1): some rows of a table of uniform numbers.
+Uniform = Callable[[int, int, int, int], np.ndarray]
 
 
 def mask_key(seed: int, utterance_id: str, stream: str) -> int:
@@ -46,13 +50,21 @@ def uniform(key: int, start: int, count: int, width: int) -> np.ndarray:
     return generator.random((count, steps * _FLOATS_PER_STEP), dtype=np.float32)[:, :width]
 
 
-def keep_bits(key: int, start: int, count: int, units: int, mask_prob: float) -> np.ndarray:
+def keep_bits(key: int, start: int, count: int, units: int, mask_prob: float, numbers: Uniform = uniform) -> np.ndarray:
     """Return masks ``start … start + count − 1``: each unit is perturbed with probability ``mask_prob`` (§4.1).
+
+    Args:
+        key: From `mask_key`.
+        start: First mask.
+        count: How many masks.
+        units: Bits of a mask.
+        mask_prob: Probability that a unit is perturbed.
+        numbers: The table that the masks are made of; independent numbers unless a design balances them.
 
     Returns:
         (count, units) bool; True = keep.
     """
-    return uniform(key, start, count, units) >= mask_prob
+    return numbers(key, start, count, units) >= mask_prob
 
 
 def on_device(values: np.ndarray, device: torch.device) -> Tensor:

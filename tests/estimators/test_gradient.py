@@ -198,8 +198,9 @@ def test_engine_equals_the_literal_method(small_whisper, tone, explanation):
     token_maps, sentence = torch.zeros(tokens, frames, 80), torch.zeros(frames, 80)
     impact = torch.zeros(tokens)
     for i in range(9):
-        bits = torch.from_numpy(keep_bits(mask_key(0, "", "gradient/0"), i, 1, int(labels.max()) + 1, 0.5))[0]
-        keep = bits.float()[labels].requires_grad_()
+        # Antithetic pairs: the second mask keeps what the first perturbs.
+        bits = torch.from_numpy(keep_bits(mask_key(0, "", "gradient/0"), i // 2, 1, int(labels.max()) + 1, 0.5))[0]
+        keep = (bits ^ bool(i % 2)).float()[labels].requires_grad_()
         r = divergence(keep)
         impact += r.detach() / 9
         relative = torch.log(1 + r / 0.01).sum()
@@ -219,7 +220,7 @@ def test_engine_equals_the_literal_method(small_whisper, tone, explanation):
     torch.testing.assert_close(explanation.raw_audio, expected, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(explanation.audio_mean_impact, impact, rtol=1e-4, atol=1e-6)
 
-    levels = [sentence, *means(sentence, 80, 400)]
+    levels = [sentence, *means(sentence, 160, 800)]
     expected = sum((level - level.mean()) / level.std(correction=0) for level in levels) / 3
     torch.testing.assert_close(explanation.sentence_map.dense(0), expected, rtol=1e-3, atol=1e-3)
 
@@ -315,14 +316,15 @@ def test_one_mask_has_no_reliability(small_whisper, tone):
     assert found.reliability.sentence != found.reliability.sentence
 
 
-def test_two_masks_have_a_reliability(small_whisper, tone):
-    two = SpesConfig(estimator="gradient", num_spectrogram_masks=2, masks_per_token=2, num_token_masks=1)
+@pytest.mark.parametrize(("design", "masks"), [("independent", 2), ("antithetic", 4), ("balanced", 16), ("sobol", 16)])
+def test_two_blocks_of_masks_have_a_reliability(small_whisper, tone, design, masks):
+    two = SpesConfig(mask_design=design, num_spectrogram_masks=masks, masks_per_token=masks, num_token_masks=1)
     found = run(*small_whisper, tone, config=two)
     assert found.reliability.tokens.isfinite().all()
     assert found.reliability.tokens.unique().numel() > 1
     assert -1 < found.reliability.sentence <= 1
-    # Masks of the sentence alone tell nothing of the tokens.
-    found = run(*small_whisper, tone, config=replace(two, masks_per_token=1))
+    # Masks of the sentence alone tell nothing of the tokens, nor does one block alone.
+    found = run(*small_whisper, tone, config=replace(two, masks_per_token=masks // 2))
     assert found.reliability.tokens.isnan().all()
     assert -1 < found.reliability.sentence <= 1
 

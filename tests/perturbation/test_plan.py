@@ -162,7 +162,12 @@ def test_every_level_is_segmented_once(monkeypatch):
 
     monkeypatch.setattr(segments, "slic_labels", counted)
     case = problem()
-    plan(SpesConfig(pool_patches_per_second=(400.0, 1600.0), sentence_patches_per_second=(80.0, 400.0)), case)
+    plan(
+        SpesConfig(
+            pool_patches_per_second=(400.0, 1600.0), sentence_patches_per_second=(80.0, 400.0), patches_per_second=400
+        ),
+        case,
+    )
     assert sorted(asked) == [num_patches(case.utterance.duration_s, phi, 7.5) for phi in (80, 400, 1600)]
 
 
