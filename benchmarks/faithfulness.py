@@ -24,16 +24,26 @@ from spes_hf import SpesConfig
 from spes_hf.config import ExplainConfig
 from spes_hf.metrics import Score, compare
 
-EQ3 = "default:estimator=perturbation"
+EQ3 = "default:estimator=perturbation,mask_design=independent"
+PAPERS_LEVELS = "patches_per_second=400/500/600"
 DEFAULT = "default:masks_per_token=1"  # which the sentence's map does not depend on
 # The sentence as the sum of its tokens' impacts, and means over patches.
 SUM = f"{DEFAULT},sentence_impact=sum,sentence_patches_per_second=None"
+# What was the default before masks came in pairs: finer masks, levels further apart.
+BEFORE = f"{DEFAULT},mask_design=independent,patches_per_second=400,sentence_patches_per_second=80/400"
 # Design → method of compare_methods.py without its number of masks, and the numbers to try.
 DESIGNS: dict[str, tuple[str, tuple[int, ...]]] = {
-    "Eq. 3, φ = 400, 500, 600": (f"{EQ3},patches_per_second=400/500/600", (100, 300, 1_000, 3_000)),
+    "Eq. 3, φ = 400, 500, 600": (f"{EQ3},{PAPERS_LEVELS}", (100, 300, 1_000, 3_000)),
+    "Eq. 3, antithetic": (f"{EQ3},mask_design=antithetic,{PAPERS_LEVELS}", (100, 300, 1_000, 3_000)),
+    "Eq. 3, balanced": (f"{EQ3},mask_design=balanced,{PAPERS_LEVELS}", (100, 300, 1_000, 3_000)),
+    "Eq. 3, sobol": (f"{EQ3},mask_design=sobol,{PAPERS_LEVELS}", (100, 300, 1_000, 3_000)),
     "Eq. 3, φ = 20, 80, 400": (f"{EQ3},patches_per_second=20/80/400", (100, 300, 1_000, 3_000)),
     "gradient, Σ r": (f"{SUM},pool_patches_per_second=None", (8, 32, 128)),
     "gradient, Σ r, means over φ = 400, 1600": (SUM, (8, 32, 128)),
+    "gradient, masks of φ = 400": (BEFORE, (8, 32, 128)),
+    "gradient, independent": (f"{DEFAULT},mask_design=independent", (8, 32, 128)),
+    "gradient, balanced": (f"{DEFAULT},mask_design=balanced", (8, 32, 128)),
+    "gradient, sobol": (f"{DEFAULT},mask_design=sobol", (8, 32, 128)),
     "gradient, default": (DEFAULT, (8, 16, 32, 128)),
 }
 PAPER = ("Eq. 3, φ = 400, 500, 600", 20_000)

@@ -261,7 +261,8 @@ def stopwatches(case: Case) -> Iterator[dict[str, float]]:
     """Yield the seconds that every part takes meanwhile."""
     spent: dict[str, float] = defaultdict(float)
     parts: list[tuple[type, str, str]] = [
-        (type(case.adapter), "forward", "forward"),
+        (type(case.adapter), "encoder_states", "encoder"),
+        (type(case.adapter), "forward", "decoder"),
         (SpectrogramPerturbation, "draw", "draw"),
         (TokenPerturbation, "draw", "draw"),
         (SpectrogramPerturbation, "apply", "fill"),
