@@ -24,7 +24,7 @@ from spes_hf import Explanation, SpesConfig, explain
 from spes_hf.demo import load_tiny_model, tiny_clips
 
 KINDS = ("statement", "number", "question")
-LEVEL: dict[str, Any] = {"patches_per_second": (400.0,), "num_token_masks": 1}
+LEVEL: dict[str, Any] = {"patches_per_second": (400.0,), "mask_design": "independent", "num_token_masks": 1}
 
 
 def main() -> None:

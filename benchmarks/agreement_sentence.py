@@ -31,7 +31,7 @@ from spes_hf.demo import load_tiny_model, tiny_clips
 from spes_hf.explanation import PatchMap
 
 KIND = "question"
-LEVEL: dict[str, Any] = {"patches_per_second": (400.0,), "num_token_masks": 1}
+LEVEL: dict[str, Any] = {"patches_per_second": (400.0,), "mask_design": "independent", "num_token_masks": 1}
 COLUMNS = ("token, sum", "token, mean", "sentence, normalised", "sentence, Σ r", "sentence, across")
 
 

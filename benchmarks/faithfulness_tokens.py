@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--model", choices=("speech2text-en", "seamless-en-de-es"), default="speech2text-en")
     parser.add_argument("--tgt-lang", help="of the text (SeamlessM4T)")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th clip (default: 1)")
+    parser.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
     parser.add_argument("--out", type=Path, help="(default: benchmarks/results/faithfulness_tokens/<model>.json)")
     options = parser.parse_args()
     out = options.out or Path(__file__).parent / "results" / "faithfulness_tokens" / f"{options.model}.json"
@@ -67,6 +68,7 @@ def main() -> None:
     before: dict[str, Any] = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
     rows: list[dict[str, Any]] = before["rows"] if before.get("settings") == settings else []
     model, processor = load_tiny_model(options.model)
+    model.to(options.device)
     clips = tiny_clips()[:: options.every]
     out.parent.mkdir(parents=True, exist_ok=True)
     adapter = get_adapter(model, processor)

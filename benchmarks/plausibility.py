@@ -113,6 +113,12 @@ def pair_utterances(manifest: dict[str, dict[str, Any]], everywhere: bool) -> li
     ]
 
 
+def loaded(model_and_processor: tuple[Any, Any], options: argparse.Namespace) -> tuple[Any, Any]:
+    """Return a model, where it shall run, and its processor."""
+    model, processor = model_and_processor
+    return model.to(options.device), processor
+
+
 def real(options: argparse.Namespace, config: SpesConfig) -> dict[str, Any]:
     """Return the results on real speech; figures are written beside the JSON file."""
     manifest = read_manifest(options.data)
@@ -123,7 +129,7 @@ def real(options: argparse.Namespace, config: SpesConfig) -> dict[str, Any]:
         raise SystemExit(f"error: {options.data / 'manifest.jsonl'} has no {', '.join(absent)}")
     wanted = list(dict.fromkeys([*names, *pairs]))
     clips = [(name, options.data / manifest[name]["file"]) for name in wanted]
-    paths = dict(zip(wanted, cached(load_demo_model(), clips, config, options.work), strict=True))
+    paths = dict(zip(wanted, cached(loaded(load_demo_model(), options), clips, config, options.work), strict=True))
     alignments = {name: options.data / manifest[name]["alignment"] for name in wanted}
     genders = {name: manifest[name]["gender"] for name in wanted}
 
@@ -350,6 +356,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--estimator", help="perturbation or gradient (default: the preset's)")
     parser.add_argument("--num-masks", type=int, help="masks of the spectrogram (default: the preset's)")
     parser.add_argument("--num-token-masks", type=int, help="masks of the tokens (default: the preset's)")
+    parser.add_argument("--device", default="cpu", help="where the models run (default: cpu)")
     parser.add_argument("--corpus", type=Path, help="folder of the tiny corpus, for more questions")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "plausibility.json")
     options = parser.parse_args(arguments)

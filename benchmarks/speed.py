@@ -1,6 +1,7 @@
 """What the engine costs beside the model: time against bare calls, against the obvious way, memory, and how both grow.
 
     python benchmarks/speed.py engine     `explain` against as many bare calls of the model, at 5, 15 and 30 s
+    python benchmarks/speed.py variants   `explain` as it is, with a compiled encoder, and in bfloat16
     python benchmarks/speed.py literal    the same result by full-resolution masks and a (batch, K, T, C) sum
     python benchmarks/speed.py memory     peak memory against N, K and T, every number from a process of its own
     python benchmarks/speed.py linear     seconds against N and against duration, as a table and a picture
@@ -84,6 +85,30 @@ def engine(options: argparse.Namespace) -> dict[str, Any]:
             }
         )
         show(rows[-1:], header=len(rows) == 1)
+    return {"rows": rows}
+
+
+def variants(options: argparse.Namespace) -> dict[str, Any]:
+    """Time `explain` as it is, with its encoder compiled, and in half precision, and say how far the maps differ."""
+    ways: dict[str, dict[str, Any]] = {"plain": {}, "compiled": {"compile": True}, "bfloat16": {"autocast": "bfloat16"}}
+    rows: list[dict[str, Any]] = []
+    for case, row, work in cases(options):
+        maps = {way: case.explain(*work, **how).raw_audio for way, how in ways.items()}  # compiles, too
+        times = in_turn(options.repeats, *[partial(case.explain, *work, **how) for how in ways.values()])
+        plain = maps["plain"].flatten()
+        for way, seconds in zip(ways, times, strict=True):
+            rows.append(
+                {
+                    **row,
+                    "batch": case.batch_size,
+                    "way": way,
+                    "explain_s": statistics.median(seconds),
+                    "faster": ratio_of(times[0], seconds),
+                    "largest_difference": float((maps[way].flatten() - plain).abs().max()),
+                    "correlation": float(torch.corrcoef(torch.stack([maps[way].flatten(), plain]).double())[0, 1]),
+                }
+            )
+        show(rows[-len(ways) :], header=len(rows) == len(ways))
     return {"rows": rows}
 
 
@@ -310,7 +335,7 @@ def show(rows: Sequence[dict[str, Any]], header: bool = True) -> None:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = {command.__name__: command for command in (engine, literal, memory, linear, profile, measure)}
+    commands = {command.__name__: command for command in (engine, variants, literal, memory, linear, profile, measure)}
     parser.add_argument("benchmark", choices=commands)
     parser.add_argument("--device", default="cpu", help="where the models run (default: cpu)")
     parser.add_argument("--models", nargs="+", choices=list(ARGUMENTS), default=list(ARGUMENTS), metavar="MODEL")

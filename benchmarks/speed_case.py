@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
-from spes_hf import Explanation, SpesConfig, explain
+from spes_hf import Explainer, Explanation, SpesConfig
 from spes_hf.adapters import Adapter, GenerationOptions, Target, Utterance, get_adapter
 from spes_hf.data.audio import load_audio
 from spes_hf.demo import demo_audio, load_demo_model, load_tiny_model, tiny_clips
@@ -104,13 +104,28 @@ class Case:
             reference = self.adapter.logits(self.utterance, self.target)[0]
         return starting_batch_size(reference, self.utterance.inputs)
 
-    def explain(self, masks: int, token_masks: int) -> Explanation:
+    def explain(self, masks: int, token_masks: int, compile: bool = False, autocast: str | None = None) -> Explanation:
         """Return the explanation by Eq. 3 as in the paper, with fewer masks."""
-        config = SpesConfig.paper("asr", num_spectrogram_masks=masks, num_token_masks=token_masks)
-        arguments = {"batch_size": self.batch_size, "text": self.text, "progress": False, **ARGUMENTS[self.name]}
-        found = explain(*self.model_and_processor, self.audio, RATE, config=config, **arguments)
+        found = self.explainer(masks, token_masks, compile, autocast)(
+            self.audio, sampling_rate=RATE, text=self.text, **ARGUMENTS[self.name]
+        )
         wait(self.device)
         return found
+
+    def explainer(self, masks: int, token_masks: int, compile: bool, autocast: str | None) -> Explainer:
+        """Return what explains with so many masks; compiled code is kept for the next time."""
+        key = f"explainer {masks} {token_masks} {compile} {autocast}"
+        if key not in self.__dict__:
+            config = SpesConfig.paper("asr", num_spectrogram_masks=masks, num_token_masks=token_masks)
+            self.__dict__[key] = Explainer(
+                *self.model_and_processor,
+                config,
+                batch_size=self.batch_size,
+                progress=False,
+                compile=compile,
+                autocast=autocast,
+            )
+        return self.__dict__[key]
 
     def bare(self, masks: int, token_masks: int) -> None:
         """Call the model as often as the explanation does: with the encoder, then with its output given."""

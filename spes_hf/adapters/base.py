@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -41,6 +42,8 @@ class Adapter(ABC):
         self.processor = processor
         self._compiled: Callable[..., Any] | None = None
         unwrapped = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
+        # transformers 5.24 renamed the cache.
+        self._cache_name = "cache" if "cache" in inspect.signature(unwrapped.forward).parameters else "past_key_values"
         if self.model_classes and not {c.__name__ for c in type(unwrapped).__mro__} & {*self.model_classes}:
             raise UnsupportedModelError(
                 f"model is a {type(unwrapped).__name__}, which does not turn speech into text; load it as a "
@@ -285,7 +288,7 @@ class Adapter(ABC):
         batch = len(states) if token_keep is None else len(token_keep)
         inputs = self.decoder_inputs(utterance.inputs, states, batch)
         if cross is not None:
-            inputs |= {"past_key_values": _encoder_cache(cross, batch), "use_cache": True}
+            inputs |= {self._cache_name: _encoder_cache(cross, batch), "use_cache": True}
         ids = target.context_ids.to(self.device).expand(batch, -1)
         with self.perturbed_tokens(ids, token_keep) as decoder_inputs:
             output = self.forward({**inputs, **decoder_inputs})
@@ -312,7 +315,7 @@ class Adapter(ABC):
         inputs = self.decoder_inputs(utterance.inputs, states, 1)
         start = target.prefix_ids[None, :1].to(self.device)
         output = self.forward({**inputs, "decoder_input_ids": start, "use_cache": True})
-        cache = getattr(output, "past_key_values", None)
+        cache = getattr(output, self._cache_name, None)
         if not isinstance(cache, EncoderDecoderCache):
             return None
         return tuple((layer.keys, layer.values) for layer in cache.cross_attention_cache.layers)
