@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 import transformers
-from speed_case import ARGUMENTS, SEAMLESS, SPEECH2TEXT, WHISPER, Case, in_turn, ratio_of, timed, wait
+from speed_case import ARGUMENTS, SEAMLESS, SPEECH2TEXT, WHISPER, WHISPER_BASE, Case, in_turn, ratio_of, timed, wait
 
 from spes_hf.adapters import GenerationOptions
 from spes_hf.errors import AudioError
@@ -141,22 +141,24 @@ def literal(options: argparse.Namespace) -> dict[str, Any]:
 def memory(options: argparse.Namespace) -> dict[str, Any]:
     """Measure the peak of whole explanations, each in a process of its own, against N, T and K."""
     few = options.masks or 1_000
-    jobs: list[tuple[Case, int, int]] = []
+    jobs: list[tuple[str, Case, int, int]] = []
     if SPEECH2TEXT in options.models:
         case = Case(SPEECH2TEXT, None, options.device)
-        jobs += [(case, masks, masks // 10) for masks in (few, 20 * few)]
+        jobs += [("explain", case, masks, masks // 10) for masks in (few, 20 * few)]
     if WHISPER in options.models:
         cases_of_whisper = [Case(WHISPER, seconds, options.device) for seconds in options.seconds]
         longest = cases_of_whisper[-1]
         cases_of_whisper += [longest.with_tokens(count) for count in (LONG // 2, LONG)]
-        jobs += [(case, 12, 8) for case in cases_of_whisper]
+        jobs += [("explain", case, 12, 8) for case in cases_of_whisper]
+        base = Case(WHISPER_BASE, 30.0, options.device, longest.with_tokens(LONG).text)
+        jobs += [("gradient", case, 2, 8) for case in (longest.with_tokens(LONG), base)]
     rows: list[dict[str, Any]] = []
-    for case, masks, token_masks in jobs:
-        found = peak_mb("explain", case, masks, token_masks)
+    for what, case, masks, token_masks in jobs:
+        found = peak_mb(what, case, masks, token_masks)
         bare = peak_mb("bare", case, min(masks, 200), min(token_masks, 200))
         shape = {name: found[name] for name in ("K", "T", "C")}
         megabytes = {"peak_mb": found["peak"], "beyond_model_mb": found["beyond"], "bare_calls_mb": bare["beyond"]}
-        rows.append({"model": case.name, "N": masks, **shape, **megabytes})
+        rows.append({"model": case.name, "by": what, "N": masks, **shape, **megabytes})
         show(rows[-1:], header=len(rows) == 1)
     return {"rows": rows}
 

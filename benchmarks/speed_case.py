@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import WhisperConfig, WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
 from spes_hf import Explainer, Explanation, SpesConfig
@@ -28,6 +29,9 @@ from spes_hf.perturbation.segments import segment
 
 RATE = 16_000
 WHISPER, SPEECH2TEXT, SEAMLESS = "Whisper tiny.en", "Speech2Text (shipped)", "SeamlessM4T v2 (shipped)"
+# For what does not depend on what the weights are, such as memory.
+WHISPER_BASE = "Whisper base (random weights)"
+BASE = {"attention_heads": 8, "ffn_dim": 2048}
 ARGUMENTS: dict[str, dict[str, Any]] = {WHISPER: {}, SPEECH2TEXT: {}, SEAMLESS: {"tgt_lang": "deu"}}
 
 
@@ -52,6 +56,12 @@ class Case:
         """The model in evaluation mode, and its processor."""
         if self.name == WHISPER:
             model, processor = load_demo_model()
+        elif self.name == WHISPER_BASE:
+            tiny, processor = load_demo_model()
+            size = {"d_model": 512, "encoder_layers": 6, "decoder_layers": 6}
+            size |= {f"{half}_{part}": n for half in ("encoder", "decoder") for part, n in BASE.items()}
+            model = WhisperForConditionalGeneration(WhisperConfig(**{**tiny.config.to_dict(), **size}))
+            model.generation_config = tiny.generation_config
         else:
             model, processor = load_tiny_model(
                 {SPEECH2TEXT: "speech2text-en", SEAMLESS: "seamless-en-de-es"}[self.name]
@@ -66,7 +76,7 @@ class Case:
     @cached_property
     def audio(self) -> np.ndarray:
         """The clip, repeated, at 16 kHz."""
-        path = demo_audio() if self.name == WHISPER else Path(tiny_clips()[0]["path"])
+        path = demo_audio() if self.name in (WHISPER, WHISPER_BASE) else Path(tiny_clips()[0]["path"])
         samples = load_audio(str(path), RATE).samples
         return samples if self.seconds is None else np.resize(samples, round(self.seconds * RATE))
 
@@ -83,7 +93,7 @@ class Case:
     @cached_property
     def target(self) -> Target:
         """What is explained."""
-        options = GenerationOptions(**ARGUMENTS[self.name])
+        options = GenerationOptions(**ARGUMENTS.get(self.name, {}))
         if self.text is None:
             return self.adapter.generate(self.utterance, options)
         return self.adapter.encode_text(self.utterance, self.text, options)
@@ -107,7 +117,7 @@ class Case:
     def explain(self, masks: int, token_masks: int, compile: bool = False, autocast: str | None = None) -> Explanation:
         """Return the explanation by Eq. 3 as in the paper, with fewer masks."""
         found = self.explainer(masks, token_masks, compile, autocast)(
-            self.audio, sampling_rate=RATE, text=self.text, **ARGUMENTS[self.name]
+            self.audio, sampling_rate=RATE, text=self.text, **ARGUMENTS.get(self.name, {})
         )
         wait(self.device)
         return found
@@ -126,6 +136,14 @@ class Case:
                 autocast=autocast,
             )
         return self.__dict__[key]
+
+    def gradient(self, masks: int, token_masks: int) -> Explanation:
+        """Return the explanation by gradients, with backward passes for every token under every mask."""
+        config = SpesConfig(num_spectrogram_masks=masks, masks_per_token=masks, num_token_masks=token_masks)
+        explainer = Explainer(*self.model_and_processor, config, progress=False)
+        found = explainer(self.audio, sampling_rate=RATE, text=self.text, **ARGUMENTS.get(self.name, {}))
+        wait(self.device)
+        return found
 
     def bare(self, masks: int, token_masks: int) -> None:
         """Call the model as often as the explanation does: with the encoder, then with its output given."""
