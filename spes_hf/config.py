@@ -152,7 +152,8 @@ class SpesConfig(ExplainConfig):
         slic_compactness: Weight of nearness against likeness in SLIC, on a spectrogram scaled to [0, 1].
         mask_design: How the masks of the spectrogram balance one another: "independent" (the paper's), "antithetic" (in
             pairs; at p = ½ the second keeps what the first perturbs), "balanced" (of every 8 masks equally many perturb
-            a patch) or "sobol" (a quasi-random sequence).
+            a patch) or "sobol" (a quasi-random sequence); None for "antithetic" with gradients and "independent" with
+            Eq. 3, which gains nothing from the others.
         perturb: "separate" (spectrogram with clean tokens, then tokens with the clean spectrogram; A.2.2) or "joint".
         estimator: "perturbation" (Eq. 3: forward passes alone) or "gradient" (its linear part by backward passes, which
             need far fewer masks; docs/gradient.md).
@@ -180,7 +181,7 @@ class SpesConfig(ExplainConfig):
     patches: tuple[int, ...] | None = None
     slic_sigma: float = 0.0
     slic_compactness: float = 0.1
-    mask_design: Literal["independent", "antithetic", "balanced", "sobol"] = "antithetic"
+    mask_design: Literal["independent", "antithetic", "balanced", "sobol"] | None = None
     perturb: Literal["separate", "joint"] = "separate"
     estimator: Literal["perturbation", "gradient"] = "gradient"
     masks_per_token: int = 12
@@ -220,7 +221,7 @@ class SpesConfig(ExplainConfig):
         _check(self, "slic_sigma", _is_number(self.slic_sigma) and self.slic_sigma >= 0, "a number, at least 0")
         _check(self, "slic_compactness", _is_number(self.slic_compactness) and self.slic_compactness > 0, "above 0")
         designs = ("independent", "antithetic", "balanced", "sobol")
-        _check(self, "mask_design", self.mask_design in designs, ", ".join(designs))
+        _check(self, "mask_design", self.mask_design in (*designs, None), ", ".join((*designs, "None")))
         _check(self, "perturb", self.perturb in ("separate", "joint"), "separate, joint")
         _check(self, "estimator", self.estimator in ("perturbation", "gradient"), "perturbation, gradient")
         joint = self.estimator == "gradient" and self.perturb == "joint"

@@ -14,6 +14,5 @@ def pyramid(**overrides: Any) -> SpesConfig:
         num_spectrogram_masks=300,
         num_token_masks=200,
         patches_per_second=(20.0, 80.0, 400.0),
-        mask_design="independent",
     )
     return SpesConfig(**{**values, **overrides})

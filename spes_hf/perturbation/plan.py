@@ -267,7 +267,7 @@ def _spectrogram(config: SpesConfig, problem: Problem, labels: Tensor, stream: s
         keys=tuple(problem.key(f"{stream}/{level}") for level in range(len(labels))),
         mask_prob=config.spectrogram_mask_prob,
         num_masks=config.num_spectrogram_masks,
-        design=config.mask_design,
+        design=config.mask_design or ("antithetic" if config.estimator == "gradient" else "independent"),
     )
 
 

@@ -234,3 +234,12 @@ def test_the_base_class_is_no_method():
 def test_a_second_planner_is_refused():
     with pytest.raises(ValueError, match="SpesConfig already has a planner"):
         register_method(SpesConfig)(lambda config, problem: [])
+
+
+def test_gradients_come_in_pairs_and_eq_3_draws_masks_as_ever():
+    case = problem()
+    for estimator, design in (("gradient", "antithetic"), ("perturbation", "independent")):
+        sound, _ = plan(SpesConfig(estimator=estimator), case)
+        assert sound.perturbation.design == design
+        sound, _ = plan(SpesConfig(estimator=estimator, mask_design="sobol"), case)
+        assert sound.perturbation.design == "sobol"
