@@ -36,14 +36,12 @@ DESIGNS: dict[str, tuple[str, tuple[int, ...]]] = {
     "Eq. 3, φ = 400, 500, 600": (f"{EQ3},{PAPERS_LEVELS}", (100, 300, 1_000, 3_000)),
     "Eq. 3, antithetic": (f"{EQ3},mask_design=antithetic,{PAPERS_LEVELS}", (1_000,)),
     "Eq. 3, balanced": (f"{EQ3},mask_design=balanced,{PAPERS_LEVELS}", (1_000,)),
-    "Eq. 3, sobol": (f"{EQ3},mask_design=sobol,{PAPERS_LEVELS}", (1_000,)),
     "Eq. 3, φ = 20, 80, 400": (f"{EQ3},patches_per_second=20/80/400", (3_000,)),
     "gradient, Σ r": (f"{SUM},pool_patches_per_second=None", (32,)),
     "gradient, Σ r, means over φ = 400, 1600": (SUM, (32,)),
     "gradient, masks of φ = 400": (BEFORE, (32,)),
     "gradient, independent": (f"{DEFAULT},mask_design=independent", (32,)),
     "gradient, balanced": (f"{DEFAULT},mask_design=balanced", (32,)),
-    "gradient, sobol": (f"{DEFAULT},mask_design=sobol", (32,)),
     "gradient, default": (DEFAULT, (8, 16, 32, 128)),
 }
 PAPER = ("Eq. 3, φ = 400, 500, 600", 20_000)

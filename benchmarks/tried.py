@@ -48,6 +48,15 @@ PAPERS = (400.0, 500.0, 600.0)
 Relation = Callable[[Tensor], Tensor]
 
 
+def sobol(key: int, start: int, count: int, width: int) -> np.ndarray:
+    """Return rows of a scrambled Sobol sequence, a quasi-random one."""
+    engine = torch.quasirandom.SobolEngine(width, scramble=True, seed=key % 2**63)
+    return engine.fast_forward(start).draw(count, dtype=torch.float32).numpy()
+
+
+TABLES = {**{name: design.numbers for name, design in DESIGNS.items()}, "sobol": sobol}
+
+
 def relative(epsilon: float) -> Relation:
     """Return log(1 + r / ε)."""
     return lambda impact: torch.log1p(impact / epsilon)
@@ -90,7 +99,7 @@ class Clip:
         """Return masks of patches, (N, F) bool."""
         units = int(labels.max()) + 1
         key = mask_key(0, "", f"{stream}/{units}")
-        return torch.from_numpy(keep_bits(key, 0, masks, units, probability, DESIGNS[design].numbers))
+        return torch.from_numpy(keep_bits(key, 0, masks, units, probability, TABLES[design]))
 
     def spread(self, bits: Tensor, labels: Tensor) -> Tensor:
         """Return masks by feature, (N, T, C)."""

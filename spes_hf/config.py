@@ -151,9 +151,9 @@ class SpesConfig(ExplainConfig):
         slic_sigma: Width of the Gaussian that smooths the spectrogram before SLIC, in features.
         slic_compactness: Weight of nearness against likeness in SLIC, on a spectrogram scaled to [0, 1].
         mask_design: How the masks of the spectrogram balance one another: "independent" (the paper's), "antithetic" (in
-            pairs; at p = ½ the second keeps what the first perturbs), "balanced" (of every 8 masks equally many perturb
-            a patch) or "sobol" (a quasi-random sequence); None for "antithetic" with gradients and "independent" with
-            Eq. 3, which gains nothing from the others.
+            pairs; at p = ½ the second keeps what the first perturbs) or "balanced" (of every 8 masks, 8 p perturb a
+            patch); None for "antithetic" with gradients and "independent" with Eq. 3, which gains nothing from the
+            others. Reliability needs masks that do not balance one another: two pairs, or twice 8.
         perturb: "separate" (spectrogram with clean tokens, then tokens with the clean spectrogram; A.2.2) or "joint".
         estimator: "perturbation" (Eq. 3: forward passes alone) or "gradient" (its linear part by backward passes, which
             need far fewer masks; docs/gradient.md).
@@ -181,7 +181,7 @@ class SpesConfig(ExplainConfig):
     patches: tuple[int, ...] | None = None
     slic_sigma: float = 0.0
     slic_compactness: float = 0.1
-    mask_design: Literal["independent", "antithetic", "balanced", "sobol"] | None = None
+    mask_design: Literal["independent", "antithetic", "balanced"] | None = None
     perturb: Literal["separate", "joint"] = "separate"
     estimator: Literal["perturbation", "gradient"] = "gradient"
     masks_per_token: int = 12
@@ -220,8 +220,11 @@ class SpesConfig(ExplainConfig):
         _check(self, "segmentation", self.segmentation in ("slic", "grid"), "slic, grid")
         _check(self, "slic_sigma", _is_number(self.slic_sigma) and self.slic_sigma >= 0, "a number, at least 0")
         _check(self, "slic_compactness", _is_number(self.slic_compactness) and self.slic_compactness > 0, "above 0")
-        designs = ("independent", "antithetic", "balanced", "sobol")
-        _check(self, "mask_design", self.mask_design in (*designs, None), ", ".join((*designs, "None")))
+        if self.mask_design is None:
+            own = "antithetic" if self.estimator == "gradient" else "independent"
+            object.__setattr__(self, "mask_design", own)
+        designs = ("independent", "antithetic", "balanced")
+        _check(self, "mask_design", self.mask_design in designs, ", ".join((*designs, "None")))
         _check(self, "perturb", self.perturb in ("separate", "joint"), "separate, joint")
         _check(self, "estimator", self.estimator in ("perturbation", "gradient"), "perturbation, gradient")
         joint = self.estimator == "gradient" and self.perturb == "joint"
@@ -276,7 +279,7 @@ class SpesConfig(ExplainConfig):
 
     @classmethod
     def fast(cls, **overrides: Any) -> SpesConfig:
-        """Return a setting for a first look: a quarter of the masks."""
+        """Return a setting for a first look: a quarter of the masks, a third for single tokens."""
         values: dict[str, Any] = dict(num_spectrogram_masks=8, masks_per_token=4, num_token_masks=100)
         return cls(**{**values, **overrides})
 

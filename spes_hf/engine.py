@@ -97,8 +97,9 @@ class Explainer:
         progress: Whether to show a progress bar.
         autocast: "bfloat16" or "float16" to run the model by `torch.autocast` in that type, faster and less exact; None
             to run it as it is, even where autocast is switched on around the call.
-        compile: Whether to run the encoder by `torch.compile`: worth it for many utterances, since the first takes a
-            minute or so longer. It adds numbers up in another order, so results differ in the last digits.
+        compile: Whether to run the encoder by `torch.compile`. Every shape of its input is compiled anew, which takes a
+            minute, and torch stops compiling after eight: worth it for models whose input has one length (Whisper),
+            with a `batch_size` of yours that is the same for all utterances. Results differ in the last digits.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
@@ -341,27 +342,28 @@ def _read(runs: Sequence[Run], target: Target) -> dict[str, Any]:
 def _stages(run: Run) -> Iterator[list[range]]:
     """Return the rows of each level, part after part, until the map of the sentence is as reliable as asked for.
 
-    Where stages end depends on the config alone, so results do not hang on the batch size.
+    Stages end with whole blocks of masks that balance one another, at the least number of masks or later. Where depends
+    on the config alone, so results do not hang on the batch size.
     """
     rows = [run.perturbation.rows(level) for level in _levels(run)]
     shown = run.sentence or run.audio
     if run.target_reliability is None or shown is None:
         yield rows
         return
+    block, least = run.perturbation.block, run.least_masks / len(rows)
     start = [0] * len(rows)
     for share in STAGES:
-        end = [math.ceil(len(r) * share) for r in rows]
+        end = [min(len(r), math.ceil(max(len(r) * share, least) / block) * block) for r in rows]
         yield [r[a:b] for r, a, b in zip(rows, start, end, strict=True)]
-        enough = sum(end) >= run.least_masks
-        if share < 1 and enough and _reliability(run, shown).sentence >= run.target_reliability:
+        if share < 1 and _reliability(run, shown).sentence >= run.target_reliability:
             return
         start = end
 
 
 def _reliability(run: Run, shown: Reading, tokens: int = 1) -> Reliability:
     """Return the split-half reliability of what the masks so far have drawn."""
-    even, odd = (shown.map(run.estimator.half(i)) for i in (0, 1))
-    return split_half(even, odd, tokens)
+    first, second = (shown.map(run.estimator.half(i)) for i in (0, 1))
+    return split_half(first, second, tokens)
 
 
 def _levels(run: Run) -> range:

@@ -64,8 +64,9 @@ class PatchMap:
 class Reliability:
     """Split-half reliability of the audio map: would another set of masks have drawn the same map?
 
-    The correlation between the maps from even and from odd masks, stepped up to the full number of masks by the
-    Spearman–Brown formula 2r / (1 + r). 1 is perfect, 0 is noise; NaN where a half map is constant.
+    The correlation between the maps from two halves of the masks, stepped up to the full number of masks by the
+    Spearman–Brown formula 2r / (1 + r). Masks that balance one another stay in one half. 1 is perfect, 0 is noise; NaN
+    where a half has no masks, or its map is constant.
 
     Attributes:
         tokens: (K,) of each token's map.

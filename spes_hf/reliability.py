@@ -9,14 +9,14 @@ from spes_hf.explanation import PatchMap, Reliability
 
 
 def split_half(even: PatchMap, odd: PatchMap, tokens: int = 1) -> Reliability:
-    """Return the reliability of a map from the maps that even and odd masks draw.
+    """Return the reliability of a map from the maps that two halves of the masks draw.
 
     Pearson's r between the half maps, stepped up to all masks by the Spearman–Brown formula 2r / (1 + r). The sentence
     map of a half is the mean of its tokens' z-scores; that of a map with one row is the row.
 
     Args:
-        even: Map of all tokens from even masks.
-        odd: The same from odd masks.
+        even: Map of all tokens from one half.
+        odd: The same from the other half.
         tokens: K; all are NaN where a method draws no masks.
     """
     if not (even.numerators and odd.numerators):

@@ -185,7 +185,7 @@ def test_every_token_has_its_masks_however_early_the_sentence_is_done():
         explain(*load_tiny_model("speech2text-en"), tiny_clips()[0]["path"], config=c, progress=False)
         for c in (replace(config, target_reliability=None), config)
     )
-    # The first stage would end at 4 of 32 masks.
+    # The first stage would end at 4 of 32 masks, the second at 8.
     assert stopped.provenance["cost"]["forward_passes"] == 1 + config.masks_per_token + 2
     assert stopped.provenance["cost"]["backward_passes"] == config.masks_per_token * len(found)
     assert torch.allclose(stopped.audio_map.dense(0), found.audio_map.dense(0), atol=1e-6)
@@ -195,3 +195,11 @@ def test_a_goal_out_of_reach_draws_all_masks():
     whole, found = explained(masks=16), explained(0.999999, masks=16)
     assert found.provenance["cost"]["forward_passes"] == whole.provenance["cost"]["forward_passes"] == 1 + 16 + 2
     assert torch.allclose(found.sentence_saliency, whole.sentence_saliency, atol=1e-6)
+
+
+def test_a_run_ends_with_whole_pairs():
+    # An eighth of 20 masks is 2.5, which would be one pair and half of another.
+    found = explained(1e-6, masks=20)
+    assert found.provenance["cost"]["forward_passes"] == 1 + 4 + 2
+    four = explained(masks=4)
+    assert torch.allclose(found.sentence_saliency, four.sentence_saliency, atol=1e-6)

@@ -43,7 +43,9 @@ class Adapter(ABC):
         self._compiled: Callable[..., Any] | None = None
         unwrapped = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
         # transformers 5.24 renamed the cache.
-        self._cache_name = "cache" if "cache" in inspect.signature(unwrapped.forward).parameters else "past_key_values"
+        self._cache_name = (
+            "cache" if "cache" in inspect.signature(type(unwrapped).forward).parameters else "past_key_values"
+        )
         if self.model_classes and not {c.__name__ for c in type(unwrapped).__mro__} & {*self.model_classes}:
             raise UnsupportedModelError(
                 f"model is a {type(unwrapped).__name__}, which does not turn speech into text; load it as a "
@@ -242,7 +244,9 @@ class Adapter(ABC):
         The encoder alone: it is most of the cost, and the decoder is perturbed by hooks, which compiled code ignores.
         """
         if self._compiled is None:
-            self._compiled = torch.compile(self.encoder, dynamic=False)
+            encoder = self.encoder
+            # A function: torch leaves its mark on a module that is compiled itself.
+            self._compiled = torch.compile(lambda **inputs: encoder(**inputs), dynamic=False)
 
     @contextmanager
     def _recorded_states(self) -> Iterator[list[Tensor]]:
@@ -321,7 +325,10 @@ class Adapter(ABC):
         return tuple((layer.keys, layer.values) for layer in cache.cross_attention_cache.layers)
 
     def forward(self, inputs: Mapping[str, Any]) -> Any:
-        """Return the model's output, ``.logits`` of (B, J, V) among it, for the encoder's and the decoder's inputs."""
+        """Return the model's output, ``.logits`` of (B, J, V) among it, for `decoder_inputs` and the decoder's own.
+
+        The encoder has run before, by `encoder_states`.
+        """
         return self.model(**{"use_cache": False, **inputs})
 
     def decoder_inputs(self, inputs: Mapping[str, Tensor], states: Tensor, batch: int) -> dict[str, Any]:

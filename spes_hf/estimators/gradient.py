@@ -24,8 +24,8 @@ class GradientEstimator:
     for E[r | m = 0] − E[r | m = 1], which Eq. 3 is an affine function of (docs/gradient.md).
 
     All tokens share the masks: a forward pass, then a backward pass for each token. Their gradients add up to that of
-    the sentence, Σ_k f(r_k), for which further masks need one backward pass each. Even and odd masks are kept apart,
-    for the split-half reliability.
+    the sentence, Σ_k f(r_k), for which further masks need one backward pass each. Two halves of the masks are kept
+    apart, for the split-half reliability.
 
     Args:
         pools: (L, T, C) patches whose features share their mean in the maps of the tokens, at one or more levels that
@@ -48,7 +48,7 @@ class GradientEstimator:
         self.masks_per_token = masks_per_token
         self.levels = levels
         self.of_sentence = of_sentence or (lambda impact: impact)
-        # Sums over the even and the odd masks: by patch for the tokens, by feature for the sentence.
+        # Sums over the halves: by patch for the tokens, by feature for the sentence.
         self.sums = torch.zeros(2, tokens, sum(map(len, self.pools.sizes)), device=pools.device)
         self.sentence = torch.zeros(2, pools[0].numel(), device=pools.device)
         self.counts, self.sentence_counts = torch.zeros(2), torch.zeros(2)
@@ -112,7 +112,7 @@ class GradientEstimator:
         return self._means(slice(0, 2))
 
     def half(self, index: int) -> UnitScores:
-        """Return the means over the even (0) or odd (1) masks."""
+        """Return the means over one half of the masks."""
         return self._means(slice(index, index + 1))
 
     def _means(self, halves: slice) -> UnitScores:

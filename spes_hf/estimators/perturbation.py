@@ -11,7 +11,7 @@ from spes_hf.perturbation.base import Masks, UnitScores
 
 
 class PerturbationEstimator:
-    """Accumulates Σ_i r_i (1 − M_i) and Σ_i (1 − M_i) per unit, for even and odd masks (or blocks of masks) apart.
+    """Accumulates Σ_i r_i (1 − M_i) and Σ_i (1 − M_i) per unit, for the two halves of the masks apart.
 
     The two halves give the split-half reliability at no extra pass; their sum is Eq. 3.
 
@@ -20,7 +20,7 @@ class PerturbationEstimator:
     """
 
     def __init__(self, levels: int):
-        # Per level (2, K + 1, F): numerators of the even and the odd masks, and in the last row their denominators.
+        # Per level (2, K + 1, F): numerators of the halves, and in the last row their denominators.
         self.sums: list[Tensor | None] = [None] * levels
 
     def update(self, masks: Masks, impact_of: Callable[[Masks], Tensor]) -> None:
@@ -48,7 +48,7 @@ class PerturbationEstimator:
         return self._gather(lambda halves: halves.sum(0))
 
     def half(self, index: int) -> UnitScores:
-        """Return the sums over the even (0) or odd (1) masks."""
+        """Return the sums over one half of the masks."""
         return self._gather(lambda halves: halves[index])
 
     def _gather(self, pick: Callable[[Tensor], Tensor]) -> UnitScores:

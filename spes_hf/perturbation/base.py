@@ -57,10 +57,12 @@ class Perturbation(ABC):
     Attributes:
         num_masks: N.
         levels: Number of levels; mask i belongs to level i mod ``levels``.
+        block: So many masks of a level in a row balance one another.
     """
 
     num_masks: int
     levels: int = 1
+    block: int = 1
 
     def rows(self, level: int) -> range:
         """Return the rows of a level: N masks spread evenly, the remainder over the first levels."""
@@ -104,11 +106,16 @@ class SpectrogramPerturbation(Perturbation):
         """Number of levels L."""
         return len(self.labels)
 
+    @property
+    def block(self) -> int:  # type: ignore[override]
+        """So many masks of a level in a row balance one another."""
+        return DESIGNS[self.design].block
+
     def draw(self, level: int, rows: range) -> Masks:
         """Return the masks of these rows of a level, (B, F)."""
-        design = DESIGNS[self.design]
-        keep = keep_bits(self.keys[level], rows.start, len(rows), self.units[level], self.mask_prob, design.numbers)
-        return Masks(on_device(keep, self.features.device), level, rows, design.block)
+        numbers = DESIGNS[self.design].numbers
+        keep = keep_bits(self.keys[level], rows.start, len(rows), self.units[level], self.mask_prob, numbers)
+        return Masks(on_device(keep, self.features.device), level, rows, self.block)
 
     def apply(self, masks: Masks) -> dict[str, Tensor]:
         """Return the perturbed spectrograms, (B, T, C)."""
@@ -185,6 +192,11 @@ class JointPerturbation(Perturbation):
     def levels(self) -> int:  # type: ignore[override]
         """Number of levels, those of the spectrogram."""
         return self.spectrogram.levels
+
+    @property
+    def block(self) -> int:  # type: ignore[override]
+        """So many masks of a level in a row balance one another, those of the spectrogram."""
+        return self.spectrogram.block
 
     def draw(self, level: int, rows: range) -> Masks:
         """Return the masks of these rows of a level, (B, F + J)."""

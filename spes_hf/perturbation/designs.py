@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
-import torch
-from torch.quasirandom import SobolEngine
 
-from spes_hf.errors import ConfigError
 from spes_hf.perturbation.masks import Uniform, uniform
 
 # Masks of a block of the "balanced" design.
@@ -44,7 +40,7 @@ def antithetic(key: int, start: int, count: int, width: int) -> np.ndarray:
 
 
 def balanced(key: int, start: int, count: int, width: int) -> np.ndarray:
-    """Return rows of a Latin hypercube: in a block of `BLOCK` masks, every unit is perturbed equally often.
+    """Return rows of a Latin hypercube: of the n = `BLOCK` masks of a block, n · p perturb a unit, rounded up or down.
 
     A unit's numbers in a block are a random order of 0 … `BLOCK` − 1, each plus a uniform number, over `BLOCK`.
     """
@@ -55,27 +51,8 @@ def balanced(key: int, start: int, count: int, width: int) -> np.ndarray:
     return np.minimum(rows[start - BLOCK * first :][:count], 1 - _STEP)  # what rounding took up to 1
 
 
-def sobol(key: int, start: int, count: int, width: int) -> np.ndarray:
-    """Return rows of a scrambled Sobol sequence, a quasi-random one: any few units fill their cube evenly."""
-    if width > SobolEngine.MAXDIM:
-        raise ConfigError(
-            f"mask_design is 'sobol', which balances up to {SobolEngine.MAXDIM:,} patches, not {width:,}; use "
-            "'balanced', or lower patches_per_second"
-        )
-    engine = _sobol_engine(key, width)
-    engine.reset()
-    engine.fast_forward(start)
-    return engine.draw(count, dtype=torch.float32).numpy().clip(0, 1 - _STEP)
-
-
-@lru_cache(maxsize=8)
-def _sobol_engine(key: int, width: int) -> SobolEngine:
-    return SobolEngine(width, scramble=True, seed=key % 2**63)
-
-
 DESIGNS: dict[str, Design] = {
     "independent": Design(uniform),
     "antithetic": Design(antithetic, block=2),
     "balanced": Design(balanced, block=BLOCK),
-    "sobol": Design(sobol, block=BLOCK),
 }

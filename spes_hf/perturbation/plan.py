@@ -64,7 +64,7 @@ class Estimator(Protocol):
         """Return the scores from all masks."""
 
     def half(self, index: int) -> UnitScores:
-        """Return the scores from the even (0) or odd (1) masks."""
+        """Return the scores from one half of the masks, as `Masks.halves` has them."""
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,7 @@ def _spectrogram(config: SpesConfig, problem: Problem, labels: Tensor, stream: s
         keys=tuple(problem.key(f"{stream}/{level}") for level in range(len(labels))),
         mask_prob=config.spectrogram_mask_prob,
         num_masks=config.num_spectrogram_masks,
-        design=config.mask_design or ("antithetic" if config.estimator == "gradient" else "independent"),
+        design=config.mask_design or "independent",
     )
 
 

@@ -219,7 +219,7 @@
     const warning = $("warning");
     warning.hidden = !(sure == null || sure < data.low_reliability[0]);
     warning.textContent = sure == null
-      ? "The reliability of this map is not known: a half of the masks drew a constant map."
+      ? "The reliability of this map is not known: a half of the masks drew none, or a constant one."
       : data.low_reliability[1];
     $("sentence").setAttribute("aria-pressed", k === null);
     $("picture").setAttribute("aria-label", `Saliency over the spectrogram, ${heading.textContent}: ` +
