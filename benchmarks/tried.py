@@ -20,7 +20,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
@@ -117,6 +116,7 @@ class Clip:
         masks: int = 32,
         relation: Relation | None = None,
         inwards: float = 0.0,
+        seed: int = 0,
     ) -> Tensor:
         """Return −∂ Σ_k f(r_k) / ∂m under every mask, (N, T·C).
 
@@ -127,9 +127,10 @@ class Clip:
             masks: N.
             relation: f; None for log(1 + r / 0.01), the default's.
             inwards: How far from 0 and 1 the mask values lie.
+            seed: Of the masks.
         """
         labels, found, relation = self.level(phi), [], relation or relative(0.01)
-        for some in self.bits(labels, masks, design, probability).split(self.batch):
+        for some in self.bits(labels, masks, design, probability, f"tried/{seed}").split(self.batch):
             keep = self.spread(some, labels).to(self.features)
             keep = (inwards + (1 - 2 * inwards) * keep).requires_grad_()
             impact = self.impact(self.logits(keep * self.features + (1 - keep) * self.fill))
@@ -197,6 +198,16 @@ def by_gradient(clip: Clip) -> Iterator[tuple[str, Tensor]]:
     yield "levels weighted by reliability", weighted(default, pools)
     yield "features smoothed along edges", z_score(torch.from_numpy(guided(clip, spread[0])).flatten())
     yield "128 masks", mean_z_score(clip.gradients(masks=128).mean(0), pools)
+
+
+def agreement(clip: Clip) -> Iterator[tuple[str, float]]:
+    """Yield how well the maps of two seeds agree (Pearson's r), for every design and number of masks."""
+    pools = clip.pools(*SHOWN)
+    for design in TABLES:
+        both = [clip.gradients(design=design, seed=seed) for seed in (0, 1)]
+        for masks in (8, 16, 32):
+            maps = torch.stack([mean_z_score(gradients[:masks].mean(0), pools) for gradients in both])
+            yield f"{design}, {masks} masks", float(torch.corrcoef(maps)[0, 1])
 
 
 def weighted(gradients: Tensor, pools: Pools) -> Tensor:
@@ -318,6 +329,7 @@ def main() -> None:
         weight.requires_grad_(False)
     adapter, language = get_adapter(model, processor), GenerationOptions(tgt_lang=options.tgt_lang)
     scores: dict[str, list[list[float]]] = {}
+    agreements: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         clips = recordings(options, folder)
         for _, path in tqdm(clips, unit="clip"):
@@ -329,14 +341,14 @@ def main() -> None:
             for name, passes, values in maps:
                 label = f"{name} ({384 if name == '128 masks' else passes})"
                 scores.setdefault(label, []).append(clip.score(values))
-            write(out, options, [name for name, _ in clips], scores)
+            for label, value in agreement(clip):
+                agreements.setdefault(label, []).append(value)
+            result = {"model": options.model, "clips": [name for name, _ in clips], "scores": scores}
+            text = json.dumps({**result, "agreement of two seeds": agreements}, indent=1, ensure_ascii=False)
+            out.write_text(text + "\n", encoding="utf-8")
     print("\n".join(table(scores)))
-
-
-def write(out: Path, options: argparse.Namespace, clips: list[str], scores: dict[str, list[list[float]]]) -> None:
-    """Write all scores, by clip."""
-    result: dict[str, Any] = {"model": options.model, "clips": clips, "scores": scores}
-    out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    for label, values in agreements.items():
+        print(f"two seeds agree, {label}: r = {np.mean(values):.2f}")
 
 
 def table(scores: dict[str, list[list[float]]]) -> list[str]:
