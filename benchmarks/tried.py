@@ -348,7 +348,7 @@ def main() -> None:
             out.write_text(text + "\n", encoding="utf-8")
     print("\n".join(table(scores)))
     for label, values in agreements.items():
-        print(f"two seeds agree, {label}: r = {np.mean(values):.2f}")
+        print(f"two seeds agree, {label}: median r = {np.median(values):.2f}")
 
 
 def table(scores: dict[str, list[list[float]]]) -> list[str]:
