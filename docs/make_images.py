@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spes_hf import SpesConfig, explain
+from spes_hf import explain
 from spes_hf.demo import demo_audio, load_demo_model
 
 IMAGES = Path(__file__).parent / "images"
@@ -15,7 +15,7 @@ IMAGES = Path(__file__).parent / "images"
 
 def main() -> None:
     """Explain the clip and draw."""
-    explanation = explain(*load_demo_model(), demo_audio(), config=SpesConfig.fast(num_spectrogram_masks=1000))
+    explanation = explain(*load_demo_model(), demo_audio())
     print(explanation)
     words = explanation.words()
     country = [w for w, word in enumerate(words.tokens) if word.strip() == "country"][0]
