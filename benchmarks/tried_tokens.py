@@ -1,0 +1,179 @@
+"""What was tried for the maps of single tokens, on clips that no other result is about.
+
+    python benchmarks/tried_tokens.py --model speech2text-en
+    python benchmarks/tried_tokens.py --model seamless-en-de-es --tgt-lang deu
+
+The clips are those of tried.py (espeak-ng: apt-get install espeak-ng). Every line is another map for each token, judged
+by the probability of *that* token, the tokens before it given: what is left over the first fifth of deletion (lower is
+better), and what there is at insertion (higher is better), in percent; means over tokens, differences from the default
+with their standard errors over clips. Where masks are changed, two seeds are averaged: at insertion a few tokens stand
+or fall with the masks that happened to be drawn. Prints a table and writes benchmarks/results/tried/<model>_tokens.json
+after every clip.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from tried import PAPERS, Clip, eq3, recordings
+
+from spes_hf.adapters import GenerationOptions, get_adapter
+from spes_hf.cli import load_model
+from spes_hf.estimators.pooling import Pools, mean_of_levels, mean_z_score
+from spes_hf.functional import area_under_curve, deletion_masks, z_score
+
+FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+FIRST = 0.2
+POOLS = (400.0, 1600.0)
+DEFAULT, MORE, MOST = 12, 16, 64  # masks a token
+SEEDS = 2
+# Pairs of masks of which the second keeps what the first perturbs: the probability that the first perturbs a patch.
+UNEVEN = {
+    "pairs of 0.3 and 0.7": (0.3,),
+    "pairs of 0.1 and 0.9": (0.1,),
+    "pairs of all probabilities": tuple(np.linspace(0.05, 0.45, 8)),
+}
+
+
+def gradients(clip: Clip, keeps: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return −∂r_k / ∂m of every token under masks of patches, (N, K, T·C), and the impacts, (N, K)."""
+    found, impacts = [], []
+    for some in keeps.split(max(1, clip.batch // 4)):
+        keep = clip.spread(some, labels).to(clip.features).requires_grad_()
+        impact = clip.impact(clip.logits(keep * clip.features + (1 - keep) * clip.fill))
+        rows = [torch.autograd.grad(impact[:, k].sum(), keep, retain_graph=True)[0] for k in range(impact.shape[1])]
+        found.append(-torch.stack(rows, 1).flatten(2).cpu())
+        impacts.append(impact.detach().cpu())
+    return torch.cat(found).double(), torch.cat(impacts).double()
+
+
+def uneven(clip: Clip, labels: Tensor, probabilities: tuple[float, ...], masks: int, seed: int) -> Tensor:
+    """Return pairs of masks, (N, F) bool, whose first perturbs a patch with these probabilities in turn."""
+    numbers = np.random.default_rng(seed).random((masks // 2, int(labels.max()) + 1))
+    first = numbers >= np.resize(probabilities, masks // 2)[:, None]
+    return torch.from_numpy(np.stack([first, ~first], 1).reshape(masks, -1))
+
+
+def pooled(maps: Tensor, pools: Pools, levels_as_z_scores: bool = False) -> Tensor:
+    """Return the maps of all tokens, (K, T·C), in means over patches."""
+    combined = mean_z_score if levels_as_z_scores else mean_of_levels
+    return torch.stack([combined(values, pools) for values in maps])
+
+
+def maps_of(clip: Clip) -> Iterator[tuple[str, Tensor]]:
+    """Yield a name and the maps of all tokens, (K, T·C); some names come twice, for two seeds."""
+
+    def levels(*phis: float) -> Pools:
+        return Pools(torch.stack([clip.level(phi) for phi in phis]))
+
+    def drawn(masks: int, seed: int, phi: float = 250.0, design: str = "antithetic", p: float = 0.5) -> Tensor:
+        labels = clip.level(phi)
+        return gradients(clip, clip.bits(labels, masks, design, p, f"tokens/{seed}"), labels)[0].mean(0)
+
+    usual, labels = levels(*POOLS), clip.level(250.0)
+    for seed in range(SEEDS):
+        bits = clip.bits(labels, MOST, "antithetic", 0.5, f"tokens/{seed}")
+        found, impacts = gradients(clip, bits, labels)
+        for masks in (4, 8, DEFAULT, MORE, 32, MOST):
+            yield f"{masks} masks", pooled(found[:masks].mean(0), usual)
+        few, size = found[:DEFAULT], found[:DEFAULT].abs().sum(-1, keepdim=True)
+        mean = few.mean(0)
+        yield "Σ log(1 + r)", pooled((few / (1 + impacts[:DEFAULT, :, None])).mean(0), usual)
+        limited = few * (2 * size.median(0).values / size).clamp_max(1)
+        yield "gradients of a mask limited to twice their median", pooled(limited.mean(0), usual)
+        for phis in ((400.0,), (1600.0,), (160.0, 800.0), (160.0, 400.0, 1600.0)):
+            yield f"means over φ = {', '.join(f'{phi:.0f}' for phi in phis)}", pooled(mean, levels(*phis))
+        yield "levels as z-scores", pooled(mean, usual, True)
+        yield "features, φ = 160, 800 as z-scores", pooled(mean, clip.pools(160.0, 800.0), True)
+        scores = torch.stack([z_score(values) for values in pooled(mean, usual)])
+        yield "drawn to the mean of all tokens", scores + 0.5 * scores.mean(0)
+        for design in ("independent", "balanced"):
+            yield f"{MORE} {design} masks", pooled(drawn(MORE, seed, design=design), usual)
+        for phi in (160.0, 400.0):
+            yield f"masks of φ = {phi:.0f}", pooled(drawn(DEFAULT, seed, phi=phi), usual)
+        for p in (0.4, 0.6):
+            yield f"mask probability {p}", pooled(drawn(DEFAULT, seed, p=p), usual)
+        for name, probabilities in UNEVEN.items():
+            masks = uneven(clip, labels, probabilities, MORE, seed)
+            yield f"{MORE} masks, {name}", pooled(gradients(clip, masks, labels)[0].mean(0), usual)
+
+
+def by_perturbation(clip: Clip, masks: int) -> Tensor:
+    """Return the maps of Eq. 3 with the paper's levels, (K, T·C)."""
+    runs = []
+    for index, labels in enumerate(clip.level(phi) for phi in PAPERS):
+        bits = clip.bits(labels, masks // len(PAPERS), "independent", 0.5, f"tokens/level {index}")
+        runs.append((1.0 - bits.double(), clip.impacts(bits, labels), labels.flatten()))
+    return eq3(runs)
+
+
+@torch.no_grad()
+def score(clip: Clip, maps: Tensor) -> list[float]:
+    """Return the means over tokens: probability left over the first fifth deleted, probability at insertion."""
+    first, scores = [f for f in FRACTIONS if f <= FIRST], []
+    for k, values in enumerate(maps):
+        deleted = deletion_masks(values.view(clip.features.shape), FRACTIONS)
+        keeps = torch.cat([deleted[: len(first)], ~deleted]).to(clip.features.device)
+        logits = clip.logits(torch.where(keeps, clip.features, clip.fill))[:, k].float()
+        heard = (100 * logits.softmax(-1)[:, clip.ids[k]]).tolist()
+        left, inserted = heard[: len(first)], heard[len(first) :]
+        scores.append([area_under_curve(left, first) / FIRST, area_under_curve(inserted, FRACTIONS)])
+    return np.mean(scores, 0).tolist()
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="speech2text-en", help="default: %(default)s")
+    parser.add_argument("--tgt-lang", help="of the text (SeamlessM4T)")
+    parser.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
+    parser.add_argument("--clips", type=int, default=16, help="how many (default: 16)")
+    parser.add_argument("--passes", type=int, nargs="*", default=[999], help="forward passes of Eq. 3 (default: 999)")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/tried/<model>_tokens.json")
+    options = parser.parse_args()
+    options.data = options.ids = None
+    out = options.out or Path(__file__).parent / "results" / "tried" / f"{options.model}_tokens.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    model, processor = load_model(options.model, options.device, "auto")
+    for weight in model.parameters():
+        weight.requires_grad_(False)
+    adapter, language = get_adapter(model, processor), GenerationOptions(tgt_lang=options.tgt_lang)
+    scores: dict[str, list[list[float]]] = {}  # by clip
+    with tempfile.TemporaryDirectory() as folder:
+        clips = recordings(options, folder)
+        for _, path in tqdm(clips, unit="clip"):
+            clip = Clip(adapter, path, language)
+            of_clip: dict[str, list[list[float]]] = {}  # by seed
+            for name, maps in maps_of(clip):
+                of_clip.setdefault(name, []).append(score(clip, maps))
+            for passes in options.passes:
+                of_clip[f"Eq. 3, {passes:,} masks"] = [score(clip, by_perturbation(clip, passes))]
+            for name, seeds in of_clip.items():
+                scores.setdefault(name, []).append(np.mean(seeds, 0).tolist())
+            result = {"model": options.model, "clips": [name for name, _ in clips], "scores": scores}
+            out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print("\n".join(table(scores)))
+
+
+def table(scores: dict[str, list[list[float]]]) -> list[str]:
+    """Return the means, and how much better than the default each is, with its standard error, as Markdown."""
+    default = np.array(scores[f"{DEFAULT} masks"])
+    lines = ["| map | probability left, first 20 % ↓ | insertion ↑ | differences |", "|---" * 4 + "|"]
+    for name, values in scores.items():
+        mean, apart = np.mean(values, 0), np.array(values) - default
+        error = apart.std(0, ddof=1) / len(apart) ** 0.5 if len(apart) > 1 else np.zeros(2)
+        differences = ", ".join(f"{a:+.1f} ± {e:.1f}" for a, e in zip(apart.mean(0), error, strict=True))
+        lines.append(f"| {name} | {mean[0]:.1f} | {mean[1]:.1f} | {differences} |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
