@@ -153,8 +153,8 @@ def throughput_table(report: dict[str, Any]) -> str:
     where = f"{machine['cores']} cores ({machine['processor']})" if machine["device"] == "cpu" else machine["device"]
     lines += [
         "",
-        f"`{report['model']}`, {report['clips']} clips, {report['masks']} + 50 masks, {where}, one thread a process; "
-        f"median of {len(report['ratios_of_pairs'])}, runs in turn (their ratios: {pairs}).",
+        f"`{report['model']}`, {report['clips']} clips, {report['masks']} + 50 masks of Eq. 3, {where}, one thread a "
+        f"process; median of {len(report['ratios_of_pairs'])}, runs in turn (their ratios: {pairs}).",
     ]
     return "\n".join(lines)
 
