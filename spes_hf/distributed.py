@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from tqdm.auto import tqdm
 
 from spes_hf.config import ExplainConfig
 from spes_hf.corpus.job import SUMMARY, JobSummary, claim_folder, describe_job, write_json
-from spes_hf.corpus.schedule import Place, estimate_costs, find_place, split_by_cost
+from spes_hf.corpus.schedule import Place, advise_threads, estimate_costs, find_place, split_by_cost
 from spes_hf.corpus.shards import (
     FLUSH_SECONDS,
     INDEX,
@@ -68,7 +69,8 @@ def explain_dataset(
     Call it in every process of ``accelerate launch`` or torchrun, with the model on the process's own device. The work
     is split by estimated cost. Rows are written to ``out/data`` as Parquet files as they are finished; what a job that
     was killed has on disk is never computed again, whatever the number of processes that go on with it. An utterance
-    that fails is a row with an "error". Rows do not depend on who computes them; `load_explained` reads them.
+    that fails is a row with an "error". Rows do not depend on who computes them; `load_explained` reads them. Processes
+    on a CPU whose threads do not suit its cores are told so, by a warning.
 
     Args:
         model: A speech-to-text model of a known family, the same in every process.
@@ -122,6 +124,10 @@ def explain_dataset(
     for name in (audio_column, text_column):
         if name is not None and name not in dataset.column_names:
             raise ConfigError(f"dataset has no column {name!r}; it has {', '.join(dataset.column_names)}")
+    place = find_place(process_index, num_processes)
+    advice = advise_threads(place.together) if model.device.type == "cpu" and place.index == 0 else None
+    if advice is not None:
+        warnings.warn(advice, stacklevel=2)
     # Whisper reads its window whatever the audio's length is.
     window_s = getattr(processor.feature_extractor, "chunk_length", None)
     return map_rows(

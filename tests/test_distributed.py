@@ -15,7 +15,7 @@ from settings import pyramid
 
 from spes_hf import ConfigError, Deletion, EnergyConfig, Explain, Explanation, Size, explain_dataset, load_mustc
 from spes_hf.corpus import shards
-from spes_hf.corpus.schedule import estimate_costs, find_place, split_by_cost
+from spes_hf.corpus.schedule import advise_threads, estimate_costs, find_place, split_by_cost
 from spes_hf.corpus.shards import INDEX, ShardError, read_finished
 from spes_hf.data.rowwise import RowTransform
 from spes_hf.demo import load_tiny_model, tiny_clips
@@ -153,6 +153,33 @@ def test_place(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")  # a launcher that Accelerate was not told of
     with pytest.raises(ConfigError, match="WORLD_SIZE is 2, but Accelerate knows of one process"):
         find_place()
+
+
+@pytest.mark.parametrize(
+    ("processes", "threads", "cores", "together", "fitting"),
+    [
+        (1, 8, 16, False, None),  # one thread for each physical core
+        (1, 1, 16, False, None),  # alone, and restricted on purpose
+        (1, 16, 2, False, 2),  # a container's share of a machine
+        (4, 4, 16, True, None),
+        (4, 16, 16, True, 4),  # they get in each other's way
+        (2, 1, 16, True, 8),  # torchrun's own number leaves cores idle
+        (32, 1, 16, True, None),
+    ],
+)
+def test_threads_that_do_not_suit_the_cores(monkeypatch, processes, threads, cores, together, fitting):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    advice = advise_threads(together)
+    assert advice is None if fitting is None else advice.endswith(f"OMP_NUM_THREADS={fitting}")
+
+
+def test_a_job_tells_of_threads_that_do_not_suit(tiny, corpus, undisturbed, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "5000")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    with pytest.warns(UserWarning, match="5000 process.* OMP_NUM_THREADS=1"):
+        explain_dataset(*tiny, corpus, undisturbed, FEW, process_index=0, num_processes=1, **QUIET)
 
 
 # A job ----------------------------------------------------------------------------------------------------------------

@@ -61,6 +61,25 @@ def find_place(process_index: int | None = None, num_processes: int | None = Non
     return Place(process_index, num_processes, False)
 
 
+def advise_threads(together: bool) -> str | None:
+    """Return what to do if the threads of the processes on this machine do not suit its cores; None: they do.
+
+    Args:
+        together: Whether a launcher started the processes: then threads that leave cores idle are told of, too.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    launched = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    processes = int(launched) if launched.isdigit() and int(launched) else 1
+    threads, fitting = torch.get_num_threads(), max(1, cores // processes)
+    # torch takes one thread for each physical core, which may be two of these.
+    if threads <= fitting and (not together or 2 * threads >= fitting):
+        return None
+    return (
+        f"{processes} process(es) with {threads} thread(s) each run on {cores} core(s) of this machine; start them "
+        f"with OMP_NUM_THREADS={fitting}"
+    )
+
+
 def split_by_cost(costs: Sequence[float], todo: Sequence[int], parts: int) -> list[list[int]]:
     """Return which rows each process does: the most expensive first, always to the one with the least to do.
 
