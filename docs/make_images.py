@@ -20,7 +20,6 @@ def main() -> None:
     words = explanation.words()
     country = [w for w, word in enumerate(words.tokens) if word.strip() == "country"][0]
     words.plot(country)[0].savefig(IMAGES / "country.png", dpi=110, bbox_inches="tight")
-    words.plot_tokens()[0].savefig(IMAGES / "tokens.png", dpi=90, bbox_inches="tight")
 
 
 if __name__ == "__main__":
