@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -12,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from spes_hf.adapters.cache import cache_argument, encoder_cache
 from spes_hf.adapters.problem import GenerationOptions, Target, Utterance
 from spes_hf.data.audio import Waveform
 from spes_hf.errors import ConfigError, UnsupportedModelError
@@ -42,10 +42,7 @@ class Adapter(ABC):
         self.processor = processor
         self._compiled: Callable[..., Any] | None = None
         unwrapped = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
-        # transformers 5.24 renamed the cache.
-        self._cache_name = (
-            "cache" if "cache" in inspect.signature(type(unwrapped).forward).parameters else "past_key_values"
-        )
+        self._cache_name = cache_argument(type(unwrapped).forward)
         if self.model_classes and not {c.__name__ for c in type(unwrapped).__mro__} & {*self.model_classes}:
             raise UnsupportedModelError(
                 f"model is a {type(unwrapped).__name__}, which does not turn speech into text; load it as a "
@@ -292,7 +289,7 @@ class Adapter(ABC):
         batch = len(states) if token_keep is None else len(token_keep)
         inputs = self.decoder_inputs(utterance.inputs, states, batch)
         if cross is not None:
-            inputs |= {self._cache_name: _encoder_cache(cross, batch), "use_cache": True}
+            inputs |= {self._cache_name: encoder_cache(cross, batch), "use_cache": True}
         ids = target.context_ids.to(self.device).expand(batch, -1)
         with self.perturbed_tokens(ids, token_keep) as decoder_inputs:
             output = self.forward({**inputs, **decoder_inputs})
@@ -391,13 +388,3 @@ class Adapter(ABC):
         ends = torch.isin(tokens, torch.tensor(self.eos_token_ids)).nonzero()
         tokens = tokens[: int(ends[0]) + 1] if len(ends) else tokens
         return Target(sequence[:prefix_length], tokens, complete=bool(len(ends)))
-
-
-def _encoder_cache(cross: Sequence[tuple[Tensor, Tensor]], batch: int) -> Any:
-    """Return a decoder's cache that holds these keys and values of the encoder's output, and nothing of any token."""
-    from transformers.cache_utils import DynamicCache, EncoderDecoderCache
-
-    cache = DynamicCache(cross)
-    for layer in cache.layers:  # views: no copy for every mask
-        layer.keys, layer.values = (kept.expand(batch, -1, -1, -1) for kept in (layer.keys, layer.values))
-    return EncoderDecoderCache(DynamicCache(), cache)
