@@ -274,7 +274,7 @@ def sentence(maps: Tensor) -> Tensor:
 def coarse_to_fine(clip: Clip, masks: int) -> Tensor:
     """Return a map by a third of the masks at φ = 80, and by the rest with finer patches where those found most."""
     coarse, fine = clip.level(80.0).flatten(), clip.level(400.0).flatten()
-    maps = []
+    maps: list[Tensor] = []
     for labels, count in ((coarse, masks // 3), (None, masks - masks // 3)):
         if labels is None:
             better = maps[0] >= maps[0].median()
@@ -310,30 +310,46 @@ def recordings(options: argparse.Namespace, folder: str) -> list[tuple[str, str]
     return found
 
 
-def main() -> None:
-    """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str | None, clips: int) -> argparse.ArgumentParser:
+    """Return the parser of what this script and its like are told."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="speech2text-en", help="default: %(default)s")
     parser.add_argument("--tgt-lang", help="of the text (SeamlessM4T)")
     parser.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
     parser.add_argument("--data", type=Path, help="folder with manifest.jsonl and recordings, in the place of clips")
     parser.add_argument("--ids", nargs="*", help="only these recordings")
-    parser.add_argument("--clips", type=int, default=12, help="how many (default: 12)")
+    parser.add_argument("--clips", type=int, default=clips, help="how many (default: %(default)s)")
     parser.add_argument("--passes", type=int, nargs="*", default=[999], help="forward passes of Eq. 3 (default: 999)")
-    parser.add_argument("--out", type=Path, help="default: benchmarks/results/tried/<model>.json")
-    options = parser.parse_args()
-    out = options.out or Path(__file__).parent / "results" / "tried" / f"{options.model}.json"
+    parser.add_argument("--out", type=Path, help="JSON file (default: in benchmarks/results/tried, by model)")
+    return parser
+
+
+def output(options: argparse.Namespace, suffix: str = "") -> Path:
+    """Return the file to write, its folder made."""
+    out: Path = options.out or Path(__file__).parent / "results" / "tried" / f"{options.model}{suffix}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def load_clips(options: argparse.Namespace, folder: str) -> Iterator[tuple[str, Clip]]:
+    """Load the model, then yield id and clip, with a progress bar; synthesised clips go into the folder."""
     model, processor = load_model(options.model, options.device, "auto")
     for weight in model.parameters():
         weight.requires_grad_(False)
     adapter, language = get_adapter(model, processor), GenerationOptions(tgt_lang=options.tgt_lang)
+    for name, path in tqdm(recordings(options, folder), unit="clip"):
+        yield name, Clip(adapter, path, language)
+
+
+def main() -> None:
+    """Measure, print, write."""
+    options = arguments(__doc__, clips=12).parse_args()
+    out, clips = output(options), []
     scores: dict[str, list[list[float]]] = {}
     agreements: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        clips = recordings(options, folder)
-        for _, path in tqdm(clips, unit="clip"):
-            clip = Clip(adapter, path, language)
+        for clip_id, clip in load_clips(options, folder):
+            clips.append(clip_id)
             maps = [("energy", 0, clip.features.cpu().double().flatten())]
             maps += [(name, 96, values) for name, values in by_gradient(clip)]
             for passes in options.passes:
@@ -343,23 +359,20 @@ def main() -> None:
                 scores.setdefault(label, []).append(clip.score(values))
             for label, value in agreement(clip):
                 agreements.setdefault(label, []).append(value)
-            result = {"model": options.model, "clips": [name for name, _ in clips], "scores": scores}
+            result = {"model": options.model, "clips": clips, "scores": scores}
             text = json.dumps({**result, "agreement of two seeds": agreements}, indent=1, ensure_ascii=False)
             out.write_text(text + "\n", encoding="utf-8")
-    print("\n".join(table(scores)))
+    print("\n".join(table(scores, "default (96)")))
     for label, values in agreements.items():
         print(f"two seeds agree, {label}: median r = {np.median(values):.2f}")
 
 
-def table(scores: dict[str, list[list[float]]]) -> list[str]:
+def table(scores: dict[str, list[list[float]]], default: str) -> list[str]:
     """Return the means, and how much better than the default each is, with its standard error, as Markdown."""
-    default = np.array(scores["default (96)"])
-    lines = [
-        "| map (forward equivalents) | probability left, first 20 % ↓ | insertion ↑ | differences |",
-        "|---" * 4 + "|",
-    ]
+    reference = np.array(scores[default])
+    lines = ["| map | probability left, first 20 % ↓ | insertion ↑ | differences |", "|---" * 4 + "|"]
     for name, values in scores.items():
-        mean, apart = np.mean(values, 0), np.array(values) - default
+        mean, apart = np.mean(values, 0), np.array(values) - reference
         error = apart.std(0, ddof=1) / len(apart) ** 0.5 if len(apart) > 1 else np.zeros(2)
         differences = ", ".join(f"{a:+.1f} ± {e:.1f}" for a, e in zip(apart.mean(0), error, strict=True))
         lines.append(f"| {name} | {mean[0]:.1f} | {mean[1]:.1f} | {differences} |")

@@ -13,20 +13,15 @@ after every clip.
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
-from tried import PAPERS, Clip, eq3, recordings
+from tried import PAPERS, Clip, arguments, eq3, load_clips, output, table
 
-from spes_hf.adapters import GenerationOptions, get_adapter
-from spes_hf.cli import load_model
 from spes_hf.estimators.pooling import Pools, mean_of_levels, mean_z_score
 from spes_hf.functional import area_under_curve, deletion_masks, z_score
 
@@ -131,26 +126,12 @@ def score(clip: Clip, maps: Tensor) -> list[float]:
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="speech2text-en", help="default: %(default)s")
-    parser.add_argument("--tgt-lang", help="of the text (SeamlessM4T)")
-    parser.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
-    parser.add_argument("--clips", type=int, default=16, help="how many (default: 16)")
-    parser.add_argument("--passes", type=int, nargs="*", default=[999], help="forward passes of Eq. 3 (default: 999)")
-    parser.add_argument("--out", type=Path, help="default: benchmarks/results/tried/<model>_tokens.json")
-    options = parser.parse_args()
-    options.data = options.ids = None
-    out = options.out or Path(__file__).parent / "results" / "tried" / f"{options.model}_tokens.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    model, processor = load_model(options.model, options.device, "auto")
-    for weight in model.parameters():
-        weight.requires_grad_(False)
-    adapter, language = get_adapter(model, processor), GenerationOptions(tgt_lang=options.tgt_lang)
+    options = arguments(__doc__, clips=16).parse_args()
+    out, clips = output(options, "_tokens"), []
     scores: dict[str, list[list[float]]] = {}  # by clip
     with tempfile.TemporaryDirectory() as folder:
-        clips = recordings(options, folder)
-        for _, path in tqdm(clips, unit="clip"):
-            clip = Clip(adapter, path, language)
+        for clip_id, clip in load_clips(options, folder):
+            clips.append(clip_id)
             of_clip: dict[str, list[list[float]]] = {}  # by seed
             for name, maps in maps_of(clip):
                 of_clip.setdefault(name, []).append(score(clip, maps))
@@ -158,21 +139,9 @@ def main() -> None:
                 of_clip[f"Eq. 3, {passes:,} masks"] = [score(clip, by_perturbation(clip, passes))]
             for name, seeds in of_clip.items():
                 scores.setdefault(name, []).append(np.mean(seeds, 0).tolist())
-            result = {"model": options.model, "clips": [name for name, _ in clips], "scores": scores}
+            result = {"model": options.model, "clips": clips, "scores": scores}
             out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print("\n".join(table(scores)))
-
-
-def table(scores: dict[str, list[list[float]]]) -> list[str]:
-    """Return the means, and how much better than the default each is, with its standard error, as Markdown."""
-    default = np.array(scores[f"{DEFAULT} masks"])
-    lines = ["| map | probability left, first 20 % ↓ | insertion ↑ | differences |", "|---" * 4 + "|"]
-    for name, values in scores.items():
-        mean, apart = np.mean(values, 0), np.array(values) - default
-        error = apart.std(0, ddof=1) / len(apart) ** 0.5 if len(apart) > 1 else np.zeros(2)
-        differences = ", ".join(f"{a:+.1f} ± {e:.1f}" for a, e in zip(apart.mean(0), error, strict=True))
-        lines.append(f"| {name} | {mean[0]:.1f} | {mean[1]:.1f} | {differences} |")
-    return lines
+    print("\n".join(table(scores, f"{DEFAULT} masks")))
 
 
 if __name__ == "__main__":
