@@ -70,7 +70,8 @@ def explain_dataset(
     is split by estimated cost. Rows are written to ``out/data`` as Parquet files as they are finished; what a job that
     was killed has on disk is never computed again, whatever the number of processes that go on with it. An utterance
     that fails is a row with an "error". Rows do not depend on who computes them; `load_explained` reads them. Processes
-    on a CPU whose threads do not suit its cores are told so, by a warning.
+    on a CPU whose threads do not suit its cores are told so by a warning, of the first one if they were launched
+    together.
 
     Args:
         model: A speech-to-text model of a known family, the same in every process.
@@ -125,7 +126,9 @@ def explain_dataset(
         if name is not None and name not in dataset.column_names:
             raise ConfigError(f"dataset has no column {name!r}; it has {', '.join(dataset.column_names)}")
     place = find_place(process_index, num_processes)
-    advice = advise_threads(place.together) if model.device.type == "cpu" and place.index == 0 else None
+    # One of those that were launched together speaks for all; others know nothing of each other.
+    speaks = place.index == 0 or not place.together
+    advice = advise_threads(place.together) if speaks and model.device.type == "cpu" else None
     if advice is not None:
         warnings.warn(advice, stacklevel=2)
     # Whisper reads its window whatever the audio's length is.

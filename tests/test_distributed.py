@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import resource
 import tracemalloc
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -13,9 +14,19 @@ import torch
 from mustc_shape import write_corpus
 from settings import pyramid
 
-from spes_hf import ConfigError, Deletion, EnergyConfig, Explain, Explanation, Size, explain_dataset, load_mustc
+from spes_hf import (
+    ConfigError,
+    Deletion,
+    EnergyConfig,
+    Explain,
+    Explanation,
+    Size,
+    distributed,
+    explain_dataset,
+    load_mustc,
+)
 from spes_hf.corpus import shards
-from spes_hf.corpus.schedule import advise_threads, estimate_costs, find_place, split_by_cost
+from spes_hf.corpus.schedule import Place, advise_threads, estimate_costs, find_place, split_by_cost
 from spes_hf.corpus.shards import INDEX, ShardError, read_finished
 from spes_hf.data.rowwise import RowTransform
 from spes_hf.demo import load_tiny_model, tiny_clips
@@ -160,7 +171,7 @@ def test_place(monkeypatch):
     [
         (1, 8, 16, False, None),  # one thread for each physical core
         (1, 1, 16, False, None),  # alone, and restricted on purpose
-        (1, 16, 2, False, 2),  # a container's share of a machine
+        (1, 16, 2, False, 2),  # set by hand, or left from a larger machine
         (4, 4, 16, True, None),
         (4, 16, 16, True, 4),  # they get in each other's way
         (2, 1, 16, True, 8),  # torchrun's own number leaves cores idle
@@ -168,7 +179,10 @@ def test_place(monkeypatch):
     ],
 )
 def test_threads_that_do_not_suit_the_cores(monkeypatch, processes, threads, cores, together, fitting):
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    if processes == 1:
+        monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    else:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     advice = advise_threads(together)
@@ -178,8 +192,29 @@ def test_threads_that_do_not_suit_the_cores(monkeypatch, processes, threads, cor
 def test_a_job_tells_of_threads_that_do_not_suit(tiny, corpus, undisturbed, monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "5000")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    with pytest.warns(UserWarning, match="5000 process.* OMP_NUM_THREADS=1"):
+    with pytest.warns(UserWarning, match="processes on this machine: 5000, threads of each: 4, .* OMP_NUM_THREADS=1$"):
         explain_dataset(*tiny, corpus, undisturbed, FEW, process_index=0, num_processes=1, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("index", "together", "device", "told"),
+    [
+        (0, True, "cpu", True),
+        (1, True, "cpu", False),  # the first one speaks for all
+        (1, False, "cpu", True),  # nobody else does
+        (0, True, "cuda", False),
+    ],
+)
+def test_who_tells_of_threads(tiny, corpus, undisturbed, monkeypatch, index, together, device, told):
+    monkeypatch.setattr(distributed, "find_place", lambda *given: Place(index, 2, together))
+    monkeypatch.setattr(distributed, "advise_threads", lambda launched: f"launched together: {launched}")
+    monkeypatch.setattr(distributed, "map_rows", lambda *args, **kwargs: None)
+    monkeypatch.setattr(type(tiny[0]), "device", torch.device(device))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        explain_dataset(*tiny, corpus, undisturbed, FEW, **QUIET)
+    found = [str(w.message) for w in caught if "launched together" in str(w.message)]
+    assert found == ([f"launched together: {together}"] if told else [])
 
 
 # A job ----------------------------------------------------------------------------------------------------------------

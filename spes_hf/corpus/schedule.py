@@ -64,6 +64,8 @@ def find_place(process_index: int | None = None, num_processes: int | None = Non
 def advise_threads(together: bool) -> str | None:
     """Return what to do if the threads of the processes on this machine do not suit its cores; None: they do.
 
+    How many processes there are, torchrun and Accelerate say in LOCAL_WORLD_SIZE; without it, there is one.
+
     Args:
         together: Whether a launcher started the processes: then threads that leave cores idle are told of, too.
     """
@@ -75,8 +77,8 @@ def advise_threads(together: bool) -> str | None:
     if threads <= fitting and (not together or 2 * threads >= fitting):
         return None
     return (
-        f"{processes} process(es) with {threads} thread(s) each run on {cores} core(s) of this machine; start them "
-        f"with OMP_NUM_THREADS={fitting}"
+        f"processes on this machine: {processes}, threads of each: {threads}, cores: {cores}; start them with "
+        f"OMP_NUM_THREADS={fitting}"
     )
 
 
