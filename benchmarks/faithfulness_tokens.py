@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +101,20 @@ def measured(adapter: Adapter, found: Explanation) -> list[list[float]]:
         logits = adapter.logits(utterance, target, features=perturbed)[:, k].float()
         return (100 * logits.softmax(-1)[:, found.token_id_list[k]]).tolist()
 
+    return [token_scores(saliency, partial(heard, k)) for k, saliency in enumerate(found.raw_audio)]
+
+
+def token_scores(saliency: Tensor, heard: Callable[[Tensor], list[float]]) -> list[float]:
+    """Return what is left over the first fifth deleted, and what there is while inserted.
+
+    Args:
+        saliency: (T, C) of a token.
+        heard: Returns the probability of the token, in percent, for features that are kept, (N, T, C).
+    """
     first = [f for f in FRACTIONS if f <= FIRST]
-    scores = []
-    for k, saliency in enumerate(found.raw_audio):
-        deleted = deletion_masks(saliency, FRACTIONS)
-        left = area_under_curve(heard(k, deleted[: len(first)]), first) / FIRST
-        scores.append([left, area_under_curve(heard(k, ~deleted), FRACTIONS)])
-    return scores
+    deleted = deletion_masks(saliency, FRACTIONS)
+    left = area_under_curve(heard(deleted[: len(first)]), first) / FIRST
+    return [left, area_under_curve(heard(~deleted), FRACTIONS)]
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -40,9 +40,9 @@ from spes_hf.impact import KLImpact
 from spes_hf.perturbation.base import SpectrogramPerturbation, TokenPerturbation
 
 RESULTS = Path(__file__).parent / "results"
-# Masks of the spectrogram in one timed explanation of 5 s, with a tenth as many of the tokens, as in the paper.
 LONG = 60  # tokens of a long output
-PAPERS = (20_000, 2_000)  # masks
+PAPERS_MASKS = (20_000, 2_000)
+# Masks of the spectrogram in one timed explanation of 5 s, with a tenth as many of the tokens, as in the paper.
 MASKS = {WHISPER: 100, SPEECH2TEXT: 1000, SEAMLESS: 400}
 
 
@@ -123,7 +123,7 @@ def literal(options: argparse.Namespace) -> dict[str, Any]:
             apart = (found.raw_audio - audio.cpu()).abs().max(), (found.raw_token - text.cpu()).nan_to_num().abs().max()
             ours, theirs = in_turn(options.repeats, partial(case.explain, *work), partial(case.literal, *work))
             beyond = {what: peak_mb(what, case, *work)["beyond"] for what in ("bare", "explain", "literal")}
-            beyond["literal_as_in_paper"] = peak_mb("literal_start", case, *PAPERS)["beyond"]
+            beyond["literal_as_in_paper"] = peak_mb("literal_start", case, *PAPERS_MASKS)["beyond"]
             rows.append(
                 {
                     **row,
@@ -139,7 +139,7 @@ def literal(options: argparse.Namespace) -> dict[str, Any]:
             show(rows[-1:], header=len(rows) == 1)
     note = (
         "MB: peak of a process beyond what it holds once the model is loaded and was called; literal_as_in_paper: with "
-        "20,000 + 2,000 masks, which it holds a level at a time"
+        "20,000 + 2,000 masks, of which it holds a level or two at full resolution"
     )
     return {"note": note, "rows": rows}
 

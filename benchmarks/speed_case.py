@@ -147,7 +147,7 @@ class Case:
 
     def literal_start(self, masks: int, token_masks: int) -> None:
         """Begin the obvious way under so many masks: what it holds is all there from the first batch on."""
-        self.literal(masks, token_masks, batches=1)
+        self.literal(masks, token_masks, first=1)
 
     def bare(self, masks: int, token_masks: int) -> None:
         """Call the model as often as the explanation does: with the encoder, then with its output given."""
@@ -163,10 +163,10 @@ class Case:
                 self.model(encoder_outputs=heard, **many, decoder_input_ids=ids.expand(batch, -1), use_cache=False)
         wait(self.device)
 
-    def literal(self, masks: int, token_masks: int, batches: int | None = None) -> tuple[Tensor, Tensor]:
+    def literal(self, masks: int, token_masks: int, first: int | None = None) -> tuple[Tensor, Tensor]:
         """Return the raw maps of `explain`, by full-resolution masks, whole softmaxes, and sums over (B, K, T, C).
 
-        Only the first ``batches`` of each kind are run, if given: what is in memory does not grow any more after one.
+        Only the ``first`` batches of each kind are run, if given: what is in memory does not grow any more after one.
         """
         adapter, utterance, target = self.adapter, self.utterance, self.target
         features = utterance.features.to(self.device)
@@ -184,13 +184,13 @@ class Case:
                 rows = len(range(level, masks, len(labels)))
                 bits = keep_bits(mask_key(0, "", f"spectrogram/{level}"), 0, rows, int(patches.max()) + 1, 0.5)
                 masks_of_level = torch.from_numpy(bits)[:, patches]  # (N / 3, T, C)
-                for keep in masks_of_level.to(self.device).split(self.batch_size)[:batches]:
+                for keep in masks_of_level.to(self.device).split(self.batch_size)[:first]:
                     logits = adapter.logits(utterance, target, features=torch.where(keep, features, fill))
                     impact = kl_divergence(clean, logits)
                     audio += (impact[:, :, None, None] * (1 - keep.float())[:, None]).sum(0)
                     perturbed += (1 - keep.float()).sum(0)
             bits = keep_bits(mask_key(0, "", "token"), 0, token_masks, positions, 0.4)
-            for keep in torch.from_numpy(bits).to(self.device).split(self.batch_size)[:batches]:
+            for keep in torch.from_numpy(bits).to(self.device).split(self.batch_size)[:first]:
                 copies = features.expand(len(keep), -1, -1)
                 impact = kl_divergence(clean, adapter.logits(utterance, target, features=copies, token_keep=keep))
                 text += (impact[:, :, None] * (1 - keep.float())[:, None]).sum(0)

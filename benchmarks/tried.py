@@ -45,6 +45,7 @@ FIRST = 0.2
 SHOWN = (160.0, 800.0)  # levels of the sentence's map beside the features
 PAPERS = (400.0, 500.0, 600.0)
 Relation = Callable[[Tensor], Tensor]
+Run = tuple[Tensor, Tensor, Tensor]
 
 
 def sobol(key: int, start: int, count: int, width: int) -> np.ndarray:
@@ -82,6 +83,7 @@ class Clip:
         self.impact = make_impact("kl", clean, self.ids)
         self.batch = 4 if self.features.numel() > 50_000 else 16
         self._levels: dict[float, Tensor] = {}
+        self._of_designs: dict[tuple[str, int], Tensor] = {}
 
     def level(self, phi: float) -> Tensor:
         """Return the patches of a level, (T, C)."""
@@ -108,6 +110,10 @@ class Clip:
         """Return the logits of all tokens under these spectrograms."""
         return self.adapter.logits(self.utterance, self.target, features=features)
 
+    def impact_under(self, keep: Tensor) -> Tensor:
+        """Return the impacts, (B, K), of masks by feature, (B, T, C), of numbers from 0 to 1."""
+        return self.impact(self.logits(keep * self.features + (1 - keep) * self.fill))
+
     def gradients(
         self,
         phi: float = 250.0,
@@ -133,10 +139,16 @@ class Clip:
         for some in self.bits(labels, masks, design, probability, f"tried/{seed}").split(self.batch):
             keep = self.spread(some, labels).to(self.features)
             keep = (inwards + (1 - 2 * inwards) * keep).requires_grad_()
-            impact = self.impact(self.logits(keep * self.features + (1 - keep) * self.fill))
+            impact = self.impact_under(keep)
             (gradient,) = torch.autograd.grad(relation(impact).sum(), keep)
             found.append(-gradient.flatten(1).cpu())
         return torch.cat(found).double()
+
+    def of_design(self, design: str, seed: int = 0) -> Tensor:
+        """Return the gradients that masks of a design have, all else as in the default; kept for the next time."""
+        if (design, seed) not in self._of_designs:
+            self._of_designs[design, seed] = self.gradients(design=design, seed=seed)
+        return self._of_designs[design, seed]
 
     @torch.no_grad()
     def impacts(self, bits: Tensor, labels: Tensor) -> Tensor:
@@ -146,6 +158,14 @@ class Clip:
             keep = self.spread(some, labels).to(self.features.device)
             found.append(self.impact(self.logits(torch.where(keep, self.features, self.fill))).cpu())
         return torch.cat(found).double()
+
+    def papers(self, masks: int, design: str = "independent", stream: str = "level") -> list[Run]:
+        """Return perturbed bits (N, F), impacts (N, K) and patches (T·C,) of each of the paper's levels."""
+        found = []
+        for index, labels in enumerate(self.level(phi) for phi in PAPERS):
+            bits = self.bits(labels, masks // len(PAPERS), design, 0.5, f"{stream} {index}")
+            found.append((1.0 - bits.double(), self.impacts(bits, labels), labels.flatten()))
+        return found
 
     @torch.no_grad()
     def score(self, values: Tensor) -> list[float]:
@@ -175,10 +195,10 @@ class Clip:
 def by_gradient(clip: Clip) -> Iterator[tuple[str, Tensor]]:
     """Yield the maps of gradients under 32 masks, 96 forward equivalents: the default, and one thing changed."""
     pools = clip.pools(*SHOWN)
-    default = clip.gradients()
+    default = clip.of_design("antithetic")
     yield "default", mean_z_score(default.mean(0), pools)
     for design in ("independent", "balanced", "sobol"):
-        yield f"{design} masks", mean_z_score(clip.gradients(design=design).mean(0), pools)
+        yield f"{design} masks", mean_z_score(clip.of_design(design).mean(0), pools)
     for phi in (160.0, 400.0, 800.0):
         yield f"masks of φ = {phi:.0f}", mean_z_score(clip.gradients(phi=phi).mean(0), pools)
     for probability in (0.4, 0.6):
@@ -204,7 +224,7 @@ def agreement(clip: Clip) -> Iterator[tuple[str, float]]:
     """Yield how well the maps of two seeds agree (Pearson's r), for every design and number of masks."""
     pools = clip.pools(*SHOWN)
     for design in TABLES:
-        both = [clip.gradients(design=design, seed=seed) for seed in (0, 1)]
+        both = [clip.of_design(design, seed) for seed in (0, 1)]
         for masks in (8, 16, 32):
             maps = torch.stack([mean_z_score(gradients[:masks].mean(0), pools) for gradients in both])
             yield f"{design}, {masks} masks", float(torch.corrcoef(maps)[0, 1])
@@ -233,12 +253,8 @@ def guided(clip: Clip, values: Tensor, radius: int = 3, blur: float = 0.1) -> np
 
 def by_perturbation(clip: Clip, masks: int) -> Iterator[tuple[str, Tensor]]:
     """Yield the maps of so many forward passes: Eq. 3 with the paper's levels, and what else can be made of them."""
-    share, levels = masks // len(PAPERS), [clip.level(phi) for phi in PAPERS]
     for design in ("independent", "antithetic", "balanced", "sobol"):
-        runs = []
-        for index, labels in enumerate(levels):
-            bits = clip.bits(labels, share, design, 0.5, f"level {index}")
-            runs.append((1.0 - bits.double(), clip.impacts(bits, labels), labels.flatten()))
+        runs = clip.papers(masks, design)
         yield f"Eq. 3, {design} masks", sentence(eq3(runs))
         if design == "independent":
             yield "ridge regression, λ = 1", sentence(sum(ridge(x, r)[:, at] for x, r, at in runs))
@@ -250,7 +266,7 @@ def by_perturbation(clip: Clip, masks: int) -> Iterator[tuple[str, Tensor]]:
     yield "coarse to fine: φ = 80, then φ = 400 in the better half", coarse_to_fine(clip, masks)
 
 
-def eq3(runs: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+def eq3(runs: list[Run]) -> Tensor:
     """Return Eq. 3 pooled over levels, (K, T·C), of perturbed bits (N, F), impacts (N, K) and patches (T·C,)."""
     numerator = sum((impact.T @ perturbed)[:, at] for perturbed, impact, at in runs)
     denominator = sum(perturbed.sum(0)[at] for perturbed, _, at in runs)

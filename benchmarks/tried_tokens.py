@@ -6,8 +6,8 @@
 The clips are those of tried.py (espeak-ng: apt-get install espeak-ng). Every line is another map for each token, judged
 by the probability of *that* token, the tokens before it given: what is left over the first fifth of deletion (lower is
 better), and what there is at insertion (higher is better), in percent; means over tokens, differences from the default
-with their standard errors over clips. Where masks are changed, two seeds are averaged: at insertion a few tokens stand
-or fall with the masks that happened to be drawn. Prints a table and writes benchmarks/results/tried/<model>_tokens.json
+with their standard errors over clips. All but Eq. 3 is averaged over two seeds: at insertion a few tokens stand or fall
+with the masks that happened to be drawn. Prints a table and writes benchmarks/results/tried/<model>_tokens.json
 after every clip.
 """
 
@@ -16,19 +16,21 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
+from faithfulness_tokens import token_scores
 from torch import Tensor
-from tried import PAPERS, Clip, arguments, eq3, load_clips, output, table
+from tried import Clip, arguments, eq3, load_clips, output, table
 
+from spes_hf import SpesConfig
 from spes_hf.estimators.pooling import Pools, mean_of_levels, mean_z_score
-from spes_hf.functional import area_under_curve, deletion_masks, z_score
+from spes_hf.functional import z_score
 
-FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
-FIRST = 0.2
-POOLS = (400.0, 1600.0)
-DEFAULT, MORE, MOST = 12, 16, 64  # masks a token
+TODAY = SpesConfig()
+POOLS = TODAY.pool_patches_per_second or ()
+DEFAULT, MORE, MOST = TODAY.masks_per_token, 16, 64  # masks a token
 SEEDS = 2
 # Pairs of masks of which the second keeps what the first perturbs: the probability that the first perturbs a patch.
 UNEVEN = {
@@ -43,7 +45,7 @@ def gradients(clip: Clip, keeps: Tensor, labels: Tensor) -> tuple[Tensor, Tensor
     found, impacts = [], []
     for some in keeps.split(max(1, clip.batch // 4)):
         keep = clip.spread(some, labels).to(clip.features).requires_grad_()
-        impact = clip.impact(clip.logits(keep * clip.features + (1 - keep) * clip.fill))
+        impact = clip.impact_under(keep)
         rows = [torch.autograd.grad(impact[:, k].sum(), keep, retain_graph=True)[0] for k in range(impact.shape[1])]
         found.append(-torch.stack(rows, 1).flatten(2).cpu())
         impacts.append(impact.detach().cpu())
@@ -101,27 +103,17 @@ def maps_of(clip: Clip) -> Iterator[tuple[str, Tensor]]:
             yield f"{MORE} masks, {name}", pooled(gradients(clip, masks, labels)[0].mean(0), usual)
 
 
-def by_perturbation(clip: Clip, masks: int) -> Tensor:
-    """Return the maps of Eq. 3 with the paper's levels, (K, T·C)."""
-    runs = []
-    for index, labels in enumerate(clip.level(phi) for phi in PAPERS):
-        bits = clip.bits(labels, masks // len(PAPERS), "independent", 0.5, f"tokens/level {index}")
-        runs.append((1.0 - bits.double(), clip.impacts(bits, labels), labels.flatten()))
-    return eq3(runs)
-
-
 @torch.no_grad()
 def score(clip: Clip, maps: Tensor) -> list[float]:
     """Return the means over tokens: probability left over the first fifth deleted, probability at insertion."""
-    first, scores = [f for f in FRACTIONS if f <= FIRST], []
-    for k, values in enumerate(maps):
-        deleted = deletion_masks(values.view(clip.features.shape), FRACTIONS)
-        keeps = torch.cat([deleted[: len(first)], ~deleted]).to(clip.features.device)
+
+    def heard(k: int, keeps: Tensor) -> list[float]:
+        keeps = keeps.to(clip.features.device)
         logits = clip.logits(torch.where(keeps, clip.features, clip.fill))[:, k].float()
-        heard = (100 * logits.softmax(-1)[:, clip.ids[k]]).tolist()
-        left, inserted = heard[: len(first)], heard[len(first) :]
-        scores.append([area_under_curve(left, first) / FIRST, area_under_curve(inserted, FRACTIONS)])
-    return np.mean(scores, 0).tolist()
+        return (100 * logits.softmax(-1)[:, clip.ids[k]]).tolist()
+
+    maps = maps.unflatten(1, clip.features.shape)
+    return np.mean([token_scores(values, partial(heard, k)) for k, values in enumerate(maps)], 0).tolist()
 
 
 def main() -> None:
@@ -136,7 +128,7 @@ def main() -> None:
             for name, maps in maps_of(clip):
                 of_clip.setdefault(name, []).append(score(clip, maps))
             for passes in options.passes:
-                of_clip[f"Eq. 3, {passes:,} masks"] = [score(clip, by_perturbation(clip, passes))]
+                of_clip[f"Eq. 3, {passes:,} masks"] = [score(clip, eq3(clip.papers(passes, stream="tokens/level")))]
             for name, seeds in of_clip.items():
                 scores.setdefault(name, []).append(np.mean(seeds, 0).tolist())
             result = {"model": options.model, "clips": clips, "scores": scores}
