@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -312,8 +313,9 @@ def recordings(options: argparse.Namespace, folder: str) -> list[tuple[str, str]
         rows = [json.loads(line) for line in lines if line.strip()]
         wanted = [row for row in rows if not options.ids or row["id"] in options.ids]
         return [(row["id"], str(options.data / row["file"])) for row in wanted][: options.clips]
-    from spes_hf.data.synthesis import DEV_VOICES, SAMPLING_RATE, Voice, synthesize
-    from spes_hf.data.tiny_corpus import generate_sentences
+    sys.path.append(str(Path(__file__).resolve().parents[1] / "recipes"))  # speech is made by the training recipe
+    from tiny_speech.sentences import generate_sentences
+    from tiny_speech.synthesis import DEV_VOICES, SAMPLING_RATE, Voice, synthesize
 
     shipped = {sentence.text for sentence in generate_sentences(400, 1, exclude=set())}
     found = []

@@ -67,6 +67,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
+from tiny_speech.lexicon import number_words
+from tiny_speech.sentences import KINDS, LANGUAGES
+from tiny_speech.synthesis import SAMPLING_RATE, make_corpus
 from torch import nn
 from transformers import (
     AutoModelForSpeechSeq2Seq,
@@ -84,10 +87,6 @@ from transformers import (
     Speech2TextTokenizer,
 )
 from transformers.modeling_outputs import BaseModelOutput
-
-from spes_hf.data.synthesis import SAMPLING_RATE, make_corpus
-from spes_hf.data.tiny_corpus import KINDS, LANGUAGES
-from spes_hf.data.tiny_lexicon import number_words
 
 FAMILIES = {"speech2text": "speech2text-en", "seamless": "seamless-en-de-es"}
 SPLITS = ("train", "dev", "tst-COMMON")

@@ -24,17 +24,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-
-from spes_hf.data.synthesis import (
-    DEV_VOICES,
-    TEST_VOICES,
-    TRAIN_VARIANTS,
-    Voice,
-    available_synthesisers,
-    make_corpus,
-    synthesize,
-)
-from spes_hf.data.tiny_corpus import (
+from tiny_speech.lexicon import ADJECTIVES, NOUNS, number_words
+from tiny_speech.mustc import Utterance, write_mustc_split
+from tiny_speech.sentences import (
     KINDS,
     Grammar,
     Sentence,
@@ -46,8 +38,15 @@ from spes_hf.data.tiny_corpus import (
     phrase,
     wrap,
 )
-from spes_hf.data.tiny_lexicon import ADJECTIVES, NOUNS, number_words
-from spes_hf.data.tiny_mustc import Utterance, write_mustc_split
+from tiny_speech.synthesis import (
+    DEV_VOICES,
+    TEST_VOICES,
+    TRAIN_VARIANTS,
+    Voice,
+    available_synthesisers,
+    make_corpus,
+    synthesize,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 ASSETS = ROOT / "spes_hf" / "assets" / "tiny"

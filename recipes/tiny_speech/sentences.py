@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spes_hf.data import tiny_lexicon as lexicon
+from tiny_speech import lexicon
 
 LANGUAGES = ("de", "es")
 KINDS = ("statement", "number", "verb-final", "question", "parenthesis")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spes_hf.data.tiny_corpus import LANGUAGES, Sentence
+from tiny_speech.sentences import LANGUAGES, Sentence
 
 
 @dataclass(frozen=True)

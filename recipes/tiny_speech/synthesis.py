@@ -33,8 +33,8 @@ from typing import Any
 
 import numpy as np
 
-from spes_hf.data.tiny_corpus import LANGUAGES, Sentence, generate_sentences
-from spes_hf.data.tiny_mustc import Utterance, write_mustc_split
+from tiny_speech.mustc import Utterance, write_mustc_split
+from tiny_speech.sentences import LANGUAGES, Sentence, generate_sentences
 
 SAMPLING_RATE = 16000
 
