@@ -150,8 +150,8 @@ def fill_values(fill: Any, features: Tensor) -> Tensor:
     """Return the fill value of every mel bin, (C,): "mean", "zero", "min" or a number."""
     if fill == "mean":
         return features.mean(0)
-    value = {"zero": 0.0, "min": float(features.min())}.get(fill, fill) if isinstance(fill, str) else float(fill)
-    return features.new_full(features.shape[1:], value)
+    named = {"zero": 0.0, "min": float(features.min())}
+    return features.new_full(features.shape[1:], named[fill] if isinstance(fill, str) else float(fill))
 
 
 def token_run(config: ExplainConfig, problem: Problem) -> Run:
