@@ -19,9 +19,9 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from spes_hf import Explainer, Explanation, SpesConfig
 from spes_hf.adapters import Adapter, GenerationOptions, Target, Utterance, get_adapter
+from spes_hf.batching import starting_batch_size
 from spes_hf.data.audio import load_audio
 from spes_hf.demo import demo_audio, load_demo_model, load_tiny_model, tiny_clips
-from spes_hf.engine import starting_batch_size
 from spes_hf.functional import kl_divergence
 from spes_hf.perturbation.masks import keep_bits, mask_key
 from spes_hf.perturbation.plan import fill_values

@@ -14,7 +14,14 @@ if TYPE_CHECKING:
     from spes_hf.data.transforms import Explain
     from spes_hf.distributed import explain_dataset
     from spes_hf.engine import Explainer, explain
-    from spes_hf.errors import AudioError, ConfigError, ExplanationFormatError, SpesError, UnsupportedModelError
+    from spes_hf.errors import (
+        AudioError,
+        ConfigError,
+        ExplanationFormatError,
+        OutOfMemoryError,
+        SpesError,
+        UnsupportedModelError,
+    )
     from spes_hf.explanation import Explanation
     from spes_hf.methods import EnergyConfig, GradientConfig, RandomConfig, ablations
     from spes_hf.metrics import Deletion, Insertion, Size
@@ -34,6 +41,7 @@ _HOME = {
     "FeatureWiseConfig": "spes_hf.config",
     "GradientConfig": "spes_hf.methods",
     "Insertion": "spes_hf.metrics",
+    "OutOfMemoryError": "spes_hf.errors",
     "RandomConfig": "spes_hf.methods",
     "Size": "spes_hf.metrics",
     "SpesConfig": "spes_hf.config",
@@ -62,6 +70,7 @@ __all__ = [
     "FeatureWiseConfig",
     "GradientConfig",
     "Insertion",
+    "OutOfMemoryError",
     "RandomConfig",
     "Size",
     "SpesConfig",

@@ -6,16 +6,17 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Integral
 from typing import Any
 
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from spes_hf.adapters import GenerationOptions, Target, Utterance, get_adapter
+from spes_hf.batching import Batch, FoundSizes, check_batch_size, enough_memory, starting_batch_size
 from spes_hf.config import ExplainConfig, SpesConfig
 from spes_hf.data.audio import load_audio
 from spes_hf.errors import ConfigError
@@ -122,15 +123,12 @@ class Explainer:
         self.config = SpesConfig() if config is None else config
         if not isinstance(self.config, ExplainConfig):
             raise ConfigError(f"config is {config!r}; pass a config such as SpesConfig(), or None")
-        if batch_size is not None and (
-            isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1
-        ):
-            raise ConfigError(f"batch_size is {batch_size!r}; allowed: a whole number, at least 1, or None")
         if not isinstance(seed, Integral) or isinstance(seed, bool):
             raise ConfigError(f"seed is {seed!r}; allowed: a whole number")
         if autocast not in (None, "bfloat16", "float16"):
             raise ConfigError(f'autocast is {autocast!r}; allowed: "bfloat16", "float16" or None')
-        self.batch_size: int | None = None if batch_size is None else int(batch_size)
+        self.batch_size: int | None = check_batch_size(batch_size)
+        self.found_sizes: FoundSizes = FoundSizes()
         self.seed: int = int(seed)
         self.progress: bool = progress
         self.autocast: str | None = autocast
@@ -171,6 +169,7 @@ class Explainer:
             _shared_graphs() if self.compile else nullcontext(),
             self._precision(None),
             preserved(self.adapter.model, seed=mask_key(self.seed, utterance_id, "generate")),
+            enough_memory(f"model with audio of {waveform.duration_s:.1f} s"),
         ):
             utterance = self.adapter.encode(waveform)
             with self._precision(self.autocast):
@@ -220,7 +219,7 @@ class Explainer:
         )
         runs = plan(self.config, problem)
         planned = (run.passes(level, run.perturbation.rows(level)) for run in runs for level in _levels(run))
-        forward, backward = 1, 0  # the clean pass
+        passes = _Passes(forward=1)  # the clean pass
         with tqdm(
             total=sum(map(sum, planned)),
             desc="explaining",
@@ -228,18 +227,19 @@ class Explainer:
             disable=not self.progress,
             delay=1,
         ) as bar:
-            for run in runs:
+            for number, run in enumerate(runs):
 
                 def impact_of(masks: Masks, perturbation: Perturbation = run.perturbation) -> Tensor:
                     applied = perturbation.apply(masks)
-                    return impact(adapter.logits(utterance, target, states=states, cross=cross, **applied))
+                    logits = adapter.logits(utterance, target, states=states, cross=cross, **applied)
+                    passes.count(masks.keep)
+                    return impact(logits)
 
-                size = starting_batch_size(reference, utterance.inputs)
-                # A backward pass needs all that the forward pass computed.
-                for level, rows in self._observe(run, impact_of, size if run.backward_passes is None else size // 4):
-                    passes = run.passes(level, rows)
-                    forward, backward = forward + passes[0], backward + passes[1]
-                    bar.update(sum(passes))
+                size = starting_batch_size(reference, utterance.inputs, backward=run.backward_passes is not None)
+                shape = (*utterance.features.shape, *reference.shape)
+                batch = Batch(self.batch_size or size, f"run {number}", shape, self.found_sizes)
+                for level, rows in _observe(run, impact_of, batch):
+                    bar.update(sum(run.passes(level, rows)))
         return {
             **_read(runs, target),
             "text": adapter.text(target.token_ids),
@@ -254,40 +254,41 @@ class Explainer:
             "frequencies": utterance.frequencies,
             "waveform": torch.from_numpy(utterance.waveform.samples),
             "sampling_rate": utterance.waveform.sampling_rate,
-            "forward_passes": forward,
-            "backward_passes": backward,
+            "forward_passes": passes.forward,
+            "backward_passes": passes.backward,
         }
 
-    def _observe(self, run: Run, impact_of: Callable[[Masks], Tensor], batch_size: int) -> Iterator[tuple[int, range]]:
-        """Show the estimator every mask of a run, batch by batch, the levels in turn; yield level and rows when done.
 
-        A batch that does not fit in memory is tried again with half the size.
-        """
-        batch_size = self.batch_size or max(1, batch_size)
-        for todo in _stages(run):
-            while any(todo):
-                for level in range(len(todo)):
-                    rows = todo[level][:batch_size]
-                    if not rows:
-                        continue
-                    if self._fits(run, level, rows, impact_of):
-                        todo[level] = todo[level][len(rows) :]
-                        yield level, rows
-                    else:
-                        # Only now, when nothing refers to the tensors of the failed pass any more.
-                        clear_device_cache(garbage_collection=True)
-                        batch_size = len(rows) // 2
+@dataclass
+class _Passes:
+    """How many copies ran through the model, forwards and backwards, those of batches that failed later included."""
 
-    @staticmethod
-    def _fits(run: Run, level: int, rows: range, impact_of: Callable[[Masks], Tensor]) -> bool:
-        """Show the estimator these masks and return whether they fit in memory; one that does not is an error."""
-        try:
-            run.estimator.update(run.perturbation.draw(level, rows), impact_of)
-        except RuntimeError as error:
-            if len(rows) == 1 or not should_reduce_batch_size(error):
-                raise
-            return False
-        return True
+    forward: int = 0
+    backward: int = 0
+
+    def count(self, keep: Tensor) -> None:
+        """Count a batch that ran forwards under these masks, (B, F), and every time that it will run backwards."""
+        self.forward += len(keep)
+        if keep.requires_grad:
+            keep.register_hook(self._count_backward)
+
+    def _count_backward(self, gradient: Tensor) -> None:
+        self.backward += len(gradient)
+
+
+def _observe(run: Run, impact_of: Callable[[Masks], Tensor], batch: Batch) -> Iterator[tuple[int, range]]:
+    """Show the estimator every mask of a run, batch by batch, the levels in turn; yield level and rows when done."""
+
+    def show(level: int, rows: range) -> None:
+        run.estimator.update(run.perturbation.draw(level, rows), impact_of)
+
+    for todo in _stages(run):
+        while any(todo):
+            for level, rows in enumerate(todo):
+                some, todo[level] = rows[: batch.size], rows[batch.size :]
+                for part in run.parts(level, some):
+                    for done in batch.over(part, partial(show, level)):
+                        yield level, done
 
 
 def _shared_graphs() -> AbstractContextManager[Any]:
@@ -295,22 +296,6 @@ def _shared_graphs() -> AbstractContextManager[Any]:
     from torch._functorch import config
 
     return config.patch(donated_buffer=False)
-
-
-def starting_batch_size(reference: Tensor, inputs: Mapping[str, Tensor]) -> int:
-    """Return how many perturbed copies to try at first; memory that runs out halves it.
-
-    A batch pays off until the encoder's input is a few thousand frames long; beyond that it costs memory alone. On an
-    accelerator the logits, (B, K, V), are what fills the memory.
-
-    Args:
-        reference: (K, V) logits of one copy.
-        inputs: The model's encoder inputs, a batch of one.
-    """
-    values = max(v.numel() for v in inputs.values())
-    if reference.device.type == "cpu":
-        return max(4, min(64, 1_000_000 // values))
-    return max(8, min(512, 2**28 // reference.numel(), 2**26 // values))
 
 
 def _read(runs: Sequence[Run], target: Target) -> dict[str, Any]:

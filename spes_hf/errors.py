@@ -19,3 +19,7 @@ class ConfigError(SpesError, ValueError):
 
 class ExplanationFormatError(SpesError, ValueError):
     """A file is not a saved explanation, or is damaged."""
+
+
+class OutOfMemoryError(SpesError, RuntimeError, MemoryError):
+    """Memory runs out for a single copy of the input, so no batch size helps."""

@@ -1,9 +1,11 @@
+import ast
 import importlib
 import importlib.resources
 import json
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,7 @@ def test_configs_and_errors_need_no_torch():
 def test_explaining_needs_no_matplotlib_before_it_plots():
     code = """
 import sys
+import textwrap
 from spes_hf import Explainer, Explanation, explain, get_adapter
 assert callable(explain) and type(explain).__name__ == "function", explain
 print([name for name in ("matplotlib", "datasets", "evaluate", "jiwer", "sacrebleu") if name in sys.modules])
@@ -81,7 +84,8 @@ def test_star_import():
 
 def test_type_checkers_see_the_same_names():
     block = Path(spes_hf.__file__).read_text(encoding="utf-8").split("if TYPE_CHECKING:")[1].split("\n\n")[0]
-    imported = set(re.findall(r"\b\w+\b", " ".join(re.findall(r"import (.+)", block))))
+    lines = ast.walk(ast.parse(textwrap.dedent(block)))
+    imported = {name.name for line in lines if isinstance(line, ast.ImportFrom) for name in line.names}
     assert imported == set(spes_hf.__all__) - {"__version__"}
 
 

@@ -59,27 +59,30 @@ class GradientEstimator:
         tokens = len(self.impact)
         return sum(tokens if self._index(level, row) < self.masks_per_token else 1 for row in rows)
 
+    def parts(self, level: int, rows: range) -> list[range]:
+        """Return those of the rows that draw the maps of the tokens too, and those that draw the sentence's alone."""
+        first = sum(self._index(level, row) < self.masks_per_token for row in rows)
+        return [part for part in (rows[:first], rows[first:]) if part]
+
     def update(self, masks: Masks, impact_of: Callable[[Masks], Tensor]) -> None:
         """Run the model under these masks, (B, T·C), forwards and backwards, and add what they show.
+
+        Args:
+            masks: Of rows that are one of the `parts`.
+            impact_of: Runs the model.
 
         Raises:
             UnsupportedModelError: If the impact does not depend on the masks in a way that torch can differentiate.
         """
-        first = sum(self._index(masks.level, row) < self.masks_per_token for row in masks.rows)
-        parts = [(True, slice(0, first)), (False, slice(first, len(masks.rows)))]
-        added = [
-            self._observe(replace(masks, keep=masks.keep[part], rows=masks.rows[part]), impact_of, each)
-            for each, part in parts
-            if masks.rows[part]
-        ]
+        each = self._index(masks.level, masks.rows[-1]) < self.masks_per_token
+        sums, sentence, counts, impact = self._observe(masks, impact_of, each)
         # In place, and only now: a batch that ran out of memory has left nothing behind.
-        for sums, sentence, counts, impact in added:
-            if sums is not None:
-                self.sums += sums
-                self.counts += counts
-            self.sentence += sentence
-            self.sentence_counts += counts
-            self.impact += impact
+        if sums is not None:
+            self.sums += sums
+            self.counts += counts
+        self.sentence += sentence
+        self.sentence_counts += counts
+        self.impact += impact
 
     def _observe(
         self, masks: Masks, impact_of: Callable[[Masks], Tensor], each: bool

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from spes_hf.adapters import Adapter, GenerationOptions, Target, Utterance, get_adapter
+from spes_hf.batching import Batch, FoundSizes, check_batch_size, enough_memory
 from spes_hf.config import Fill
 from spes_hf.data.audio import Waveform
 from spes_hf.data.rowwise import RowTransform, is_batch
@@ -51,14 +52,13 @@ class _Curve(RowTransform, ABC):
         self.fill = fill
         self.against = against
         self.generate_kwargs = None if generate_kwargs is None else dict(generate_kwargs)
-        self.batch_size = batch_size
+        self.batch_size = check_batch_size(batch_size)
+        self.found_sizes: FoundSizes = FoundSizes()
         number = isinstance(fill, (int, float)) and not isinstance(fill, bool) and abs(fill) < float("inf")
         if not number and fill not in ("mean", "zero", "min"):
             raise ConfigError(f'fill is {fill!r}; allowed: "mean", "zero", "min" or a finite number')
         if against not in ("reference", "prediction"):
             raise ConfigError(f'against is {against!r}; allowed: "reference", "prediction"')
-        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-            raise ConfigError(f"batch_size is {batch_size!r}; allowed: a whole number, at least 1, or None")
 
     @abstractmethod
     def keep(self, saliency: Tensor) -> Tensor:
@@ -90,7 +90,8 @@ class _Curve(RowTransform, ABC):
             method = method_signature(explanation)
         else:
             ranking, method = check_map(saliency, explanation, "saliency"), "custom"
-        with preserved(self.adapter.model), _detected_prefix(explanation, self.adapter):
+        what = f"model with audio of {len(explanation.waveform) / explanation.sampling_rate:.1f} s"
+        with preserved(self.adapter.model), _detected_prefix(explanation, self.adapter), enough_memory(what):
             found = self._measure(explanation, self.keep(ranking))
         return {
             **as_dict(row),
@@ -143,11 +144,16 @@ class _Curve(RowTransform, ABC):
         """Return the mean probability of the explained tokens for every encoder output, (S, frames, D)."""
         ids = target.token_ids.to(self.adapter.device)
         means: list[float] = []
-        for states in heard.split(self.batch_size or 1):
+
+        def measure(rows: range) -> None:
             with torch.no_grad():
-                logits = self.adapter.logits(utterance, target, states=states).float()
-            probabilities = logits.log_softmax(-1).gather(-1, ids.expand(len(states), -1).unsqueeze(-1)).exp()
-            means += probabilities.squeeze(-1).mean(1).tolist()
+                logits = self.adapter.logits(utterance, target, states=heard[rows.start : rows.stop]).float()
+            probabilities = logits.log_softmax(-1).gather(-1, ids.expand(len(rows), -1).unsqueeze(-1)).exp()
+            means.extend(probabilities.squeeze(-1).mean(1).tolist())
+
+        batch = Batch(self.batch_size or 1, "probabilities", (*heard.shape[1:], len(ids)), self.found_sizes)
+        for _ in batch.over(range(len(heard)), measure):
+            pass
         return means
 
 

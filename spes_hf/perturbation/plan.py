@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -95,6 +95,7 @@ class Run:
         sentence: How to read that of the sentence, if the run makes one beside the tokens'.
         token_scores: How to get the tokens' scores from the units' scores, if the run makes a token map.
         backward_passes: How many times these rows of a level run the model backwards; None: not at all.
+        parts: Divides rows of a level into those that run through the model together.
         target_reliability: The run may end once the map of the sentence is so reliable; None: all masks are drawn.
         least_masks: How many masks are drawn in any case.
     """
@@ -105,6 +106,7 @@ class Run:
     sentence: Reading | None = None
     token_scores: Callable[[UnitScores], UnitScores] | None = None
     backward_passes: Callable[[int, range], int] | None = None
+    parts: Callable[[int, range], Sequence[range]] = lambda level, rows: (rows,)
     target_reliability: float | None = None
     least_masks: int = 0
 
@@ -250,6 +252,7 @@ def plan_gradient(config: SpesConfig, problem: Problem) -> list[Run]:
         audio=Reading(pools),
         sentence=Reading(singles, sentence),
         backward_passes=estimator.backward_passes,
+        parts=estimator.parts,
         target_reliability=config.target_reliability,
         least_masks=config.masks_per_token,
     )

@@ -101,6 +101,12 @@ def linear(weights):
 WEIGHTS = torch.tensor([[1.0, 0.0, 4.0], [10.0, 20.0, 0.0]])
 
 
+def show(estimator, keep, level, rows, impact_of):
+    """Show an estimator these rows of the masks, as the engine does."""
+    for part in estimator.parts(level, rows):
+        estimator.update(Masks(keep[part.start : part.stop], level, part), impact_of)
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3, 7])
 def test_which_mask_counts_for_what(batch):
     """Seven masks, of which the first three draw the tokens; the gradient of mask i is (i + 1)·w."""
@@ -108,7 +114,7 @@ def test_which_mask_counts_for_what(batch):
     keep, rows = every_mask(3)[:7], range(7)
     while rows:
         some, rows = rows[:batch], rows[batch:]
-        estimator.update(Masks(keep[some.start : some.stop], 0, some), linear(WEIGHTS))
+        show(estimator, keep, 0, some, linear(WEIGHTS))
     token = estimator.scores().numerators[0]
     torch.testing.assert_close(token, WEIGHTS * 2)  # mean of 1, 2, 3
     torch.testing.assert_close(estimator.scores().sentence, WEIGHTS.sum(0) * 4)  # 1 … 7
@@ -126,7 +132,7 @@ def test_levels_take_turns():
     """Mask i belongs to level i mod 2: of the first three, rows 0 and 1 of level 0, and row 0 of level 1."""
     estimator = GradientEstimator(identity(3), 2, masks_per_token=3, levels=2)
     for level in (0, 1):  # gradients w times 1, 2, 3 at level 0 and 11, 22, 33 at level 1
-        estimator.update(Masks(every_mask(3)[:3], level, range(3)), lambda m: linear(WEIGHTS)(m) * (1 + 10 * m.level))
+        show(estimator, every_mask(3), level, range(3), lambda m: linear(WEIGHTS)(m) * (1 + 10 * m.level))
     torch.testing.assert_close(estimator.scores().numerators[0], WEIGHTS * (1 + 2 + 11) / 3)
     torch.testing.assert_close(estimator.scores().sentence, WEIGHTS.sum(0) * 72 / 6)
     assert estimator.backward_passes(0, range(3)) == 2 + 2 + 1
@@ -145,27 +151,36 @@ def test_pooling_is_the_mean_of_the_means_over_patches():
     assert fine.tolist() == [[1.0, 2.0], [10.0, 10.0]]
 
 
-@pytest.mark.parametrize("fails", [1, 2])
-def test_a_batch_that_runs_out_of_memory_leaves_nothing_behind(fails):
-    """Rows 0 and 1 draw the tokens, 2 and 3 the sentence alone: two forward passes, either of which may fail."""
-    estimator, whole = (GradientEstimator(identity(3), 2, masks_per_token=2) for _ in range(2))
-    calls = iter(range(1, 99))
+def test_rows_are_divided_where_the_tokens_maps_are_done():
+    estimator = GradientEstimator(identity(3), 2, masks_per_token=3, levels=2)  # rows 0, 1 of level 0; 0 of level 1
+    assert estimator.parts(0, range(6)) == [range(0, 2), range(2, 6)]
+    assert estimator.parts(1, range(6)) == [range(0, 1), range(1, 6)]
+    assert estimator.parts(0, range(1, 2)) == [range(1, 2)]
+    assert estimator.parts(0, range(4, 6)) == [range(4, 6)]
 
-    def scarce(masks):
-        if next(calls) == fails:
-            raise RuntimeError("CUDA out of memory")
-        return linear(WEIGHTS)(masks)
 
-    keep = every_mask(3)[:4]
-    with pytest.raises(RuntimeError):
-        estimator.update(Masks(keep, 0, range(4)), scarce)
-    state = ("sums", "counts", "sentence", "sentence_counts", "impact")
-    assert not any(getattr(estimator, name).any() for name in state)
-    for rows in (range(0, 2), range(2, 4)):  # what the engine does next
-        estimator.update(Masks(keep[rows.start : rows.stop], 0, rows), linear(WEIGHTS))
-    whole.update(Masks(keep, 0, range(4)), linear(WEIGHTS))
-    for name in state:
-        torch.testing.assert_close(getattr(estimator, name), getattr(whole, name))
+@pytest.mark.parametrize("each", [True, False])
+def test_a_batch_that_runs_out_of_memory_leaves_nothing_behind(each):
+    """The forward pass may fail, or any of the backward passes: of each token, or of the sentence."""
+    estimator = GradientEstimator(identity(3), 2, masks_per_token=2 if each else 0)
+    masks = Masks(every_mask(3)[:2], 0, range(2))
+    for fails in range(3 if each else 2):
+        calls = iter(range(99))
+
+        def scarce(masks, calls=calls, fails=fails):
+            def run_out(gradient=None):
+                if next(calls) == fails:
+                    raise RuntimeError("CUDA out of memory")
+
+            run_out()
+            masks.keep.register_hook(run_out)
+            return linear(WEIGHTS)(masks)
+
+        with pytest.raises(RuntimeError):
+            estimator.update(masks, scarce)
+        assert next(calls) == fails + 1
+        for name in ("sums", "counts", "sentence", "sentence_counts", "impact"):
+            assert not getattr(estimator, name).any()
 
 
 # In the engine -------------------------------------------------------------------------------------------------------
