@@ -75,7 +75,7 @@ def explain_dataset(
 
     Args:
         model: A speech-to-text model of a known family, the same in every process.
-        processor: Its processor.
+        processor: Its processor; None for a pipeline's own.
         dataset: A `datasets.Dataset`, the same in every process. All its columns but the audio go into the rows.
         out: Folder of the job.
         config: Method and settings; None for `SpesConfig()`.
@@ -121,6 +121,7 @@ def explain_dataset(
         batch_size=batch_size,
         seed=seed,
     )
+    adapter = explain.explainer.adapter
     _check_dataset(dataset)
     for name in (audio_column, text_column):
         if name is not None and name not in dataset.column_names:
@@ -128,11 +129,11 @@ def explain_dataset(
     place = find_place(process_index, num_processes)
     # One of those that were launched together speaks for all; others know nothing of each other.
     speaks = place.index == 0 or not place.together
-    advice = advise_threads(place.together) if speaks and model.device.type == "cpu" else None
+    advice = advise_threads(place.together) if speaks and adapter.device.type == "cpu" else None
     if advice is not None:
         warnings.warn(advice, stacklevel=2)
     # Whisper reads its window whatever the audio's length is.
-    window_s = getattr(processor.feature_extractor, "chunk_length", None)
+    window_s = getattr(adapter.processor.feature_extractor, "chunk_length", None)
     return map_rows(
         dataset,
         [explain, *metrics],

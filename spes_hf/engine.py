@@ -36,8 +36,8 @@ STAGES = (1 / 8, 1 / 4, 1 / 2, 1)
 
 def explain(
     model: Any,
-    processor: Any,
-    audio: Any,
+    processor: Any = None,
+    audio: Any = None,
     sampling_rate: int | None = None,
     config: ExplainConfig | None = None,
     language: str | None = None,
@@ -52,8 +52,9 @@ def explain(
     """Return why the model writes each token for this audio: saliency over the spectrogram and over earlier tokens.
 
     Args:
-        model: A speech-to-text model of a known family (see `spes_hf.list_adapters`); left exactly as it was.
-        processor: Its processor.
+        model: A speech-to-text model of a known family (see `spes_hf.list_adapters`), or a pipeline with one; left
+            exactly as it was.
+        processor: Its processor; a pipeline has its own: ``explain(pipe, audio=audio)``.
         audio: Samples (array, tensor or list), a path, the bytes of a file, or a row's audio of a `datasets` corpus.
         sampling_rate: Of bare samples that are not at the processor's rate, in Hz.
         config: Method and settings; None for `SpesConfig()`.
@@ -110,7 +111,7 @@ class Explainer:
     def __init__(
         self,
         model: Any,
-        processor: Any,
+        processor: Any = None,
         config: ExplainConfig | None = None,
         *,
         batch_size: int | None = None,
@@ -161,6 +162,7 @@ class Explainer:
             utterance_id: Gives every utterance of a corpus masks of its own.
         """
         options = GenerationOptions(language, task, tgt_lang, {} if generate_kwargs is None else generate_kwargs)
+        options = options.with_defaults(self.adapter.settings, text_given=text is not None)
         waveform = load_audio(audio, self.adapter.sampling_rate, sampling_rate)
         started = time.perf_counter()
         # What inference mode makes takes no part in a backward pass, whatever mode the user is in.

@@ -13,7 +13,15 @@ from torch import Tensor
 from spes_hf.errors import ConfigError
 from spes_hf.methods import GradientConfig
 from spes_hf.perturbation.base import Masks, Perturbation, UnitScores
-from spes_hf.perturbation.plan import Problem, Reading, Run, fill_values, register_method, token_run
+from spes_hf.perturbation.plan import (
+    Problem,
+    Reading,
+    Run,
+    check_differentiable,
+    fill_values,
+    register_method,
+    token_run,
+)
 from spes_hf.perturbation.segments import feature_labels
 
 
@@ -23,7 +31,9 @@ def plan_gradients(config: GradientConfig, problem: Problem) -> list[Run]:
 
     Raises:
         ConfigError: If Captum is not installed.
+        UnsupportedModelError: If the model has no gradients.
     """
+    check_differentiable(problem, "config is a GradientConfig", "use SpesConfig.paper(task), which needs none")
     features, tokens = problem.utterance.features, len(problem.target.token_ids)
     steps = config.steps if config.attribution == "integrated_gradients" else 1
     start = fill_values(config.fill, features).expand_as(features)

@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from spes_hf.offload import at_home
+from spes_hf.offload import devices as computing_devices
+from spes_hf.wrapping import as_it_is
+
 
 @contextmanager
 def preserved(model: Any, seed: int = 0) -> Iterator[None]:
@@ -20,9 +24,15 @@ def preserved(model: Any, seed: int = 0) -> Iterator[None]:
         model: The user's model.
         seed: What sampling in ``generate()`` starts from meanwhile.
     """
-    learning = [weight for weight in model.parameters() if weight.requires_grad and not weight.is_inference()]
+    # By name: where weights are offloaded, every pass puts others into the same places.
+    learning = [
+        (module._parameters, name)
+        for module in model.modules()
+        for name, weight in module._parameters.items()
+        if weight is not None and weight.requires_grad and not weight.is_inference()
+    ]
     training = [module for module in model.modules() if module.training]
-    devices = {parameter.device for parameter in model.parameters() if parameter.device.type not in ("cpu", "meta")}
+    devices = {device for device in computing_devices(model) if device.type not in ("cpu", "meta")}
     numpy_state, cpu_state = np.random.get_state(), torch.get_rng_state()
     states = {device: torch.get_device_module(device).get_rng_state(*_which(device)) for device in devices}
     try:
@@ -31,12 +41,13 @@ def preserved(model: Any, seed: int = 0) -> Iterator[None]:
             with nullcontext() if device.type == "mps" else torch.get_device_module(device).device(device):
                 torch.get_device_module(device).manual_seed(seed % 2**63)
         model.eval()
-        for parameter in learning:
-            parameter.requires_grad_(False)
-        yield
+        for weights, name in learning:
+            weights[name].requires_grad_(False)
+        with as_it_is(model), at_home(model):
+            yield
     finally:
-        for parameter in learning:
-            parameter.requires_grad_(True)
+        for weights, name in learning:
+            weights[name].requires_grad_(True)
         for module in training:
             module.training = True
         np.random.set_state(numpy_state)

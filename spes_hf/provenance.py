@@ -9,6 +9,8 @@ from typing import Any
 from spes_hf import __version__
 from spes_hf.adapters import Adapter, GenerationOptions, Target, Utterance
 from spes_hf.config import ExplainConfig
+from spes_hf.offload import count_parameters
+from spes_hf.wrapping import active_adapters
 
 
 def describe(
@@ -39,7 +41,8 @@ def describe(
             "type": model.config.model_type,
             "dtype": str(adapter.dtype).removeprefix("torch."),
             "device": str(adapter.device),
-            "parameters": sum(p.numel() for p in model.parameters()),
+            "parameters": count_parameters(model),
+            **({"adapters": adapters} if (adapters := _adapters(model)) else {}),
         },
         "processor": type(adapter.processor).__name__,
         "audio": {
@@ -67,6 +70,11 @@ def describe(
             **{name: version(name) for name in ("torch", "transformers", "numpy", "scikit-image")},
         },
     }
+
+
+def _adapters(model: Any) -> list[str]:
+    """Return the names of PEFT's adapters that are switched on."""
+    return sorted({name for layer in active_adapters(model).get("layers", {}).values() for name in layer})
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance
+from spes_hf.adapters.given import take
 from spes_hf.adapters.seamless_m4t import SeamlessM4TAdapter
 from spes_hf.adapters.seamless_m4t_v2 import SeamlessM4Tv2Adapter
 from spes_hf.adapters.speech_to_text import Speech2TextAdapter
@@ -42,12 +43,18 @@ def list_adapters() -> list[str]:
     return sorted(_ADAPTERS)
 
 
-def get_adapter(model: Any, processor: Any) -> Adapter:
+def get_adapter(model: Any, processor: Any = None) -> Adapter:
     """Return the adapter of a model and its processor.
+
+    Args:
+        model: A speech-to-text model, in a wrapper or not, or a pipeline.
+        processor: Its processor; a pipeline has its own.
 
     Raises:
         UnsupportedModelError: If the model's family has no adapter, or the processor is of another family.
     """
+    given = take(model, processor)
+    model, processor = given.model, given.processor
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     if model_type not in _ADAPTERS:
         raise UnsupportedModelError(
@@ -55,7 +62,10 @@ def get_adapter(model: Any, processor: Any) -> Adapter:
             f"{', '.join(list_adapters())}. A family with a spectrogram as input can be added with "
             "register_adapter(model_type)"
         )
-    return _ADAPTERS[model_type](model, processor)
+    adapter = _ADAPTERS[model_type](model, processor)
+    if given.settings:
+        adapter.settings = given.settings
+    return adapter
 
 
 register_adapter("seamless_m4t")(SeamlessM4TAdapter)

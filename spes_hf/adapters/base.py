@@ -6,17 +6,22 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from spes_hf.adapters.cache import cache_argument, encoder_cache
+from spes_hf.adapters.given import check_family
+from spes_hf.adapters.probe import passes_gradients
 from spes_hf.adapters.problem import GenerationOptions, Target, Utterance
 from spes_hf.data.audio import Waveform
-from spes_hf.errors import ConfigError, UnsupportedModelError
+from spes_hf.errors import ConfigError
+from spes_hf.offload import execution_device
 from spes_hf.preserve import quiet
 from spes_hf.text import sentencepiece_piece
+from spes_hf.wrapping import unwrap
 
 
 class Adapter(ABC):
@@ -37,26 +42,16 @@ class Adapter(ABC):
     options: ClassVar[tuple[str, ...]] = ()
     """Which of language, task and tgt_lang the family's ``generate()`` takes."""
 
+    settings: Mapping[str, Any] = MappingProxyType({})
+    """How the model generates if nobody says otherwise: what came with a pipeline."""
+
     def __init__(self, model: Any, processor: Any):
+        model = unwrap(model)
         self.model = model
         self.processor = processor
         self._compiled: Callable[..., Any] | None = None
-        unwrapped = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
-        self._cache_name = cache_argument(type(unwrapped).forward)
-        if self.model_classes and not {c.__name__ for c in type(unwrapped).__mro__} & {*self.model_classes}:
-            raise UnsupportedModelError(
-                f"model is a {type(unwrapped).__name__}, which does not turn speech into text; load it as a "
-                f"{' or '.join(self.model_classes)}"
-            )
-        if not {c.__name__ for c in type(processor).__mro__} & {*self.processor_classes}:
-            raise UnsupportedModelError(
-                f"processor is a {type(processor).__name__}, but the model is a {type(model).__name__}; expected "
-                f"{' or '.join(self.processor_classes)}: AutoProcessor.from_pretrained(the model's own name)"
-            )
-        if self.device.type == "meta":
-            raise UnsupportedModelError(
-                "model has no weights (it is on the meta device); load it with from_pretrained() before explaining"
-            )
+        self._cache_name = cache_argument(type(model).forward)
+        check_family(model, processor, self.model_classes, self.processor_classes)
 
     # What a family defines -------------------------------------------------------------------------------------------
 
@@ -103,8 +98,8 @@ class Adapter(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the model's inputs go."""
-        return torch.device(self.model.device)
+        """Where the encoder's inputs go, and all that is worked out of the model's output."""
+        return execution_device(self.encoder) or torch.device(self.model.device)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -113,13 +108,8 @@ class Adapter(ABC):
 
     @property
     def differentiable(self) -> bool:
-        """Whether gradients pass through all of the model: not through quantised weights, nor inference tensors."""
-        if getattr(self.model, "is_quantized", False) or getattr(self.model, "hf_quantizer", None) is not None:
-            return False
-        modules = any(".quantized" in type(module).__module__ for module in self.model.modules())
-        weights = (*self.model.parameters(), *self.model.buffers())
-        exact = all(weight.is_floating_point() for weight in self.model.parameters())
-        return not modules and exact and not any(weight.is_inference() for weight in weights)
+        """Whether gradients pass through all of the model; quantised layers are asked, once each."""
+        return passes_gradients(self.model, self.dtype)
 
     @property
     def eos_token_id(self) -> int:
@@ -293,7 +283,7 @@ class Adapter(ABC):
         ids = target.context_ids.to(self.device).expand(batch, -1)
         with self.perturbed_tokens(ids, token_keep) as decoder_inputs:
             output = self.forward({**inputs, **decoder_inputs})
-        return output.logits[:, len(target.prefix_ids) - 1 :]
+        return output.logits[:, len(target.prefix_ids) - 1 :].to(self.device)
 
     def cross_attention(
         self, utterance: Utterance, target: Target, states: Tensor

@@ -58,6 +58,21 @@ class GenerationOptions:
             if name in self.generate_kwargs:
                 raise ConfigError(f"generate_kwargs holds {name}; pass it to explain() as {name}=… instead")
 
+    def with_defaults(self, settings: Mapping[str, Any], text_given: bool = False) -> GenerationOptions:
+        """Return these options, and of the settings what they leave open.
+
+        Args:
+            settings: Arguments of ``generate()``, language and task among them.
+            text_given: Whether a text is explained, which has no timestamps.
+        """
+        names = ("language", "task", "tgt_lang")
+        lengths = {"max_length", "max_new_tokens"}
+        dropped = {*names, *(("return_timestamps",) if text_given else ())}
+        dropped |= lengths if lengths & self.generate_kwargs.keys() else set()
+        left = {name: value for name, value in settings.items() if name not in dropped}
+        known = {name: value for name in names if (value := settings.get(name)) is not None}
+        return GenerationOptions(**{**known, **self.given(*names)}, generate_kwargs={**left, **self.generate_kwargs})
+
     def given(self, *names: str) -> dict[str, str]:
         """Return those of the named options that are set."""
         return {name: value for name in names if (value := getattr(self, name)) is not None}

@@ -122,7 +122,7 @@ class WhisperAdapter(Adapter):
             yield {"decoder_input_ids": ids}
         else:
             embeddings = self.token_embedding(ids)
-            yield {"decoder_inputs_embeds": embeddings * keep.unsqueeze(-1).to(embeddings.dtype)}
+            yield {"decoder_inputs_embeds": embeddings * keep.unsqueeze(-1).to(embeddings)}
 
     def pieces(self, ids: Tensor) -> list[str]:
         """Return the text of every token of Whisper's byte-level vocabulary."""

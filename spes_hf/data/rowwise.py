@@ -19,6 +19,8 @@ import torch
 from spes_hf import __version__
 from spes_hf.adapters import Adapter
 from spes_hf.config import ExplainConfig
+from spes_hf.offload import named_weights
+from spes_hf.wrapping import active_adapters, unwrap
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -133,10 +135,14 @@ def canonical(identity: Any) -> str:
 
 
 def model_identity(model: Any) -> dict[str, Any]:
-    """Return what a model is: class, configuration, and a digest of its weights; wherever it lies and came from."""
+    """Return what a model is: class, configuration, and a digest of its weights; wherever it lies and came from.
+
+    Wrappers do not count. Adapters of PEFT do: their weights, and which are active.
+    """
+    model = unwrap(model)
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
-        if not isinstance(tensor, torch.Tensor) or tensor.is_meta:  # on disk, or no weights at all: what it is called
+    for name, tensor in named_weights(model):
+        if not isinstance(tensor, torch.Tensor) or tensor.is_meta:  # no weights at all: what it is called
             digest.update(f"{name}={tensor!r};{getattr(model.config, '_name_or_path', '')}".encode())
             continue
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
@@ -145,10 +151,12 @@ def model_identity(model: Any) -> dict[str, Any]:
     configs = {
         name: _settings(getattr(model, name)) for name in ("config", "generation_config") if hasattr(model, name)
     }
+    adapters = active_adapters(model)
     return {
         "class": type(model).__name__,
         "weights": digest.hexdigest(),
         "settings": _digest(configs),
+        **({"adapters": _digest(adapters)} if adapters else {}),
     }
 
 
@@ -174,7 +182,8 @@ def _identity(value: Any, immaterial: tuple[str, ...]) -> Any:
     if isinstance(value, (str, int, float, bool, type(None))):
         return value
     if isinstance(value, Adapter):
-        return {"model": model_identity(value.model), "processor": processor_identity(value.processor)}
+        settings = {"settings": _identity(dict(value.settings), immaterial)} if value.settings else {}
+        return {"model": model_identity(value.model), "processor": processor_identity(value.processor), **settings}
     if isinstance(value, ExplainConfig):
         return value.to_dict()
     if isinstance(value, Mapping):

@@ -69,7 +69,7 @@ class Explain(RowTransform):
     def __init__(
         self,
         model: Any,
-        processor: Any,
+        processor: Any = None,
         config: ExplainConfig | None = None,
         *,
         audio_column: str = "audio",
@@ -91,7 +91,8 @@ class Explain(RowTransform):
         self.options: dict[str, Any] = {"language": language, "task": task, "tgt_lang": tgt_lang}
         self.generate_kwargs = {} if generate_kwargs is None else dict(generate_kwargs)
         # Once, and not as an error in every row.
-        self.explainer.adapter.check_options(GenerationOptions(**self.options, generate_kwargs=self.generate_kwargs))
+        options = GenerationOptions(**self.options, generate_kwargs=self.generate_kwargs)
+        self.explainer.adapter.check_options(options.with_defaults(self.explainer.adapter.settings))
 
     @property
     def reads(self) -> tuple[str, ...]:

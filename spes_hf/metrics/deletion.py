@@ -39,7 +39,7 @@ class _Curve(RowTransform, ABC):
     def __init__(
         self,
         model: Any,
-        processor: Any,
+        processor: Any = None,
         fractions: Literal["paper", "fine"] | Sequence[float] = "paper",
         *,
         fill: Fill = "mean",

@@ -17,6 +17,7 @@ from spes_hf.data.packing import unpack
 from spes_hf.data.rowwise import is_lazy
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
+from spes_hf.offload import count_parameters
 
 Row = Mapping[str, Any]
 
@@ -94,7 +95,7 @@ def check_model(model: Any, explanation: Explanation) -> None:
         return
     here = {
         "class": type(model).__name__,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": count_parameters(model),
         "name": getattr(model.config, "_name_or_path", "") or "",
     }
     names = [str(m["name"]).rstrip("/").rsplit("/", 1)[-1] for m in (known, here)]

@@ -206,18 +206,31 @@ def plan_spes(config: SpesConfig, problem: Problem) -> list[Run]:
     ]
 
 
-def plan_gradient(config: SpesConfig, problem: Problem) -> list[Run]:
-    """Return the runs of the gradient estimator: sound, for every token and the sentence, and previous tokens.
+def check_differentiable(problem: Problem, what: str, remedy: str) -> None:
+    """Refuse a model that gradients do not pass through.
+
+    Args:
+        problem: The utterance and the model's answer to whether they do.
+        what: What needs gradients.
+        remedy: What to use instead.
 
     Raises:
         UnsupportedModelError: If the model has no gradients.
     """
     if not problem.differentiable:
         raise UnsupportedModelError(
-            'config.estimator is "gradient", but weights of the model are quantised or made in inference mode, and '
-            'gradients do not pass through them; use estimator="perturbation", or load the model in float32, float16 '
-            "or bfloat16"
+            f"{what}, but weights of the model are quantised or made in inference mode, and gradients do not pass "
+            f"through them; {remedy}, or load the model in float32, float16 or bfloat16"
         )
+
+
+def plan_gradient(config: SpesConfig, problem: Problem) -> list[Run]:
+    """Return the runs of the gradient estimator: sound, for every token and the sentence, and previous tokens.
+
+    Raises:
+        UnsupportedModelError: If the model has no gradients.
+    """
+    check_differentiable(problem, 'config.estimator is "gradient"', 'use estimator="perturbation"')
     features, tokens = problem.utterance.features, len(problem.target.token_ids)
     levels = (
         config.patches_per_second if config.patches is None else (),

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
-import pytest
 import torch
 from tiny import VARIED
 
@@ -46,12 +43,3 @@ def test_every_family_is_explained_by_gradients(case):
     assert found.provenance["cost"]["backward_passes"] == 2 * len(found) + 1
     assert [parameter.requires_grad for parameter in model.parameters()] == needed
     assert all(parameter.grad is None for parameter in model.parameters())
-
-
-@pytest.mark.parametrize("name", ["is_quantized", "hf_quantizer"])
-def test_a_quantised_model_says_that_it_has_no_gradients(case, name):
-    assert case.adapter.differentiable
-    adapter = copy.copy(case.adapter)
-    adapter.model, _ = case.copy()
-    setattr(adapter.model, name, True)
-    assert not adapter.differentiable

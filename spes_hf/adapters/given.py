@@ -1,0 +1,171 @@
+"""What users pass as model and processor: taken apart where it is a pipeline, refused with the line to write."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from spes_hf.errors import UnsupportedModelError
+from spes_hf.offload import missing_weights
+from spes_hf.wrapping import unwrap
+
+# What a pipeline adds to generate()'s arguments for its own use.
+_OF_PIPELINES = {"return_language", "return_token_timestamps", "return_segments", "transformers_version"}
+
+
+@dataclass(frozen=True)
+class Given:
+    """A model without wrappers, its processor, and how it generates if nobody says otherwise.
+
+    Attributes:
+        model: The transformers model.
+        processor: Its processor.
+        settings: Arguments of ``generate()`` that came with the model: a pipeline's.
+    """
+
+    model: Any
+    processor: Any
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def take(model: Any, processor: Any) -> Given:
+    """Return model and processor of what a user passed.
+
+    Raises:
+        UnsupportedModelError: If either is something else, with the line to write.
+    """
+    settings: dict[str, Any] = {}
+    if _is_a(model, "Pipeline"):
+        if not _is_a(model, "AutomaticSpeechRecognitionPipeline"):
+            raise UnsupportedModelError(
+                f"model is a {type(model).__name__}; pass a speech-to-text pipeline: "
+                'pipeline("automatic-speech-recognition", model=name)'
+            )
+        processor = _processor_of(model) if processor is None else processor
+        settings = pipeline_settings(model)
+        model = model.model
+    model = unwrap(model)
+    _check_model(model, processor)
+    _check_processor(model, processor)
+    return Given(model, processor, settings)
+
+
+def check_family(model: Any, processor: Any, model_classes: Sequence[str], processor_classes: Sequence[str]) -> None:
+    """Refuse a model or a processor of another family, by the names of the classes, and a model without weights.
+
+    Raises:
+        UnsupportedModelError: Naming the classes that are allowed.
+    """
+    if model_classes and not {c.__name__ for c in type(model).__mro__} & {*model_classes}:
+        raise UnsupportedModelError(
+            f"model is a {type(model).__name__}, which does not turn speech into text; load it as a "
+            f"{' or '.join(model_classes)}"
+        )
+    if not {c.__name__ for c in type(processor).__mro__} & {*processor_classes}:
+        raise UnsupportedModelError(
+            f"processor is a {type(processor).__name__}, but the model is a {type(model).__name__}; expected "
+            f"{' or '.join(processor_classes)}: AutoProcessor.from_pretrained(the model's own name)"
+        )
+    missing = missing_weights(model)
+    if missing:
+        raise UnsupportedModelError(
+            f"model has no weights for {missing[0]} (it is on the meta device, {len(missing)} in all); load it with "
+            "from_pretrained() before explaining"
+        )
+
+
+def pipeline_settings(pipe: Any) -> dict[str, Any]:
+    """Return how a pipeline generates, as arguments of ``generate()``.
+
+    That is what was passed when it was made, and its defaults where model and user say nothing (beam search, since
+    transformers 5). How it cuts long audio into chunks is no part of it.
+    """
+    model_config = pipe.model.generation_config
+    found = dict(pipe._forward_params)
+    if hasattr(pipe, "_prepare_generate_kwargs"):
+        found = pipe._prepare_generate_kwargs(found)
+    elif getattr(pipe, "generation_config", None) is not None:
+        found = {"generation_config": pipe.generation_config, **found}
+    config = found.pop("generation_config", None)
+    if config is not None:
+        standard = model_config.to_dict()
+        found = {**{k: v for k, v in config.to_dict().items() if v is not None and v != standard.get(k)}, **found}
+    if "return_timestamps" in found:
+        found["return_timestamps"] = bool(found["return_timestamps"])
+    return {name: value for name, value in found.items() if name not in _OF_PIPELINES and not name.startswith("_")}
+
+
+def _processor_of(pipe: Any) -> Any:
+    """Return a pipeline's processor, or one made of its feature extractor and tokenizer."""
+    if pipe.processor is not None:
+        return pipe.processor
+    import transformers
+
+    from spes_hf.adapters import _ADAPTERS
+
+    adapter = _ADAPTERS.get(getattr(getattr(pipe.model, "config", None), "model_type", None) or "")
+    for name in () if adapter is None else adapter.processor_classes:
+        if hasattr(transformers, name):
+            return getattr(transformers, name)(feature_extractor=pipe.feature_extractor, tokenizer=pipe.tokenizer)
+    return None
+
+
+def _check_model(model: Any, processor: Any) -> None:
+    if isinstance(model, (str, os.PathLike)):
+        name = os.fspath(model)
+        raise UnsupportedModelError(
+            f"model is {name!r}, the name of a model; load it first: "
+            f"model = AutoModelForSpeechSeq2Seq.from_pretrained({name!r}); "
+            f"processor = AutoProcessor.from_pretrained({name!r})"
+        )
+    if inspect.isclass(model):
+        raise UnsupportedModelError(
+            f"model is the class {model.__name__}; pass a model of it: {model.__name__}.from_pretrained(name)"
+        )
+    if _is_a(model, "ProcessorMixin") and hasattr(processor, "generate"):
+        raise UnsupportedModelError(
+            f"model is a {type(model).__name__} and processor a {type(processor).__name__}; they are swapped, the "
+            "model comes first: explain(model, processor, audio)"
+        )
+    if _is_a(model, "PreTrainedConfig", "PretrainedConfig"):
+        raise UnsupportedModelError(
+            f"model is a {type(model).__name__}, a configuration without weights; load the model: "
+            "AutoModelForSpeechSeq2Seq.from_pretrained(name)"
+        )
+
+
+def _check_processor(model: Any, processor: Any) -> None:
+    name = getattr(getattr(model, "config", None), "_name_or_path", "") or ""
+    line = f"processor = AutoProcessor.from_pretrained({name!r})" if name else "AutoProcessor.from_pretrained(name)"
+    if not hasattr(model, "config"):
+        return  # the error about the model says more
+    if isinstance(processor, (str, os.PathLike)):
+        raise UnsupportedModelError(
+            f"processor is {os.fspath(processor)!r}; load it first: "
+            f"processor = AutoProcessor.from_pretrained({os.fspath(processor)!r})"
+        )
+    if processor is None:
+        raise UnsupportedModelError(f"processor is None, which only a pipeline does without; load it: {line}")
+    if inspect.isclass(processor):
+        raise UnsupportedModelError(f"processor is the class {processor.__name__}; load one: {line}")
+    if _is_a(processor, "Pipeline"):
+        raise UnsupportedModelError(
+            f"processor is a {type(processor).__name__}; pass the pipeline as the model, alone: "
+            "explain(pipe, audio=audio)"
+        )
+    kind = "feature extractor" if _is_a(processor, "FeatureExtractionMixin") else "tokenizer"
+    if kind == "feature extractor" or _is_a(processor, "PreTrainedTokenizerBase"):
+        raise UnsupportedModelError(
+            f"processor is a {type(processor).__name__}, a {kind} alone; pass the processor, which has both: {line}"
+        )
+
+
+def _is_a(value: Any, *classes: str) -> bool:
+    """Return whether a value is an instance of a class of transformers, by name: nothing is imported for it."""
+    return any(
+        parent.__name__ in classes and parent.__module__.split(".")[0] == "transformers"
+        for parent in type(value).__mro__
+    )

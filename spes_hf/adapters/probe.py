@@ -1,0 +1,73 @@
+"""Whether gradients pass through a model's layers: what a layer does when asked, not what it is called."""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from spes_hf.offload import execution_device
+
+# What was found out, by layer and by how its weights are laid out then: bitsandbytes may pack them anew at any pass.
+_PROBED: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], bool]] = WeakKeyDictionary()
+
+_PACKED = (torch.int8, torch.uint8, torch.int16, torch.int32)
+
+
+def passes_gradients(model: nn.Module, dtype: torch.dtype) -> bool:
+    """Return whether gradients pass through all layers of a model.
+
+    Ordinary layers do, unless their weights were made in inference mode. Quantised ones are asked: a row of numbers
+    forwards and backwards through each of them, once. One layer that stops gradients is enough: past it, by the
+    residual connections, arrives a gradient that looks right and is not.
+
+    Args:
+        model: The model, without wrappers.
+        dtype: Type of what its layers read.
+    """
+    if any(weight.is_inference() for weight in (*model.parameters(), *model.buffers())):
+        return False
+    return all(_passes(layer, dtype) for layer in model.modules() if _is_quantised(layer))
+
+
+def _is_quantised(layer: nn.Module) -> bool:
+    """Return whether a layer has weights of its own that are not plain floating-point numbers."""
+    if hasattr(layer, "num_embeddings"):  # no gradient of the sound passes through it
+        return False
+    weights = [weight for weight in layer._parameters.values() if weight is not None]
+    packed = any(b is not None and b.dtype in _PACKED and b.ndim > 0 for b in layer._buffers.values())
+    plain = all(w.is_floating_point() and type(w) is nn.Parameter and type(w.data) is torch.Tensor for w in weights)
+    return packed or not plain or ".quantized" in type(layer).__module__
+
+
+def _passes(layer: nn.Module, dtype: torch.dtype) -> bool:
+    packed = [
+        getattr(getattr(weight, "quant_state", None), "packing_format_for_cpu", None)
+        for weight in layer._parameters.values()
+    ]
+    known, key = _PROBED.setdefault(layer, {}), (dtype, *packed)
+    if key not in known:
+        known[key] = _probe(layer, dtype)
+    return known[key]
+
+
+def _probe(layer: Any, dtype: torch.dtype) -> bool:
+    """Return whether a gradient arrives at a layer's input when there is one at its output."""
+    width = next((w for name in ("in_features", "infeatures") if isinstance(w := getattr(layer, name, None), int)), 0)
+    if not width:  # a container, whose layers are asked themselves, or something that nothing is known of
+        return not any(True for _ in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)))
+    generator = torch.Generator("cpu").manual_seed(0)
+    device = execution_device(layer) or torch.device("cpu")
+    with torch.inference_mode(False), torch.enable_grad():
+        rows = torch.randn(1, 2, width, generator=generator, dtype=torch.float32, device="cpu")
+        rows = rows.to(device, dtype).requires_grad_()
+        try:
+            output = layer(rows)
+            (gradient,) = torch.autograd.grad(output.float().square().sum(), rows)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, NotImplementedError, TypeError, AttributeError):
+            return False
+    return bool(gradient.isfinite().all()) and bool((gradient != 0).any())

@@ -1,0 +1,117 @@
+"""Models that Accelerate has spread over several devices, or whose weights wait on the CPU or on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def execution_device(module: nn.Module) -> torch.device | None:
+    """Return where a module's input goes: as its hooks say, or where its first weight is; None: it has no weights."""
+    for child in module.modules():
+        for hook in _hooks(child):
+            device = getattr(hook, "execution_device", None)
+            if device is not None:
+                return torch.device(device)
+        for weight in child._parameters.values():
+            if weight is not None and not weight.is_meta:
+                return weight.device
+    return None
+
+
+def devices(model: nn.Module) -> set[torch.device]:
+    """Return every device that the model computes on."""
+    found = {weight.device for weight in model.parameters() if not weight.is_meta}
+    hooks = (hook for module in model.modules() for hook in _hooks(module))
+    return found | {torch.device(d) for hook in hooks if (d := getattr(hook, "execution_device", None)) is not None}
+
+
+@contextmanager
+def at_home(model: nn.Module) -> Iterator[None]:
+    """Have a model meanwhile say that it is where it computes, and afterwards leave it the hooks that it had.
+
+    ``generate()`` puts its first tokens where ``model.device`` is, which is "meta" where the first weight waits
+    elsewhere. And it adds a hook of its own to the encoder of a model that is spread.
+    """
+    kind, missing = type(model), object()
+    device, first = execution_device(model), next(model.parameters(), None)
+    spread = hasattr(model, "hf_device_map") or any(_hooks(module) for module in model.modules())
+    before = [
+        (vars(module), {name: vars(module).get(name, missing) for name in ("forward", "_old_forward", "_hf_hook")})
+        for module in (model.modules() if spread else ())
+    ]
+    before += [
+        (vars(hook), {"io_same_device": hook.io_same_device})
+        for module in (model.modules() if spread else ())
+        for hook in _hooks(module)
+        if hasattr(hook, "io_same_device")
+    ]
+    if first is not None and first.is_meta and device is not None:
+        names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "device": property(lambda _: device)}
+        model.__class__ = type(kind.__name__, (kind,), names)
+    try:
+        yield
+    finally:
+        model.__class__ = kind
+        for attributes, values in before:
+            for name, value in values.items():
+                if value is missing:
+                    attributes.pop(name, None)
+                else:
+                    attributes[name] = value
+
+
+def missing_weights(model: nn.Module) -> list[str]:
+    """Return the names of the parameters that have no values anywhere."""
+    empty = [name for name, weight in model.named_parameters(remove_duplicate=False) if weight.is_meta]
+    kept = dict(_kept(model)) if empty else {}
+    return [name for name in empty if name not in kept]
+
+
+def named_weights(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield the entries of the model's state in order of their names, compiled parts named as if they were not.
+
+    What is kept elsewhere is loaded one entry at a time.
+    """
+    state = model.state_dict()
+    kept = dict(_kept(model)) if any(isinstance(v, Tensor) and v.is_meta for v in state.values()) else {}
+    for plain, name in sorted((name.replace("_orig_mod.", ""), name) for name in state):
+        value = state[name]
+        if isinstance(value, Tensor) and value.is_meta and name in kept:
+            weights, key = kept[name]
+            value = weights[key]
+        yield plain, value
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return how many parameters the model has; tied ones count once, also where offloading has parted them."""
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    parted = {
+        name
+        for name, source in tied.items()
+        if name in weights and source in weights and (weights[name].is_meta or weights[source].is_meta)
+    }
+    return sum(weight.numel() for weight in {id(w): w for n, w in weights.items() if n not in parted}.values())
+
+
+def _hooks(module: nn.Module) -> list[Any]:
+    """Return Accelerate's hooks of a module."""
+    hook = getattr(module, "_hf_hook", None)
+    return [] if hook is None else list(getattr(hook, "hooks", (hook,)))
+
+
+def _kept(model: nn.Module) -> Iterator[tuple[str, tuple[Mapping[str, Tensor], str]]]:
+    """Yield the name of every weight that is kept elsewhere, and where: a mapping and its key there."""
+    for prefix, module in model.named_modules():
+        for hook in _hooks(module):
+            if not getattr(hook, "offload", False) or hook.weights_map is None:
+                continue
+            inner = module.state_dict() if hook.place_submodules else {**module._parameters, **module._buffers}
+            for key, value in inner.items():
+                if isinstance(value, Tensor) and value.is_meta:
+                    yield f"{prefix}.{key}" if prefix else key, (hook.weights_map, key)
