@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,23 @@ from torch import Tensor
 from spes_hf.errors import ExplanationFormatError
 from spes_hf.explanation import Explanation, PatchMap, Reliability
 from spes_hf.perturbation.segments import feature_labels
+from spes_hf.soundness import check_scores, check_sound, no_constant
 
 FORMAT = "spes_hf.explanation"
 FORMAT_VERSION = 1
 DESCRIPTION = "explanation.json"
+
+# What parts that do not fit together raise.
+DAMAGE = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+)
 
 _TENSOR_FIELDS = ("probabilities", "features", "times", "frequencies", "raw_token_scores", "token_mean_impact")
 _TUPLE_FIELDS = ("pieces", "token_id_list", "context_pieces", "special", "groups", "context_groups")
@@ -72,8 +86,8 @@ def load_explanation(folder: Path) -> Explanation:
             f"path {str(folder)!r} holds no {DESCRIPTION}; pass a folder that Explanation.save() wrote"
         )
     try:
-        description = json.loads((folder / DESCRIPTION).read_bytes())
-    except ValueError as error:
+        description = json.loads((folder / DESCRIPTION).read_bytes(), parse_constant=no_constant)
+    except (ValueError, RecursionError) as error:
         raise _damaged(folder, f"{DESCRIPTION} is no JSON: {error}") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise ExplanationFormatError(
@@ -86,15 +100,21 @@ def load_explanation(folder: Path) -> Explanation:
         )
     if description.pop("sha256", None) != _checksum(description):
         raise _damaged(folder, f"{DESCRIPTION} is not what was written")
+    name = description.get("tensors")
+    # A name of another folder, or of a device, is none that was written.
+    if not isinstance(name, str) or not re.fullmatch(r"explanation-[0-9a-f]+\.safetensors", name):
+        raise _damaged(folder, f"{DESCRIPTION} names {name!r} as the file of its tensors")
+    if (folder / name).exists() and not (folder / name).is_file():
+        raise _damaged(folder, f"{name} is no file")
     try:
-        raw = (folder / description["tensors"]).read_bytes()
+        raw = (folder / name).read_bytes()
     except OSError as error:
-        raise _damaged(folder, f"{description['tensors']} cannot be read: {error.strerror}") from error
-    if hashlib.sha256(raw).hexdigest() != description["tensors_sha256"]:
-        raise _damaged(folder, f"{description['tensors']} is not the file that was written")
+        raise _damaged(folder, f"{name} cannot be read: {error.strerror}") from error
+    if hashlib.sha256(raw).hexdigest() != description.get("tensors_sha256"):
+        raise _damaged(folder, f"{name} is not the file that was written")
     try:
         return _explanation(description, load_tensors(raw))
-    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+    except DAMAGE as error:
         raise _damaged(folder, f"{type(error).__name__}: {error}") from error
 
 
@@ -148,13 +168,14 @@ def _explanation(description: dict[str, Any], tensors: dict[str, Tensor]) -> Exp
     values["waveform"] = tensors["waveform"].float() / 32767
     if values.keys() != {f.name for f in fields(Explanation)}:
         raise KeyError(f"fields {sorted(values)}")
-    return Explanation(**values)
+    return check_sound(Explanation(**values))
 
 
 def _patch_map(name: str, tensors: dict[str, Tensor]) -> PatchMap:
     levels = range(sum(key.startswith(f"{name}.numerator.") for key in tensors))
     labels = tensors.get(f"{name}.labels", tensors["audio.labels"])
-    numerators = tuple(tensors[f"{name}.numerator.{level}"] for level in levels)
+    keys = [f"{name}.numerator.{level}" for level in levels]
+    numerators = tuple(check_scores(key, tensors[key]) for key in keys)
     return PatchMap(
         labels if len(labels) else feature_labels(tensors["features"]).int(),
         numerators,

@@ -41,7 +41,11 @@ def sentencepiece_piece(token: str) -> str:
 
 def join_pieces(pieces: Sequence[str]) -> str:
     r"""Return the text of a run of tokens; parts of characters that do not come together read "\xe4"."""
-    raw = "".join(pieces).encode("utf-8", errors="surrogateescape")
+    text = "".join(pieces)
+    try:
+        raw = text.encode("utf-8", errors="surrogateescape")
+    except UnicodeEncodeError:  # surrogates that are no byte
+        raw = text.encode("utf-8", errors="replace")
     return raw.decode("utf-8", errors="backslashreplace")
 
 

@@ -232,10 +232,10 @@ def test_sentence_map_and_impact_of_sound_survive(tmp_path):
         assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
 
 
-def by_feature():
+def by_feature(rows=1):
     """A map with a value for each feature."""
     labels = torch.arange(24)
-    values = torch.randn(1, 24, generator=torch.Generator().manual_seed(7))
+    values = torch.randn(rows, 24, generator=torch.Generator().manual_seed(7))
     return PatchMap.of(labels.view(1, 6, 4), UnitScores((values,), (torch.ones(24),)))
 
 
@@ -246,7 +246,7 @@ def test_what_goes_without_saying_is_not_written(tmp_path):
     written = {name: value for name, value in load_file(tensors_of(folder)).items() if name.startswith("sentence")}
     assert written.keys() == {"sentence.labels", "sentence.numerator.0"} and not written["sentence.labels"].numel()
     assert_same(ex, Explanation.load(folder))
-    whole = make(audio_map=by_feature(), raw_token_scores=make().raw_token_scores[:1])
+    whole = make(audio_map=by_feature(5))
     assert load_file(tensors_of(whole.save(tmp_path / "audio")))["audio.labels"].shape == (0, 6, 4)
     assert torch.equal(Explanation.load(tmp_path / "audio").audio_map.labels, whole.audio_map.labels)
 

@@ -101,7 +101,7 @@ def read_alignment(path: str | PathLike[str]) -> Alignment:
         if path.suffix.lower() == ".textgrid":
             return _of_tiers(read_textgrid(raw), path)
         content = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if isinstance(error, AlignmentError):
             raise
         raise AlignmentError(f"path {str(path)!r} is not what its name says: {error}") from error
@@ -206,12 +206,17 @@ def _tier(tiers: list[tuple[str, list[Interval]]], names: tuple[str, ...]) -> li
 
 
 def _phones(word: Mapping[str, Any], start: float, source: str) -> tuple[Phone, ...]:
-    phones = []
-    for entry in word.get("phones") or ():
+    phones: list[Phone] = []
+    listed = word.get("phones") or ()
+    if not isinstance(listed, (list, tuple)):
+        raise AlignmentError(f"{source}: phones of {word['word']!r} are {listed!r}; expected a list")
+    for entry in listed:
         if not isinstance(entry, Mapping) or not isinstance(entry.get("phone"), str):
             raise AlignmentError(f'{source}: phone {entry!r} of {word["word"]!r} is no {{"phone", "start", "end"}}')
         if "duration" in entry and "start" not in entry:  # Gentle: "s_B" and how long it lasts
-            entry = {"phone": entry["phone"].split("_")[0], "start": start, "end": start + float(entry["duration"])}
+            lasts = entry["duration"]
+            end = start + lasts if isinstance(lasts, (int, float)) and abs(lasts) < _LONGEST_S else None
+            entry = {"phone": entry["phone"].split("_")[0], "start": start, "end": end}
         begin, end = _times(entry, f"{source}: phone {entry['phone']!r} of {word['word']!r}")
         phones.append(Phone(entry["phone"], begin, end))
         start = end
@@ -221,7 +226,7 @@ def _phones(word: Mapping[str, Any], start: float, source: str) -> tuple[Phone, 
 def _times(entry: Mapping[str, Any], what: str) -> tuple[float, float]:
     try:
         start, end = float(entry["start"]), float(entry["end"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise AlignmentError(f"{what} has no start and end in seconds") from error
     if not 0 <= start <= end < _LONGEST_S:
         raise AlignmentError(f"{what} runs from {start} to {end} s; a start from 0 up and an end after it are expected")

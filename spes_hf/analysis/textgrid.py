@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -74,4 +75,7 @@ class _Values:
         return self._next(2, "flag") == "exists"
 
     def number(self) -> float:
-        return float(self._next(3, "number"))
+        value = float(self._next(3, "number"))
+        if not math.isfinite(value):
+            raise ValueError("a number is too large")
+        return value

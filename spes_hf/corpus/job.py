@@ -128,8 +128,11 @@ def claim_folder(out: Path, identity: dict[str, Any]) -> None:
         raise ConfigError(f"out is {str(out)!r}, which is no folder; pass a folder for the rows")
     path = out / MANIFEST
     if path.is_file():
-        known = json.loads(path.read_text(encoding="utf-8"))
-        differences = list(_differences(known, json.loads(json.dumps(identity))))
+        known = _read_manifest(path)
+        try:
+            differences = list(_differences(known, json.loads(json.dumps(identity))))
+        except RecursionError:
+            differences = [f"its {MANIFEST} is nested too deeply"]
         if differences:
             raise ConfigError(
                 f"out is {str(out)!r}, which holds rows of another job: {'; '.join(differences[:SHOWN])}. Pass the "
@@ -140,6 +143,16 @@ def claim_folder(out: Path, identity: dict[str, Any]) -> None:
     else:
         (out / FOLDER).mkdir(parents=True, exist_ok=True)
         write_json(path, identity)
+
+
+def _read_manifest(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"out is {str(path.parent)!r}, whose {path.name} is damaged ({type(error).__name__}: {error}); remove that "
+            "folder and start again, or pass another folder"
+        ) from error
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

@@ -123,7 +123,7 @@ def drop_repeated(out: Path) -> set[int]:
                 name = f"{path.name.rsplit('-', 2)[0]}-{uuid.uuid4().hex[:12]}-{len(new)}.parquet"
                 _write(pq.read_table(path).take(new), path.with_name(name))
             path.unlink(missing_ok=True)
-        except OSError:
+        except (OSError, ValueError, pa.ArrowException):
             continue
     return seen
 
@@ -246,11 +246,21 @@ def _write(table: pa.Table, path: Path) -> None:
 def _columns(path: Path, names: Sequence[str | None]) -> dict[str, list[Any]]:
     """Return those of the named columns that a shard has; nothing if it is gone meanwhile."""
     try:
-        known = set(pq.read_schema(path).names)
-        return dict(pq.read_table(path, columns=[name for name in names if name in known]).to_pydict())
+        metadata = pq.read_metadata(path)
+        if metadata.num_rows > MAX_ROWS:
+            raise ValueError(f"it promises {metadata.num_rows} rows, and a shard has {MAX_ROWS} at most")
+        known = set(metadata.schema.to_arrow_schema().names)
+        found = dict(pq.read_table(path, columns=[name for name in names if name in known]).to_pydict())
+        if not {INDEX, "error"}.intersection(names) <= found.keys():
+            raise ValueError(f"its columns are {', '.join(sorted(known))}")
+        if not all(type(index) is int for index in found[INDEX]):
+            raise ValueError(f"its column {INDEX} holds other things than numbers")
+        if not all(isinstance(entry, (str, type(None))) for entry in found.get("error", ())):
+            raise ValueError("its column error holds other things than texts")
+        return found
     except FileNotFoundError:
         return {}
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, KeyError, MemoryError, OverflowError, pa.ArrowException) as error:
         raise ShardError(
             f"shard {str(path)!r} cannot be read: {error}. Remove it, and its rows are computed again"
         ) from error

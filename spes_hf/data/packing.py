@@ -14,18 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from spes_hf.errors import ExplanationFormatError
+from spes_hf.soundness import no_constant
 
 if TYPE_CHECKING:
     from spes_hf.explanation import Explanation
 
 KEY = "spes_hf.explanation"
 VERSION = 1
+
+# More levels of patches than anybody draws; a small file cannot make large labels.
+MAX_LEVELS = 256
 
 _LABELS = ".labels"
 # Comes last in the file. NumPy's and torch's formats of `datasets` drop zeros at the end of bytes.
@@ -53,7 +56,7 @@ def unpack(packed: bytes) -> Explanation:
     Raises:
         ExplanationFormatError: If they are none, or damaged, or written by a later version.
     """
-    from spes_hf.storage import from_parts
+    from spes_hf.storage import DAMAGE, from_parts
 
     packed = bytes(packed)
     header = _header(packed)
@@ -66,9 +69,9 @@ def unpack(packed: bytes) -> Explanation:
         tensors = load_tensors(packed)
         tensors.pop(_END, None)
         for name, shape in header["labels"].items():
-            tensors[name] = _labels(tensors[name], shape)
+            tensors[name] = _labels(tensors[name], shape, tensors["features"])
         return from_parts(header["values"], tensors)
-    except (AttributeError, KeyError, TypeError, ValueError, SafetensorError, zlib.error) as error:
+    except (*DAMAGE, zlib.error) as error:
         raise ExplanationFormatError(
             f"explanation ({len(packed)} bytes) is damaged ({type(error).__name__}: {error}); explain again"
         ) from error
@@ -107,15 +110,24 @@ def _header(packed: bytes) -> dict[str, Any]:
     """Return what the header of the safetensors file holds for us."""
     try:
         length = int.from_bytes(packed[:8], "little")
-        found = json.loads(json.loads(packed[8 : 8 + length])["__metadata__"][KEY])
-    except (KeyError, TypeError, ValueError) as error:
+        text = json.loads(packed[8 : 8 + length])["__metadata__"][KEY]
+        found = json.loads(text, parse_constant=no_constant)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ExplanationFormatError(
             f"explanation is {len(packed)} bytes that Explanation.to_row() did not write, or are damaged; explain again"
         ) from error
     return found if isinstance(found, dict) else {}
 
 
-def _labels(deflated: Tensor, shape: list[int]) -> Tensor:
-    """Return (L, T, C) int32 labels."""
-    steps = np.frombuffer(zlib.decompress(deflated.numpy().tobytes()), dtype="<i4").reshape(shape)
+def _labels(deflated: Tensor, shape: list[int], features: Tensor) -> Tensor:
+    """Return (L, T, C) int32 labels; what inflates to more is damaged."""
+    levels, *rest = shape
+    if rest != list(features.shape) or type(levels) is not int or not 0 <= levels <= MAX_LEVELS:
+        raise ValueError(f"labels have shape {shape}, but features {list(features.shape)}")
+    size = 4 * levels * features.numel()
+    inflate = zlib.decompressobj()
+    raw = inflate.decompress(deflated.numpy().tobytes(), size + 1)
+    if len(raw) != size:
+        raise ValueError(f"labels do not inflate to {size} bytes")
+    steps = np.frombuffer(raw, dtype="<i4").reshape(shape)
     return torch.from_numpy(steps.cumsum(axis=1, dtype=np.int32))

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from spes_hf.text import join_pieces
+
 # Hz that get a tick, as far as the spectrogram reaches.
 TICKS_HZ = (100, 500, 1000, 2000, 4000, 8000)
 
@@ -98,11 +100,7 @@ def shown(token: str, longest: int = 24) -> str:
 
 def clean(text: str) -> str:
     r"""Return text that can be written as UTF-8: parts of characters read "\xe4"."""
-    try:
-        raw = text.encode("utf-8", errors="surrogateescape")
-    except UnicodeEncodeError:  # surrogates that stand for no byte
-        raw = text.encode("utf-8", errors="replace")
-    return raw.decode("utf-8", errors="backslashreplace")
+    return join_pieces([text])
 
 
 def passes(cost: Mapping[str, Any]) -> str:

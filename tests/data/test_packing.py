@@ -8,7 +8,7 @@ from settings import pyramid
 from spes_hf import EnergyConfig, Explanation, ExplanationFormatError, FeatureWiseConfig, SpesConfig, explain
 from spes_hf.data.packing import pack, unpack
 from spes_hf.demo import load_tiny_model, tiny_clips
-from spes_hf.explanation import PatchMap
+from spes_hf.explanation import PatchMap, Reliability
 
 FEW = {"num_spectrogram_masks": 6, "num_token_masks": 4}
 
@@ -85,6 +85,7 @@ def synthetic(found, tokens, frames, bins, labels):
         token_id_list=(5,) * tokens,
         special=(False,) * tokens,
         context_pieces=(" word",) * tokens,
+        prefix_length=1,
         probabilities=torch.rand(tokens, generator=generator),
         features=torch.rand(frames, bins, generator=generator),
         times=torch.arange(frames) / 100,
@@ -97,6 +98,8 @@ def synthetic(found, tokens, frames, bins, labels):
         sentence_map=None,
         raw_token_scores=torch.rand(tokens, tokens, generator=generator),
         token_mean_impact=torch.rand(tokens, generator=generator),
+        reliability=Reliability(torch.rand(tokens, generator=generator), 0.5),
+        audio_mean_impact=None,
     )
 
 
