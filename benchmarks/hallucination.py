@@ -43,6 +43,7 @@ from spes_hf.functional import area_under_curve, size_curve
 from spes_hf.metrics.bootstrap import percentile_interval
 from spes_hf.metrics.quality import wer
 from spes_hf.metrics.size import THRESHOLDS
+from spes_hf.textfile import read_json_lines
 
 SAME_TEXT = 3  # how many outputs of one wording are used; most noises make the model write "you"
 MAX_TOKENS = {"max_new_tokens": 40}  # some hallucinations never end
@@ -96,7 +97,7 @@ def listen(candidates: Iterable[Candidate], adapter: Adapter, file: Path) -> dic
     """Return what the model writes for every candidate; kept in a file, one line each."""
     heard = {}
     if file.is_file():
-        heard = {row["id"]: row for row in map(json.loads, file.read_text(encoding="utf-8").splitlines())}
+        heard = {row["id"]: row for row in read_json_lines(file)}
     for candidate in candidates:
         if candidate.id in heard:
             continue

@@ -50,6 +50,7 @@ from spes_hf.analysis.stats import permutation_of_means, plain
 from spes_hf.config import PRESETS, preset
 from spes_hf.data.audio import load_segment
 from spes_hf.demo import load_demo_model, load_tiny_model, tiny_clips
+from spes_hf.textfile import read_json_lines
 
 UTTERANCES = (
     "ls-tc5-7367-86737-0105 ls-tc5-7859-102519-0047 ls-tc5-7312-92432-0009 ls-to-367-130732-0009 "
@@ -71,8 +72,7 @@ SYNTHETIC = {
 
 def read_manifest(data: Path) -> dict[str, dict[str, Any]]:
     """Return the recordings of a folder by their ids."""
-    rows = map(json.loads, (data / "manifest.jsonl").read_text(encoding="utf-8").splitlines())
-    return {row["id"]: row for row in rows}
+    return {row["id"]: row for row in read_json_lines(data / "manifest.jsonl")}
 
 
 def cached(

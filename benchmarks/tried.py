@@ -40,6 +40,7 @@ from spes_hf.perturbation.designs import DESIGNS
 from spes_hf.perturbation.masks import keep_bits, mask_key
 from spes_hf.perturbation.plan import fill_values
 from spes_hf.perturbation.segments import feature_labels, segment
+from spes_hf.textfile import read_json_lines
 
 FRACTIONS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 FIRST = 0.2
@@ -309,8 +310,7 @@ def coarse_to_fine(clip: Clip, masks: int) -> Tensor:
 def recordings(options: argparse.Namespace, folder: str) -> list[tuple[str, str]]:
     """Return id and path of the clips: those of --data, or synthesised ones."""
     if options.data is not None:
-        lines = (options.data / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines if line.strip()]
+        rows = read_json_lines(options.data / "manifest.jsonl")
         wanted = [row for row in rows if not options.ids or row["id"] in options.ids]
         return [(row["id"], str(options.data / row["file"])) for row in wanted][: options.clips]
     sys.path.append(str(Path(__file__).resolve().parents[1] / "recipes"))  # speech is made by the training recipe

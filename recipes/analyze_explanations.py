@@ -48,7 +48,6 @@ Examples:
 
 import argparse
 import base64
-import csv
 import html
 import io
 import json
@@ -76,6 +75,7 @@ from spes_hf.analysis.matching import normalise
 from spes_hf.analysis.stats import Test, plain
 from spes_hf.errors import ConfigError
 from spes_hf.metrics.rows import method_signature
+from spes_hf.textfile import TextFileError, read_json_lines, read_table
 from spes_hf.viz.scale import LOW_RELIABILITY, clean, shown
 
 STYLE = """
@@ -208,15 +208,13 @@ def read_metadata(path: Path) -> list[dict[str, Any]]:
         ConfigError: If it cannot be read, or is none of these.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        if path.suffix.lower() in (".csv", ".tsv"):
+            return [*read_table(path)]
+        return read_json_lines(path)
+    except OSError as error:
         raise ConfigError(f"{str(path)!r} cannot be read: {error}") from error
-    if path.suffix in (".csv", ".tsv"):
-        return list(csv.DictReader(io.StringIO(text), delimiter="\t" if path.suffix == ".tsv" else ","))
-    try:
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    except ValueError as error:
-        raise ConfigError(f"{str(path)!r} is no JSON-lines file (one object a line) and no .csv or .tsv") from error
+    except TextFileError as error:
+        raise ConfigError(f"{error} (only .csv and .tsv files are tables)") from error
 
 
 def read_names(entries: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -66,6 +66,7 @@ from spes_hf import (
 from spes_hf.cli import load_model
 from spes_hf.errors import ConfigError
 from spes_hf.metrics import FINE_FRACTIONS, PAPER_FRACTIONS, Score, compare, plot_curves, summarize
+from spes_hf.textfile import read_json_lines
 
 TABLE_1 = ("SPES", "feature-wise", "bubble noise", "- multi-scale", "- clustering", "- duration adaptation", "- KL")
 BASELINES = ("random", "energy", "integrated gradients")
@@ -226,7 +227,7 @@ def load_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
         column = {"deu": "translation_de", "spa": "translation_es"}.get(options.tgt_lang or "", "transcript")
         entries, audio, reference = tiny_clips(), "path", options.reference_column or column
     elif (manifest := Path(options.data) / "manifest.jsonl").is_file():
-        entries = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines() if line.strip()]
+        entries = read_json_lines(manifest)
         entries = [{**entry, "file": str(manifest.parent / entry["file"])} for entry in entries]
         audio, reference = "file", options.reference_column or "text"
     else:

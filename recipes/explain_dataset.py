@@ -67,8 +67,6 @@ arguments or settings.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import sys
 from collections.abc import Sequence
@@ -275,12 +273,9 @@ def read_listing(path: Path, path_column: str, audio_column: str) -> Dataset:
     from datasets import Dataset
 
     from spes_hf import ConfigError
+    from spes_hf.textfile import read_json_lines, read_table
 
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".csv":
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    else:
-        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+    rows: list[dict[str, Any]] = [*(read_table(path) if path.suffix == ".csv" else read_json_lines(path))]
     missing = next((i for i, row in enumerate(rows, 1) if not row.get(path_column)), None)
     if missing is not None or not rows:
         raise ConfigError(f"{path}: row {missing or 1} has no {path_column!r}; --audio-column says where the path is")

@@ -148,7 +148,7 @@ def read_split(root: Path, split: str, limit: int | None = None) -> list[Example
 
     def lines(language: str, ending: str) -> list[str]:
         path = root / f"en-{language}" / "data" / split / "txt" / f"{split}.{ending}"
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     segments = yaml.load("\n".join(lines("de", "yaml")), Loader=loader)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from spes_hf import __version__
 from spes_hf.errors import ConfigError
+from spes_hf.textfile import TextFileError, read_json
 
 Fill = Literal["mean", "zero", "min"] | float
 ConfigT = TypeVar("ConfigT", bound="ExplainConfig")
@@ -126,8 +127,8 @@ class ExplainConfig:
             ConfigError: If the file is no JSON object, or holds no valid config.
         """
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            values = read_json(path)
+        except (OSError, TextFileError) as error:
             raise ConfigError(f"path {str(path)!r} cannot be read as JSON: {error}") from error
         if not isinstance(values, dict):
             raise ConfigError(f"path {str(path)!r} holds a {type(values).__name__}; expected a JSON object")

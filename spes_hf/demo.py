@@ -35,6 +35,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from spes_hf.errors import SpesError
+from spes_hf.textfile import read_json_lines
 
 ASSETS = Path(__file__).parent / "assets"
 TINY_MODELS = ("speech2text-en", "seamless-en-de-es")
@@ -137,7 +138,7 @@ def tiny_clips() -> list[dict[str, Any]]:
     """
     listing = ASSETS / "tiny" / "clips" / "clips.jsonl"
     _require_asset(listing, "the list of tiny clips")
-    rows = [json.loads(line) for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
+    rows = read_json_lines(listing)
     for row in rows:
         row["path"] = str((listing.parent / row["file"]).resolve())
         _require_asset(Path(row["path"]), f"the tiny clip {row['file']!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -12,6 +11,7 @@ from typing import Any
 from spes_hf.analysis.textgrid import Interval, read_textgrid
 from spes_hf.errors import SpesError
 from spes_hf.explanation import Explanation
+from spes_hf.textfile import parse_json, read_text
 
 # What aligners write where nobody speaks.
 SILENCES = frozenset({"", "<sil>", "sil", "sp", "spn", "<eps>", "<s>", "</s>", "[noise]", "[silence]", "<unk>"})
@@ -94,14 +94,13 @@ def read_alignment(path: str | PathLike[str]) -> Alignment:
     if path.suffix.lower() not in SUFFIXES:
         raise AlignmentError(f"path {str(path)!r} ends in {path.suffix!r}; allowed: .json, .TextGrid")
     try:
-        raw = path.read_bytes()
+        text = read_text(path)
+        if path.suffix.lower() == ".textgrid":
+            return _of_tiers(read_textgrid(text), path)
+        content = parse_json(text, str(path))
     except OSError as error:
         raise AlignmentError(f"path {str(path)!r} cannot be read: {error.strerror}") from error
-    try:
-        if path.suffix.lower() == ".textgrid":
-            return _of_tiers(read_textgrid(raw), path)
-        content = json.loads(raw)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         if isinstance(error, AlignmentError):
             raise
         raise AlignmentError(f"path {str(path)!r} is not what its name says: {error}") from error

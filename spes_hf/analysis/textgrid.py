@@ -22,17 +22,16 @@ class Interval:
     text: str
 
 
-def read_textgrid(raw: bytes) -> list[tuple[str, list[Interval]]]:
+def read_textgrid(text: str) -> list[tuple[str, list[Interval]]]:
     """Return the interval tiers of a TextGrid as (name, intervals); tiers of points are left out.
 
     Args:
-        raw: Content of the file: UTF-8, or UTF-16 with a byte order mark, as Praat writes it.
+        text: Content of the file.
 
     Raises:
         ValueError: If it is no TextGrid in a text format, or ends early.
     """
-    encoding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    values = _Values(raw.decode(encoding))
+    values = _Values(text)
     if values.text() != "ooTextFile" or values.text() != "TextGrid":
         raise ValueError("it is no TextGrid in a text format; in Praat, save it as a text file or a short text file")
     values.number(), values.number()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import soundfile
 
-from spes_hf import __version__
+from spes_hf import __version__, textfile
 from spes_hf.data.audio import SEGMENT_TOLERANCE_S
 from spes_hf.errors import ConfigError, SpesError
 
@@ -32,6 +32,8 @@ STREAM_SHARDS = 64
 
 # A segment as the releases write it; anything else that is YAML goes through a parser.
 _SEGMENT = re.compile(r"-\s*\{(.*)\}\s*$")
+# What YAML does not allow, or takes for the end of a line, where only a line feed is one.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _ENTRY = re.compile(r"\s*(\w+)\s*:\s*(\"[^\"]*\"|'[^']*'|[^,\"'{}\[\]]+?)\s*(?:,|$)")
 
 
@@ -197,12 +199,15 @@ def _read(folder: Path, pair: str, split: str) -> tuple[list[dict[str, Any]], li
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text; only a line feed ends one, as texts may hold other separators of Unicode."""
+    """Return the lines of a text; only a line feed ends one, as texts may hold other separators of Unicode.
+
+    Raises:
+        CorpusError: If its encoding cannot be known; with the line.
+    """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{path}: is not UTF-8 ({error}); fetch it again", (str(path),)) from error
-    return lines[:-1] if lines and not lines[-1] else lines
+        return textfile.read_lines(path)
+    except textfile.TextFileError as error:
+        raise CorpusError(str(error), (str(path),)) from error
 
 
 def read_segments(path: Path) -> list[Segment]:
@@ -230,7 +235,7 @@ def _parse(path: Path, lines: list[str]) -> list[tuple[int, dict[str, Any]]]:
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        node = yaml.compose("\n".join(lines), Loader=loader)
+        node = yaml.compose(_CONTROLS.sub(" ", "\n".join(lines)), Loader=loader)
         if not isinstance(node, yaml.SequenceNode):
             raise CorpusError(f"{path}:1: holds no list of segments", (f"{path}:1",))
         found = []

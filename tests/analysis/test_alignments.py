@@ -143,7 +143,7 @@ def test_textgrid_of_an_aligner(tmp_path):
 
 def test_textgrid_values():
     content = SHORT.replace("0.7\n", "! a comment with 5 numbers 1 2 3\n7e-1\n")
-    assert read_textgrid(content.encode())[0][1][1] == Interval(0.25, 0.5, "so")
+    assert read_textgrid(content)[0][1][1] == Interval(0.25, 0.5, "so")
 
 
 @pytest.mark.parametrize(

@@ -208,10 +208,51 @@ def test_segments_that_cannot_be_read(root, split, line, message):
 
 def test_missing_files_and_other_encodings(root, split):
     edit(split / "txt/tst-COMMON.de", lambda b: "Käse\n".encode("latin-1") * 5)
-    with pytest.raises(CorpusError, match="tst-COMMON.de: is not UTF-8"):
+    with pytest.raises(CorpusError, match="tst-COMMON.de:1: is not UTF-8 at column 2.*save it as UTF-8"):
         load_mustc(root)
     (split / "txt/tst-COMMON.de").unlink()
     with pytest.raises(CorpusError, match="tst-COMMON.de: no such file"):
+        load_mustc(root)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le-mark", "utf-16-be-mark", "utf-32"])
+def test_files_that_windows_wrote_give_the_same_rows(root, split, encoding):
+    whole = load_mustc(root)
+    assert any(not row["translation"].isascii() for row in whole)
+    for ending in ("yaml", "en", "de"):
+        text = (split / f"txt/tst-COMMON.{ending}").read_text(encoding="utf-8").replace("\n", "\r\n")
+        marked = "\ufeff" + text if encoding.endswith("mark") else text
+        (split / f"txt/tst-COMMON.{ending}").write_bytes(marked.encode(encoding.removesuffix("-mark")))
+    assert list(load_mustc(root)) == list(whole)
+
+
+def test_control_characters_do_not_shift_lines(root, split):
+    whole = load_mustc(root)
+    for ending, controls in (("en", "\x0b\x1c\x85\u2028"), ("de", "\x0c\u2029\r")):
+        set_line(ending, 2, lambda t, c=controls: f"{t} {c}after")(split)
+    rows = load_mustc(root)
+    assert len(rows) == len(whole) and rows[1]["transcript"].endswith("after") and "\u2028" in rows[1]["transcript"]
+    for i in (0, 2, 3, 4):
+        assert rows[i] == whole[i]
+
+
+def test_control_characters_in_the_segments(root, split):
+    whole = load_mustc(root)
+    for extra in ("note: 'a\x0bb\u2028c'", "note: [a\x0bb\x85c, \u2028]"):  # as the releases write it; other YAML
+        set_line("yaml", 2, lambda t, e=extra: t.replace("}", f", {e}}}"))(split)
+        assert list(load_mustc(root)) == list(whole)
+
+
+def test_nul_is_left_out_with_a_warning(root, split):
+    whole = load_mustc(root)
+    set_line("en", 2, lambda t: t.replace(" ", "\0 ", 1))(split)
+    with pytest.warns(UserWarning, match="tst-COMMON.en: 1 NUL characters are left out, the first in line 2"):
+        assert load_mustc(root)["transcript"][:] == whole["transcript"][:]
+
+
+def test_utf16_without_a_mark_is_refused(root, split):
+    edit(split / "txt/tst-COMMON.de", lambda b: b.decode().encode("utf-16-be"))
+    with pytest.raises(CorpusError, match="tst-COMMON.de: is UTF-16 without a byte order mark.*iconv -f UTF-16BE"):
         load_mustc(root)
 
 

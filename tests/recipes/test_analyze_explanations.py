@@ -56,7 +56,7 @@ def corpus(tmp_path_factory):
         ]
         (folder / "alignments" / f"{clip['id']}.json").write_text(json.dumps({"words": words}), encoding="utf-8")
         rows.append({"id": clip["id"], "gender": "F" if "+f" in clip["speaker"] else "M"})
-    with (folder / "speakers.csv").open("w", newline="") as file:
+    with (folder / "speakers.csv").open("w", newline="", encoding="utf-16") as file:
         writer = csv.DictWriter(file, ["id", "gender"])
         writer.writeheader()
         writer.writerows(rows)

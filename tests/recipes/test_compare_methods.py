@@ -97,7 +97,7 @@ def test_a_recording_that_cannot_be_read_is_counted_and_stops_nothing(recipe: Mo
     shutil.copy(clip["path"], data / "good.flac")
     (data / "bad.flac").write_bytes(b"no audio")
     lines = [{"id": name, "file": f"{name}.flac", "text": clip["transcript"]} for name in ("good", "bad")]
-    (data / "manifest.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    (data / "manifest.jsonl").write_text("\r\n".join(map(json.dumps, lines)), encoding="utf-8-sig", newline="")
     arguments = ["--model", "speech2text-en", "--data", str(data), "--out", str(tmp_path / "out"), *FEW]
     assert recipe.main([*arguments, "--methods", "random"]) == 0
     result = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))

@@ -178,7 +178,7 @@ def manifest(tmp_path):
         soundfile.write(folder / f"{clip['id']}.wav", samples, rate)
         lines.append(json.dumps({"id": clip["id"], "file": f"{clip['id']}.wav", "text": clip["transcript"]}))
     (folder / f"{tiny_clips()[1]['id']}.wav").unlink()
-    (folder / "clips.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "clips.jsonl").write_text("\r\n".join(lines) + "\r\n", encoding="utf-16", newline="")
     return folder / "clips.jsonl"
 
 
@@ -202,7 +202,8 @@ def test_a_folder_of_audio_and_one_on_disk(recipe, manifest, config, tmp_path):
     options = ["--config", config, "--limit", "1"]
     assert recipe.main(job("--dataset", manifest.parent, "--out", tmp_path / "a", *options)) == 0
     name, text = tiny_clips()[2]["id"], tiny_clips()[2]["transcript"]
-    (manifest.parent / "metadata.csv").write_text(f'file_name,text\n{name}.wav,"{text}"\n', encoding="utf-8")
+    table = f'file_name;text\r\n{name}.wav;"{text}"\r\n'  # as Excel writes it
+    (manifest.parent / "metadata.csv").write_text(table, encoding="utf-8-sig", newline="")
     assert recipe.main(job("--dataset", manifest.parent, "--out", tmp_path / "c", *options)) == 0
     c = load_explained(tmp_path / "c")
     assert c["text"][:] == c["prediction"][:] == [text] and "file_name" not in c.column_names
