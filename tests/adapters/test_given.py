@@ -140,7 +140,6 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize(
     ("what", "message"),
     [
@@ -170,7 +169,7 @@ CALLS = {
         ("pipeline as processor", "processor is a AutomaticSpeechRecognitionPipeline.*explain(pipe, audio=audio)"),
     ],
 )
-def test_mistake_is_refused_with_the_line_to_write(cases, tmp_path, call, what, message):
+def test_mistake_is_refused_with_the_line_to_write(cases, what, message):
     from pathlib import PurePosixPath
 
     case = cases("whisper-en")
@@ -191,8 +190,9 @@ def test_mistake_is_refused_with_the_line_to_write(cases, tmp_path, call, what, 
         "pipeline as processor": lambda: (model, pipe_of(case)),
     }[what]()
     pattern = ".*".join(map(re.escape, message.split(".*")))
-    with pytest.raises(UnsupportedModelError, match=pattern):
-        CALLS[call](*passed)
+    for call in CALLS.values():
+        with pytest.raises(UnsupportedModelError, match=pattern):
+            call(*passed)
 
 
 def text_pipeline(processor):
