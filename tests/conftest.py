@@ -1,15 +1,44 @@
-"""What every test can ask for: a real Whisper, a real clip, small models of it."""
+"""What every test can ask for: a real Whisper, a real clip, small models of it. And how the suite shares the cores."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the cores, whatever number of threads this shell has set: more threads than cores run many times
+    # slower. Before torch is imported, and for all that a test starts.
+    os.environ["OMP_NUM_THREADS"] = str(max(1, CORES // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
+    os.environ.pop("MKL_NUM_THREADS", None)
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+# Files that take longest: workers start with them, so that none is left alone with one at the end.
+SLOW = ("test_real_whisper.py", "test_shipped_models.py", "test_notebooks.py", "test_cli.py", "test_readme.py")
+
+
+def pytest_xdist_auto_num_workers(config) -> int:
+    """Return a worker for each core for the whole suite (at most 4: each holds its own models), else 0.
+
+    A file, a directory or a selection runs in this process, which starts sooner and can be debugged.
+    """
+    option = config.option
+    selected = (
+        option.keyword or option.markexpr or getattr(option, "lf", False) or getattr(option, "failedfirst", False)
+    )
+    everything = {Path(__file__).parent, config.rootpath}
+    whole = all(Path(config.invocation_params.dir, argument).resolve() in everything for argument in config.args)
+    return min(CORES, 4) if whole and not selected and CORES > 1 else 0
+
+
+def pytest_collection_modifyitems(items) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.path.name not in SLOW)
 
 
 @pytest.fixture(scope="session")

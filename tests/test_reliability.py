@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from agreement import GRADIENT, assert_explanations_agree, assert_raw_maps_agree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,11 +30,17 @@ def test_by_hand():
     assert type(found.sentence) is float
 
 
-def test_the_ends():
+def test_a_half_that_is_the_other_scaled_is_perfect_and_one_that_contradicts_it_is_far_below_zero():
     one = torch.rand(1, 4, 5, generator=torch.Generator().manual_seed(0))
-    assert split_half(pixel_map(one), pixel_map(3 * one + 2)).sentence == pytest.approx(1)
-    opposite = split_half(pixel_map(one), pixel_map(-one))
-    assert opposite.sentence < -1e3 or math.isnan(opposite.sentence)  # 2r / (1 + r) has a pole at −1
+    for second in (one, 3 * one + 2):
+        found = split_half(pixel_map(one), pixel_map(second))
+        assert found.sentence == pytest.approx(1, abs=1e-6) and found.tokens.tolist() == pytest.approx([1], abs=1e-6)
+    # (1, 2, 3, 4) against (3, 4, 1, 2): r = (−0.75 · 4) / 5 = −0.6, stepped up −1.2 / 0.4 = −3: not cut off at −1.
+    found = split_half(pixel_map([[[1, 2], [3, 4]]]), pixel_map([[[3, 4], [1, 2]]]))
+    assert found.sentence == pytest.approx(-3) and found.tokens.tolist() == pytest.approx([-3])
+    assert not split_half(pixel_map(one), pixel_map(-one)).sentence > -1e3  # the pole at r = −1
+    # Unrelated: (1, 2, 3, 4) against (2, 4, 1, 3), r = (0.75 + −0.75 + −0.75 + 0.75) / 5 = 0.
+    assert split_half(pixel_map([[[1, 2], [3, 4]]]), pixel_map([[[2, 4], [1, 3]]])).sentence == pytest.approx(0)
 
 
 def test_sentence_map_is_the_mean_of_the_tokens_z_scores():
@@ -164,8 +171,8 @@ def test_a_run_ends_where_its_map_is_reliable_enough(settings):
     assert rising[0] < rising[1] < rising[2]
     goal = (rising[0] + rising[1]) / 2
     found = explained(goal, masks=masks, **settings)
-    assert torch.allclose(found.sentence_saliency, quarter.sentence_saliency, atol=1e-5)
-    assert found.reliability.sentence == pytest.approx(rising[1], abs=1e-5) and found.reliability.sentence >= goal
+    assert_explanations_agree(found, quarter)
+    assert found.reliability.sentence >= goal
     for name in ("forward_passes", "backward_passes"):
         assert found.provenance["cost"][name] == quarter.provenance["cost"][name]
     # Where it ends does not hang on how many copies go through the model at once.
@@ -188,13 +195,13 @@ def test_every_token_has_its_masks_however_early_the_sentence_is_done():
     # The first stage would end at 4 of 32 masks, the second at 8.
     assert stopped.provenance["cost"]["forward_passes"] == 1 + config.masks_per_token + 2
     assert stopped.provenance["cost"]["backward_passes"] == config.masks_per_token * len(found)
-    assert torch.allclose(stopped.audio_map.dense(0), found.audio_map.dense(0), atol=1e-6)
+    assert_raw_maps_agree(stopped.raw_audio, found.raw_audio, GRADIENT)
 
 
 def test_a_goal_out_of_reach_draws_all_masks():
     whole, found = explained(masks=16), explained(0.999999, masks=16)
     assert found.provenance["cost"]["forward_passes"] == whole.provenance["cost"]["forward_passes"] == 1 + 16 + 2
-    assert torch.allclose(found.sentence_saliency, whole.sentence_saliency, atol=1e-6)
+    assert_explanations_agree(found, whole)
 
 
 def test_a_run_ends_with_whole_pairs():
@@ -202,4 +209,4 @@ def test_a_run_ends_with_whole_pairs():
     found = explained(1e-6, masks=20)
     assert found.provenance["cost"]["forward_passes"] == 1 + 4 + 2
     four = explained(masks=4)
-    assert torch.allclose(found.sentence_saliency, four.sentence_saliency, atol=1e-6)
+    assert_explanations_agree(found, four)

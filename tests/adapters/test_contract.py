@@ -12,6 +12,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from agreement import assert_explanations_agree
 from settings import pyramid
 from tiny import TEXT, VARIED
 from torch import nn
@@ -106,8 +107,9 @@ def logits(case, **kwargs):
 
 
 def close(actual, expected, atol=None):
-    """Check that two tensors agree: to 1e-9 in float64, else to 1e-5."""
-    atol = (1e-9 if expected.dtype == torch.float64 else 1e-5) if atol is None else atol
+    """Check that two tensors agree: to 1e-9 in float64, else to 1e-5 of the largest value, or of 1."""
+    rounding = 1e-5 * max(1.0, float(expected.nan_to_num().abs().max()))
+    atol = (1e-9 if expected.dtype == torch.float64 else rounding) if atol is None else atol
     torch.testing.assert_close(actual, expected, atol=atol, rtol=0, equal_nan=True)
 
 
@@ -422,19 +424,16 @@ def test_processor_of_another_checkpoint_is_refused(case):
 # The whole ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.numerics
 def test_explanation_is_the_same_for_every_batch_size(case):
-    loud = pyramid(num_spectrogram_masks=18, num_token_masks=8, fill=4.0)  # so that float noise is small to it
-    first, *others = [explained(case, config=loud, batch_size=size) for size in (1, 3, 8)]
+    loud = pyramid(num_spectrogram_masks=18, num_token_masks=8, fill=4.0)
+    first, other = (explained(case, config=loud, batch_size=size) for size in (1, 4))  # of 6 masks a level
     tokens, context = len(case.target.token_ids), len(case.target.context_ids)
     assert first.raw_audio.shape == (tokens, *case.utterance.features.shape)
     assert first.raw_token.shape == (tokens, context)
     assert first.token_ids == case.target.token_ids.tolist()
     assert float(first.raw_audio.max()) > 1e-4 and float(first.raw_token.nan_to_num().max()) > 1e-4
-    for other in others:
-        close(other.raw_audio, first.raw_audio)
-        close(other.raw_token, first.raw_token)
-        close(other.audio_saliency, first.audio_saliency)
-        close(other.token_saliency, first.token_saliency)
+    assert_explanations_agree(other, first)
 
 
 def test_explains_a_given_text(case):

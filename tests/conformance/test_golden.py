@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from spes_hf import Explanation
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("case", list(CASES))
 def test_the_papers_setting_draws_the_same_maps(case):
     """The file was made by make_golden.py with the code as it was before there was a gradient estimator."""
@@ -21,7 +22,7 @@ def test_the_papers_setting_draws_the_same_maps(case):
     assert found.keys() == golden.keys() and len([name for name in golden if name.startswith("scores.")]) == 3
     for name, expected in golden.items():
         if expected.is_floating_point():
-            torch.testing.assert_close(found[name], expected, rtol=0, atol=1e-5, equal_nan=True, msg=name)
+            torch.testing.assert_close(found[name], expected, rtol=2e-5, atol=1e-5, equal_nan=True, msg=name)
         else:
             assert torch.equal(found[name], expected), name
     assert explanation.sentence_map is None

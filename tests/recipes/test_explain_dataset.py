@@ -26,6 +26,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from agreement import assert_explanations_agree
 from mustc_shape import write_corpus
 from settings import pyramid
 
@@ -144,7 +145,7 @@ def test_two_processes_by_a_launcher_give_what_map_gives(root, config, tmp_path)
     explain = Explain(model, processor, pyramid(num_spectrogram_masks=6, num_token_masks=4))
     corpus = load_mustc(root, "en-de", "tst-COMMON").select(range(4))
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as torchrun does, so that the model's own matrix products round alike
+    torch.set_num_threads(1)  # as torchrun does: the order of equal saliencies decides which texts deletion writes
     try:
         mapped = corpus.map(explain).map(Deletion(model, processor)).map(Size())
     finally:
@@ -153,9 +154,7 @@ def test_two_processes_by_a_launcher_give_what_map_gives(root, config, tmp_path)
     for a, b in zip(rows, mapped, strict=True):
         assert a["id"] == b["id"] and a["prediction"] == b["prediction"]
         one, other = Explanation.from_row(a), Explanation.from_row(b)
-        assert torch.allclose(one.raw_audio, other.raw_audio, atol=1e-5)
-        assert torch.allclose(one.sentence_saliency, other.sentence_saliency, atol=1e-5)
-        assert torch.allclose(one.token_saliency, other.token_saliency, atol=1e-5, equal_nan=True)
+        assert_explanations_agree(one, other)
         assert a["deletion"]["texts"] == b["deletion"]["texts"]
     expected = summarize(mapped, references="transcript")
     scores = json.loads((out / "scores.json").read_text())
