@@ -196,8 +196,7 @@ def method(name: str, task: str | None, masks: Mapping[str, int]) -> ExplainConf
         if base in known:
             config = known[base]
             free = [k for k in masks if k in config.unused]
-            fields = {k: v for k, v in config.to_dict().items() if k != "spes_hf_version"}
-            return ExplainConfig.from_dict({**fields, **{k: v for k, v in settings.items() if k not in free}})
+            return config.changed(**{k: v for k, v in settings.items() if k not in free})
     except TypeError as error:
         raise ConfigError(f"--methods {name!r}: {error}") from error
     raise ConfigError(f"--methods {name!r} is unknown; known: {', '.join([*known, *attributions, 'default', 'fast'])}")

@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from spes_hf.adapters import get_adapter, list_adapters, register_adapter
-    from spes_hf.config import BubbleNoiseConfig, ExplainConfig, FeatureWiseConfig, SpesConfig
+    from spes_hf.config import ExplainConfig, SpesConfig
     from spes_hf.data.mustc import load_mustc
     from spes_hf.data.transforms import Explain
     from spes_hf.distributed import explain_dataset
@@ -23,13 +23,20 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from spes_hf.explanation import Explanation
-    from spes_hf.methods import EnergyConfig, GradientConfig, RandomConfig, ablations
+    from spes_hf.methods import (
+        BubbleNoiseConfig,
+        EnergyConfig,
+        FeatureWiseConfig,
+        GradientConfig,
+        RandomConfig,
+        ablations,
+    )
     from spes_hf.metrics import Deletion, Insertion, Size
 
 # Where each public name lives; a module is imported when one of its names is first used.
 _HOME = {
     "AudioError": "spes_hf.errors",
-    "BubbleNoiseConfig": "spes_hf.config",
+    "BubbleNoiseConfig": "spes_hf.methods",
     "ConfigError": "spes_hf.errors",
     "Deletion": "spes_hf.metrics",
     "EnergyConfig": "spes_hf.methods",
@@ -38,7 +45,7 @@ _HOME = {
     "Explainer": "spes_hf.engine",
     "Explanation": "spes_hf.explanation",
     "ExplanationFormatError": "spes_hf.errors",
-    "FeatureWiseConfig": "spes_hf.config",
+    "FeatureWiseConfig": "spes_hf.methods",
     "GradientConfig": "spes_hf.methods",
     "Insertion": "spes_hf.metrics",
     "OutOfMemoryError": "spes_hf.errors",

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spes_hf.config import BubbleNoiseConfig, FeatureWiseConfig
 from spes_hf.errors import SpesError
 from spes_hf.estimators import PerturbationEstimator
-from spes_hf.methods import EnergyConfig, RandomConfig
+from spes_hf.methods import BubbleNoiseConfig, EnergyConfig, FeatureWiseConfig, RandomConfig
 from spes_hf.perturbation.base import Masks, Perturbation, SpectrogramPerturbation, UnitScores
 from spes_hf.perturbation.bubbles import BubblePerturbation
 from spes_hf.perturbation.masks import uniform
@@ -73,7 +72,7 @@ def plan_energy(config: EnergyConfig, problem: Problem) -> list[Run]:
     tokens, features = len(problem.target.token_ids), problem.utterance.features
     return _fixed_runs(
         audio=(features - features.min()).flatten().expand(tokens, -1),
-        token=torch.zeros(tokens, len(problem.target.context_ids)),
+        token=torch.zeros(tokens, len(problem.target.context_ids), dtype=torch.float32, device="cpu"),
         labels=feature_labels(features),
     )
 
@@ -105,11 +104,13 @@ class FixedScores:
 
     def scores(self) -> UnitScores:
         """Return the scores, as sums over one mask."""
-        return UnitScores((self.values,), (torch.ones(self.values.shape[1]),))
+        return UnitScores((self.values,), (self.values.new_ones(self.values.shape[1]),))
 
     def half(self, index: int) -> UnitScores:
         """Return scores of 0."""
-        return UnitScores((torch.zeros(1).expand(self.values.shape),), (torch.ones(self.values.shape[1]),))
+        return UnitScores(
+            (self.values.new_zeros(1).expand(self.values.shape),), (self.values.new_ones(self.values.shape[1]),)
+        )
 
 
 def _audio_run(perturbation: Perturbation, labels: Tensor) -> Run:

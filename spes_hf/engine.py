@@ -21,6 +21,7 @@ from spes_hf.config import ExplainConfig, SpesConfig
 from spes_hf.data.audio import load_audio
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation, Reliability
+from spes_hf.finite import check_finite
 from spes_hf.functional import ratio
 from spes_hf.impact import make_impact
 from spes_hf.perturbation.base import Masks, Perturbation
@@ -165,16 +166,13 @@ class Explainer:
         options = options.with_defaults(self.adapter.settings, text_given=text is not None)
         waveform = load_audio(audio, self.adapter.sampling_rate, sampling_rate)
         started = time.perf_counter()
-        # What inference mode makes takes no part in a backward pass, whatever mode the user is in.
         with (
-            torch.inference_mode(False),
             _shared_graphs() if self.compile else nullcontext(),
-            self._precision(None),
             preserved(self.adapter.model, seed=mask_key(self.seed, utterance_id, "generate")),
             enough_memory(f"model with audio of {waveform.duration_s:.1f} s"),
         ):
             utterance = self.adapter.encode(waveform)
-            with self._precision(self.autocast):
+            with self._precision():
                 if text is None:
                     target = self.adapter.generate(utterance, options)
                 else:
@@ -200,13 +198,11 @@ class Explainer:
             provenance["model"]["compiled"] = True
         return Explanation(provenance=provenance, **explanation)
 
-    def _precision(self, autocast: str | None) -> AbstractContextManager[Any]:
-        """Return a context with autocast to that type, or without it."""
-        device = self.adapter.device.type
-        if autocast is None:
-            off = torch.amp.is_autocast_available(device)
-            return torch.autocast(device, enabled=False) if off else nullcontext()
-        return torch.autocast(device, getattr(torch, autocast))
+    def _precision(self) -> AbstractContextManager[Any]:
+        """Return a context with autocast to the type that was asked for, if any."""
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.adapter.device.type, getattr(torch, self.autocast))
 
     def _explain(self, utterance: Utterance, target: Target, utterance_id: str) -> dict[str, Any]:
         """Return the fields of the explanation: plan, run, read off the sums."""
@@ -215,10 +211,9 @@ class Explainer:
             states = adapter.encoder_states(utterance.inputs)
             reference = adapter.logits(utterance, target, states=states)[0]
             cross = adapter.cross_attention(utterance, target, states)
-        impact = make_impact(self.config.impact, reference, target.token_ids.to(adapter.device))
-        problem = Problem(
-            utterance, target, adapter.device, self.seed, utterance_id, differentiable=adapter.differentiable
-        )
+        dtype = adapter.dtype if self.autocast is None else getattr(torch, self.autocast)
+        impact = make_impact(self.config.impact, reference, target.token_ids.to(adapter.device), dtype)
+        problem = Problem(utterance, target, adapter.device, self.seed, utterance_id, adapter.differentiable, dtype)
         runs = plan(self.config, problem)
         planned = (run.passes(level, run.perturbation.rows(level)) for run in runs for level in _levels(run))
         passes = _Passes(forward=1)  # the clean pass
@@ -243,7 +238,7 @@ class Explainer:
                 for level, rows in _observe(run, impact_of, batch):
                     bar.update(sum(run.passes(level, rows)))
         return {
-            **_read(runs, target),
+            **_read(runs, target, dtype),
             "text": adapter.text(target.token_ids),
             "pieces": tuple(adapter.pieces(target.token_ids)),
             "token_id_list": tuple(target.token_ids.tolist()),
@@ -300,11 +295,13 @@ def _shared_graphs() -> AbstractContextManager[Any]:
     return config.patch(donated_buffer=False)
 
 
-def _read(runs: Sequence[Run], target: Target) -> dict[str, Any]:
+def _read(runs: Sequence[Run], target: Target, dtype: torch.dtype) -> dict[str, Any]:
     """Return the maps that the estimators of all runs add up to."""
     found: dict[str, Any] = {}
     for run in runs:
         scores = run.estimator.scores()
+        kept = scores.numerators if scores.sentence is None else (*scores.numerators, scores.sentence)
+        check_finite(kept, "impacts, or their gradients,", dtype)
         if run.audio is not None:
             found["audio_map"] = run.audio.map(scores)
             found["audio_mean_impact"] = scores.mean_impact

@@ -23,3 +23,7 @@ class ExplanationFormatError(SpesError, ValueError):
 
 class OutOfMemoryError(SpesError, RuntimeError, MemoryError):
     """Memory runs out for a single copy of the input, so no batch size helps."""
+
+
+class NumericsError(SpesError, ValueError):
+    """The model computes NaN or infinities, of which there is nothing to explain."""

@@ -47,7 +47,7 @@ class PatchMap:
     def dense(self, token: int) -> Tensor:
         """Return the map of one token, (T, C): Eq. 3 with the masks of all levels pooled."""
         shape = self.labels.shape[1:]
-        numerator, denominator = torch.zeros(shape), torch.zeros(shape)
+        numerator, denominator = (torch.zeros(shape, dtype=torch.float32, device="cpu") for _ in range(2))
         for labels, scores, counts in zip(self.labels, self.numerators, self.denominators, strict=False):
             numerator += scores[token][labels]
             denominator += counts[labels]
@@ -152,7 +152,9 @@ class Explanation:
     @property
     def token_probabilities(self) -> Tensor:
         """(K,) probability that the model gave each token; for words, the product over their tokens."""
-        return torch.tensor([float(self.probabilities[list(group)].prod()) for group in self._groups])
+        return torch.tensor(
+            [float(self.probabilities[list(group)].prod()) for group in self._groups], dtype=torch.float32, device="cpu"
+        )
 
     @property
     def context_tokens(self) -> list[str]:

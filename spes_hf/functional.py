@@ -21,6 +21,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from spes_hf.finite import allowed
+
 
 def num_patches(duration_s: float, patches_per_second: float, max_duration_s: float | None = None) -> int:
     """Return the number of patches k to ask for (Eq. 2): ``min(len, τ) · φ``, rounded, at least 1.
@@ -38,19 +40,20 @@ def kl_divergence(reference_logits: Tensor, perturbed_logits: Tensor) -> Tensor:
     """Return KL(p ‖ q) = Σ_v p_v · log(p_v / q_v) in nats (§4.2), p from the clean input and q from the perturbed one.
 
     Computed in float32 from log-softmax whatever the dtype of the logits, so that it stays finite where a probability
-    underflows. Where p_v is exactly 0 the term is 0.
+    underflows. Where p_v is exactly 0 the term is 0. A logit of -inf, that of a suppressed token, counts as one that is
+    100 lower than the highest: of no weight in p, and no infinite divergence in q.
 
     Args:
         reference_logits: (…, V), from the clean input; broadcast against ``perturbed_logits``.
         perturbed_logits: (…, V), from the perturbed input.
 
     Returns:
-        (…) float32, at least 0.
+        (…) float32, at least 0; NaN where the logits are no distribution.
     """
-    log_p = reference_logits.float().log_softmax(-1)
-    log_q = perturbed_logits.float().log_softmax(-1)
+    log_p = allowed(reference_logits).float().log_softmax(-1)
+    log_q = allowed(perturbed_logits).float().log_softmax(-1)
     p = log_p.exp()
-    return torch.where(p > 0, p * (log_p - log_q), 0.0).sum(-1).clamp_min(0.0)
+    return torch.where(p == 0, 0.0, p * (log_p - log_q)).sum(-1).clamp_min(0.0)
 
 
 def probability_difference(reference_logits: Tensor, perturbed_logits: Tensor, token_ids: Tensor) -> Tensor:
@@ -83,12 +86,14 @@ def saliency(keep: Tensor, impact: Tensor) -> Tensor:
         (K, F) in the dtype of ``impact``.
     """
     perturbed = 1 - keep.to(impact.dtype)
-    return ratio(impact.T @ perturbed, perturbed.sum(0))
+    with torch.autocast(impact.device.type, enabled=False):
+        return ratio(impact.T @ perturbed, perturbed.sum(0))
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Return numerator / denominator, 0 where the denominator is 0 (a feature that was never perturbed)."""
-    return torch.where(denominator > 0, numerator / denominator.clamp_min(torch.finfo(denominator.dtype).tiny), 0.0)
+    """Return numerator / denominator, 0 where the denominator is 0 (a feature that was never perturbed); NaN stays."""
+    quotient = numerator / denominator.clamp_min(torch.finfo(denominator.dtype).tiny)
+    return torch.where(denominator <= 0, 0.0, quotient)
 
 
 def z_score(values: Tensor) -> Tensor:
@@ -142,7 +147,7 @@ def paired_min_max(audio: Tensor, token: Tensor, valid: Tensor) -> tuple[Tensor,
     span = torch.maximum(high, audio.flatten(1).amax(1)) - low
 
     def scale(values: Tensor, low: Tensor, span: Tensor) -> Tensor:
-        return torch.where(span > 0, (values - low) / span.clamp_min(torch.finfo(span.dtype).tiny), 0.0).clamp(0, 1)
+        return ratio(values - low, span).clamp(0, 1)  # NaN stays NaN
 
     audio = scale(audio, low[:, None, None], span[:, None, None])
     return audio, scale(token, low[:, None], span[:, None]).masked_fill(~valid, torch.nan)
@@ -169,9 +174,10 @@ def deletion_masks(saliency: Tensor, fractions: Sequence[float]) -> Tensor:
         raise ValueError(f"fractions must lie in [0, 1], got {outside}; 5 % is 0.05")
     order = saliency.flatten().argsort(descending=True, stable=True)
     rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order), device=order.device)
+    rank[order] = torch.arange(len(order), dtype=torch.int64, device=order.device)
     # 1e-9: 0.05 · 60 is 3.0000000000000004 on one path and 2.9999999999999996 on another.
-    counts = torch.tensor([int(s * rank.numel() + 1e-9) for s in fractions], device=rank.device)
+    taken = [int(s * rank.numel() + 1e-9) for s in fractions]
+    counts = torch.tensor(taken, dtype=torch.int64, device=rank.device)
     return (rank >= counts[:, None]).unflatten(1, saliency.shape)
 
 
@@ -204,7 +210,7 @@ def area_under_curve(y: Tensor | Sequence[float], x: Tensor | Sequence[float]) -
     Raises:
         ValueError: If the two differ in length, there are fewer than two points, or x is not increasing.
     """
-    ordinates, abscissae = torch.as_tensor(y, dtype=torch.float64), torch.as_tensor(x, dtype=torch.float64)
+    ordinates, abscissae = (torch.as_tensor(v, dtype=torch.float64, device="cpu") for v in (y, x))
     if ordinates.shape != abscissae.shape or ordinates.ndim != 1 or len(ordinates) < 2:
         raise ValueError(
             f"y and x must be of one length, at least 2; got {tuple(ordinates.shape)} and {tuple(abscissae.shape)}"

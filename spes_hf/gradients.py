@@ -84,7 +84,7 @@ class CaptumEstimator:
         self.attribution = attribution
         self.steps = steps
         self.start = start
-        self.values = torch.zeros(tokens, len(start))
+        self.values = torch.zeros(tokens, len(start), dtype=torch.float32, device="cpu")
 
     def update(self, masks: Masks, impact_of: Callable[[Masks], Tensor]) -> None:
         """Attribute the tokens whose first row is among these."""
@@ -115,11 +115,13 @@ class CaptumEstimator:
 
     def scores(self) -> UnitScores:
         """Return the attributions, as sums over one mask."""
-        return UnitScores((self.values,), (torch.ones(self.values.shape[1]),))
+        return UnitScores((self.values,), (self.values.new_ones(self.values.shape[1]),))
 
     def half(self, index: int) -> UnitScores:
         """Return scores of 0: gradients have no halves, and reliability is NaN."""
-        return UnitScores((torch.zeros(1).expand(self.values.shape),), (torch.ones(self.values.shape[1]),))
+        return UnitScores(
+            (self.values.new_zeros(1).expand(self.values.shape),), (self.values.new_ones(self.values.shape[1]),)
+        )
 
 
 def _captum() -> ModuleType:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from spes_hf.errors import ConfigError
+from spes_hf.finite import allowed, check_logits, not_finite
 
 # Logits handled at once, so that nothing of the size of all of them is made beside them. On a CPU they stay in its
 # cache; an accelerator wants fewer, larger steps.
@@ -20,18 +21,42 @@ _SAFE = 40.0
 class Impact(ABC):
     """Measures the impact r of perturbations on the distribution of each explained token.
 
+    Logits of -inf are those of suppressed tokens, which have no part in it.
+
     Args:
         reference_logits: (K, V), from the clean input.
         token_ids: (K,) explained tokens.
+        dtype: What the model computes in, for errors; None: the type of the logits.
+
+    Raises:
+        NumericsError: If the logits are no distribution.
     """
 
-    def __init__(self, reference_logits: Tensor, token_ids: Tensor):
-        self.reference_logits = reference_logits.float()
+    def __init__(self, reference_logits: Tensor, token_ids: Tensor, dtype: torch.dtype | None = None):
+        self.dtype = reference_logits.dtype if dtype is None else dtype
+        check_logits(reference_logits, "clean logits", self.dtype)
+        self.reference_logits = allowed(reference_logits).float()
         self.token_ids = token_ids
+        self.calls = 0
+        self.sum = torch.zeros((), dtype=torch.float32, device=reference_logits.device)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Return the impacts, (B, K) float32, of the perturbations that led to these logits, (B, K, V).
+
+        Raises:
+            NumericsError: If the logits are no distribution. An accelerator, which would have to wait for the answer,
+                is asked after 1, 2, 4, 8, … calls; what comes after the last is seen in the sums.
+        """
+        impact = self.measure(logits)
+        self.calls += 1
+        self.sum += impact.detach().sum()
+        if (impact.device.type == "cpu" or self.calls & (self.calls - 1) == 0) and not bool(self.sum.isfinite()):
+            raise not_finite("logits under masks", self.dtype)
+        return impact
 
     @abstractmethod
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Return the impacts, (B, K) float32, of the perturbations that led to these logits, (B, K, V)."""
+    def measure(self, logits: Tensor) -> Tensor:
+        """Return the impacts, (B, K) float32; NaN where the logits, (B, K, V), are no distribution."""
 
 
 class KLImpact(Impact):
@@ -42,8 +67,8 @@ class KLImpact(Impact):
     Z is near W: small divergences keep their digits, since nothing of the size of the logits cancels.
     """
 
-    def __init__(self, reference_logits: Tensor, token_ids: Tensor):
-        super().__init__(reference_logits, token_ids)
+    def __init__(self, reference_logits: Tensor, token_ids: Tensor, dtype: torch.dtype | None = None):
+        super().__init__(reference_logits, token_ids, dtype)
         p, normaliser, rest = zip(*map(self._clean, self.reference_logits), strict=True)
         self.p = torch.stack(p)  # (K, V)
         self.normaliser = torch.stack(normaliser)  # (K, 1): c
@@ -58,7 +83,7 @@ class KLImpact(Impact):
         rest = (logits.cpu() - normaliser).double().exp().sum().log().float()
         return exact.softmax(-1).float().to(logits.device), normaliser.to(logits.device), rest.to(logits.device)
 
-    def __call__(self, logits: Tensor) -> Tensor:
+    def measure(self, logits: Tensor) -> Tensor:
         """Return the divergences, (B, K) float32."""
         batch, tokens, vocabulary = logits.shape
         block = _BLOCK if logits.device.type == "cpu" else max(_BLOCK, logits.numel() // _SHARE)
@@ -73,9 +98,10 @@ class KLImpact(Impact):
 
     def _divergence(self, logits: Tensor, tokens: slice) -> Tensor:
         """Return the first two terms for some rows and tokens, (b, k), of logits (b, k, V)."""
+        c, top = self.normaliser[tokens], logits.detach().amax(-1, keepdim=True).float()
+        logits = allowed(logits, top)
         # A sum, not a dot product: BLAS adds the vocabulary up in one go and loses three digits.
         moved = ((self.reference_logits[tokens] - logits) * self.p[tokens]).sum(-1)
-        c, top = self.normaliser[tokens], logits.detach().amax(-1, keepdim=True).float()
         c = torch.where((top - c).abs() < _SAFE, c, top)  # any c is right; not every one is finite
         return moved + (logits - c).exp().sum(-1).log() + (c - self.normaliser[tokens]).squeeze(-1)
 
@@ -83,16 +109,16 @@ class KLImpact(Impact):
 class ProbabilityImpact(Impact):
     """p(y_k) − q(y_k), as `functional.probability_difference`: the paper's "− KL" ablation (§7.2)."""
 
-    def __init__(self, reference_logits: Tensor, token_ids: Tensor):
-        super().__init__(reference_logits, token_ids)
+    def __init__(self, reference_logits: Tensor, token_ids: Tensor, dtype: torch.dtype | None = None):
+        super().__init__(reference_logits, token_ids, dtype)
         self.reference_probability = self._probability(self.reference_logits[None])
 
     def _probability(self, logits: Tensor) -> Tensor:
         chosen = logits.gather(-1, self.token_ids.expand(logits.shape[:-1])[..., None]).squeeze(-1).float()
-        normaliser = [logits[:, k].float().logsumexp(-1) for k in range(logits.shape[1])]
-        return (chosen - torch.stack(normaliser, dim=1)).exp()
+        normaliser = torch.stack([logits[:, k].float().logsumexp(-1) for k in range(logits.shape[1])], dim=1)
+        return torch.where(normaliser.isfinite(), (chosen - normaliser).exp(), torch.nan)
 
-    def __call__(self, logits: Tensor) -> Tensor:
+    def measure(self, logits: Tensor) -> Tensor:
         """Return the falls in probability, (B, K) float32."""
         return self.reference_probability - self._probability(logits)
 
@@ -100,8 +126,8 @@ class ProbabilityImpact(Impact):
 class ContrastiveImpact(Impact):
     """Fall of log p(y_k) − log p(foil), the foil being the likeliest other token of the clean run, in nats."""
 
-    def __init__(self, reference_logits: Tensor, token_ids: Tensor):
-        super().__init__(reference_logits, token_ids)
+    def __init__(self, reference_logits: Tensor, token_ids: Tensor, dtype: torch.dtype | None = None):
+        super().__init__(reference_logits, token_ids, dtype)
         others = self.reference_logits.scatter(-1, token_ids[:, None], float("-inf"))
         self.foil_ids = others.argmax(-1)
         self.reference_margin = self._margin(self.reference_logits[None])
@@ -109,9 +135,13 @@ class ContrastiveImpact(Impact):
     def _margin(self, logits: Tensor) -> Tensor:
         target = logits.gather(-1, self.token_ids.expand(logits.shape[:-1])[..., None])
         foil = logits.gather(-1, self.foil_ids.expand(logits.shape[:-1])[..., None])
-        return (target.float() - foil.float()).squeeze(-1)
+        # What is suppressed has a margin all the same; what is no distribution has none.
+        top = logits.detach().amax(-1, keepdim=True)
+        target, foil = allowed(torch.cat([target, top], dim=-1)), allowed(torch.cat([foil, top], dim=-1))
+        margin = target[..., 0].float() - foil[..., 0].float()
+        return torch.where(top.squeeze(-1).isfinite(), margin, torch.nan)
 
-    def __call__(self, logits: Tensor) -> Tensor:
+    def measure(self, logits: Tensor) -> Tensor:
         """Return the falls of the margin, (B, K) float32."""
         return self.reference_margin - self._margin(logits)
 
@@ -123,12 +153,13 @@ _IMPACTS: dict[str, type[Impact]] = {
 }
 
 
-def make_impact(name: str, reference_logits: Tensor, token_ids: Tensor) -> Impact:
+def make_impact(name: str, reference_logits: Tensor, token_ids: Tensor, dtype: torch.dtype | None = None) -> Impact:
     """Return the impact measure of that name.
 
     Raises:
         ConfigError: If there is none.
+        NumericsError: If the logits are no distribution.
     """
     if name not in _IMPACTS:
         raise ConfigError(f"impact is {name!r}; allowed: {', '.join(_IMPACTS)}")
-    return _IMPACTS[name](reference_logits, token_ids)
+    return _IMPACTS[name](reference_logits, token_ids, dtype)

@@ -2,11 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from spes_hf.config import BubbleNoiseConfig, ExplainConfig, FeatureWiseConfig, SpesConfig
+from spes_hf.config import ExplainConfig, SpesConfig
+from spes_hf.config_values import check, is_number
 from spes_hf.errors import ConfigError
+
+# What only methods read that perturb something.
+_PERTURBING = ("num_spectrogram_masks", "num_token_masks", "spectrogram_mask_prob", "token_mask_prob", "impact", "fill")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureWiseConfig(ExplainConfig):
+    """Feature-wise perturbation, a baseline of the paper: every feature of the spectrogram is its own unit (A.3.1)."""
+
+    num_spectrogram_masks: int = 20_000
+    num_token_masks: int = 2_000
+    spectrogram_mask_prob: float = 0.7
+    token_mask_prob: float = 0.1
+
+    method: ClassVar[str] = "feature-wise"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BubbleNoiseConfig(ExplainConfig):
+    """Bubble Noise, a baseline of the paper: noise everywhere but in a few ellipses (A.3.2; Trinh and Mandel, 2020).
+
+    The noise is uniform over the utterance's range of intensities. Outside the bubbles it replaces the spectrogram; in
+    a bubble it is attenuated, to nothing in the centre and with the square of the distance from there, and added to the
+    spectrogram. Tokens are perturbed as in SPES.
+
+    Attributes:
+        bubbles_per_second: How many bubbles there are in a second of audio.
+        bubble_width_s: Width of a bubble, from edge to edge, in seconds.
+        bubble_height_bins: Height of a bubble, from edge to edge, in mel bins.
+    """
+
+    num_spectrogram_masks: int = 1_000
+    num_token_masks: int = 2_000
+    bubbles_per_second: float = 10.0
+    bubble_width_s: float = 0.43
+    bubble_height_bins: float = 31.0
+
+    method: ClassVar[str] = "bubble-noise"
+    unused: ClassVar[tuple[str, ...]] = ("spectrogram_mask_prob", "fill")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("bubbles_per_second", "bubble_width_s", "bubble_height_bins"):
+            value = getattr(self, name)
+            check(self, name, is_number(value) and 0 < value < float("inf"), "a number above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +64,7 @@ class RandomConfig(ExplainConfig):
     num_token_masks: int = 0
 
     method: ClassVar[str] = "random"
-    unused: ClassVar[tuple[str, ...]] = ("num_spectrogram_masks", "num_token_masks")
+    unused: ClassVar[tuple[str, ...]] = _PERTURBING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +78,7 @@ class EnergyConfig(ExplainConfig):
     num_token_masks: int = 0
 
     method: ClassVar[str] = "energy"
-    unused: ClassVar[tuple[str, ...]] = ("num_spectrogram_masks", "num_token_masks")
+    unused: ClassVar[tuple[str, ...]] = _PERTURBING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +99,15 @@ class GradientConfig(ExplainConfig):
     steps: int = 16
 
     method: ClassVar[str] = "gradient"
-    unused: ClassVar[tuple[str, ...]] = ("num_spectrogram_masks",)
+    unused: ClassVar[tuple[str, ...]] = ("num_spectrogram_masks", "spectrogram_mask_prob")
+
+    @classmethod
+    def unread(cls, values: Mapping[str, Any]) -> dict[str, str]:
+        """Return the fields that a config with these values does not read, each with the reason."""
+        found = super().unread(values)
+        if values["attribution"] != "integrated_gradients":
+            found |= dict.fromkeys(("steps", "fill"), f"attribution={values['attribution']!r} does not read it")
+        return found
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,21 +128,18 @@ def ablations(task: Literal["asr", "st"] = "asr", **overrides: Any) -> dict[str,
 
     Args:
         task: "asr" or "st", as for `SpesConfig.paper`.
-        **overrides: Fields to set differently in all of them, such as ``num_spectrogram_masks``; the methods that draw
-            no masks keep their 0.
+        **overrides: Fields to set differently in all of them that read them, such as ``num_spectrogram_masks``.
 
     Raises:
         ConfigError: If the task is neither.
     """
 
     def spes(**values: Any) -> SpesConfig:
-        return SpesConfig.paper(task, **{**values, **overrides})
+        return SpesConfig.paper(task).changed(**values)
 
-    masks = ("num_spectrogram_masks", "num_token_masks")
-    free = {name: value for name, value in overrides.items() if name not in masks}
-    return {
-        "feature-wise": FeatureWiseConfig(**overrides),
-        "bubble noise": BubbleNoiseConfig(**overrides),
+    rows = {
+        "feature-wise": FeatureWiseConfig(),
+        "bubble noise": BubbleNoiseConfig(),
         "SPES": spes(),
         "- multi-scale": spes(patches_per_second=(500.0,)),
         "- clustering": spes(segmentation="grid"),
@@ -95,6 +147,7 @@ def ablations(task: Literal["asr", "st"] = "asr", **overrides: Any) -> dict[str,
         "- KL": spes(impact="probability"),
         "joint": spes(perturb="joint"),
         "coarse": spes(patches_per_second=(20.0, 40.0, 60.0), num_spectrogram_masks=1_000),
-        "random": RandomConfig(**free),
-        "energy": EnergyConfig(**free),
+        "random": RandomConfig(),
+        "energy": EnergyConfig(),
     }
+    return {name: row.changed(**row.read(overrides)) for name, row in rows.items()}

@@ -11,14 +11,15 @@ import torch
 
 from spes_hf.offload import at_home
 from spes_hf.offload import devices as computing_devices
+from spes_hf.torch_state import plain_torch
 from spes_hf.wrapping import as_it_is
 
 
 @contextmanager
 def preserved(model: Any, seed: int = 0) -> Iterator[None]:
-    """Put the model in evaluation mode, its weights frozen; afterwards all is as it was, random states too.
+    """Put the model in evaluation mode, its weights frozen, and torch's global state aside; then all is as it was.
 
-    Frozen weights spare a backward pass through the model the gradients that nobody asks for.
+    Random states too. Frozen weights spare a backward pass through the model the gradients that nobody asks for.
 
     Args:
         model: The user's model.
@@ -43,7 +44,7 @@ def preserved(model: Any, seed: int = 0) -> Iterator[None]:
         model.eval()
         for weights, name in learning:
             weights[name].requires_grad_(False)
-        with as_it_is(model), at_home(model):
+        with as_it_is(model), at_home(model), plain_torch(devices):
             yield
     finally:
         for weights, name in learning:

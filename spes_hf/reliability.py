@@ -20,10 +20,10 @@ def split_half(even: PatchMap, odd: PatchMap, tokens: int = 1) -> Reliability:
         tokens: K; all are NaN where a method draws no masks.
     """
     if not (even.numerators and odd.numerators):
-        return Reliability(torch.full((tokens,), torch.nan), float("nan"))
+        return Reliability(torch.full((tokens,), torch.nan, dtype=torch.float32, device="cpu"), float("nan"))
     tokens = len(even.numerators[0])
-    sentence = [torch.zeros(even.labels.shape[1:], dtype=torch.float64) for _ in range(2)]
-    each = torch.empty(tokens)
+    sentence = [torch.zeros(even.labels.shape[1:], dtype=torch.float64, device="cpu") for _ in range(2)]
+    each = torch.empty(tokens, dtype=torch.float32, device="cpu")
     for k in range(tokens):
         halves = [_z_score(half.dense(k).double()) for half in (even, odd)]
         each[k] = _stepped_up(*halves)

@@ -179,7 +179,7 @@ def _patch_map(name: str, tensors: dict[str, Tensor]) -> PatchMap:
     return PatchMap(
         labels if len(labels) else feature_labels(tensors["features"]).int(),
         numerators,
-        tuple(tensors.get(f"{name}.denominator.{i}", torch.ones(n.shape[1])) for i, n in enumerate(numerators)),
+        tuple(tensors.get(f"{name}.denominator.{i}", n.new_ones(n.shape[1])) for i, n in enumerate(numerators)),
     )
 
 

@@ -16,7 +16,8 @@ ATTRIBUTIONS = ("saliency", "input_x_gradient", "integrated_gradients")
 
 
 def run(small_whisper, tone, attribution, steps=4, **kwargs):
-    config = GradientConfig(attribution=attribution, steps=steps, num_token_masks=8)
+    settings = {"steps": steps} if attribution == "integrated_gradients" else {}
+    config = GradientConfig(attribution=attribution, num_token_masks=8, **settings)
     return explain(*small_whisper, tone, config=config, generate_kwargs=SHORT, progress=False, **kwargs)
 
 

@@ -153,9 +153,9 @@ def explained(goal=None, masks=64, **settings):
     from spes_hf.demo import load_tiny_model, tiny_clips
 
     batch = settings.pop("batch_size", None)
-    config = SpesConfig(
-        num_spectrogram_masks=masks, masks_per_token=2, num_token_masks=2, target_reliability=goal, **settings
-    )
+    if settings.get("estimator") != "perturbation":
+        settings["masks_per_token"] = 2
+    config = SpesConfig(num_spectrogram_masks=masks, num_token_masks=2, target_reliability=goal, **settings)
     clip = tiny_clips()[0]["path"]
     return explain(*load_tiny_model("speech2text-en"), clip, config=config, batch_size=batch, progress=False)
 

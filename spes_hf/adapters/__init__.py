@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance
 from spes_hf.adapters.given import take
+from spes_hf.adapters.precision import warn_of_float16
 from spes_hf.adapters.seamless_m4t import SeamlessM4TAdapter
 from spes_hf.adapters.seamless_m4t_v2 import SeamlessM4Tv2Adapter
 from spes_hf.adapters.speech_to_text import Speech2TextAdapter
@@ -65,6 +66,7 @@ def get_adapter(model: Any, processor: Any = None) -> Adapter:
     adapter = _ADAPTERS[model_type](model, processor)
     if given.settings:
         adapter.settings = given.settings
+    warn_of_float16(model, adapter.device, adapter.dtype)
     return adapter
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from spes_hf.adapters.cache import cache_argument, encoder_cache
 from spes_hf.adapters.given import check_family
+from spes_hf.adapters.precision import float32_logits
 from spes_hf.adapters.probe import passes_gradients
 from spes_hf.adapters.problem import GenerationOptions, Target, Utterance
 from spes_hf.data.audio import Waveform
@@ -206,7 +207,9 @@ class Adapter(ABC):
                 f"text has {len(ids)} tokens, but the model writes at most {limit - len(prefix)}; explain it in parts, "
                 "each with the audio that it belongs to"
             )
-        return Target(prefix.cpu(), torch.tensor([*ids, self.eos_token_id]), complete=True)
+        return Target(
+            prefix.cpu(), torch.tensor([*ids, self.eos_token_id], dtype=torch.int64, device="cpu"), complete=True
+        )
 
     @property
     def max_target_positions(self) -> int | None:
@@ -270,7 +273,7 @@ class Adapter(ABC):
                 worked out anew. No use with features.
 
         Returns:
-            (B, K, V) in the model's dtype.
+            (B, K, V) in float32, or the model's own dtype where its head is no plain linear layer.
         """
         if features is not None:
             states, cross = self.encoder_states(self.model_inputs(utterance, features)), None
@@ -281,7 +284,7 @@ class Adapter(ABC):
         if cross is not None:
             inputs |= {self._cache_name: encoder_cache(cross, batch), "use_cache": True}
         ids = target.context_ids.to(self.device).expand(batch, -1)
-        with self.perturbed_tokens(ids, token_keep) as decoder_inputs:
+        with self.perturbed_tokens(ids, token_keep) as decoder_inputs, float32_logits(self.model):
             output = self.forward({**inputs, **decoder_inputs})
         return output.logits[:, len(target.prefix_ids) - 1 :].to(self.device)
 
@@ -375,6 +378,6 @@ class Adapter(ABC):
         tokens = sequence[prefix_length:]
         if not len(tokens):
             raise ConfigError("model.generate() wrote nothing; raise max_new_tokens or max_length in generate_kwargs")
-        ends = torch.isin(tokens, torch.tensor(self.eos_token_ids)).nonzero()
+        ends = torch.isin(tokens, torch.tensor(self.eos_token_ids, dtype=torch.int64, device="cpu")).nonzero()
         tokens = tokens[: int(ends[0]) + 1] if len(ends) else tokens
         return Target(sequence[:prefix_length], tokens, complete=bool(len(ends)))

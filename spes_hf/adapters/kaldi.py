@@ -19,6 +19,6 @@ def num_frames(waveform: Waveform) -> int:
 
 def axes(features: Tensor, waveform: Waveform) -> tuple[Tensor, Tensor]:
     """Return the centres of the frames, (T,) in seconds, and of the mel bins, (C,) in Hz, of features (T, C)."""
-    samples = torch.arange(len(features), dtype=torch.float64) * _HOP + _WINDOW / 2
+    samples = torch.arange(len(features), dtype=torch.float64, device="cpu") * _HOP + _WINDOW / 2
     frequencies = mel_frequencies(features.shape[1], 20.0, waveform.sampling_rate / 2, "kaldi")
     return (samples / waveform.sampling_rate).float(), frequencies

@@ -124,5 +124,6 @@ class Target:
     @property
     def valid(self) -> Tensor:
         """(K, J) bool: decoder input j stands before token k."""
-        position = torch.arange(len(self.prefix_ids), len(self.prefix_ids) + len(self.token_ids))
-        return torch.arange(len(self.context_ids)) < position[:, None]
+        decoder_inputs = torch.arange(len(self.context_ids), dtype=torch.int64, device="cpu")
+        explained = torch.arange(len(self.token_ids), dtype=torch.int64, device="cpu")
+        return decoder_inputs < len(self.prefix_ids) + explained[:, None]

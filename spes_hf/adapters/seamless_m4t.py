@@ -116,7 +116,7 @@ class SeamlessM4TAdapter(Adapter):
 
     def prefix_ids(self, utterance: Utterance, options: GenerationOptions) -> Tensor:
         """Return the start token and the language token."""
-        return torch.tensor([self.start_token_id(options), self._language_id(options)])
+        return torch.tensor([self.start_token_id(options), self._language_id(options)], dtype=torch.int64, device="cpu")
 
     @property
     def encoder(self) -> torch.nn.Module:

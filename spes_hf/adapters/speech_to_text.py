@@ -118,7 +118,9 @@ class Speech2TextAdapter(Adapter):
     def prefix_ids(self, utterance: Utterance, options: GenerationOptions) -> Tensor:
         """Return the start token and, where there is one, the forced language token."""
         forced = self._forced_token_id(options)
-        return torch.tensor([self.start_token_id(options), *([] if forced is None else [forced])])
+        return torch.tensor(
+            [self.start_token_id(options), *([] if forced is None else [forced])], dtype=torch.int64, device="cpu"
+        )
 
     def text_ids(self, text: str) -> list[int]:
         """Return the tokens of a text; a vocabulary of one case takes it in that case."""

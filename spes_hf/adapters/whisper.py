@@ -74,7 +74,7 @@ class WhisperAdapter(Adapter):
             waveform=waveform,
             features=window[0, :, :frames].T.contiguous(),
             inputs={"input_features": window.to(self.device, self.dtype)},
-            times=torch.arange(frames) * seconds_per_frame,
+            times=torch.arange(frames, dtype=torch.float32, device="cpu") * seconds_per_frame,
             frequencies=mel_frequencies(window.shape[1], 0.0, 8000.0, "slaney"),
         )
 

@@ -256,7 +256,9 @@ def with_map(explanation: Explanation, name: str, seed: int = 0) -> Explanation:
     else:
         key = [seed, zlib.crc32(explanation.text.encode("utf-8", "surrogateescape")), features.numel()]
         scores = torch.from_numpy(np.random.default_rng(key).random((tokens, features.numel()), dtype=np.float32))
-    audio = PatchMap(feature_labels(features).int(), (scores,), (torch.ones(features.numel()),))
+    audio = PatchMap(
+        feature_labels(features).int(), (scores,), (torch.ones(features.numel(), dtype=torch.float32, device="cpu"),)
+    )
     # Blank token maps, so that only the map of the spectrogram sets the scale.
     blank = explanation.raw_token_scores * 0
     return replace(explanation, audio_map=audio, raw_token_scores=blank, sentence_map=None)

@@ -45,7 +45,7 @@ def pack(explanation: Explanation) -> bytes:
         shapes[name] = list(tensors[name].shape)
         steps = np.diff(tensors[name].numpy().astype("<i4"), axis=1, prepend=np.int32(0))
         tensors[name] = torch.frombuffer(bytearray(zlib.compress(steps.tobytes(), 6)), dtype=torch.uint8)
-    tensors[_END] = torch.ones(1, dtype=torch.bool)
+    tensors[_END] = torch.ones(1, dtype=torch.bool, device="cpu")
     header = {"version": VERSION, "labels": shapes, "values": values}
     return save_tensors(tensors, metadata={KEY: json.dumps(header, allow_nan=False)})
 

@@ -11,6 +11,7 @@ from torch.nn.functional import one_hot
 
 from spes_hf.errors import UnsupportedModelError
 from spes_hf.estimators.pooling import Pools
+from spes_hf.finite import check_finite
 from spes_hf.perturbation.base import Masks, UnitScores
 
 # Impacts (nats, for KL) that are much smaller count as none.
@@ -34,6 +35,7 @@ class GradientEstimator:
         masks_per_token: The first so many masks draw the maps of the tokens; all masks draw that of the sentence.
         levels: Number of levels of the masks; mask i belongs to level i mod ``levels``.
         of_sentence: f, what the impact on a token becomes where the sentence's is added up; None: it stays as it is.
+        dtype: What the model computes in, for errors.
     """
 
     def __init__(
@@ -43,16 +45,18 @@ class GradientEstimator:
         masks_per_token: int,
         levels: int = 1,
         of_sentence: Callable[[Tensor], Tensor] | None = None,
+        dtype: torch.dtype = torch.float32,
     ):
         self.pools = Pools(pools)
+        self.dtype = dtype
         self.masks_per_token = masks_per_token
         self.levels = levels
         self.of_sentence = of_sentence or (lambda impact: impact)
         # Sums over the halves: by patch for the tokens, by feature for the sentence.
-        self.sums = torch.zeros(2, tokens, sum(map(len, self.pools.sizes)), device=pools.device)
-        self.sentence = torch.zeros(2, pools[0].numel(), device=pools.device)
-        self.counts, self.sentence_counts = torch.zeros(2), torch.zeros(2)
-        self.impact = torch.zeros(tokens)
+        self.sums = torch.zeros(2, tokens, sum(map(len, self.pools.sizes)), dtype=torch.float32, device=pools.device)
+        self.sentence = torch.zeros(2, pools[0].numel(), dtype=torch.float32, device=pools.device)
+        self.counts, self.sentence_counts = (torch.zeros(2, dtype=torch.float32, device="cpu") for _ in range(2))
+        self.impact = torch.zeros(tokens, dtype=torch.float32, device="cpu")
 
     def backward_passes(self, level: int, rows: range) -> int:
         """Return how many times these rows of a level run the model backwards."""
@@ -104,7 +108,9 @@ class GradientEstimator:
                     token, share = (torch.cat([into, into * slope[:, k]]) @ gradient).split(2)
                     sums[:, k] -= torch.cat(self.pools.means(token), dim=1)
                     sentence -= share
-        return sums, sentence, halves.sum(1), impact.detach().float().sum(0).cpu()
+        found = impact.detach().float().sum(0).cpu()  # waits for the device, so that the next line need not
+        check_finite([sentence], "gradients of the impacts", self.dtype)
+        return sums, sentence, halves.sum(1), found
 
     def _index(self, level: int, row: int) -> int:
         """Return the index of a mask among those of all levels."""
@@ -124,7 +130,7 @@ class GradientEstimator:
         levels = tokens.split([len(sizes) for sizes in self.pools.sizes], dim=1)
         # The impact is that of all masks.
         impact = self.impact / self.sentence_counts.sum().clamp_min(1)
-        return UnitScores(levels, tuple(torch.ones(level.shape[1]) for level in levels), impact, sentence)
+        return UnitScores(levels, tuple(level.new_ones(level.shape[1]) for level in levels), impact, sentence)
 
 
 def relative(impact: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from spes_hf.data.audio import Waveform
 from spes_hf.data.rowwise import RowTransform, is_batch
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
+from spes_hf.finite import check_logits
 from spes_hf.functional import deletion_masks
 from spes_hf.metrics.rows import Row, as_dict, check_map, check_model, explanation_of, failed, method_signature
 from spes_hf.perturbation.plan import fill_values
@@ -124,7 +125,8 @@ class _Curve(RowTransform, ABC):
             prediction = adapter.text(adapter.generate(utterance, options, clean).token_ids)
 
         # With fewer features than steps some steps change nothing.
-        new = torch.tensor([i == 0 or not torch.equal(mask, keep[i - 1]) for i, mask in enumerate(keep)])
+        moved = [i == 0 or not torch.equal(mask, keep[i - 1]) for i, mask in enumerate(keep)]
+        new = torch.tensor(moved, dtype=torch.bool, device="cpu")
         texts: list[str] = []
         heard: list[Tensor] = []
         for mask in keep[new]:
@@ -148,6 +150,7 @@ class _Curve(RowTransform, ABC):
         def measure(rows: range) -> None:
             with torch.no_grad():
                 logits = self.adapter.logits(utterance, target, states=heard[rows.start : rows.stop]).float()
+            check_logits(logits, "logits for a share of the features", self.adapter.dtype)
             probabilities = logits.log_softmax(-1).gather(-1, ids.expand(len(rows), -1).unsqueeze(-1)).exp()
             means.extend(probabilities.squeeze(-1).mean(1).tolist())
 
@@ -309,5 +312,5 @@ def clean_target(
             f"model starts its output with {' '.join(pieces)}, but the explanation's starts with {' '.join(then)}; "
             "pass the model that was explained, with its own generation config"
         )
-    tokens = torch.tensor(explanation.token_id_list)
+    tokens = torch.tensor(explanation.token_id_list, dtype=torch.int64, device="cpu")
     return Target(prefix, tokens, complete=int(tokens[-1]) in adapter.eos_token_ids)

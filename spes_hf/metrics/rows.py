@@ -10,6 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,7 +70,9 @@ def check_map(saliency: Any, explanation: Explanation, name: str) -> Tensor:
     Raises:
         ConfigError: If its shape is not that of the features, or it holds NaN or infinities.
     """
-    saliency = torch.as_tensor(saliency).detach().cpu()
+    if not isinstance(saliency, Tensor):
+        saliency = torch.from_numpy(np.array(saliency, dtype=getattr(saliency, "dtype", np.float32)))
+    saliency = saliency.detach().cpu()
     if saliency.shape != explanation.features.shape:
         raise ConfigError(
             f"{name} has shape {tuple(saliency.shape)}, but the features have {tuple(explanation.features.shape)}; "

@@ -31,7 +31,7 @@ class Masks:
     @property
     def halves(self) -> Tensor:
         """Which half every mask belongs to, (B,) 0 or 1: blocks of masks take turns."""
-        return torch.arange(self.rows.start, self.rows.stop) // self.block % 2
+        return torch.arange(self.rows.start, self.rows.stop, dtype=torch.int64, device="cpu") // self.block % 2
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ class Problem:
         seed: The user's seed.
         utterance_id: What tells the utterance from the others of a corpus.
         differentiable: Whether gradients pass through all of the model.
+        dtype: What the model computes in.
     """
 
     utterance: Utterance
@@ -48,6 +49,7 @@ class Problem:
     seed: int
     utterance_id: str
     differentiable: bool = True
+    dtype: torch.dtype = torch.float32
 
     def key(self, stream: str) -> int:
         """Return the key of a stream of masks."""
@@ -249,7 +251,12 @@ def plan_gradient(config: SpesConfig, problem: Problem) -> list[Run]:
         perturbation = replace(perturbation, num_masks=config.masks_per_token)
     kind = config.sentence_impact or ("relative" if config.impact == "kl" else "sum")
     estimator = GradientEstimator(
-        pools.to(problem.device), tokens, config.masks_per_token, len(labels), relative if kind == "relative" else None
+        pools.to(problem.device),
+        tokens,
+        config.masks_per_token,
+        len(labels),
+        relative if kind == "relative" else None,
+        problem.dtype,
     )
     combined = mean_z_score if len(coarse) else mean_of_levels
     shown = Pools(torch.cat([singles, coarse]) if len(coarse) else pools)
@@ -257,7 +264,7 @@ def plan_gradient(config: SpesConfig, problem: Problem) -> list[Run]:
     def sentence(scores: UnitScores) -> UnitScores:
         assert scores.sentence is not None
         values = combined(scores.sentence.double(), shown)[None]
-        return UnitScores((values,), (torch.ones(values.shape[1]),))
+        return UnitScores((values,), (values.new_ones(values.shape[1]),))
 
     sound = Run(
         perturbation,

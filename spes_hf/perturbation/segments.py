@@ -60,9 +60,13 @@ def segment(
     """
     counts = [num_patches(duration_s, phi, max_duration_s) for phi in patches_per_second]
     maps = {k: slic_labels(features, k, sigma, compactness) for k in dict.fromkeys(counts)}
-    return torch.stack([maps[k] for k in counts]) if counts else torch.empty(0, *features.shape, dtype=torch.int64)
+    return (
+        torch.stack([maps[k] for k in counts])
+        if counts
+        else torch.empty(0, *features.shape, dtype=torch.int64, device="cpu")
+    )
 
 
 def feature_labels(features: Tensor) -> Tensor:
     """Return the labels that make every feature of a spectrogram, (T, C), its own unit: (1, T, C) int64."""
-    return torch.arange(features.numel()).view(1, *features.shape)
+    return torch.arange(features.numel(), dtype=torch.int64, device="cpu").view(1, *features.shape)

@@ -111,7 +111,7 @@ def test_token_masks_leave_the_spectrogram_clean():
 
 def test_joint_run():
     case = problem()
-    (run,) = plan(dataclasses.replace(CONFIG, perturb="joint"), case)
+    (run,) = plan(CONFIG.changed(perturb="joint"), case)
     joint, (separate, _) = run.perturbation, plan(CONFIG, case)
     assert isinstance(joint, JointPerturbation)
     assert joint.num_masks == 31  # N^X
@@ -132,7 +132,7 @@ def test_joint_run():
 
 
 def test_joint_scores_are_taken_apart_and_tokens_pooled():
-    (run,) = plan(dataclasses.replace(CONFIG, perturb="joint"), problem())
+    (run,) = plan(CONFIG.changed(perturb="joint"), problem())
     keeps, impacts = [], []
     for level in range(3):
         masks = run.perturbation.draw(level, run.perturbation.rows(level))

@@ -34,6 +34,6 @@ class Size(evaluate.Metric):
 
     def _compute(self, predictions: list[list[float]]) -> dict[str, Any]:
         """Return the area and the curve, in 0–100."""
-        curves = [size_curve(torch.as_tensor(np.asarray(maps, np.float32)), THRESHOLDS) for maps in predictions]
+        curves = [size_curve(torch.from_numpy(np.array(maps, np.float32)), THRESHOLDS) for maps in predictions]
         curve = torch.stack(curves).mean(0).numpy()
         return {"size": float(area(curve, np.array(THRESHOLDS))), "curve": curve.tolist()}

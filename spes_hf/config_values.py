@@ -1,0 +1,48 @@
+"""Values of a config's fields: checks, and values that follow from other fields."""
+
+from __future__ import annotations
+
+import sys
+from numbers import Integral, Real
+from typing import Any
+
+from spes_hf.errors import ConfigError
+
+
+class DerivedInt(int):
+    """A whole number that follows from other fields: `dataclasses.replace` works it out anew."""
+
+
+class DerivedStr(str):
+    """A name that follows from other fields, likewise."""
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON holds it."""
+    if isinstance(value, tuple):
+        return list(value)
+    if isinstance(value, DerivedInt):
+        return int(value)
+    return str(value) if isinstance(value, DerivedStr) else value
+
+
+def check(config: Any, name: str, ok: bool, allowed: str) -> None:
+    """Refuse a field's value unless it is as it should be.
+
+    Raises:
+        ConfigError: Naming the field, its value and what is allowed.
+    """
+    if not ok:
+        raise ConfigError(f"{type(config).__name__}.{name} is {getattr(config, name)!r}; allowed: {allowed}")
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a finite number."""
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    return real and bool(abs(value) <= sys.float_info.max)
+
+
+def is_count(value: Any) -> bool:
+    """Return whether a value is a whole number, at least 1."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    return whole and value >= 1

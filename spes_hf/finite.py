@@ -1,0 +1,66 @@
+"""Numbers that are not finite end in an error, not in a map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from spes_hf.errors import NumericsError
+
+# Logits of -inf (suppressed tokens) count as one that is so much lower than the highest: a probability of 4e-44.
+_LOWEST = 100.0
+
+_REMEDIES = {
+    torch.float16: "whose numbers end at 65,504; load the model with dtype=torch.float32 or torch.bfloat16, or leave "
+    'autocast="float16" out',
+    torch.bfloat16: "of 3 digits; load the model with dtype=torch.float32, and check its weights",
+}
+_OTHER = "so its weights may be damaged; load them again, and check parameter.isfinite().all()"
+
+
+def not_finite(what: str, dtype: torch.dtype) -> NumericsError:
+    """Return the error for numbers that are NaN or infinite, with the type that the model computes in, and the remedy.
+
+    Args:
+        what: Which numbers.
+        dtype: What the model computes in.
+    """
+    name = str(dtype).removeprefix("torch.")
+    return NumericsError(
+        f"{what} of the model are NaN or infinite; it computes in {name}, {_REMEDIES.get(dtype, _OTHER)}"
+    )
+
+
+def check_finite(values: Iterable[Tensor], what: str, dtype: torch.dtype) -> None:
+    """Refuse tensors that hold NaN or infinities.
+
+    Raises:
+        NumericsError: Naming the type and the remedy.
+    """
+    if not all(bool(v.isfinite().all()) for v in values):
+        raise not_finite(what, dtype)
+
+
+def check_logits(logits: Tensor, what: str, dtype: torch.dtype) -> None:
+    """Refuse logits, (…, V), that are no distribution: NaN or +inf anywhere, or nothing but -inf.
+
+    Raises:
+        NumericsError: Naming the type and the remedy.
+    """
+    check_finite([logits.detach().amax(-1)], what, dtype)
+
+
+def allowed(logits: Tensor, top: Tensor | None = None) -> Tensor:
+    """Return logits, (…, V), with a finite number for entries of -inf; what is no distribution stays none.
+
+    Suppressed tokens have such logits. Their probability is 0 before and after, and 0 · (−inf) would be NaN.
+
+    Args:
+        logits: (…, V).
+        top: (…, 1) float32, the highest of each, if known.
+    """
+    if top is None:
+        top = logits.detach().amax(-1, keepdim=True).float()
+    return torch.where(logits == -torch.inf, top - _LOWEST, logits)

@@ -1,0 +1,33 @@
+"""The global state of torch, set aside: results do not depend on what the user switched on around the call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+
+@contextmanager
+def plain_torch(devices: Iterable[torch.device]) -> Iterator[None]:
+    """Compute as torch does out of the box; afterwards all is as it was.
+
+    Inference mode and autocast are off, new tensors are float32 on the CPU unless they say otherwise. What processors
+    and models make inside transformers depends on that.
+
+    Args:
+        devices: Where the model computes, besides the CPU.
+    """
+    before = torch.get_default_dtype()
+    with ExitStack() as stack:
+        # What inference mode makes takes no part in a backward pass, whatever mode the user is in.
+        stack.enter_context(torch.inference_mode(False))
+        for kind in {"cpu", *(device.type for device in devices)}:
+            if torch.amp.is_autocast_available(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        if before != torch.float32:
+            torch.set_default_dtype(torch.float32)
+            stack.callback(torch.set_default_dtype, before)
+        yield
