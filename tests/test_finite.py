@@ -318,11 +318,12 @@ def test_impacts_are_those_of_float32_logits(small_whisper, tone, autocast):
     adapter = Explainer(model, small_whisper[1]).adapter
     ended = []
     model.model.decoder.register_forward_hook(lambda module, args, output: ended.append(output.last_hidden_state))
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast is not None):
+    with torch.no_grad():
         utterance = adapter.encode(load_audio(tone, 16_000, 16_000))
         target = adapter.encode_text(utterance, "so", GenerationOptions(None, None, None, {}))
         ended.clear()
-        found = adapter.logits(utterance, target)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast is not None):
+            found = adapter.logits(utterance, target)
     expected = ended[0].float() @ model.proj_out.weight.float().T
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected[:, len(target.prefix_ids) - 1 :], rtol=1e-5, atol=1e-5)

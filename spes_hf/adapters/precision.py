@@ -40,11 +40,11 @@ def float32_logits(model: Any) -> Iterator[None]:
     if head.weight.dtype not in _HALF and not torch.is_autocast_enabled(head.weight.device.type):
         yield
         return
-    head.forward = exact
+    vars(head)["forward"] = exact
     try:
         yield
     finally:
-        del head.forward
+        del vars(head)["forward"]
 
 
 def warn_of_float16(model: Any, device: torch.device, dtype: torch.dtype) -> None:
