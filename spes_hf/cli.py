@@ -199,18 +199,18 @@ def draw(explanation: Explanation, folder: Path) -> None:
 
 def summary(explanation: Explanation, folder: Path) -> str:
     """Return what a user wants to know at the end: the text, what rests on text, and where the page is."""
-    from spes_hf.viz.scale import passes
+    from spes_hf.viz.scale import passes, printable
 
     words = explanation.words()
     leaning = [
-        f"{word.strip()} ({share:.0%})"
+        f"{printable(word.strip())} ({share:.0%})"
         for word, share in zip(words.tokens, words.text_share.tolist(), strict=True)
         if share > 0.5
     ]
     cost = explanation.provenance.get("cost", {})
     lines = [
         "",
-        f"  {explanation.text}",
+        f"  {printable(explanation.text)}",
         "",
         f"rest on earlier text more than on sound: {', '.join(leaning) if leaning else 'none'}",
         f"split-half reliability of the sentence map: {explanation.reliability.sentence:.2f}"

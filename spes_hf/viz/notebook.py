@@ -54,7 +54,7 @@ def _transcript(explanation: Explanation) -> str:
             style += ";border-bottom:2px dotted"
         about = f"rests on sound {1 - share[k]:.0%}, on earlier text {share[k]:.0%}; probability {probability[k]:.1%}"
         text = html.escape(scale.shown(name, 200))
-        parts.append(f'<span style="{style}" title="{about}">{text}</span>')
+        parts.append(f'<bdi style="{style}" title="{about}">{text}</bdi>')
     return "".join(parts)
 
 

@@ -15,6 +15,7 @@
     element.append(...children);
     return element;
   };
+  const quoted = (text) => make("bdi", { class: "quoted" }, `“${text}”`);
   const percent = (value, digits = 0) => (value == null ? "–" : `${(100 * value).toFixed(digits)} %`);
   const number = (value, digits = 2) => (value == null ? "–" : value.toFixed(digits).replace("-", "−"));
   const seconds = (value) => `${value.toFixed(2)} s`;
@@ -186,7 +187,7 @@
     });
     const most = row.map((v, j) => [v, context[j]]).filter(([v]) => v != null).sort((a, b) => b[0] - a[0])[0];
     $("text-legend").replaceChildren(...(most
-      ? ["influence of earlier text ", number(low), make("i"), `${number(high)}, most of “${most[1]}”`]
+      ? ["influence of earlier text ", number(low), make("i"), `${number(high)}, most of `, quoted(most[1])]
       : k === null ? [`Choose a ${noun()} to see what made the model write it.`] : ["No earlier text."]));
   }
 
@@ -195,14 +196,14 @@
     const { shown, probability, text_share: share, reliability } = level(), k = state.index;
     const heading = $("heading");
     if (k === null) heading.replaceChildren("The whole sentence");
-    else heading.replaceChildren(`“${shown[k]}”`, make("small", {}, `${noun()} ${k} of ${shown.length}, counted from 0`));
+    else heading.replaceChildren(quoted(shown[k]), make("small", {}, `${noun()} ${k} of ${shown.length}, counted from 0`));
     const text = k === null ? data.sentence.text_share : share[k];
     const sure = k === null ? data.sentence.reliability : reliability[k];
     const entries = [];
     if (k !== null) entries.push(["probability", percent(probability[k], 1)]);
     else {
       const least = probability.reduce((best, p, i) => (p < probability[best] ? i : best), 0);
-      entries.push([`least probable ${noun()}`, `“${shown[least]}”, ${percent(probability[least])}`]);
+      entries.push([`least probable ${noun()}`, quoted(shown[least]), `, ${percent(probability[least])}`]);
     }
     if (text != null) {
       const halves = make("span", { class: "halves", "aria-hidden": "true" }, make("span"), make("span"));

@@ -146,7 +146,7 @@ def _notes(provenance: Mapping[str, Any]) -> list[str]:
     if (provenance.get("output") or {}).get("given"):
         notes.append("The text was given, not generated: probabilities are those of this text, token by token.")
     notes += [f"Audio: {note}" for note in (provenance.get("audio") or {}).get("notes") or ()]
-    return [scale.clean(note) for note in notes]
+    return [scale.settled(note) for note in notes]
 
 
 def _flac(explanation: Explanation) -> str:
@@ -174,9 +174,9 @@ def _finite(data: Any) -> Any:
 def _clean(data: Any) -> Any:
     """Return JSON data with all text clean, and what JSON does not know as text."""
     if isinstance(data, Mapping):
-        return {scale.clean(str(key)): _clean(value) for key, value in data.items()}
+        return {scale.settled(str(key)): _clean(value) for key, value in data.items()}
     if isinstance(data, (list, tuple)):
         return [_clean(value) for value in data]
     if isinstance(data, (bool, int, float, type(None))):
         return data
-    return scale.clean(str(data))
+    return scale.settled(str(data))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,7 +94,7 @@ def shown(token: str, longest: int = 24) -> str:
         token: Text of the token.
         longest: Characters before it is cut.
     """
-    text = clean(token)
+    text = settled(token)
     text = text.strip(" ") or "␣" * len(text)
     text = text.replace("\n", "↵").replace("\t", "⇥").replace("\r", "↵")
     return text if len(text) <= longest else text[: longest - 1] + "…"
@@ -101,6 +103,19 @@ def shown(token: str, longest: int = 24) -> str:
 def clean(text: str) -> str:
     r"""Return text that can be written as UTF-8: parts of characters read "\xe4"."""
     return join_pieces([text])
+
+
+def settled(text: str) -> str:
+    r"""Return clean text without controls that turn what follows it, even out of an isolate: they read "\\u202e"."""
+    return re.sub("[\u202a-\u202e\u2066-\u2069]", lambda control: f"\\u{ord(control[0]):x}", clean(text))
+
+
+def printable(text: str) -> str:
+    r"""Return text for a terminal: what would move its cursor or turn its direction reads "\\x1b", "\\u202e"."""
+    return "".join(
+        c if c.isprintable() or unicodedata.category(c) == "Zs" else c.encode("unicode_escape").decode()
+        for c in clean(text)
+    )
 
 
 def passes(cost: Mapping[str, Any]) -> str:

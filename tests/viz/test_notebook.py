@@ -7,7 +7,7 @@ def test_fragment_has_words_picture_and_numbers(explanation):
     fragment = notebook_html(explanation)
     assert len(fragment) < 300_000
     assert "<script" not in fragment and not re.search(r'(src|href)="(?!data:image/png;base64,)', fragment)
-    assert re.findall(r'title="[^"]*">([^<]*)</span>', fragment) == ["Good", "morning", ",", "$5", "äh"]
+    assert re.findall(r'title="[^"]*">([^<]*)</bdi>', fragment) == ["Good", "morning", ",", "$5", "äh"]
     share, probability = explanation.words().text_share[1], explanation.words().token_probabilities[1]
     assert f"on earlier text {share:.0%}; probability {probability:.1%}" in fragment
     assert "7 tokens · 0.6 s of audio · method spes · 301 forward passes · in 12 s · reliability 0.70" in fragment

@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,14 +14,18 @@ import soundfile
 import torch
 from PIL import Image
 
+from spes_hf.cli import summary
 from spes_hf.viz import report, write_html
+from spes_hf.viz.scale import printable
 
 HOSTILE = (
     " </script><script>document.title='broken'</script>",
     ' "><img src=x onerror="document.title=1">',
     " <!--<script>",
     " {{DATA}}{{SCRIPT}}",
-    " &lt;b&gt;\u2028",
+    " &lt;b&gt;\u2028\x00\x1b[2J",
+    " \u202eright\u2066to left\u200f🎉",
+    "\ud800",
     "\udce4",
     "<|endoftext|>",
 )
@@ -239,3 +245,30 @@ def test_browser_takes_hostile_text_as_text(dom, make):
     assert 'data-chosen="token=1"' in shown
     assert pressed(shown) == ['"&gt;&lt;img src=x onerror="document.title=1"&gt;']
     assert "<title>broken" not in shown
+
+
+def test_browser_keeps_marks_of_direction_to_the_text_that_holds_them(dom, make):
+    """Neither the numbers nor the sentences of the page turn round, and nothing in the page has run."""
+    shown = dom("#token=5", make(pieces=HOSTILE, provenance={"model": {"name": "\u202ex" + HOSTILE[0]}}))
+    assert '<h1 id="heading"><bdi class="quoted">“\\u202eright\\u2066to left\u200f🎉”</bdi>' in shown
+    assert not re.search(
+        "[\u202a-\u202e\u2066-\u2069]", re.sub(r"(?s)<script.*?</script>|<title>.*?</title>", "", shown)
+    )
+    assert "broken</title>" not in shown and "<img" not in shown
+    style = (files("spes_hf.viz") / "report.css").read_text("utf-8")
+    rule = re.search(r"([^{}]+){ unicode-bidi: isolate; }", style)[1]
+    for selector in ("#transcript button", "#transcript .given", ".quoted", "#source", "#provenance dd", "#notes p"):
+        assert selector in rule
+
+
+@pytest.mark.filterwarnings("ignore:Glyph .* missing from font")
+def test_hostile_text_is_drawn_and_printed_as_text(make):
+    hostile = make(pieces=HOSTILE, text="".join(HOSTILE[:-1]))
+    plain = printable(hostile.text)
+    assert "\\x1b[2J" in plain and "\\u202e" in plain and "\\u2028" in plain and "\\x00" in plain
+    assert plain.replace(" ", "").isprintable() and printable("Ein Café 🎉 日本") == "Ein Café 🎉 日本"
+    assert "\x1b" not in summary(hostile, Path("x"))
+    for figure, _ in (hostile.plot(), hostile.plot(5), hostile.plot_tokens()):
+        figure.savefig(io.BytesIO())
+    tags = [tag for tag, _ in Elements(hostile._repr_html_()).found]
+    assert set(tags) == {"div", "bdi", "span", "img", "b", "br"} and tags.count("img") == 1
