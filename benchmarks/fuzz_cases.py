@@ -64,7 +64,7 @@ def sample() -> Explanation:
         ),
         raw_token_scores=scores.masked_fill(later, torch.nan),
         token_mean_impact=torch.rand(tokens, generator=generator),
-        reliability=Reliability(torch.rand(tokens, generator=generator), 0.5),
+        token_reliability=Reliability(torch.rand(tokens, generator=generator), 0.5),
         waveform=torch.sin(torch.arange(2_000) / 9),
         sampling_rate=16_000,
         provenance={

@@ -309,7 +309,7 @@ def _read(runs: Sequence[Run], target: Target, dtype: torch.dtype) -> dict[str, 
             if run.sentence is not None:
                 found["sentence_map"] = run.sentence.map(scores)
                 reliability = replace(reliability, sentence=_reliability(run, run.sentence).sentence)
-            found["reliability"] = reliability
+            found["token_reliability"] = reliability
         if run.token_scores is not None:
             text = run.token_scores(scores)
             numerator = text.numerators[0]

@@ -69,7 +69,7 @@ class Reliability:
     where a half has no masks, or its map is constant.
 
     Attributes:
-        tokens: (K,) of each token's map.
+        tokens: (K,) of each token's (or word's) map.
         sentence: Of the sentence map.
     """
 
@@ -83,6 +83,9 @@ class Explanation:
 
     Made by `explain`, not by hand. Over tokens first; `words` gives the same over words. K explained tokens (or words),
     J decoder inputs, T frames, C mel bins. All tensors are on the CPU.
+
+    The attributes below are the parts that are stored, always over tokens; the properties, and `time_centroids`, are
+    over whatever the explanation is over: as many entries as ``len(explanation)``.
 
     Attributes:
         text: The text of the output.
@@ -98,7 +101,7 @@ class Explanation:
         audio_map: Raw scores of the spectrogram.
         raw_token_scores: Per token (K, J) float32, Eq. 3; NaN where j is not yet generated.
         token_mean_impact: (K,) mean impact of the masks that hide a token which the model wrote.
-        reliability: Split-half reliability of the audio map.
+        token_reliability: Split-half reliability of the audio map, over tokens.
         waveform: (S,) float32 samples, for playing.
         sampling_rate: Samples per second.
         provenance: What it takes to make this explanation again.
@@ -122,7 +125,7 @@ class Explanation:
     audio_map: PatchMap
     raw_token_scores: Tensor
     token_mean_impact: Tensor
-    reliability: Reliability
+    token_reliability: Reliability
     waveform: Tensor
     sampling_rate: int
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -219,6 +222,16 @@ class Explanation:
         share = functional.ratio(token, token + audio)
         return self._mean_over_groups(share.masked_fill((token + audio).isnan(), torch.nan))
 
+    @property
+    def reliability(self) -> Reliability:
+        """Split-half reliability of every token's map, and of the sentence's.
+
+        For words, the mean over a word's tokens; NaN where that of one of them is.
+        """
+        if self.groups is None:
+            return self.token_reliability
+        return replace(self.token_reliability, tokens=self._mean_over_groups(self.token_reliability.tokens))
+
     def time_centroids(self, top: float = 0.05) -> Tensor:
         """Return the mean time of the most salient features of every token (or word), (K,) in seconds.
 
@@ -242,8 +255,8 @@ class Explanation:
         """Return the explanation over words: maps are means over a word's tokens, after both normalisations.
 
         Special tokens are explained by tokens only and left out; punctuation marks are words of their own. In the
-        context, start and prompt tokens stay single. A word's own earlier tokens are no context of it. `reliability`
-        stays that of the tokens.
+        context, start and prompt tokens stay single. A word's own earlier tokens are no context of it. The
+        probability of a word is the product, its reliability and text share are the means over its tokens.
         """
         if self.over_words:
             return self

@@ -49,7 +49,7 @@ def check_sound(explanation: Explanation) -> Explanation:
         "probabilities": (e.probabilities, (tokens,)),
         "raw_token_scores": (e.raw_token_scores, (tokens, context)),
         "token_mean_impact": (e.token_mean_impact, (tokens,)),
-        "reliability": (e.reliability.tokens, (tokens,)),
+        "reliability": (e.token_reliability.tokens, (tokens,)),
         "waveform": (e.waveform, (e.waveform.numel() or 1,)),
         **({} if e.audio_mean_impact is None else {"audio_mean_impact": (e.audio_mean_impact, (tokens,))}),
     }

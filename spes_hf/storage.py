@@ -120,7 +120,7 @@ def load_explanation(folder: Path) -> Explanation:
 
 def to_parts(explanation: Explanation) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return what an explanation is made of: values for JSON, and tensors."""
-    sentence = explanation.reliability.sentence
+    sentence = explanation.token_reliability.sentence
     plain = {name: getattr(explanation, name) for name in (*_PLAIN_FIELDS, *_TUPLE_FIELDS)}
     return {"reliability_of_sentence": None if math.isnan(sentence) else sentence, **plain}, _tensors(explanation)
 
@@ -139,7 +139,7 @@ def _tensors(explanation: Explanation) -> dict[str, Tensor]:
     tensors = {name: getattr(explanation, name) for name in _TENSOR_FIELDS}
     if explanation.audio_mean_impact is not None:
         tensors["audio_mean_impact"] = explanation.audio_mean_impact
-    tensors["reliability"] = explanation.reliability.tokens
+    tensors["reliability"] = explanation.token_reliability.tokens
     # 16 bits, as in the recording; only ever played.
     tensors["waveform"] = (explanation.waveform.clamp(-1, 1) * 32767).round().to(torch.int16)
     for name, patches in (("audio", explanation.audio_map), ("sentence", explanation.sentence_map)):
@@ -164,7 +164,7 @@ def _explanation(description: dict[str, Any], tensors: dict[str, Tensor]) -> Exp
     values["sentence_map"] = _patch_map("sentence", tensors) if "sentence.numerator.0" in tensors else None
     values["audio_mean_impact"] = tensors.get("audio_mean_impact")
     sentence = description["reliability_of_sentence"]
-    values["reliability"] = Reliability(tensors["reliability"], math.nan if sentence is None else float(sentence))
+    values["token_reliability"] = Reliability(tensors["reliability"], math.nan if sentence is None else float(sentence))
     values["waveform"] = tensors["waveform"].float() / 32767
     if values.keys() != {f.name for f in fields(Explanation)}:
         raise KeyError(f"fields {sorted(values)}")

@@ -38,7 +38,7 @@ def make(**changes):
         audio_map=PatchMap.of(labels, scores),
         raw_token_scores=torch.rand(K, J, generator=generator).masked_fill(~ORDER, NAN),
         token_mean_impact=torch.rand(K, generator=generator),
-        reliability=Reliability(torch.rand(K, generator=generator), 0.876),
+        token_reliability=Reliability(torch.rand(K, generator=generator), 0.876),
         waveform=torch.zeros(24_000),
         sampling_rate=16_000,
         provenance={"config": {"method": "spes"}},
@@ -131,7 +131,7 @@ def test_only_the_end_of_sequence():
         audio_map=pixel_map([[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]]),
         raw_token_scores=torch.tensor([[7.0]]),
         token_mean_impact=torch.tensor([1.0]),
-        reliability=Reliability(torch.tensor([NAN]), NAN),
+        token_reliability=Reliability(torch.tensor([NAN]), NAN),
     )
     assert ex.audio_saliency[0].flatten().tolist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
     assert ex.token_saliency.item() == pytest.approx(0.5)  # a one-element map has z-score 0
@@ -164,6 +164,32 @@ def test_words():
     assert words.context_tokens == ["<s>", "<en>", " Good", " morning"]  # no word stands after the last
     assert words.text == "Good morning."
     assert words.words() is words
+
+
+def test_every_part_of_an_explanation_has_one_entry_a_word(tmp_path):
+    from spes_hf.data.packing import from_row, to_row
+
+    words = make().words()
+    words.save(tmp_path)
+    for ex in (make(), words, Explanation.load(tmp_path), from_row(to_row(words))):
+        parts = [ex.tokens, ex.token_ids, ex.token_probabilities, ex.raw_audio, ex.raw_token, ex.audio_saliency]
+        parts += [ex.token_saliency, ex.text_share, ex.time_centroids(), ex.reliability.tokens, to_row(ex)["tokens"]]
+        parts += [to_row(ex)["token_probabilities"]]
+        assert [len(part) for part in parts] == [len(ex)] * len(parts)
+        assert len(ex.context_tokens) == ex.raw_token.shape[1] == ex.token_saliency.shape[1]
+    assert len(words) == 3 != len(make())
+
+
+def test_reliability_of_a_word_is_the_mean_over_its_tokens(tmp_path):
+    ex = make()
+    words = ex.words()
+    tokens = ex.reliability.tokens
+    assert words.reliability.tokens.tolist() == pytest.approx([tokens[0], (tokens[1] + tokens[2]) / 2, tokens[3]])
+    assert words.reliability.sentence == ex.reliability.sentence
+    words.save(tmp_path)
+    loaded = Explanation.load(tmp_path)
+    assert torch.equal(loaded.reliability.tokens, words.reliability.tokens)
+    assert torch.equal(loaded.token_reliability.tokens, tokens)
 
 
 def test_probability_of_a_word_is_the_product():

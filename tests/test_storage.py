@@ -44,7 +44,7 @@ def make(seed=0, **changes):
         audio_map=PatchMap.of(labels, UnitScores((rand(5, 7), rand(5, 3)), (rand(7) * 9, torch.tensor([0.0, 1, 2])))),
         raw_token_scores=rand(5, 5).masked_fill(~order, NAN),
         token_mean_impact=rand(5),
-        reliability=Reliability(torch.tensor([0.5, NAN, -0.1, 1.0, 0.9]), 0.123456789012345),
+        token_reliability=Reliability(torch.tensor([0.5, NAN, -0.1, 1.0, 0.9]), 0.123456789012345),
         waveform=torch.randint(-32_767, 32_768, (160,), generator=generator) / 32_767,
         sampling_rate=16_000,
         provenance={"config": {"method": "spes", "fill": "mean"}, "seed": 3, "audio": {"source": "größe \udcc3.wav"}},
@@ -179,7 +179,7 @@ def test_the_folder_holds_two_files_and_either_may_be_named(saved):
 
 
 def test_reliability_that_is_not_a_number(tmp_path):
-    ex = make(reliability=Reliability(torch.full((5,), NAN), NAN))
+    ex = make(token_reliability=Reliability(torch.full((5,), NAN), NAN))
     assert_same(ex, Explanation.load(ex.save(tmp_path / "clip")))
 
 

@@ -124,13 +124,13 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _map_and_title(explanation: Explanation, token: int | str | None) -> tuple[Tensor, str, float]:
-    """Return the map (T, C), its title and its reliability (NaN for a word: it is known of tokens)."""
+    """Return the map (T, C), its title and its reliability."""
     if token is None:
         text = scale.shown(explanation.text, 90)
         return explanation.sentence_saliency, f"whole sentence: “{text}”", explanation.reliability.sentence
     k = explanation.find(token)
     kind = "word" if explanation.over_words else "token"
-    reliability = math.nan if explanation.over_words else float(explanation.reliability.tokens[k])
+    reliability = float(explanation.reliability.tokens[k])
     probability = float(explanation.token_probabilities[k])
     title = f"“{scale.shown(explanation.tokens[k], 60)}”: {kind} {k}, probability {probability:.2f}"
     return explanation.audio_saliency[k], title, reliability

@@ -127,7 +127,7 @@ def _level(explanation: Explanation) -> dict[str, Any]:
         "groups": groups,
         "probability": _rounded(explanation.token_probabilities),
         "text_share": _rounded(explanation.text_share),
-        "reliability": [float(explanation.reliability.tokens[list(group)].mean()) for group in groups],
+        "reliability": explanation.reliability.tokens.tolist(),
         "prefix": explanation.prefix_length,
         "context": [scale.shown(name, 200) for name in explanation.context_tokens],
         "text_saliency": [_rounded(row) for row in explanation.token_saliency],

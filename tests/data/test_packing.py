@@ -35,7 +35,7 @@ def assert_same(a, b):
             assert torch.equal(x.labels, y.labels) and x.labels.dtype == y.labels.dtype
             for p, q in zip((*x.numerators, *x.denominators), (*y.numerators, *y.denominators), strict=True):
                 assert torch.equal(p, q)
-        elif entry.name == "reliability":
+        elif entry.name == "token_reliability":
             assert torch.equal(x.tokens.nan_to_num(7), y.tokens.nan_to_num(7))
             assert x.sentence == y.sentence or (np.isnan(x.sentence) and np.isnan(y.sentence))
         else:
@@ -98,7 +98,7 @@ def synthetic(found, tokens, frames, bins, labels):
         sentence_map=None,
         raw_token_scores=torch.rand(tokens, tokens, generator=generator),
         token_mean_impact=torch.rand(tokens, generator=generator),
-        reliability=Reliability(torch.rand(tokens, generator=generator), 0.5),
+        token_reliability=Reliability(torch.rand(tokens, generator=generator), 0.5),
         audio_mean_impact=None,
     )
 

@@ -41,7 +41,7 @@ def make_explanation(
         ),
         "raw_token_scores": token,
         "token_mean_impact": torch.rand(k, generator=generator),
-        "reliability": Reliability(torch.linspace(0.2, 0.9, k), 0.7),
+        "token_reliability": Reliability(torch.linspace(0.2, 0.9, k), 0.7),
         "waveform": torch.sin(torch.arange(frames * rate // 100) / 9) / 2,
         "sampling_rate": rate,
         "provenance": {

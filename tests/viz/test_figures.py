@@ -61,6 +61,12 @@ def test_title_names_token_and_probability(explanation, token):
     assert f"reliability {explanation.reliability.tokens[1]:.2f}" in axes[1].get_title(loc="left")
 
 
+def test_title_of_a_word_names_its_reliability(explanation):
+    words = explanation.words()
+    _, axes = plot_saliency(words, 0)
+    assert f"reliability {words.reliability.tokens[0]:.2f}" in axes[1].get_title(loc="left")
+
+
 def test_sentence_and_words(explanation):
     figure, axes = plot_saliency(explanation)
     assert "whole sentence" in figure.get_suptitle()

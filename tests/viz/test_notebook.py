@@ -20,7 +20,7 @@ def test_backward_passes_are_told_where_there_were_any(make):
 
 
 def test_low_reliability_is_told(make):
-    shaky = make(reliability=type(make().reliability)(make().reliability.tokens, 0.2))
+    shaky = make(token_reliability=type(make().reliability)(make().reliability.tokens, 0.2))
     assert "use more masks" in notebook_html(shaky)
     assert "use more masks" not in notebook_html(make())
 
