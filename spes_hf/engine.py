@@ -164,6 +164,7 @@ class Explainer:
         """
         options = GenerationOptions(language, task, tgt_lang, {} if generate_kwargs is None else generate_kwargs)
         options = options.with_defaults(self.adapter.settings, text_given=text is not None)
+        self.adapter.check_options(options)
         waveform = load_audio(audio, self.adapter.sampling_rate, sampling_rate)
         started = time.perf_counter()
         with (

@@ -9,7 +9,9 @@ from typing import Any
 from spes_hf import __version__
 from spes_hf.adapters import Adapter, GenerationOptions, Target, Utterance
 from spes_hf.config import ExplainConfig
+from spes_hf.identity import is_all_here, weights_digest
 from spes_hf.offload import count_parameters
+from spes_hf.plain import to_plain
 from spes_hf.wrapping import active_adapters
 
 
@@ -42,6 +44,7 @@ def describe(
             "dtype": str(adapter.dtype).removeprefix("torch."),
             "device": str(adapter.device),
             "parameters": count_parameters(model),
+            **({"weights": weights_digest(model)} if is_all_here(model) else {}),
             **({"adapters": adapters} if (adapters := _adapters(model)) else {}),
         },
         "processor": type(adapter.processor).__name__,
@@ -54,9 +57,11 @@ def describe(
         "output": {
             "given": text_given,
             "prefix": adapter.pieces(target.prefix_ids),
+            "prefix_ids": target.prefix_ids.tolist(),
+            "start": adapter.start_index(target.prefix_ids),
             "reached_length_limit": not target.complete,
             **options.given("language", "task", "tgt_lang"),
-            "generate_kwargs": {k: _plain(v) for k, v in options.generate_kwargs.items()},
+            "generate_kwargs": {str(k): to_plain(v) for k, v in options.generate_kwargs.items()},
         },
         "patches": patches,
         "cost": {
@@ -75,10 +80,3 @@ def describe(
 def _adapters(model: Any) -> list[str]:
     """Return the names of PEFT's adapters that are switched on."""
     return sorted({name for layer in active_adapters(model).get("layers", {}).values() for name in layer})
-
-
-def _plain(value: Any) -> Any:
-    """Return a value that JSON can hold: the value itself, or what it looks like."""
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value if isinstance(value, (int, float, str, bool, type(None))) else repr(value)

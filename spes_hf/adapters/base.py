@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -13,19 +12,20 @@ import torch
 from torch import Tensor
 
 from spes_hf.adapters.cache import cache_argument, encoder_cache
+from spes_hf.adapters.generation import Generation
 from spes_hf.adapters.given import check_family
 from spes_hf.adapters.precision import float32_logits
 from spes_hf.adapters.probe import passes_gradients
 from spes_hf.adapters.problem import GenerationOptions, Target, Utterance
+from spes_hf.adapters.vocabulary import Vocabulary
 from spes_hf.data.audio import Waveform
 from spes_hf.errors import ConfigError
 from spes_hf.offload import execution_device
 from spes_hf.preserve import quiet
-from spes_hf.text import sentencepiece_piece
 from spes_hf.wrapping import unwrap
 
 
-class Adapter(ABC):
+class Adapter(Generation, Vocabulary, ABC):
     """A model family behind one interface. Subclass it, register it by ``config.model_type``, run the contract suite.
 
     Every array that crosses the interface is (time, mel) with true frames only. Adapters never change the model: what
@@ -39,9 +39,6 @@ class Adapter(ABC):
     processor_classes: ClassVar[tuple[str, ...]] = ()
     model_classes: ClassVar[tuple[str, ...]] = ()
     """Classes of the family that turn speech into text, or their subclasses; empty: whatever has the model type."""
-
-    options: ClassVar[tuple[str, ...]] = ()
-    """Which of language, task and tgt_lang the family's ``generate()`` takes."""
 
     settings: Mapping[str, Any] = MappingProxyType({})
     """How the model generates if nobody says otherwise: what came with a pipeline."""
@@ -81,16 +78,7 @@ class Adapter(ABC):
     def prefix_ids(self, utterance: Utterance, options: GenerationOptions) -> Tensor:
         """Return the (P,) start and prompt tokens for these options."""
 
-    def text_ids(self, text: str) -> list[int]:
-        """Return the tokens of a text the way the model writes them, without special tokens."""
-        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
-
     # What all families share -----------------------------------------------------------------------------------------
-
-    @property
-    def tokenizer(self) -> Any:
-        """The processor's tokenizer."""
-        return self.processor.tokenizer
 
     @property
     def sampling_rate(self) -> int:
@@ -111,45 +99,6 @@ class Adapter(ABC):
     def differentiable(self) -> bool:
         """Whether gradients pass through all of the model; quantised layers are asked, once each."""
         return passes_gradients(self.model, self.dtype)
-
-    @property
-    def eos_token_id(self) -> int:
-        """The token that ends an output."""
-        return self.eos_token_ids[0]
-
-    @property
-    def eos_token_ids(self) -> list[int]:
-        """The tokens that end an output; most models have one."""
-        eos = self.model.generation_config.eos_token_id
-        eos = self.model.config.eos_token_id if eos is None else eos
-        return [int(i) for i in eos] if isinstance(eos, (list, tuple)) else [int(eos)]
-
-    def start_token_id(self, options: GenerationOptions) -> int:
-        """Return the token that ``generate()`` feeds the decoder first, where a family has just one."""
-        config = self.model.generation_config
-        candidates = (
-            options.generate_kwargs.get("decoder_start_token_id"),
-            config.decoder_start_token_id,
-            options.generate_kwargs.get("bos_token_id"),
-            config.bos_token_id,
-        )
-        start = next((token for token in candidates if token is not None), None)
-        if start is None:
-            raise ConfigError("model.generation_config has no decoder_start_token_id; load the checkpoint's own")
-        return int(start)
-
-    def check_options(self, options: GenerationOptions) -> None:
-        """Refuse options that the family's ``generate()`` does not know.
-
-        Raises:
-            ConfigError: Naming the option and those that exist.
-        """
-        for name, value in options.given("language", "task", "tgt_lang").items():
-            if name not in self.options:
-                known = ", ".join(self.options) or "none of language, task, tgt_lang"
-                raise ConfigError(
-                    f"{name} is {value!r}, but {type(self.model).__name__} takes {known}; leave {name} out"
-                )
 
     def generate(self, utterance: Utterance, options: GenerationOptions, features: Tensor | None = None) -> Target:
         """Return what the model generates from the utterance, or from other features in its place.
@@ -192,8 +141,8 @@ class Adapter(ABC):
             raise ConfigError(f"text is {text!r}; pass the words to explain, or leave text out to explain the output")
         ids = self.text_ids(text)
         vocabulary = self.model.config.get_text_config(decoder=True).vocab_size
-        special = set(self.tokenizer.all_special_ids)
-        wrong = [i for i in ids if i >= vocabulary or i in special]
+        special = self.is_special(torch.tensor(ids, dtype=torch.long))
+        wrong = [i for i, no_text in zip(ids, special, strict=True) if i >= vocabulary or no_text]
         if wrong or not ids:
             names = self.tokenizer.convert_ids_to_tokens(wrong)
             raise ConfigError(
@@ -354,30 +303,3 @@ class Adapter(ABC):
     def token_embedding(self) -> torch.nn.Module:
         """The decoder's token embedding."""
         return self.model.get_decoder().embed_tokens
-
-    def pieces(self, ids: Tensor) -> list[str]:
-        """Return the text of every token, with the space that starts a word, as `spes_hf.text` wants it."""
-        return [sentencepiece_piece(token) for token in self.tokenizer.convert_ids_to_tokens(ids.tolist())]
-
-    def text(self, ids: Tensor) -> str:
-        """Return the text of the tokens, special tokens left out."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
-
-    def is_special(self, ids: Tensor) -> list[bool]:
-        """Return for every token whether it is a special one (start, end, language, task)."""
-        special = set(self.tokenizer.all_special_ids)
-        return [i in special for i in ids.tolist()]
-
-    def generation_config(self) -> Any:
-        """Return a copy of the model's generation config, which ``generate()`` may change."""
-        return copy.deepcopy(self.model.generation_config)
-
-    def split_output(self, sequence: Tensor, prefix_length: int) -> Target:
-        """Return the target for a generated sequence: its prefix, then tokens up to the first end-of-sequence."""
-        sequence = sequence.cpu()
-        tokens = sequence[prefix_length:]
-        if not len(tokens):
-            raise ConfigError("model.generate() wrote nothing; raise max_new_tokens or max_length in generate_kwargs")
-        ends = torch.isin(tokens, torch.tensor(self.eos_token_ids, dtype=torch.int64, device="cpu")).nonzero()
-        tokens = tokens[: int(ends[0]) + 1] if len(ends) else tokens
-        return Target(sequence[:prefix_length], tokens, complete=bool(len(ends)))

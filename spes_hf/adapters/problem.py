@@ -12,21 +12,41 @@ from torch import Tensor
 from spes_hf.data.audio import Waveform
 from spes_hf.errors import ConfigError
 
-# generate() arguments that spes_hf sets itself; a user's value would change what is returned, not what is generated.
+# generate() arguments that spes_hf sets itself, by what to do instead.
+_LEAVE_OUT = dict.fromkeys(
+    (
+        "attention_mask",
+        "cache",
+        "decoder_attention_mask",
+        "decoder_input_ids",
+        "decoder_inputs_embeds",
+        "encoder_outputs",
+        "force_unique_generate_call",
+        "generate_speech",
+        "input_features",
+        "input_ids",
+        "inputs",
+        "inputs_embeds",
+        "past_key_values",
+        "return_segments",
+        "return_token_timestamps",
+    ),
+    "leave it out",
+)
 _RESERVED = {
-    "attention_mask",
-    "decoder_input_ids",
-    "force_unique_generate_call",
-    "forced_decoder_ids",
-    "generate_speech",
-    "generation_config",
-    "input_features",
-    "inputs",
-    "num_return_sequences",
-    "output_scores",
-    "return_dict_in_generate",
-    "return_segments",
-    "return_token_timestamps",
+    **_LEAVE_OUT,
+    "eos_token_id": "set model.generation_config.eos_token_id",
+    "generation_config": "set model.generation_config, or put the settings themselves into generate_kwargs",
+}
+
+# What generate() is to return, whatever generation config or generate_kwargs say: this changes no token.
+NOTHING_BESIDE = {
+    "num_return_sequences": 1,
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "output_logits": False,
+    "output_scores": False,
+    "return_dict_in_generate": True,
 }
 
 
@@ -51,9 +71,8 @@ class GenerationOptions:
             raise ConfigError(
                 f'generate_kwargs is {self.generate_kwargs!r}; pass a dictionary such as {{"num_beams": 5}}'
             )
-        reserved = sorted(_RESERVED & self.generate_kwargs.keys())
-        if reserved:
-            raise ConfigError(f"generate_kwargs holds {', '.join(reserved)}, which explain() sets itself; leave it out")
+        for name in sorted(_RESERVED.keys() & {str(key).removeprefix("text_") for key in self.generate_kwargs}):
+            raise ConfigError(f"generate_kwargs holds {name}, which explain() sets itself; {_RESERVED[name]}")
         for name in ("language", "task", "tgt_lang"):
             if name in self.generate_kwargs:
                 raise ConfigError(f"generate_kwargs holds {name}; pass it to explain() as {name}=… instead")

@@ -107,9 +107,7 @@ class SeamlessM4TAdapter(Adapter):
             language = {"decoder_input_ids": prefix[None].to(self.device), "generate_speech": False}
         try:
             with self._speech():
-                output = self.model.generate(
-                    **inputs, return_dict_in_generate=True, **language, **options.generate_kwargs
-                )
+                output = self.model.generate(**inputs, **language, **self.generation_settings(options))
         except ValueError as error:
             raise ConfigError(f"model.generate() refused generate_kwargs: {error}") from error
         return self.split_output(output.sequences[0], len(prefix))

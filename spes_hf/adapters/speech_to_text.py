@@ -12,6 +12,7 @@ from torch import Tensor
 from spes_hf.adapters import kaldi
 from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance
 from spes_hf.adapters.frames import check_length
+from spes_hf.adapters.vocabulary import apart
 from spes_hf.data.audio import Waveform
 from spes_hf.errors import AudioError, ConfigError, UnsupportedModelError
 
@@ -110,7 +111,7 @@ class Speech2TextAdapter(Adapter):
         """Return what one call of ``generate()`` writes: start token, forced language token, then the model's own."""
         forced = {} if options.tgt_lang is None else {"forced_bos_token_id": self._forced_token_id(options)}
         try:
-            output = self.model.generate(**inputs, return_dict_in_generate=True, **forced, **options.generate_kwargs)
+            output = self.model.generate(**inputs, **forced, **self.generation_settings(options))
         except ValueError as error:
             raise ConfigError(f"model.generate() refused generate_kwargs: {error}") from error
         return self.split_output(output.sequences[0], len(self.prefix_ids(utterance, options)))
@@ -123,9 +124,20 @@ class Speech2TextAdapter(Adapter):
         )
 
     def text_ids(self, text: str) -> list[int]:
-        """Return the tokens of a text; a vocabulary of one case takes it in that case."""
-        one_case = getattr(self.tokenizer, "do_lower_case", False) or getattr(self.tokenizer, "do_upper_case", False)
-        return super().text_ids(text.lower() if one_case else text)
+        """Return the tokens of a text; a vocabulary of one case takes it in that case, but for words added to it."""
+        if not (getattr(self.tokenizer, "do_lower_case", False) or getattr(self.tokenizer, "do_upper_case", False)):
+            return super().text_ids(text)
+        parts = apart(text, self.added_words())
+        return super().text_ids("".join(part if i % 2 else part.lower() for i, part in enumerate(parts)))
+
+    def text(self, ids: Tensor) -> str:
+        """Return the text of the tokens, special tokens left out, in the case that the tokenizer writes."""
+        text = super().text(ids)
+        return text.upper() if getattr(self.tokenizer, "do_upper_case", False) else text
+
+    def added_piece(self, word: str) -> str:
+        """Return the text of a word that was added to the vocabulary: the tokenizer drops the space before it."""
+        return " " + super().added_piece(word).strip()
 
     def _forced_token_id(self, options: GenerationOptions) -> int | None:
         """Return the token that ``generate()`` is made to begin with, if any."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +17,20 @@ from spes_hf.adapters.frames import check_length, mel_frequencies
 from spes_hf.data.audio import Waveform
 from spes_hf.errors import AudioError, ConfigError, UnsupportedModelError
 from spes_hf.text import byte_level_piece
+
+_TIMESTAMP = re.compile(r"<\|\d+\.\d+\|>")
+
+# Lengths, and what acts on tokens behind the prefix.
+_NO_PART_IN_PREFIX = {
+    "assistant_model",
+    "logits_processor",
+    "max_length",
+    "min_length",
+    "min_new_tokens",
+    "prefix_allowed_tokens_fn",
+    "stopping_criteria",
+    "streamer",
+}
 
 
 class WhisperAdapter(Adapter):
@@ -26,6 +43,7 @@ class WhisperAdapter(Adapter):
     processor_classes: ClassVar[tuple[str, ...]] = ("WhisperProcessor",)
     model_classes: ClassVar[tuple[str, ...]] = ("WhisperForConditionalGeneration",)
     options: ClassVar[tuple[str, ...]] = ("language", "task")
+    prefix_settings: ClassVar[tuple[str, ...]] = ("forced_decoder_ids",)
 
     def __init__(self, model: Any, processor: Any):
         super().__init__(model, processor)
@@ -86,30 +104,72 @@ class WhisperAdapter(Adapter):
 
     def generate_ids(self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions) -> Target:
         """Return prefix and tokens of one unique call of ``generate()``, which keeps both."""
+        settings, config, length = self.generation_settings(options), self.generation_config(), _PrefixLength()
+        if settings.get("prompt_ids") is not None:  # the tokenizer makes NumPy arrays of them
+            settings["prompt_ids"] = torch.as_tensor(settings["prompt_ids"], dtype=torch.long, device=self.device)
+        if "forced_decoder_ids" in settings:  # generate() reads them from the config alone
+            forced = settings.pop("forced_decoder_ids")
+            config.forced_decoder_ids = None if forced is None else [list(pair) for pair in forced]
+        if getattr(config, "logprob_threshold", None) is not None:  # as an argument, it brings the scores that it needs
+            settings.setdefault("logprob_threshold", config.logprob_threshold)
+        settings["logits_processor"] = [*(settings.get("logits_processor") or ()), length]
         try:
-            output = self.model.generate(
-                **inputs,
-                generation_config=self.generation_config(),
-                return_dict_in_generate=True,
-                force_unique_generate_call=True,
-                **options.given(*self.options),
-                **options.generate_kwargs,
-            )
+            with _as_it_was(settings.get("assistant_model")):
+                output = self.model.generate(
+                    **inputs,
+                    generation_config=config,
+                    force_unique_generate_call=True,
+                    **options.given(*self.options),
+                    **settings,
+                )
         except ValueError as error:
             raise ConfigError(f"model.generate() refused language, task or generate_kwargs: {error}") from error
         sequence = output.sequences[0]
-        return self.split_output(sequence, self._prefix_length(sequence.tolist()))
+        return self.split_output(sequence, len(sequence) if length.found is None else length.found)
 
     def prefix_ids(self, utterance: Utterance, options: GenerationOptions) -> Tensor:
         """Return what ``generate()`` starts from; an unset language is detected from the clean audio, as it does."""
-        if options.generate_kwargs.get("return_timestamps"):
-            raise ConfigError(
-                "text is given, so generate_kwargs must not hold return_timestamps: a text has no timestamps"
-            )
-        one_token = {**options.generate_kwargs, "max_new_tokens": 1, "num_beams": 1}
-        one_token.pop("max_length", None)
-        only_prefix = GenerationOptions(options.language, options.task, None, one_token)
+        kept = {name: value for name, value in options.generate_kwargs.items() if name not in _NO_PART_IN_PREFIX}
+        only_prefix = replace(options, generate_kwargs={**kept, "max_new_tokens": 1, "num_beams": 1})
         return self.generate(utterance, only_prefix).prefix_ids
+
+    def encode_text(self, utterance: Utterance, text: str, options: GenerationOptions) -> Target:
+        """Return the target for a text that the user wants explained; it has no timestamps.
+
+        Raises:
+            ConfigError: If the text is empty, has tokens that the model does not know, or timestamps are asked for.
+        """
+        timestamps, where = options.generate_kwargs.get("return_timestamps"), "generate_kwargs"
+        if timestamps is None:
+            timestamps, where = getattr(self.model.generation_config, "return_timestamps", None), "generation_config"
+        if timestamps:
+            raise ConfigError(
+                f"text is given, but return_timestamps is {timestamps!r} in {where}: a text has no timestamps; pass "
+                'generate_kwargs={"return_timestamps": False}'
+            )
+        return super().encode_text(utterance, text, options)
+
+    def start_index(self, prefix: Tensor) -> int:
+        """Return which token of the prefix, (P,), is the start token: behind a prompt it is not the first."""
+        tokens = self.tokenizer.convert_ids_to_tokens(prefix.tolist())
+        return tokens.index("<|startoftranscript|>") if "<|startoftranscript|>" in tokens else 0
+
+    def as_before(self, options: GenerationOptions, prefix_ids: Sequence[int]) -> GenerationOptions:
+        """Return the options with the language that was detected in a run before.
+
+        A language that is passed goes with a task token, a detected one may go without: then the tokens are forced.
+        """
+        config = self.model.generation_config
+        languages, tasks = (getattr(config, name, None) or {} for name in ("lang_to_id", "task_to_id"))
+        behind_start = [*prefix_ids][self.start_index(torch.tensor(prefix_ids)) + 1 :]
+        language = next((name for name, token in languages.items() if token in behind_start), None)
+        task = next((name for name, token in tasks.items() if token in behind_start), None)
+        if language is None or options.language is not None:
+            return options
+        if task is not None:
+            return replace(options, language=language, task=task)
+        forced = [[position, token] for position, token in enumerate(behind_start, 1)]
+        return replace(options, generate_kwargs={**options.generate_kwargs, "forced_decoder_ids": forced})
 
     def text_ids(self, text: str) -> list[int]:
         """Return the tokens of a text; Whisper's own begin with a space."""
@@ -124,21 +184,46 @@ class WhisperAdapter(Adapter):
             embeddings = self.token_embedding(ids)
             yield {"decoder_inputs_embeds": embeddings * keep.unsqueeze(-1).to(embeddings)}
 
-    def pieces(self, ids: Tensor) -> list[str]:
-        """Return the text of every token of Whisper's byte-level vocabulary."""
-        return [byte_level_piece(token) for token in self.tokenizer.convert_ids_to_tokens(ids.tolist())]
+    def piece(self, token: str) -> str:
+        """Return the text of a token of Whisper's byte-level vocabulary."""
+        return byte_level_piece(token)
+
+    def added_piece(self, word: str) -> str:
+        """Return the text of a word that was added to the vocabulary."""
+        return word.replace("Ġ", " ")
+
+    def added_words(self) -> dict[int, str]:
+        """Return the words that were added to the vocabulary; Whisper's own timestamps and tasks are none."""
+        last = getattr(self.model.generation_config, "no_timestamps_token_id", None) or self.eos_token_id
+        added = super().added_words()
+        return {i: word for i, word in added.items() if i > last and not _TIMESTAMP.fullmatch(word)}
 
     def is_special(self, ids: Tensor) -> list[bool]:
         """Return for every token whether it is no text: end, start, language, task, timestamps; all come last."""
-        return [i >= self.eos_token_id for i in ids.tolist()]
+        words = self.added_words()
+        return [i >= self.eos_token_id and i not in words for i in ids.tolist()]
 
-    def _prefix_length(self, sequence: list[int]) -> int:
-        """Return where the tokens begin: after the start token and the language, task and no-timestamps tokens."""
-        config = self.model.generation_config
-        start = config.decoder_start_token_id
-        start = self.model.config.decoder_start_token_id if start is None else start
-        end = sequence.index(start) + 1
-        last = getattr(config, "no_timestamps_token_id", None) or max(self.tokenizer.all_special_ids)
-        while end < len(sequence) and start < sequence[end] <= last:
-            end += 1
-        return end
+
+class _PrefixLength:
+    """A logits processor that changes nothing, and finds how many tokens ``generate()`` starts from."""
+
+    found: int | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return the scores as they are."""
+        length = input_ids.shape[-1]
+        self.found = length if self.found is None else min(self.found, length)
+        return scores
+
+
+@contextmanager
+def _as_it_was(assistant: Any) -> Iterator[None]:
+    """Give an assistant model its generation config back, which ``generate()`` writes to."""
+    config = None if assistant is None else assistant.generation_config
+    if config is not None:
+        assistant.generation_config = copy.deepcopy(config)
+    try:
+        yield
+    finally:
+        if config is not None:
+            assistant.generation_config = config

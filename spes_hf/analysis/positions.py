@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from spes_hf.explanation import Explanation
+
 POSITIONS = ("latest", "start", "intermediate")
 """As the paper found them, the highest mean first."""
 
@@ -27,7 +29,7 @@ class Positional:
     Attributes:
         values: Position → saliencies in [0, 1]. "start": the start-of-sentence token; "latest": the token right before
             the explained one; "intermediate": tokens that the model wrote before that one; "prompt": other tokens that
-            the model was given (language, task), where there are any.
+            the model was given (language, task, what was said before), where there are any.
         tests: Two positions, the higher mean first → Welch's t-test of their values, two-sided. The paper's test is
             Student's, which takes the variances for equal.
         paired_tests: Two positions → paired t-test over explained tokens that have all positions, of the mean over the
@@ -119,7 +121,7 @@ def positional(explanations: Any) -> Positional:
     together: list[tuple[float, float, float]] = []
     n = 0
     for item in named(explanations):
-        prefix = item.explanation.prefix_length
+        prefix, start = item.explanation.prefix_length, _start_index(item.explanation)
         saliency = item.explanation.token_saliency.double().numpy()
         for k in range(1, len(saliency)):
             row, latest = saliency[k], prefix + k - 1
@@ -128,10 +130,10 @@ def positional(explanations: Any) -> Positional:
             values["latest"].append(float(row[latest]))
             values["intermediate"] += between.tolist()
             if prefix:
-                values["start"].append(float(row[0]))
-                values["prompt"] += row[1:prefix].tolist()
+                values["start"].append(float(row[start]))
+                values["prompt"] += np.delete(row[:prefix], start).tolist()
             if prefix and len(between):
-                together.append((float(row[latest]), float(row[0]), float(between.mean())))
+                together.append((float(row[latest]), float(row[start]), float(between.mean())))
     arrays = {name: np.array(found, dtype=np.float64) for name, found in values.items() if found or name != "prompt"}
     order = sorted((name for name, found in arrays.items() if len(found)), key=lambda name: -arrays[name].mean())
     columns = dict(zip(POSITIONS, np.array(together).reshape(-1, 3).T, strict=True))
@@ -149,3 +151,12 @@ def positional(explanations: Any) -> Positional:
         order=tuple(order),
         n=n,
     )
+
+
+def _start_index(explanation: Explanation) -> int:
+    """Return which decoder input is the start token; a prompt may come before it."""
+    known = explanation.provenance.get("output", {}).get("start")
+    if known is not None:
+        return int(known)
+    prefix = explanation.context_pieces[: explanation.prefix_length]  # explanations of before do not say
+    return prefix.index("<|startoftranscript|>") if "<|startoftranscript|>" in prefix else 0

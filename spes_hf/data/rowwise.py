@@ -10,22 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 
 import numpy as np
-import torch
+from torch import Tensor, nn
 
 from spes_hf import __version__
 from spes_hf.adapters import Adapter
 from spes_hf.config import ExplainConfig
-from spes_hf.offload import named_weights
+from spes_hf.identity import weights_digest
+from spes_hf.plain import to_plain
 from spes_hf.wrapping import active_adapters, unwrap
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
-
-_CHUNK = 1 << 24
 
 
 class RowTransform(ABC):
@@ -140,21 +139,13 @@ def model_identity(model: Any) -> dict[str, Any]:
     Wrappers do not count. Adapters of PEFT do: their weights, and which are active.
     """
     model = unwrap(model)
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in named_weights(model):
-        if not isinstance(tensor, torch.Tensor) or tensor.is_meta:  # no weights at all: what it is called
-            digest.update(f"{name}={tensor!r};{getattr(model.config, '_name_or_path', '')}".encode())
-            continue
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        for part in _bytes_of(tensor):
-            digest.update(part)
     configs = {
         name: _settings(getattr(model, name)) for name in ("config", "generation_config") if hasattr(model, name)
     }
     adapters = active_adapters(model)
     return {
         "class": type(model).__name__,
-        "weights": digest.hexdigest(),
+        "weights": weights_digest(model),
         "settings": _digest(configs),
         **({"adapters": _digest(adapters)} if adapters else {}),
     }
@@ -186,6 +177,10 @@ def _identity(value: Any, immaterial: tuple[str, ...]) -> Any:
         return {"model": model_identity(value.model), "processor": processor_identity(value.processor), **settings}
     if isinstance(value, ExplainConfig):
         return value.to_dict()
+    if isinstance(value, nn.Module) and hasattr(value, "config"):  # an assistant model
+        return model_identity(value)
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        return to_plain(value)
     if isinstance(value, Mapping):
         return {str(name): _identity(entry, immaterial) for name, entry in value.items()}
     if isinstance(value, (list, tuple)):
@@ -206,13 +201,6 @@ def _settings(config: Any) -> dict[str, Any]:
 def _digest(value: Any) -> str:
     text = json.dumps(value, sort_keys=True, default=repr)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _bytes_of(tensor: torch.Tensor) -> Iterator[memoryview]:
-    """Yield the bytes of a tensor, some megabytes at a time, so that a model on a GPU needs no second home."""
-    flat = tensor.detach().reshape(-1)
-    for part in flat.split(_CHUNK):
-        yield memoryview(part.cpu().contiguous().view(torch.uint8).numpy())
 
 
 def _hash_by_identity(cls: type) -> None:

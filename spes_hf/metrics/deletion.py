@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -22,6 +21,7 @@ from spes_hf.finite import check_logits
 from spes_hf.functional import deletion_masks
 from spes_hf.metrics.rows import Row, as_dict, check_map, check_model, explanation_of, failed, method_signature
 from spes_hf.perturbation.plan import fill_values
+from spes_hf.plain import from_plain, is_lost
 from spes_hf.preserve import preserved
 
 PAPER_FRACTIONS = tuple(step / 20 for step in range(21))
@@ -52,7 +52,9 @@ class _Curve(RowTransform, ABC):
         self.fractions = check_fractions(fractions)
         self.fill = fill
         self.against = against
-        self.generate_kwargs = None if generate_kwargs is None else dict(generate_kwargs)
+        self.generate_kwargs = None
+        if generate_kwargs is not None:
+            self.generate_kwargs = dict(GenerationOptions(generate_kwargs=generate_kwargs).generate_kwargs)
         self.batch_size = check_batch_size(batch_size)
         self.found_sizes: FoundSizes = FoundSizes()
         number = isinstance(fill, (int, float)) and not isinstance(fill, bool) and abs(fill) < float("inf")
@@ -91,9 +93,11 @@ class _Curve(RowTransform, ABC):
             method = method_signature(explanation)
         else:
             ranking, method = check_map(saliency, explanation, "saliency"), "custom"
+        options = generation_options(explanation, self.adapter, self.generate_kwargs)
+        self.adapter.check_options(options)
         what = f"model with audio of {len(explanation.waveform) / explanation.sampling_rate:.1f} s"
-        with preserved(self.adapter.model), _detected_prefix(explanation, self.adapter), enough_memory(what):
-            found = self._measure(explanation, self.keep(ranking))
+        with preserved(self.adapter.model), enough_memory(what):
+            found = self._measure(explanation, options, self.keep(ranking))
         return {
             **as_dict(row),
             self.key: {
@@ -105,7 +109,7 @@ class _Curve(RowTransform, ABC):
             },
         }
 
-    def _measure(self, explanation: Explanation, keep: Tensor) -> dict[str, Any]:
+    def _measure(self, explanation: Explanation, options: GenerationOptions, keep: Tensor) -> dict[str, Any]:
         """Return texts and probabilities under these masks, (S, T, C), and the text of the clean run."""
         adapter = self.adapter
         waveform = Waveform(explanation.waveform.numpy(), explanation.sampling_rate, "explanation")
@@ -116,7 +120,7 @@ class _Curve(RowTransform, ABC):
                 f"explanation has {tuple(explanation.features.shape)}; pass the processor that was used for it"
             )
         utterance = replace(utterance, features=explanation.features)
-        options = generation_options(explanation, adapter, self.generate_kwargs)
+        target = clean_target(explanation, adapter, utterance, options)
         clean, fill = explanation.features, fill_values(self.fill, explanation.features)
 
         other = explanation.provenance.get("output", {}).get("given", False) or self.generate_kwargs is not None
@@ -133,7 +137,6 @@ class _Curve(RowTransform, ABC):
             written, states = adapter.generate_with_states(utterance, options, torch.where(mask, clean, fill))
             texts.append(adapter.text(written.token_ids))
             heard.append(states)
-        target = clean_target(explanation, adapter, utterance, options)
         means = self._probabilities(utterance, target, torch.cat(heard))
         steps = (new.cumsum(0) - 1).tolist()
         return {
@@ -234,67 +237,32 @@ def check_fractions(fractions: str | Sequence[float]) -> tuple[float, ...]:
 def generation_options(
     explanation: Explanation, adapter: Adapter, generate_kwargs: Mapping[str, Any] | None = None
 ) -> GenerationOptions:
-    """Return the generation settings of the clean run, with the language that the model detected then.
+    """Return the generation settings of the clean run, with the start that the model worked out then.
 
     Args:
         explanation: Of the clean run.
         adapter: Of the model.
-        generate_kwargs: Used in the place of the clean run's.
+        generate_kwargs: Used instead of the clean run's.
 
     Raises:
         ConfigError: If the clean run had arguments that the explanation could not keep.
     """
     output = explanation.provenance.get("output", {})
     if generate_kwargs is None:
-        generate_kwargs = output.get("generate_kwargs", {})
-        lost = [
-            k for k, v in generate_kwargs.items() if isinstance(v, str) and v.startswith(("tensor(", "<", "array("))
-        ]
+        kept = output.get("generate_kwargs", {})
+        lost = [name for name, value in kept.items() if is_lost(value, in_words="prefix_ids" not in output)]
         if lost:
+            others = {name: from_plain(value) for name, value in kept.items() if name not in lost}
+            wanted = ", ".join([f"{name!r}: …" for name in lost] + [f"{k!r}: {v!r}" for k, v in others.items()])
             raise ConfigError(
                 f"generate_kwargs of the clean run held {', '.join(lost)}, which the explanation keeps as a note only; "
-                "pass generate_kwargs=…"
+                f"pass generate_kwargs={{{wanted}}}"
             )
+        generate_kwargs = from_plain(kept)
     given = {name: output[name] for name in ("language", "task", "tgt_lang") if output.get(name) is not None}
-    language, task = _language_and_task(explanation, adapter)
-    if language is not None and (task is not None or "task" in given):
-        given = {"language": language, "task": task, **given}
-    return GenerationOptions(**given, generate_kwargs=dict(generate_kwargs))
-
-
-def _language_and_task(explanation: Explanation, adapter: Adapter) -> tuple[str | None, str | None]:
-    """Return what Whisper's start tokens say of the clean run, as far as they say it."""
-    config = adapter.model.generation_config
-    languages, tasks = (getattr(config, name, None) or {} for name in ("lang_to_id", "task_to_id"))
-    prefix = explanation.provenance.get("output", {}).get("prefix", [])
-    names = {piece: piece.removeprefix("<|").removesuffix("|>") for piece in prefix}
-    language = next((name for piece, name in names.items() if piece in languages), None)
-    return language, next((name for name in names.values() if name in tasks), None)
-
-
-@contextmanager
-def _detected_prefix(explanation: Explanation, adapter: Adapter) -> Iterator[None]:
-    """Keep Whisper from detecting the language of perturbed sound, where its options cannot say so.
-
-    A detected language goes without a task token in checkpoints whose generation config names no task, but a language
-    that is passed goes with one. There the clean run's start tokens stand in the generation config meanwhile.
-    """
-    output, config = explanation.provenance.get("output", {}), adapter.model.generation_config
-    language, task = _language_and_task(explanation, adapter)
-    if language is None or task is not None or output.get("language") or output.get("task"):
-        yield
-        return
-    ids = adapter.tokenizer.convert_tokens_to_ids(output["prefix"])
-    missing = object()
-    before = getattr(config, "forced_decoder_ids", missing)
-    config.forced_decoder_ids = [[position, token] for position, token in enumerate(ids) if position]
-    try:
-        yield
-    finally:
-        if before is missing:
-            del config.forced_decoder_ids
-        else:
-            config.forced_decoder_ids = before
+    options = GenerationOptions(**given, generate_kwargs=dict(generate_kwargs))
+    prefix = output.get("prefix_ids") or adapter.tokenizer.convert_tokens_to_ids(output.get("prefix", []))
+    return adapter.as_before(options, [token for token in prefix if token is not None])
 
 
 def clean_target(

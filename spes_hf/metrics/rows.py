@@ -18,6 +18,7 @@ from spes_hf.data.packing import unpack
 from spes_hf.data.rowwise import is_lazy
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
+from spes_hf.identity import is_all_here, weights_digest
 from spes_hf.offload import count_parameters
 
 Row = Mapping[str, Any]
@@ -87,8 +88,9 @@ def check_map(saliency: Any, explanation: Explanation, name: str) -> Tensor:
 def check_model(model: Any, explanation: Explanation) -> None:
     """Refuse an explanation of another model.
 
-    Class, number of parameters and the last part of the name are compared; a local folder stands for the same
-    checkpoint elsewhere.
+    The digests of the weights decide, wherever the model was loaded from. Where there are none to compare (an
+    explanation of an older version, another precision, weights on disk), class, number of parameters and the last part
+    of the name do; a local folder stands for the same checkpoint elsewhere.
 
     Raises:
         ConfigError: Naming both models.
@@ -96,6 +98,15 @@ def check_model(model: Any, explanation: Explanation) -> None:
     known = explanation.provenance.get("model")
     if not known:
         return
+    dtype = str(model.dtype).removeprefix("torch.")
+    if known.get("weights") and known.get("dtype") == dtype and is_all_here(model):
+        if weights_digest(model) == known["weights"]:
+            return
+        raise ConfigError(
+            f"model is a {type(model).__name__} {getattr(model.config, '_name_or_path', '')!r} with other weights than "
+            f"the {known['class']} {known['name']!r} that was explained; pass the model that was explained, as it was "
+            "then"
+        )
     here = {
         "class": type(model).__name__,
         "parameters": count_parameters(model),
