@@ -314,8 +314,16 @@ def test_a_given_text_is_explained(small_whisper, tone):
 
 
 def test_text_share_is_about_text_that_the_model_wrote(explanation, small_whisper, tone):
-    assert explanation.text_share[0] == 0  # nothing but start tokens stands before it
-    assert (explanation.text_share[1:] > 0).all() and (explanation.text_share <= 1).all()
+    prefix, raw, impact = explanation.prefix_length, explanation.raw_token, explanation.token_mean_impact
+    sound = explanation.audio_map.mean_impact
+    assert explanation.text_share[0] == 0  # nothing but start tokens comes before it
+    assert impact[1] == pytest.approx(float(raw[1, prefix]), rel=1e-4)  # one written token comes before it
+    assert abs(raw[1, :prefix] - raw[1, prefix]).min() > 0.1 * raw[1, prefix]  # the start tokens would show
+    for k in range(2, len(explanation)):
+        written = raw[k, prefix : prefix + k]
+        assert written.min() - 1e-6 <= impact[k] <= written.max() + 1e-6
+    torch.testing.assert_close(explanation.text_share[1:], (impact / (impact + sound))[1:])
+    assert (explanation.text_share[1:] > 0).all() and (explanation.text_share < 1).all()
     joint = run(
         *small_whisper, tone, config=SpesConfig(estimator="perturbation", num_spectrogram_masks=6, perturb="joint")
     )

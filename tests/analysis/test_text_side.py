@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy.stats import kurtosis as scipy_kurtosis
 
+from spes_hf import EnergyConfig, explain
 from spes_hf.analysis import intermediate_tokens, modality_balance, plot_overview, positional, scatter
 from spes_hf.analysis.intermediate import tops
 from spes_hf.analysis.modality import top_share
@@ -95,6 +96,24 @@ class TestPositional:
         assert data["positions"]["latest"]["note"] == "too few: a group of 0"
         assert "too few" in found.plot()[1].texts[0].get_text()
         assert "none" in str(found)
+
+    @pytest.mark.parametrize("stored_before", [False, True])
+    def test_a_prompt_comes_before_the_start_token(self, small_whisper, tone, plant, stored_before):
+        prompt = small_whisper[1].tokenizer.get_prompt_ids("ask not what")
+        settings = {"generate_kwargs": {"prompt_ids": prompt, "max_new_tokens": 6}, "progress": False}
+        explanation = explain(*small_whisper, tone, config=EnergyConfig(), **settings)
+        start, prefix = len(prompt), len(prompt) + 2
+        assert explanation.context_tokens[start] == "<|startoftranscript|>" and explanation.prefix_length == prefix
+        token = torch.zeros_like(explanation.raw_token_scores)
+        token[:, start], token[:, 0] = 5, -5
+        planted = plant(explanation, torch.rand(len(token), *explanation.features.shape), token)
+        if stored_before:
+            output = {name: v for name, v in explanation.provenance["output"].items() if name != "start"}
+            planted = replace(planted, provenance={**explanation.provenance, "output": output})
+        found = positional([planted])
+        assert (found.values["start"] == 1).all() and len(found.values["start"]) == found.n == len(token) - 1
+        assert len(found.values["prompt"]) == found.n * (prefix - 1) and (found.values["prompt"] < 1).all()
+        assert (found.values["prompt"].reshape(found.n, -1)[:, 0] == 0).all()
 
     def test_result(self, blank, plant, noise):
         found = positional([plant(e, noise[n], scores(e, 3, 2, 1)) for n, e in blank.items()])
