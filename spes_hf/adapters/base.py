@@ -141,7 +141,7 @@ class Adapter(Generation, Vocabulary, ABC):
             raise ConfigError(f"text is {text!r}; pass the words to explain, or leave text out to explain the output")
         ids = self.text_ids(text)
         vocabulary = self.model.config.get_text_config(decoder=True).vocab_size
-        special = self.is_special(torch.tensor(ids, dtype=torch.long))
+        special = self.is_special(torch.tensor(ids, dtype=torch.int64, device="cpu"))
         wrong = [i for i, no_text in zip(ids, special, strict=True) if i >= vocabulary or no_text]
         if wrong or not ids:
             names = self.tokenizer.convert_ids_to_tokens(wrong)

@@ -161,7 +161,7 @@ class WhisperAdapter(Adapter):
         """
         config = self.model.generation_config
         languages, tasks = (getattr(config, name, None) or {} for name in ("lang_to_id", "task_to_id"))
-        behind_start = [*prefix_ids][self.start_index(torch.tensor(prefix_ids)) + 1 :]
+        behind_start = [*prefix_ids][self.start_index(torch.tensor(prefix_ids, dtype=torch.int64, device="cpu")) + 1 :]
         language = next((name for name, token in languages.items() if token in behind_start), None)
         task = next((name for name, token in tasks.items() if token in behind_start), None)
         if language is None or options.language is not None:
