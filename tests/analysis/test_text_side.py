@@ -97,24 +97,6 @@ class TestPositional:
         assert "too few" in found.plot()[1].texts[0].get_text()
         assert "none" in str(found)
 
-    @pytest.mark.parametrize("stored_before", [False, True])
-    def test_a_prompt_comes_before_the_start_token(self, small_whisper, tone, plant, stored_before):
-        prompt = small_whisper[1].tokenizer.get_prompt_ids("ask not what")
-        settings = {"generate_kwargs": {"prompt_ids": prompt, "max_new_tokens": 6}, "progress": False}
-        explanation = explain(*small_whisper, tone, config=EnergyConfig(), **settings)
-        start, prefix = len(prompt), len(prompt) + 2
-        assert explanation.context_tokens[start] == "<|startoftranscript|>" and explanation.prefix_length == prefix
-        token = torch.zeros_like(explanation.raw_token_scores)
-        token[:, start], token[:, 0] = 5, -5
-        planted = plant(explanation, torch.rand(len(token), *explanation.features.shape), token)
-        if stored_before:
-            output = {name: v for name, v in explanation.provenance["output"].items() if name != "start"}
-            planted = replace(planted, provenance={**explanation.provenance, "output": output})
-        found = positional([planted])
-        assert (found.values["start"] > 0.9).all() and len(found.values["start"]) == found.n == len(token) - 1
-        assert len(found.values["prompt"]) == found.n * (prefix - 1) and (found.values["prompt"] < 0.9).all()
-        assert (found.values["prompt"].reshape(found.n, -1)[:, 0] < 0.1).all()
-
     def test_result(self, blank, plant, noise):
         found = positional([plant(e, noise[n], scores(e, 3, 2, 1)) for n, e in blank.items()])
         data = json.loads(json.dumps(found.to_dict(), allow_nan=False))
@@ -123,6 +105,25 @@ class TestPositional:
         assert data["as_in_the_paper"] and data["tests"]["latest / start"]["p_value"] < 0.01
         legend = [t.get_text() for t in found.plot()[1].get_legend().get_texts()]
         assert [entry.split(":")[0] for entry in legend] == ["latest", "start", "intermediate"]
+
+
+@pytest.mark.parametrize("stored_before", [False, True])
+def test_a_prompt_comes_before_the_start_token(small_whisper, tone, plant, stored_before):
+    prompt = small_whisper[1].tokenizer.get_prompt_ids("ask not what")
+    settings = {"generate_kwargs": {"prompt_ids": prompt, "max_new_tokens": 6}, "progress": False}
+    explanation = explain(*small_whisper, tone, config=EnergyConfig(), **settings)
+    start, prefix = len(prompt), len(prompt) + 2
+    assert explanation.context_tokens[start] == "<|startoftranscript|>" and explanation.prefix_length == prefix
+    token = torch.zeros_like(explanation.raw_token_scores)
+    token[:, start], token[:, 0] = 5, -5
+    planted = plant(explanation, torch.rand(len(token), *explanation.features.shape), token)
+    if stored_before:
+        output = {name: v for name, v in explanation.provenance["output"].items() if name != "start"}
+        planted = replace(planted, provenance={**explanation.provenance, "output": output})
+    found = positional([planted])
+    assert (found.values["start"] > 0.9).all() and len(found.values["start"]) == found.n == len(token) - 1
+    assert len(found.values["prompt"]) == found.n * (prefix - 1) and (found.values["prompt"] < 0.9).all()
+    assert (found.values["prompt"].reshape(found.n, -1)[:, 0] < 0.1).all()
 
 
 class TestIntermediate:
