@@ -26,6 +26,7 @@ from spes_hf.corpus.shards import (
     shard_files,
 )
 from spes_hf.data.rowwise import RowTransform
+from spes_hf.data.stored import row_of
 from spes_hf.data.transforms import Explain, is_fatal, told
 from spes_hf.errors import ConfigError
 
@@ -190,7 +191,7 @@ def map_rows(
     with _Bar(out, len(dataset), writer, shown=progress and place.index == 0) as bar:
         try:
             for index in todo:
-                row = _apply(transforms, arrow[index].to_pylist()[0], added)
+                row = _apply(transforms, row_of(arrow[index], dataset.features), added)
                 writer.add(index, {name: row.get(name) for name in added})
                 bar.update()
         except ShardError:

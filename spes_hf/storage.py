@@ -17,13 +17,15 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from spes_hf import waveforms
 from spes_hf.errors import ExplanationFormatError
 from spes_hf.explanation import Explanation, PatchMap, Reliability
 from spes_hf.perturbation.segments import feature_labels
 from spes_hf.soundness import check_scores, check_sound, no_constant
 
 FORMAT = "spes_hf.explanation"
-FORMAT_VERSION = 1
+# 2 where the waveform needs more than the 16 bits that version 1 keeps of it.
+FORMAT_VERSIONS = (1, 2)
 DESCRIPTION = "explanation.json"
 
 # What parts that do not fit together raise.
@@ -59,7 +61,7 @@ def save_explanation(explanation: Explanation, folder: Path) -> Path:
     checksum = hashlib.sha256(tensors).hexdigest()
     description = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": version_of(parts),
         "tensors": f"explanation-{checksum[:12]}.safetensors",
         "tensors_sha256": checksum,
         **values,
@@ -93,10 +95,10 @@ def load_explanation(folder: Path) -> Explanation:
         raise ExplanationFormatError(
             f"path {str(folder)!r} was not written by Explanation.save(): its {DESCRIPTION} is no {FORMAT}"
         )
-    if description.get("format_version") != FORMAT_VERSION:
+    if description.get("format_version") not in FORMAT_VERSIONS:
         raise ExplanationFormatError(
             f"path {str(folder)!r} has format version {description.get('format_version')!r}; this version of spes_hf "
-            f"reads {FORMAT_VERSION}: install the version that wrote it, or explain again"
+            f"reads {FORMAT_VERSIONS[0]} to {FORMAT_VERSIONS[-1]}: install the version that wrote it, or explain again"
         )
     if description.pop("sha256", None) != _checksum(description):
         raise _damaged(folder, f"{DESCRIPTION} is not what was written")
@@ -125,6 +127,11 @@ def to_parts(explanation: Explanation) -> tuple[dict[str, Any], dict[str, Tensor
     return {"reliability_of_sentence": None if math.isnan(sentence) else sentence, **plain}, _tensors(explanation)
 
 
+def version_of(tensors: dict[str, Tensor]) -> int:
+    """Return the version of the format that these tensors need."""
+    return 1 if waveforms.FIRST in tensors else 2
+
+
 def from_parts(values: dict[str, Any], tensors: dict[str, Tensor]) -> Explanation:
     """Return the explanation that `to_parts` took apart; a part that is missing is a KeyError."""
     return _explanation(values, tensors)
@@ -140,8 +147,8 @@ def _tensors(explanation: Explanation) -> dict[str, Tensor]:
     if explanation.audio_mean_impact is not None:
         tensors["audio_mean_impact"] = explanation.audio_mean_impact
     tensors["reliability"] = explanation.token_reliability.tokens
-    # 16 bits, as in the recording; only ever played.
-    tensors["waveform"] = (explanation.waveform.clamp(-1, 1) * 32767).round().to(torch.int16)
+    name, stored = waveforms.to_stored(explanation.waveform)
+    tensors[name] = stored
     for name, patches in (("audio", explanation.audio_map), ("sentence", explanation.sentence_map)):
         if patches is None:
             continue
@@ -165,7 +172,7 @@ def _explanation(description: dict[str, Any], tensors: dict[str, Tensor]) -> Exp
     values["audio_mean_impact"] = tensors.get("audio_mean_impact")
     sentence = description["reliability_of_sentence"]
     values["token_reliability"] = Reliability(tensors["reliability"], math.nan if sentence is None else float(sentence))
-    values["waveform"] = tensors["waveform"].float() / 32767
+    values["waveform"] = waveforms.from_stored(tensors)
     if values.keys() != {f.name for f in fields(Explanation)}:
         raise KeyError(f"fields {sorted(values)}")
     return check_sound(Explanation(**values))

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from spes_hf.corpus.shards import FOLDER, Finished
 from spes_hf.data.rowwise import RowTransform
+from spes_hf.data.stored import asked_of
 from spes_hf.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -93,9 +94,11 @@ class JobSummary:
 
 def describe_job(dataset: Dataset, transforms: Sequence[RowTransform], audio_column: str | None) -> dict[str, Any]:
     """Return what a job is: which rows, and what is done to them."""
+    asked = asked_of(dataset.features.get(audio_column))
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
+        **({"audio_feature": asked} if asked else {}),
         "rows": len(dataset),
         "dataset": dataset_digest(dataset, audio_column),
         "transforms": [transform.identity() for transform in transforms],

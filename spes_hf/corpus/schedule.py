@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +14,15 @@ import pyarrow.compute as pc
 import soundfile
 import torch
 
+from spes_hf.data.locations import is_address
 from spes_hf.errors import ConfigError
 
 # A pass through the decoder, per second of speech, in the time that the encoder takes for a second of its window.
 DECODER_SHARE = 0.4
 PCM_BYTES_PER_SECOND = 32_000
+# Of MP4, WebM and others whose header soundfile does not read, and of recordings that lie elsewhere.
+CODED_BYTES_PER_SECOND = 16_000
+TYPICAL_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -119,8 +124,15 @@ def estimate_costs(
     ):
         durations = [float(d or 0) for batch in _batches(arrow, duration_column) for d in batch.to_pylist()]
     else:
-        durations = [d for batch in _batches(arrow, audio_column) for d in _durations(batch)]
+        durations = _without_gaps([d for batch in _batches(arrow, audio_column) for d in _durations(batch)])
     return [(window_s or duration) + DECODER_SHARE * duration for duration in durations]
+
+
+def _without_gaps(durations: list[float]) -> list[float]:
+    """Return the lengths with the mean of those that are known where one is NaN."""
+    known = [d for d in durations if d > 0]
+    typical = sum(known) / len(known) if known else TYPICAL_SECONDS
+    return [typical if math.isnan(d) else d for d in durations]
 
 
 def _batches(arrow: Any, column: str) -> Any:
@@ -129,7 +141,10 @@ def _batches(arrow: Any, column: str) -> Any:
 
 
 def _durations(audio: pa.Array) -> list[float]:
-    """Return the lengths of a column of audio in seconds, without reading the sound; 0 where nothing tells."""
+    """Return the lengths of a column of audio in seconds, without reading the sound.
+
+    0 for what is for later to fail on; NaN for recordings that lie elsewhere.
+    """
     audio = audio.storage if isinstance(audio, pa.ExtensionArray) else audio
     if isinstance(audio, pa.ChunkedArray):
         return [d for chunk in audio.chunks for d in _durations(chunk)]
@@ -137,6 +152,10 @@ def _durations(audio: pa.Array) -> list[float]:
         names = {audio.type.field(i).name for i in range(audio.type.num_fields)}
         if "duration" in names:
             return [float(d or 0) for d in pc.struct_field(audio, "duration").to_pylist()]
+        if {"array", "sampling_rate"} <= names:
+            counts = pc.list_value_length(pc.struct_field(audio, "array")).to_pylist()
+            rates = pc.struct_field(audio, "sampling_rate").to_pylist()
+            return [(count or 0) / rate if rate else 0.0 for count, rate in zip(counts, rates, strict=True)]
         sizes = _lengths(pc.struct_field(audio, "bytes")) if "bytes" in names else [None] * len(audio)
         paths = pc.struct_field(audio, "path").to_pylist() if "path" in names else [None] * len(audio)
         pairs = zip(sizes, paths, strict=True)
@@ -146,7 +165,11 @@ def _durations(audio: pa.Array) -> list[float]:
     if pa.types.is_binary(audio.type) or pa.types.is_large_binary(audio.type):
         return [(size or 0) / PCM_BYTES_PER_SECOND for size in _lengths(audio)]
     if pa.types.is_list(audio.type) or pa.types.is_large_list(audio.type):
-        return [(size or 0) * 2 / PCM_BYTES_PER_SECOND for size in pc.list_value_length(audio).to_pylist()]
+        if pa.types.is_list(audio.type.value_type) or pa.types.is_large_list(audio.type.value_type):  # channels
+            counts = [len(row) and max(len(row), len(row[0].values or ())) for row in map(_row, audio)]
+        else:
+            counts = [size or 0 for size in pc.list_value_length(audio).to_pylist()]
+        return [count * 2 / PCM_BYTES_PER_SECOND for count in counts]
     return [0.0] * len(audio)
 
 
@@ -156,8 +179,18 @@ def _lengths(content: pa.Array) -> list[int | None]:
 
 
 def _length(path: str | None) -> float:
-    """Return the length of a recording by its header; 0 for one that is for later to fail on."""
+    """Return the length of a recording by its header or size; 0 for one that is for later to fail on."""
+    if is_address(path):
+        return math.nan
     try:
         return float(soundfile.info(path).duration) if path else 0.0
-    except (soundfile.SoundFileError, OSError, TypeError):
+    except (soundfile.SoundFileError, OSError, TypeError, ValueError):
+        pass
+    try:
+        return os.path.getsize(path or "") / CODED_BYTES_PER_SECOND
+    except (OSError, ValueError):
         return 0.0
+
+
+def _row(entry: pa.Scalar) -> Any:
+    return entry.values if entry.is_valid else ()

@@ -1,34 +1,33 @@
 """One mono waveform at the processor's rate, from whatever form the user's audio has.
 
-Files are decoded with soundfile and resampled with soxr. Neither `datasets` nor torchcodec is imported: their audio
-dicts and decoders are recognised by what they offer.
+Files are decoded with soundfile, those that it cannot read by FFmpeg, and resampled with soxr. `datasets` is not
+imported: its audio dicts and decoders are recognised by what they offer.
 """
 
 from __future__ import annotations
 
-import io
-import math
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import soundfile
 import soxr
 import torch
 
+from spes_hf.data.decoding import SEGMENT_TOLERANCE_S, Decoded, decode, decode_segment, undecodable
+from spes_hf.data.locations import fetch, is_address, local_file, name_of, read_open
 from spes_hf.errors import AudioError
+
+__all__ = ["SEGMENT_TOLERANCE_S", "AudioAs", "Waveform", "load_audio", "load_segment"]
 
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 1_000_000
 MAX_CHANNELS = 32
 MAX_AMPLITUDE = 8.0
-SEGMENT_TOLERANCE_S = 0.1
 
 _FORMS = (
-    "a path, the bytes of an audio file, a NumPy array, a torch tensor, a list of floats, "
+    "a path, the bytes of an audio file, an open file, a NumPy array, a torch tensor, a list of floats, "
     "or a `datasets` audio dict or decoder"
 )
 
@@ -56,30 +55,53 @@ class Waveform:
 
 
 @dataclass(frozen=True, eq=False)
+class AudioAs:
+    """Audio, and how it is to be heard, as an `Audio` feature of `datasets` says.
+
+    Attributes:
+        audio: The audio in any form, a file as a rule.
+        sampling_rate: Rate in Hz that it is brought to before it is brought to the processor's; None: its own.
+        num_channels: 1 to mix down without a warning, 2 for at most two, None for what there is.
+        stream_index: Index of the stream among all of the container; None: the best audio stream.
+    """
+
+    audio: Any
+    sampling_rate: int | None = None
+    num_channels: int | None = None
+    stream_index: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class _Raw:
-    """Samples as they were handed over: (N,) or (N, channels), integer PCM or float; `rate` in Hz if it is known."""
+    """Samples as they were handed over: (N,) or (N, channels), integer PCM or float; `rate` in Hz if it is known.
+
+    `alerts` are notes that are worth a warning.
+    """
 
     samples: np.ndarray
     rate: int | None
     source: str
     notes: tuple[str, ...] = ()
+    alerts: tuple[str, ...] = ()
 
 
 def load_audio(audio: Any, sampling_rate: int, source_rate: int | None = None) -> Waveform:
     """Return `audio` as one mono float32 waveform at `sampling_rate`.
 
     Args:
-        audio: Path (str or `os.PathLike`); bytes of an audio file; NumPy array, torch tensor or list of floats, (N,) or
-            two-dimensional with the shorter axis as channels; `datasets` audio dict (`{"array", "sampling_rate"}` or
-            `{"bytes", "path"}`), a stretch of a recording as `load_mustc` has it (`{"path", "offset", "duration"}`) or
-            a decoder; or a `Waveform`. Integer PCM (int16, int32, uint8) is scaled to [-1, 1].
-            It is never modified, and the result does not share its memory.
+        audio: Path (str or `os.PathLike`) or address that fsspec knows, such as ``zip://talk.wav::corpus.zip``; bytes
+            of an audio file; file that is open for reading bytes, which is read from its start; NumPy array, torch
+            tensor or list of floats, (N,) or two-dimensional with the shorter axis as channels; `datasets` audio dict
+            (`{"array", "sampling_rate"}` or `{"bytes", "path"}`), a stretch of a recording as `load_mustc` has it
+            (`{"path", "offset", "duration"}`) or a decoder; a `Waveform`; or any of them in an `AudioAs`. Integer PCM
+            (int16, int32, uint8) is scaled to [-1, 1]. It is never modified, and the result does not share its memory.
         sampling_rate: The processor's rate in Hz, at which the waveform is returned.
         source_rate: Rate of `audio` in Hz: what the user gave as `sampling_rate`. A bare array without one is taken to
             be at the processor's rate; for audio that carries its own rate it may only repeat it.
 
     Returns:
-        The waveform; its notes tell of mixing down, scaling and resampling. Mixing down also warns (UserWarning).
+        The waveform; its notes say how it was decoded, mixed down, scaled and resampled. Mixing down also warns
+        (UserWarning), and so does a file that breaks off.
 
     Raises:
         AudioError: The audio is missing, unreadable, empty, of an unknown type or shape, has NaN, infinite or
@@ -87,23 +109,23 @@ def load_audio(audio: Any, sampling_rate: int, source_rate: int | None = None) -
     """
     target = _check_rate(sampling_rate, "the processor's sampling_rate")
     given = None if source_rate is None else _check_rate(source_rate, "sampling_rate")
-    if isinstance(audio, Waveform):
-        own = _check_rate(audio.sampling_rate, "the Waveform's sampling_rate")
-        raw = _Raw(_channels_last(np.asarray(audio.samples)), own, audio.source, audio.notes)
-    else:
-        raw = _open(audio)
-    rate = _agree(raw, given)
+    asked = audio if isinstance(audio, AudioAs) else AudioAs(audio)
+    via = None if asked.sampling_rate is None else _check_rate(asked.sampling_rate, "the Audio feature's sampling_rate")
+    raw = _open(asked.audio, asked.stream_index)
+    rate = _agree(raw, given, via)
     if rate is None:
         rate = target
-        raw = _Raw(raw.samples, rate, raw.source, (*raw.notes, f"no sampling rate given: taken to be {target} Hz"))
-    return _finish(raw, rate, target)
+        raw = replace(raw, notes=(*raw.notes, f"no sampling rate given: taken to be {target} Hz"))
+    return _finish(raw, rate, target, via, asked.num_channels)
 
 
 def load_segment(path: str | os.PathLike[str], offset_s: float, duration_s: float, sampling_rate: int) -> Waveform:
-    """Return the stretch `[offset_s, offset_s + duration_s)` of a recording, without reading the rest.
+    """Return the stretch `[offset_s, offset_s + duration_s)` of a recording.
+
+    The rest is not read if the file is local and soundfile reads its format.
 
     Args:
-        path: Audio file.
+        path: Audio file, or address that fsspec knows.
         offset_s: Start of the segment in seconds, at least 0.
         duration_s: Length of the segment in seconds, above 0. An end up to 0.1 s behind the end of the file, as rounded
             time stamps have, is cut there and noted.
@@ -113,74 +135,60 @@ def load_segment(path: str | os.PathLike[str], offset_s: float, duration_s: floa
         AudioError: As `load_audio`, or the segment does not lie within the recording.
     """
     target = _check_rate(sampling_rate, "the processor's sampling_rate")
-    raw = _read_segment(path, offset_s, duration_s)
+    raw = _read_path(path, None, (offset_s, duration_s))
     return _finish(raw, raw.rate or target, target)
 
 
-def _open(audio: Any) -> _Raw:
+def _open(audio: Any, stream: int | None = None) -> _Raw:
     """Return the raw samples of any accepted form of audio."""
+    if isinstance(audio, Waveform):
+        own = _check_rate(audio.sampling_rate, "the Waveform's sampling_rate")
+        return _Raw(_channels_last(np.asarray(audio.samples)), own, audio.source, audio.notes)
     if isinstance(audio, (str, os.PathLike)):
-        return _read_path(audio)
+        return _read_path(audio, stream)
     if isinstance(audio, (bytes, bytearray, memoryview)):
-        return _read_bytes(bytes(audio))
+        return _read_bytes(bytes(audio), None, stream)
     if isinstance(audio, Mapping):
-        return _read_dict(audio)
+        return _read_dict(audio, stream)
     if isinstance(audio, (np.ndarray, torch.Tensor, list, tuple)):
         return _read_array(audio)
     if callable(getattr(audio, "get_all_samples", None)):
         return _read_decoder(audio)
+    if callable(getattr(audio, "read", None)):
+        content, name = read_open(audio)
+        return _read_bytes(content, name, stream)
     if hasattr(type(audio), "__getitem__"):
         return _read_indexable(audio)
     raise AudioError(f"audio is of type {type(audio).__name__}; give {_FORMS}.")
 
 
-def _read_path(path: Any) -> _Raw:
-    file = _existing_file(path)
-    try:
-        samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError, TypeError) as error:
-        raise _undecodable(f"file {str(file)!r}", error) from error
-    return _Raw(samples, _check_rate(rate, f"the sampling rate of {file.name!r}"), f"file {file.name}")
+def _read_path(path: Any, stream: int | None = None, stretch: tuple[Any, Any] | None = None) -> _Raw:
+    """Return the samples of a file, or of a stretch of it in seconds."""
+    text = os.fsdecode(path)
+    source = fetch(text) if is_address(text) else local_file(path)
+    what, name = f"file {text!r}", name_of(text)
+    if stretch is None:
+        return _of_file(decode(source, what, stream), name, f"file {name}")
+    offset_s, duration_s = stretch
+    decoded = decode_segment(source, what, offset_s, duration_s, stream)
+    return _of_file(decoded, name, f"file {name} [{offset_s:g} s, {offset_s + duration_s:g} s)")
 
 
-def _read_segment(path: Any, offset_s: Any, duration_s: Any) -> _Raw:
-    """Return the samples of a stretch of a recording; the rest is not read."""
-    offset_s, duration_s = _check_seconds(offset_s, "offset_s"), _check_seconds(duration_s, "duration_s")
-    if offset_s < 0:
-        raise AudioError(f"offset_s={offset_s} is negative; it counts seconds from the start of the file.")
-    if duration_s <= 0:
-        raise AudioError(f"duration_s={duration_s} leaves nothing to read; it must be above 0.")
-    file = _existing_file(path)
-    try:
-        with soundfile.SoundFile(file) as stream:
-            start, stop, notes = _segment_bounds(file, stream.frames, stream.samplerate, offset_s, duration_s)
-            stream.seek(start)
-            samples, rate = stream.read(stop - start, dtype="float32", always_2d=True), stream.samplerate
-    except (soundfile.SoundFileError, OSError, TypeError) as error:
-        raise _undecodable(f"file {str(file)!r}", error) from error
-    if len(samples) < stop - start:
-        raise AudioError(
-            f"file {str(file)!r} broke off after {len(samples)} of the {stop - start} samples of the segment at "
-            f"offset_s={offset_s}; it is truncated: fetch it again."
-        )
-    source = f"file {file.name} [{offset_s:g} s, {offset_s + duration_s:g} s)"
-    return _Raw(samples, rate, source, notes)
+def _of_file(decoded: Decoded, name: str, source: str) -> _Raw:
+    rate = _check_rate(decoded.rate, f"the sampling rate of {name!r}")
+    return _Raw(decoded.samples, rate, source, decoded.notes, decoded.alerts)
 
 
-def _read_bytes(content: bytes, name: str | None = None) -> _Raw:
+def _read_bytes(content: bytes, name: str | None = None, stream: int | None = None) -> _Raw:
     what = f"audio bytes of {name!r}" if name else f"audio bytes ({len(content)} B)"
     if not content:
         raise AudioError(f"{what} are empty; give the whole content of an audio file.")
-    try:
-        samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError, TypeError) as error:
-        raise _undecodable(what, error) from error
-    return _Raw(samples, _check_rate(rate, f"the sampling rate of the {what}"), f"file {name}" if name else what)
+    return _of_file(decode(content, what, stream), name or what, f"file {name}" if name else what)
 
 
-def _read_dict(audio: Mapping[str, Any]) -> _Raw:
+def _read_dict(audio: Mapping[str, Any], stream: int | None = None) -> _Raw:
     path = audio.get("path")
-    name = Path(os.fsdecode(path)).name if path else None
+    name = name_of(path) if path else None
     if audio.get("array") is not None:
         if audio.get("sampling_rate") is None:
             raise AudioError('the audio dict has an "array" but no "sampling_rate"; add its rate in Hz.')
@@ -188,11 +196,11 @@ def _read_dict(audio: Mapping[str, Any]) -> _Raw:
         rate = _check_rate(audio["sampling_rate"], 'the audio dict\'s "sampling_rate"')
         return _Raw(raw.samples, rate, f"file {name}" if name else raw.source, raw.notes)
     if audio.get("bytes") is not None:
-        return _read_bytes(bytes(audio["bytes"]), name)
+        return _read_bytes(bytes(audio["bytes"]), name, stream)
     if path and audio.get("offset") is not None:
-        return _read_segment(path, audio["offset"], audio.get("duration"))
+        return _read_path(path, stream, (audio["offset"], audio.get("duration")))
     if path:
-        return _read_path(path)
+        return _read_path(path, stream)
     raise AudioError(
         f'the audio dict has the keys {sorted(map(str, audio))} and no audio; it needs {{"array", "sampling_rate"}} or '
         f'{{"bytes", "path"}} with one of "bytes" and "path" set.'
@@ -204,7 +212,7 @@ def _read_decoder(decoder: Any) -> _Raw:
     try:
         decoded = decoder.get_all_samples()
     except Exception as error:
-        raise _undecodable(f"audio decoder {type(decoder).__name__}", error) from error
+        raise undecodable(f"audio decoder {type(decoder).__name__}", error) from error
     samples = np.atleast_2d(_to_numpy(decoded.data))
     if samples.ndim > 2:
         raise AudioError(f"the audio decoder returned shape {samples.shape}; (channels, samples) is expected.")
@@ -235,7 +243,11 @@ def _to_numpy(audio: Any) -> np.ndarray:
         if isinstance(audio, torch.Tensor):
             tensor = audio.detach().cpu()
             return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
+        if np.ma.is_masked(audio):
+            raise AudioError("audio is a masked array with masked samples; fill or cut them: audio.filled(0).")
         return np.asarray(audio)
+    except AudioError:
+        raise
     except (ValueError, TypeError, RuntimeError) as error:
         raise AudioError(f"audio is a {type(audio).__name__} that is not a plain array of numbers: {error}.") from error
 
@@ -257,15 +269,25 @@ def _channels_last(samples: np.ndarray) -> np.ndarray:
     return samples if columns <= rows else samples.T
 
 
-def _finish(raw: _Raw, rate: int, target: int) -> Waveform:
-    """Scale, mix down, check and resample."""
+def _finish(raw: _Raw, rate: int, target: int, via: int | None = None, num_channels: int | None = None) -> Waveform:
+    """Scale, check, mix down and resample, by way of the rate that a feature asks for; call it from a public function.
+
+    Warnings point to the line that called that.
+    """
     if raw.samples.size == 0:
         raise AudioError(f"audio is empty: {raw.source} has no samples; give at least one.")
+    for alert in raw.alerts:
+        warnings.warn(f"audio ({raw.source}): {alert}.", UserWarning, stacklevel=3)
     samples, scaled = _to_float(raw.samples)
     _check_values(samples, rate, raw.source)
-    samples, mixed = _mix_down(samples, raw.source)
-    samples, resampled = _resample(samples, rate, target, raw.source)
-    return Waveform(samples, target, raw.source, (*raw.notes, *scaled, *mixed, *resampled))
+    samples, mixed = _mix_down(samples, raw.source, num_channels)
+    resampled: tuple[str, ...] = ()
+    if via is not None:
+        samples, resampled = _resample(samples, rate, via, raw.source)
+        resampled = tuple(f"{note}, as the Audio feature says" for note in resampled)
+    samples, again = _resample(samples, via or rate, target, raw.source)
+    notes = (*raw.notes, *raw.alerts, *scaled, *mixed, *resampled, *again)
+    return Waveform(samples, target, raw.source, notes)
 
 
 def _to_float(samples: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -302,13 +324,21 @@ def _check_values(samples: np.ndarray, rate: int, source: str) -> None:
         )
 
 
-def _mix_down(samples: np.ndarray, source: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return (N, channels) as the mean over the channels, (N,)."""
+def _mix_down(samples: np.ndarray, source: str, num_channels: int | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return (N, channels) as the mean over the channels, (N,); no warning for one that was asked for."""
+    if num_channels not in (None, 1, 2):
+        raise AudioError(f"the Audio feature's num_channels is {num_channels!r}; allowed are 1, 2 and None.")
     if samples.ndim == 1 or samples.shape[1] == 1:
         return np.ascontiguousarray(samples.reshape(-1)), ()
     channels = samples.shape[1]
+    if num_channels == 2 < channels:
+        raise AudioError(
+            f"audio ({source}) has {channels} channels, and the Audio feature's num_channels is 2: how to make two of "
+            "them is not known here. Leave num_channels out for their mean, or mix them first."
+        )
     note = f"{'stereo' if channels == 2 else f'{channels} channels'} mixed down to mono"
-    warnings.warn(f"audio ({source}): {note}; give one channel to explain that one.", UserWarning, stacklevel=4)
+    if num_channels != 1 or channels > 2:
+        warnings.warn(f"audio ({source}): {note}; give one channel to explain that one.", UserWarning, stacklevel=4)
     return samples.mean(axis=1, dtype=np.float32), (note,)
 
 
@@ -325,11 +355,15 @@ def _resample(samples: np.ndarray, rate: int, target: int, source: str) -> tuple
     return np.asarray(resampled, dtype=np.float32), (f"resampled from {rate} Hz to {target} Hz",)
 
 
-def _agree(raw: _Raw, given: int | None) -> int | None:
-    """Return the one rate that the audio and the caller agree on, or None where neither has any."""
-    if raw.rate is not None and given is not None and raw.rate != given:
+def _agree(raw: _Raw, given: int | None, via: int | None) -> int | None:
+    """Return the one rate that the audio and the caller agree on, or None where neither has any.
+
+    What a feature resamples to is the rate that the caller knows it by.
+    """
+    own = raw.rate if via is None else via
+    if own is not None and given is not None and own != given:
         raise AudioError(
-            f"audio ({raw.source}) says {raw.rate} Hz, you said sampling_rate={given}; leave sampling_rate out."
+            f"audio ({raw.source}) says {own} Hz, you said sampling_rate={given}; leave sampling_rate out."
         )
     return given if raw.rate is None else raw.rate
 
@@ -344,55 +378,3 @@ def _check_rate(rate: Any, name: str) -> int:
             f"{name} is {rate!r}; it must lie between {MIN_RATE_HZ} and {MAX_RATE_HZ} Hz. Give Hz, not kHz: 16000."
         )
     return int(rate)
-
-
-def _check_seconds(value: Any, name: str) -> float:
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError) as error:
-        raise AudioError(f"{name} is {value!r}; it must be a number of seconds.") from error
-    if not math.isfinite(seconds):
-        raise AudioError(f"{name} is {value!r}; it must be a finite number of seconds.")
-    return seconds
-
-
-def _segment_bounds(
-    file: Path, frames: int, rate: int, offset_s: float, duration_s: float
-) -> tuple[int, int, tuple[str, ...]]:
-    """Return the first sample, the one behind the last, and notes."""
-    total_s = frames / rate
-    start, stop = round(offset_s * rate), round((offset_s + duration_s) * rate)
-    where = f"offset_s={offset_s}, duration_s={duration_s} of file {str(file)!r}, which is {total_s:.3f} s long"
-    if start >= frames:
-        raise AudioError(f"the segment starts past the end: {where}. Check that it belongs to this recording.")
-    if stop - frames > SEGMENT_TOLERANCE_S * rate:
-        raise AudioError(f"the segment ends past the end: {where}. The longest there is {total_s - offset_s:.3f} s.")
-    if stop <= start:
-        raise AudioError(f"the segment is shorter than one sample: {where}. Give a longer one.")
-    if stop > frames:
-        return start, frames, (f"segment cut by {(stop - frames) / rate:.3f} s at the end of the file",)
-    return start, stop, ()
-
-
-def _existing_file(path: Any) -> Path:
-    """Return the path if it is a file."""
-    text = os.fsdecode(path)
-    if "://" in text:
-        raise AudioError(f"audio={text!r} is a URL; download it first and give the local path.")
-    file = Path(text).expanduser()
-    try:
-        is_directory, exists = file.is_dir(), bool(text) and file.exists()
-    except (OSError, ValueError) as error:
-        raise AudioError(f"audio={text!r} is not a usable path: {error}.") from error
-    if is_directory and text:
-        raise AudioError(f"audio={text!r} is a directory; give the path of one audio file.")
-    if not exists:
-        raise AudioError(f"audio={text!r} does not exist (looked in {str(Path.cwd())!r}); give an existing file.")
-    return file
-
-
-def _undecodable(what: str, error: Exception) -> AudioError:
-    return AudioError(
-        f"{what} cannot be decoded: {error} Is it complete, and audio? WAV, FLAC, OGG and MP3 are read; convert others "
-        "first, as in `ffmpeg -i input out.wav`."
-    )

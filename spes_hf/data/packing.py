@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from spes_hf.explanation import Explanation
 
 KEY = "spes_hf.explanation"
-VERSION = 1
+VERSIONS = (1, 2)
 
 # More levels of patches than anybody draws; a small file cannot make large labels.
 MAX_LEVELS = 256
@@ -37,16 +37,17 @@ _END = "~end"
 
 def pack(explanation: Explanation) -> bytes:
     """Return the whole explanation as bytes."""
-    from spes_hf.storage import to_parts
+    from spes_hf.storage import to_parts, version_of
 
     values, tensors = to_parts(explanation)
+    version = version_of(tensors)
     shapes = {}
     for name in [name for name in tensors if name.endswith(_LABELS)]:
         shapes[name] = list(tensors[name].shape)
         steps = np.diff(tensors[name].numpy().astype("<i4"), axis=1, prepend=np.int32(0))
         tensors[name] = torch.frombuffer(bytearray(zlib.compress(steps.tobytes(), 6)), dtype=torch.uint8)
     tensors[_END] = torch.ones(1, dtype=torch.bool, device="cpu")
-    header = {"version": VERSION, "labels": shapes, "values": values}
+    header = {"version": version, "labels": shapes, "values": values}
     return save_tensors(tensors, metadata={KEY: json.dumps(header, allow_nan=False)})
 
 
@@ -60,10 +61,10 @@ def unpack(packed: bytes) -> Explanation:
 
     packed = bytes(packed)
     header = _header(packed)
-    if header.get("version") != VERSION:
+    if header.get("version") not in VERSIONS:
         raise ExplanationFormatError(
-            f"explanation has format version {header.get('version')!r}; this version of spes_hf reads {VERSION}: "
-            "install the version that wrote it, or explain again"
+            f"explanation has format version {header.get('version')!r}; this version of spes_hf reads {VERSIONS[0]} to "
+            f"{VERSIONS[-1]}: install the version that wrote it, or explain again"
         )
     try:
         tensors = load_tensors(packed)

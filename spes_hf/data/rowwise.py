@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from spes_hf import __version__
 from spes_hf.adapters import Adapter
 from spes_hf.config import ExplainConfig
+from spes_hf.data.stored import entries
 from spes_hf.identity import weights_digest
 from spes_hf.plain import to_plain
 from spes_hf.wrapping import active_adapters, unwrap
@@ -110,7 +111,9 @@ def is_batch(row: Any, column: str) -> TypeGuard[Mapping[str, Any]]:
     """Return whether a "row" is a batch of columns, to be told by a column whose values are no lists of their own."""
     if not isinstance(row, Mapping):
         return False
-    return isinstance(raw(row, column) if is_lazy(row) else row.get(column), (list, tuple, np.ndarray))
+    if is_lazy(row):
+        return is_lazy_batch(row)
+    return isinstance(row.get(column), (list, tuple, np.ndarray))
 
 
 def is_lazy(row: Any) -> bool:
@@ -118,14 +121,23 @@ def is_lazy(row: Any) -> bool:
     return hasattr(row, "pa_table") and hasattr(row, "keys_to_format")
 
 
+def is_lazy_batch(row: Any) -> bool:
+    """Return whether it is a batch that ``Dataset.map`` merges into itself, and not a row."""
+    return is_lazy(row) and type(row).__name__ != "LazyRow"
+
+
 def raw(row: Mapping[str, Any], column: str) -> Any:
-    """Return an entry of a row, or a column of a batch, as it is stored: audio is not decoded."""
+    """Return an entry of a row, or a column of a batch, as it is stored: audio is not decoded.
+
+    With the audio comes what its feature asks for, such as another rate.
+    """
     if not is_lazy(row):
         return row.get(column)
     if column not in row.keys_to_format:  # type: ignore[attr-defined]
         return row.get(column)
-    values = row.pa_table[column].to_pylist()  # type: ignore[attr-defined]
-    return values[0] if type(row).__name__ == "LazyRow" else values
+    features = row.formatter.features or {}  # type: ignore[attr-defined]
+    values = entries(row.pa_table[column], features.get(column))  # type: ignore[attr-defined]
+    return values if is_lazy_batch(row) else values[0]
 
 
 def canonical(identity: Any) -> str:

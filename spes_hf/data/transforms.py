@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from numbers import Number
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +17,8 @@ import torch
 from spes_hf.adapters import GenerationOptions
 from spes_hf.config import ExplainConfig
 from spes_hf.data.audio import Waveform, load_audio
-from spes_hf.data.rowwise import RowTransform, raw
+from spes_hf.data.rowwise import RowTransform, is_lazy, is_lazy_batch, raw
+from spes_hf.data.stored import is_column
 from spes_hf.engine import Explainer
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
@@ -44,7 +44,8 @@ class Explain(RowTransform):
         model: A speech-to-text model of a known family.
         processor: Its processor.
         config: Method and settings; None for `SpesConfig()`.
-        audio_column: Where the audio is: anything that `explain` takes.
+        audio_column: Where the audio is: anything that `explain` takes. An `Audio` feature's sampling_rate,
+            num_channels and stream_index are honoured; a stream with ``decode=False`` does not pass them on.
         id_column: Where the id of the utterance is; "id" may be missing.
         text_column: Where a text is that shall be explained in the place of what the model generates; None: none.
         sampling_rate: Of bare samples that are not at the processor's rate, in Hz.
@@ -129,7 +130,8 @@ class Explain(RowTransform):
                     f"row has no column {name!r} (it has {', '.join(map(str, row))}); pass audio_column=… (and "
                     "text_column=…) as the data set names them"
                 )
-        if _is_batch(raw(row, self.audio_column)):
+        batch = is_lazy_batch(row) if is_lazy(row) else is_column(row[self.audio_column], row)
+        if batch:
             return self.of_batch(row)
         try:
             explanation = self.explain(row)
@@ -188,13 +190,6 @@ def failed_columns(error: Exception | str) -> dict[str, Any]:
 def told(error: Exception) -> str:
     """Return an error on one line, its kind first."""
     return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _is_batch(audio: Any) -> bool:
-    """Return whether an entry of the audio column is a column: a list of anything but numbers."""
-    if isinstance(audio, np.ndarray):
-        return audio.dtype == object
-    return isinstance(audio, (list, tuple)) and len(audio) > 0 and not isinstance(audio[0], Number)
 
 
 def is_fatal(error: Exception) -> bool:

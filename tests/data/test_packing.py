@@ -27,9 +27,7 @@ def assert_same(a, b):
     """Every field of two explanations is equal, floats to the bit."""
     for entry in fields(Explanation):
         x, y = getattr(a, entry.name), getattr(b, entry.name)
-        if entry.name == "waveform":  # 16 bits, as in the recording
-            assert torch.allclose(x, y, atol=1 / 32767)
-        elif isinstance(x, torch.Tensor):
+        if isinstance(x, torch.Tensor):
             assert x.dtype == y.dtype and torch.equal(x.nan_to_num(7), y.nan_to_num(7)), entry.name
         elif isinstance(x, PatchMap):
             assert torch.equal(x.labels, y.labels) and x.labels.dtype == y.labels.dtype
@@ -136,7 +134,7 @@ def test_what_is_no_explanation_is_refused(found):
 
 
 def test_a_later_format_is_named(found):
-    later = pack(found).replace(b'{\\"version\\": 1,', b'{\\"version\\": 9,', 1)
+    later = pack(found).replace(b'{\\"version\\": 2,', b'{\\"version\\": 9,', 1)
     assert later != pack(found)
-    with pytest.raises(ExplanationFormatError, match="format version 9; this version of spes_hf reads 1"):
+    with pytest.raises(ExplanationFormatError, match="format version 9; this version of spes_hf reads 1 to 2"):
         unpack(later)

@@ -5,10 +5,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from spes_hf import ConfigError, Deletion, EnergyConfig, Insertion, explain
+from spes_hf import ConfigError, Deletion, EnergyConfig, Explanation, Insertion, explain
+from spes_hf.data.audio import Waveform
 from spes_hf.metrics import FINE_FRACTIONS, PAPER_FRACTIONS, summarize
 from spes_hf.metrics.deletion import check_fractions
 
@@ -334,3 +336,22 @@ def test_another_prefix(small_whisper, explanation):
     other = replace(explanation, context_pieces=("<|startoftranscript|>", "<|de|>", *explanation.context_pieces[2:]))
     with pytest.raises(ConfigError, match="starts with .*<.de.>"):
         Deletion(*small_whisper)(other)
+
+
+# A stored explanation is the one that was stored ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["loud", "quiet 24 bits"])
+def test_deletion_of_a_loaded_explanation_sees_what_the_fresh_one_saw(small_whisper, tone, tmp_path, kind):
+    """Clipping at 1.0, or rounding to 16 bits, changes the padding of Whisper's window, which depends on the peak."""
+    samples = {"loud": tone * 5, "quiet 24 bits": np.round(tone * 2**-11 * 2**23) / 2**23}[kind].astype(np.float32)
+    assert (abs(samples).max() > 1) == (kind == "loud") and abs(samples).max() > 2**-14
+    fresh = explain(*small_whisper, samples, config=EnergyConfig(), generate_kwargs=SHORT, progress=False)
+    deletion = Deletion(*small_whisper, ENDS)
+    inputs = deletion.adapter.encode(Waveform(samples, 16_000, "here")).inputs["input_features"]
+    expected = deletion(fresh)["deletion"]
+    for loaded in (Explanation.load(fresh.save(tmp_path / "saved")), Explanation.from_row(fresh.to_row())):
+        assert torch.equal(loaded.waveform, torch.from_numpy(samples))
+        again = deletion.adapter.encode(Waveform(loaded.waveform.numpy(), loaded.sampling_rate, "loaded"))
+        assert torch.equal(again.features, fresh.features) and torch.equal(again.inputs["input_features"], inputs)
+        assert deletion(loaded)["deletion"] == expected
