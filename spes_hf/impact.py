@@ -99,7 +99,9 @@ class KLImpact(Impact):
     def _divergence(self, logits: Tensor, tokens: slice) -> Tensor:
         """Return the first two terms for some rows and tokens, (b, k), of logits (b, k, V)."""
         c, top = self.normaliser[tokens], logits.detach().amax(-1, keepdim=True).float()
-        logits = allowed(logits, top)
+        # In float32 from here on, once: the gradient q − p of near certain tokens is the difference of two numbers near
+        # each other, which autograd would round to the logits' type first, and add then.
+        logits = allowed(logits.float(), top)
         # A sum, not a dot product: BLAS adds the vocabulary up in one go and loses three digits.
         moved = ((self.reference_logits[tokens] - logits) * self.p[tokens]).sum(-1)
         c = torch.where((top - c).abs() < _SAFE, c, top)  # any c is right; not every one is finite
@@ -114,9 +116,13 @@ class ProbabilityImpact(Impact):
         self.reference_probability = self._probability(self.reference_logits[None])
 
     def _probability(self, logits: Tensor) -> Tensor:
-        chosen = logits.gather(-1, self.token_ids.expand(logits.shape[:-1])[..., None]).squeeze(-1).float()
-        normaliser = torch.stack([logits[:, k].float().logsumexp(-1) for k in range(logits.shape[1])], dim=1)
-        return torch.where(normaliser.isfinite(), (chosen - normaliser).exp(), torch.nan)
+        found = []
+        for k in range(logits.shape[1]):
+            column = logits[:, k].float()  # once, as in `KLImpact`
+            normaliser = column.logsumexp(-1)
+            chosen = column[:, self.token_ids[k]]
+            found.append(torch.where(normaliser.isfinite(), (chosen - normaliser).exp(), torch.nan))
+        return torch.stack(found, dim=1)
 
     def measure(self, logits: Tensor) -> Tensor:
         """Return the falls in probability, (B, K) float32."""

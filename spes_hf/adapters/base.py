@@ -14,7 +14,6 @@ from torch import Tensor
 from spes_hf.adapters.cache import cache_argument, encoder_cache
 from spes_hf.adapters.generation import Generation
 from spes_hf.adapters.given import check_family
-from spes_hf.adapters.precision import float32_logits
 from spes_hf.adapters.probe import passes_gradients
 from spes_hf.adapters.problem import GenerationOptions, Target, Utterance
 from spes_hf.adapters.vocabulary import Vocabulary
@@ -222,7 +221,7 @@ class Adapter(Generation, Vocabulary, ABC):
                 worked out anew. No use with features.
 
         Returns:
-            (B, K, V) in float32, or the model's own dtype where its head is no plain linear layer.
+            (B, K, V) in the model's dtype.
         """
         if features is not None:
             states, cross = self.encoder_states(self.model_inputs(utterance, features)), None
@@ -233,7 +232,7 @@ class Adapter(Generation, Vocabulary, ABC):
         if cross is not None:
             inputs |= {self._cache_name: encoder_cache(cross, batch), "use_cache": True}
         ids = target.context_ids.to(self.device).expand(batch, -1)
-        with self.perturbed_tokens(ids, token_keep) as decoder_inputs, float32_logits(self.model):
+        with self.perturbed_tokens(ids, token_keep) as decoder_inputs:
             output = self.forward({**inputs, **decoder_inputs})
         return output.logits[:, len(target.prefix_ids) - 1 :].to(self.device)
 
