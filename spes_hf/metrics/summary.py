@@ -12,7 +12,7 @@ from spes_hf import __version__
 from spes_hf.errors import ConfigError
 from spes_hf.metrics import bootstrap
 from spes_hf.metrics.deletion import Deletion, Insertion, check_fractions
-from spes_hf.metrics.quality import Quality, check_texts, get_quality
+from spes_hf.metrics.quality import Quality, check_texts, get_quality, warn_of
 from spes_hf.metrics.rows import Row, failed
 from spes_hf.metrics.score import Score, make_score, mean_points, with_ones
 
@@ -36,7 +36,8 @@ def summarize(
     Args:
         rows: Rows, or a `datasets.Dataset`.
         references: What the model should have written: one text per row, or the name of the column that has it.
-        metric: "wer" (speech recognition), "bleu" (translation) or a `Quality`.
+        metric: "wer" or "cer" (speech recognition), "bleu" or "bleu:zh" and other tokenizers of sacrebleu
+            (translation), or a `Quality`. Languages without spaces need "cer", or a tokenizer of their own.
         against: Compare with the "reference", or with the model's own clean "prediction"; None: as `Deletion` and
             `Insertion` were told.
         samples: How many corpora to draw for the intervals.
@@ -68,12 +69,16 @@ def summarize(
     quality = get_quality(metric)
     resampling: dict[str, Any] = dict(samples=samples, confidence=confidence, seed=seed)
     scores: dict[str, Score] = {}
+    cautions = []
     for key in present:
         entries = _entries(rows, key)
         if key == "size":
             scores |= _size_scores(entries, **resampling)
         else:
-            scores |= _curve_scores(key, entries, texts, quality, against, **resampling)
+            scored, by = _expected(entries, texts, against)
+            scores |= _curve_scores(key, entries, scored, quality, by, **resampling)
+            cautions.append(quality.caution(scored))
+    warn_of(cautions)
     return scores
 
 
@@ -94,14 +99,30 @@ def score_texts(
         texts: For every utterance, what the model wrote at every fraction.
         references: What it should have written.
         fractions: Where the texts stand.
-        metric: "wer", "bleu" or a `Quality`.
+        metric: "wer", "cer", "bleu", "bleu:zh" and the like, or a `Quality`.
         signature: How the texts came about.
         **resampling: ``samples``, ``confidence`` and ``seed`` of the interval.
 
     Raises:
         ConfigError: If there is not one text for every fraction, and one reference for every utterance.
     """
-    quality, at = get_quality(metric), check_fractions(fractions)
+    quality = get_quality(metric)
+    score = _text_score(key, texts, references, fractions, quality, signature, **resampling)
+    warn_of((quality.caution(references),))
+    return score
+
+
+def _text_score(
+    key: str,
+    texts: Sequence[Sequence[str]],
+    references: Sequence[str],
+    fractions: str | Sequence[float],
+    quality: Quality,
+    signature: str,
+    **resampling: Any,
+) -> Score:
+    """Return the score of texts at every fraction; `score_texts` without its warning."""
+    at = check_fractions(fractions)
     uneven = next((i for i, row in enumerate(texts) if len(row) != len(at)), None)
     if uneven is not None:
         raise ConfigError(
@@ -156,36 +177,41 @@ def _entries(rows: Sequence[Row], key: str) -> list[Mapping[str, Any]]:
     return entries
 
 
-def _curve_scores(
-    key: Literal["deletion", "insertion"],
-    entries: Sequence[Mapping[str, Any]],
-    references: Sequence[str] | None,
-    quality: Quality,
-    against: str | None,
-    **resampling: Any,
-) -> dict[str, Score]:
-    """Return the scores of `Deletion` or `Insertion`, and that of the clean output."""
-    first, deleting = entries[0], key == Deletion.key
-    against = first["against"] if against is None else against
-    predictions = [entry["prediction"] for entry in entries]
+def _expected(
+    entries: Sequence[Mapping[str, Any]], references: Sequence[str] | None, against: str | None
+) -> tuple[Sequence[str], str]:
+    """Return the texts to compare with, and what they are."""
+    against = entries[0]["against"] if against is None else against
     if against not in ("reference", "prediction"):
         raise ConfigError(f'against is {against!r}; allowed: "reference", "prediction"')
     if against == "prediction":
-        references = predictions
-    elif references is None:
+        return [entry["prediction"] for entry in entries], against
+    if references is None:
         raise ConfigError(
             "references is missing; pass the data set's texts, or the name of their column, or score against the "
             'model\'s own clean output with against="prediction"'
         )
+    return references, against
+
+
+def _curve_scores(
+    key: Literal["deletion", "insertion"],
+    entries: Sequence[Mapping[str, Any]],
+    references: Sequence[str],
+    quality: Quality,
+    against: str,
+    **resampling: Any,
+) -> dict[str, Score]:
+    """Return the scores of `Deletion` or `Insertion`, and that of the clean output."""
+    first, deleting = entries[0], key == Deletion.key
+    predictions = [entry["prediction"] for entry in entries]
     texts = [entry["texts"] for entry in entries]
     fractions = first["fractions"]
     made = f"{first['method']}|fill:{first['fill']}"
     span = f"fractions:{fractions[0]:g}-{fractions[-1]:g}:{len(fractions)}"
     probability = np.array([entry["token_probability"] for entry in entries], dtype=np.float64)
     return {
-        key: score_texts(
-            key, texts, references, fractions, metric=quality, signature=f"{made}|against:{against}", **resampling
-        ),
+        key: _text_score(key, texts, references, fractions, quality, f"{made}|against:{against}", **resampling),
         f"{key}_probability": make_score(
             f"{key}_probability",
             with_ones(100 * probability),

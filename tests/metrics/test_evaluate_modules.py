@@ -18,6 +18,17 @@ def test_curves(name, tmp_path):
     assert "wer|cap:100" in found["signature"]
 
 
+@pytest.mark.parametrize("name", ["deletion", "insertion"])
+def test_metrics_for_scripts_without_spaces(name, tmp_path):
+    module = evaluate.load(evaluate_module(name), cache_dir=str(tmp_path))
+    given = dict(predictions=[["今天天气很好", "今天", ""]], references=["今天天气很好"], fractions=[0, 0.5, 1])
+    found = module.compute(**given, metric="cer")
+    assert found["curve"] == pytest.approx([0, 100 * 4 / 6, 100]) and "cer|cap:100" in found["signature"]
+    assert "tok:zh" in module.compute(**given, metric="bleu:zh")["signature"]
+    with pytest.warns(UserWarning, match="the references are in Chinese or Japanese"):
+        module.compute(**given)
+
+
 def test_size(tmp_path):
     module = evaluate.load(evaluate_module("size"), cache_dir=str(tmp_path))
     found = module.compute(predictions=[[0.0, 0.35, 1.0, 1.0], [0.0]])

@@ -1,9 +1,14 @@
+import sys
+import warnings
+
+import jiwer
 import numpy as np
 import pytest
 import sacrebleu
 
 from spes_hf import ConfigError
-from spes_hf.metrics import Bleu, WordErrorRate, bleu, wer
+from spes_hf.metrics import Bleu, CharacterErrorRate, WordErrorRate, bleu, cer, wer
+from spes_hf.metrics.quality import get_quality
 
 HYPOTHESES = ["the cat sat on the mat today .", "a dog barks , loudly", "", "Guten Morgen , liebe Leute !", "yes"]
 REFERENCES = [
@@ -53,7 +58,7 @@ def test_bleu_at_the_ends_is_sacrebleus_own(hypotheses):
 
 
 def test_scores_of_many_sums_at_once():
-    for quality in (Bleu(), WordErrorRate()):
+    for quality in (Bleu(), WordErrorRate(), CharacterErrorRate()):
         statistics = quality.statistics(HYPOTHESES, REFERENCES)
         sums = np.stack([statistics.sum(0), statistics[:2].sum(0)])[None]
         expected = [quality(HYPOTHESES, REFERENCES), quality(HYPOTHESES[:2], REFERENCES[:2])]
@@ -71,7 +76,7 @@ def test_scores_of_many_sums_at_once():
         ([1.5], ["a"], r"hypotheses\[0\] is 1.5"),
     ],
 )
-@pytest.mark.parametrize("score", [wer, bleu])
+@pytest.mark.parametrize("score", [wer, cer, bleu])
 def test_misuse(score, hypotheses, references, words):
     with pytest.raises(ConfigError, match=words):
         score(hypotheses, references)
@@ -85,3 +90,95 @@ def test_references_without_a_word():
 def test_unknown_tokenizer():
     with pytest.raises(ConfigError, match="tokenize is 'klingon'.*13a"):
         Bleu("klingon")
+
+
+# Scripts without spaces between words ---------------------------------------------------------------------------------
+
+SPACELESS = {
+    "Chinese or Japanese": ["今天天气很好", "我们去公园吧"],
+    "Thai": ["วันนี้อากาศดี", "ไปสวนกันเถอะ"],
+    "Lao": ["ມື້ນີ້ອາກາດດີ"],
+    "Khmer": ["ថ្ងៃនេះអាកាសធាតុល្អ"],
+    "Burmese": ["ဒီနေ့ရာသီဥတုကောင်းတယ်"],
+}
+SPACED = [
+    REFERENCES,
+    ["오늘 날씨가 좋네요"],
+    ["आज मौसम अच्छा है"],
+    ["الطقس جميل اليوم"],
+    ["He lives in 東京 and works there"],
+    ["12 %"],
+]
+
+
+def test_cer_by_hand_and_as_jiwer_has_it():
+    assert cer(["abxd"], ["abcd"]) == 25
+    assert cer(["ab cd"], ["abcd"]) == 25 and cer(["  abcd "], ["abcd"]) == 0
+    assert cer(["今天天氣好"], ["今天天气很好"]) == pytest.approx(100 * 2 / 6)
+    assert cer(["x" * 9], ["abc"]) == 100 and cer(["ab", "c"], ["", "c"]) == 100
+    assert cer(HYPOTHESES, REFERENCES) == pytest.approx(100 * jiwer.cer(REFERENCES, HYPOTHESES))
+
+
+def test_references_without_a_character():
+    with pytest.raises(ConfigError, match="references hold no character at all"):
+        cer(["a"], [" "])
+
+
+@pytest.mark.parametrize("tokenize", ["zh", "ja-mecab", "char"])
+def test_bleu_by_name_is_sacrebleus_own(tokenize):
+    if tokenize == "ja-mecab":
+        pytest.importorskip("MeCab", reason="the ja extra is not installed: pip install 'spes_hf[ja]'")
+    hypotheses, references = (
+        ["今日は天気がいいですね", "公園に行きました"],
+        ["今日は天気がとてもいいですね", "公園に行きます"],
+    )
+    reference = sacrebleu.metrics.BLEU(tokenize=tokenize)
+    expected = reference.corpus_score(hypotheses, [references]).score
+    quality = get_quality(f"bleu:{tokenize}")
+    assert expected > 1 and quality(hypotheses, references) == expected
+    assert quality.signature == f"bleu|{reference.get_signature()}" and f"tok:{tokenize}" in quality.signature
+
+
+@pytest.mark.parametrize("script", SPACELESS)
+def test_wer_of_a_script_without_spaces_warns(script):
+    with pytest.warns(UserWarning, match=f"metric is 'wer', but the references are in {script}.*'cer'"):
+        wer(SPACELESS[script], SPACELESS[script])
+    with pytest.warns(UserWarning, match=f"tokenizer '13a', but the references are in {script}.*'bleu:"):
+        bleu(SPACELESS[script], SPACELESS[script])
+
+
+def test_scores_that_suit_the_script_do_not_warn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for texts in SPACELESS.values():
+            cer(texts, texts), bleu(texts, texts, "char")
+        for texts in SPACED:
+            wer(texts, texts), bleu(texts, texts)
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ("bleu:klingon", "tokenize is 'klingon'; allowed: .*ja-mecab"),
+        ("bleu:", "tokenize is ''; allowed"),
+        ("wer:zh", "metric is 'wer:zh'; allowed: wer, cer, bleu"),
+        ("meteor", "metric is 'meteor'; allowed: wer, cer, bleu, bleu with a tokenizer"),
+        (None, "metric is None; allowed"),
+    ],
+)
+def test_unknown_metrics(metric, words):
+    with pytest.raises(ConfigError, match=words):
+        get_quality(metric)
+
+
+def test_a_tokenizer_whose_package_is_missing_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "MeCab", None)  # as if it were not installed
+    with pytest.raises(ConfigError, match=r"'ja-mecab', which needs MeCab; pip install 'sacrebleu\[ja\]'"):
+        Bleu("ja-mecab")
+
+
+@pytest.mark.parametrize("tokenize", ["spm", "flores101", "flores200"])
+def test_a_tokenizer_that_would_be_downloaded_is_refused(tokenize, monkeypatch, tmp_path):
+    monkeypatch.setattr("sacrebleu.tokenizers.tokenizer_spm.SACREBLEU_DIR", str(tmp_path))
+    with pytest.raises(ConfigError, match=f"'{tokenize}', whose model is not at .*download https://.* to there"):
+        get_quality(f"bleu:{tokenize}")

@@ -1,5 +1,6 @@
 import pickle
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -57,7 +58,26 @@ def test_bleu_of_every_step_is_sacrebleus(rows):
         texts = [row["deletion"]["texts"][step] for row in rows]
         assert value == sacrebleu.corpus_bleu(texts, [REFERENCES]).score
     assert not score.higher_is_better
-    assert "bleu|tok:13a|sacrebleu:" in score.signature
+    assert "bleu|nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:" in score.signature
+
+
+def test_scripts_without_spaces_have_cer_and_bleu_and_one_warning():
+    texts = [["今天天气很好", "今天天气", ""], ["我们去公园吧", "我们去", ""]]
+    rows = [{"deletion": entry(t, t[0]), "insertion": entry(t[::-1], t[0])} for t in texts]
+    references = [t[0] for t in texts]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        summarize(rows, references, samples=10)
+        summarize(rows, metric="bleu", against="prediction", samples=10)
+    assert len(told) == 2 and all("Chinese or Japanese" in str(w.message) for w in told)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cer = summarize(rows, references, metric="cer", samples=10)
+        bleu = summarize(rows, references, metric="bleu:zh", samples=10)
+    assert cer["deletion"].curve.y.tolist() == pytest.approx([0, 100 * 5 / 12, 100]) and cer["clean"].value == 0
+    assert cer["deletion"].higher_is_better and "|cer|cap:100|jiwer:" in cer["deletion"].signature
+    assert bleu["clean"].value == pytest.approx(100) and "|tok:zh|" in bleu["deletion"].signature
+    assert not bleu["deletion"].higher_is_better
 
 
 def test_insertion_points_the_other_way(rows):
@@ -192,7 +212,7 @@ def test_rows_that_cannot_be_summarized(rows):
     short = {"deletion": {**rows[0]["deletion"], "texts": ["a"]}}
     with pytest.raises(ConfigError, match="row 0 has 1 texts, but there are 3 fractions"):
         summarize([short], ["a"])
-    with pytest.raises(ConfigError, match="metric is 'ter'; allowed: wer, bleu"):
+    with pytest.raises(ConfigError, match="metric is 'ter'; allowed: wer, cer, bleu"):
         summarize(rows, REFERENCES, metric="ter")
     with pytest.raises(ConfigError, match="against is 'gold'"):
         summarize(rows, REFERENCES, against="gold")

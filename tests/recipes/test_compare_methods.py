@@ -115,3 +115,9 @@ def test_bad_arguments_are_named(recipe: ModuleType, tmp_path: Path, capsys: pyt
     ):
         assert recipe.main([*base, *arguments]) == 1
         assert named in capsys.readouterr().err
+
+
+def test_an_unknown_metric_is_refused_first(recipe: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    arguments = ["--model", "speech2text-en", "--methods", "random", "--out", str(tmp_path / "out")]
+    assert recipe.main([*arguments, "--metric", "bleu:klingon"]) == 1
+    assert "tokenize is 'klingon'" in capsys.readouterr().err and not (tmp_path / "out").exists()

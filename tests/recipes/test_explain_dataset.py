@@ -311,3 +311,9 @@ def test_the_readme_of_the_recipes_is_a_card_that_names_them_all():
     assert yaml.safe_load(header)["tags"]
     for path in RECIPE.parent.glob("*.py"):
         assert f"`{path.name}`" in body or f"[{path.name}]" in body, path.name
+
+
+def test_an_unknown_metric_is_refused_first(recipe, manifest, tmp_path, capsys):
+    options = ["--dataset", manifest, "--audio-column", "file", "--out", tmp_path / "out", "--quality", "bleu:klingon"]
+    assert recipe.main(job(*options)) == 2
+    assert "tokenize is 'klingon'" in capsys.readouterr().err and not (tmp_path / "out").exists()
