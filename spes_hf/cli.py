@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -190,7 +189,6 @@ def load_model(name: str, device: str | None, dtype: str) -> tuple[Any, Any]:
 
 def draw(explanation: Explanation, folder: Path) -> None:
     """Write the page and the pictures of an explanation."""
-    warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
     explanation.to_html(folder / "explanation.html")
     words = explanation.words()
     explanation.plot()[0].savefig(folder / "sentence.png", dpi=130, bbox_inches="tight")

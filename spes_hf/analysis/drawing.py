@@ -85,9 +85,11 @@ def bars(ax: Axes, labels: Sequence[str], values: Sequence[float], counts: Seque
         counts: How many occurrences each is the mean of.
         colour: Of the bars.
     """
+    from spes_hf.viz.fonts import drawable
+
     positions = np.arange(len(labels))
     ax.barh(positions, values, color=colour, height=0.72)
-    ax.set_yticks(positions, [f"{label}  ({n}×)" for label, n in zip(labels, counts, strict=True)])
+    ax.set_yticks(positions, [f"{drawable(label)}  ({n}×)" for label, n in zip(labels, counts, strict=True)])
     ax.set_ylim(len(labels) - 0.4, -0.6)
     plain(*ax.get_yticklabels())
     tidy(ax)

@@ -206,7 +206,7 @@ class FrequencyProfiles:
             ax.set_title(note, loc="right", fontsize=8, color="0.35")
         drawing.hertz_axis(ax, self.profiles[chosen[0]].frequencies)
         ax.set_ylabel(f"saliency, maximum over\nthe {self.unit}'s frames")
-        ax.legend(frameon=False, fontsize=9)
+        drawing.plain(*ax.legend(frameon=False, fontsize=9).get_texts())
         drawing.tidy(ax)
         return figure, ax
 

@@ -199,6 +199,8 @@ def plot_curves(scores: Mapping[str, Score] | Sequence[Score]) -> tuple[Figure, 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    from spes_hf.viz import fonts
+
     named = scores if isinstance(scores, Mapping) else {s.signature.split("|")[0]: s for s in scores}
     if not named:
         raise ConfigError("scores is empty; pass a score for each method, as summarize() returns them")
@@ -230,7 +232,8 @@ def plot_curves(scores: Mapping[str, Score] | Sequence[Score]) -> tuple[Figure, 
         axes.set_xlabel(f"{curve.x_label} (%)")
         axes.set_ylabel(curve.y_label)
     axes.set_ylim(-2, 102)
-    figure.legend(title="area under the curve,\nbest first", loc="outside right upper", frameon=False)
+    legend = figure.legend(title="area under the curve,\nbest first", loc="outside right upper", frameon=False)
+    fonts.fit(legend.get_texts())
     return figure, axes
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib import font_manager, rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from torch import Tensor
 
-from spes_hf.viz import scale
+from spes_hf.viz import fonts, scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
 _SOUND = LinearSegmentedColormap.from_list("spes_sound", scale.SOUND_ON_LIGHT)
 _TEXT = LinearSegmentedColormap.from_list("spes_text", scale.TEXT_ON_LIGHT)
 _GREYS = LinearSegmentedColormap.from_list("spes_greys", scale.GREYS_ON_LIGHT)
-
-# Fonts for scripts that Matplotlib's own font lacks; used where one is installed.
-_MORE_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Hiragino Sans", "Yu Gothic", "Noto Sans")
 
 
 def plot_saliency(explanation: Explanation, token: int | str | None = None) -> tuple[Figure, Sequence[Axes]]:
@@ -75,8 +71,10 @@ def plot_tokens(explanation: Explanation) -> tuple[Figure, Axes]:
     ax.set_xlabel(f"earlier {kind} (decoder input)")
     ax.set_ylabel(f"explained {kind}")
     size = 9 if max(rows, columns) <= 30 else 7
-    ax.set_xticks(range(columns), [scale.shown(t) for t in explanation.context_tokens], rotation=60, ha="right")
-    ax.set_yticks(range(rows), [scale.shown(t) for t in explanation.tokens])
+    ax.set_xticks(
+        range(columns), [fonts.drawable(scale.shown(t)) for t in explanation.context_tokens], rotation=60, ha="right"
+    )
+    ax.set_yticks(range(rows), [fonts.drawable(scale.shown(t)) for t in explanation.tokens])
     for text in (*ax.get_xticklabels(), *ax.get_yticklabels()):
         text.set(fontsize=size, rotation_mode="anchor")
         _plain(text)
@@ -163,12 +161,6 @@ def _draw(
 
 
 def _plain(text: Text) -> None:
-    """Take a text as it stands: "$" is no formula; and find a font that has its characters."""
+    """Take a text as it is: "$" is no formula; and find a font that has its characters."""
     text.set_parse_math(False)
-    if not text.get_text().isascii():
-        text.set_fontfamily([*rcParams["font.family"], *_installed(_MORE_FONTS)])
-
-
-def _installed(families: Iterable[str]) -> list[str]:
-    known = {font.name for font in font_manager.fontManager.ttflist}
-    return [family for family in families if family in known]
+    fonts.fit([text])
