@@ -84,7 +84,8 @@ def test_engine_equals_the_literal_method(small_whisper, tone, impact, perturb, 
     """Eq. 3 computed the obvious way: one mask at a time, at full resolution, plain calls of the model."""
     model, processor = small_whisper
     joint = perturb == "joint"
-    config = pyramid(num_spectrogram_masks=13, num_token_masks=11, impact=impact, perturb=perturb, fill=fill)
+    masks = {"num_spectrogram_masks": 13} if joint else {"num_spectrogram_masks": 13, "num_token_masks": 11}
+    config = pyramid(**masks, impact=impact, perturb=perturb, fill=fill)
     explanation = run(model, processor, tone, config=config)
     assert explanation.provenance["cost"]["forward_passes"] == 1 + 13 + (0 if joint else 11)
     inputs = processor(tone, sampling_rate=16_000, return_tensors="pt", return_attention_mask=True, max_length=32_000)
