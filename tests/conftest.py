@@ -37,7 +37,7 @@ def pytest_xdist_auto_num_workers(config) -> int:
 
 
 def pytest_make_parametrize_id(config, val, argname) -> str | None:
-    """Return a short name for bytes; those of a WAV hold the time at which it was written, which workers disagree on."""
+    """Return a short name for bytes; a WAV holds the time at which it was written, and workers differ there."""
     return f"{argname}-{len(val)}-bytes" if isinstance(val, bytes) else None
 
 
