@@ -99,14 +99,6 @@ def test_dtype_that_does_not_exist(folder, clip):
     assert stopped.value.code == cli.EXIT_USAGE
 
 
-def test_demo_end_to_end(whisper, tmp_path, capsys):
-    out = tmp_path / "out"
-    assert cli.main(["demo", "--num-masks", "6", "--num-token-masks", "6", "--quiet", "--out", str(out)]) == 0
-    assert "ask not what your country can do for you" in capsys.readouterr().out
-    assert (out / "explanation.html").stat().st_size > 100_000
-    assert "ask not what your country can do for you" in Explanation.load(out).text
-
-
 def test_a_console_of_few_letters(folder, clip, tmp_path):
     assert explain(folder, clip, "--out", str(tmp_path / "out"), "--text", "zażółć gęślą") == 0
     done = subprocess.run(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,15 +14,33 @@ from agreement import assert_explanations_agree
 from scipy.stats import spearmanr
 from settings import pyramid
 
-from spes_hf import Explanation, SpesConfig, explain
+from spes_hf import Explanation, SpesConfig, cli, explain
 from spes_hf.data.audio import load_audio
 
 pytestmark = pytest.mark.real_model
 
 
 @pytest.fixture(scope="module")
-def explanation(whisper, jfk) -> Explanation:
-    return explain(*whisper, jfk, config=SpesConfig.fast(), progress=False)
+def demo(whisper, tmp_path_factory) -> tuple[Path, str]:
+    """The first command of README.md as it is, `spes-hf demo`: the folder that it writes, and what it prints."""
+    folder, printed = tmp_path_factory.mktemp("demo") / "out", io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert cli.main(["demo", "--quiet", "--out", str(folder)]) == 0
+    return folder, printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def explanation(demo) -> Explanation:
+    return Explanation.load(demo[0])
+
+
+def test_demo_end_to_end(demo, explanation, jfk):
+    folder, printed = demo
+    assert "ask not what your country can do for you" in printed and str(folder / "explanation.html") in printed
+    for name, size in (("explanation.html", 100_000), ("sentence.png", 10_000), ("tokens.png", 10_000)):
+        assert (folder / name).stat().st_size > size
+    assert SpesConfig.from_dict(explanation.provenance["config"]) == SpesConfig.fast()
+    assert explanation.provenance["seed"] == 0
 
 
 def test_transcript(explanation):

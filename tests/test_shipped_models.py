@@ -13,7 +13,7 @@ import spes_hf
 from spes_hf import SpesConfig
 from spes_hf.demo import load_tiny_model, tiny_clips
 
-BUDGET = {"num_spectrogram_masks": 1000, "num_token_masks": 300}
+BUDGET = {"num_spectrogram_masks": 500, "num_token_masks": 200}
 
 
 @pytest.fixture(scope="module")
