@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from spes_hf import Explanation, cli
+from spes_hf import Explanation, SpesConfig, cli
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +54,11 @@ def test_explain_writes_page_pictures_and_explanation(folder, clip, tmp_path, ca
 
 
 def test_presets(folder, clip, tmp_path):
-    for name, phi in {"default": None, "paper": [400.0, 500.0, 600.0]}.items():
+    few = {"num_spectrogram_masks": 12, "num_token_masks": 10}
+    for name, expected in {"default": SpesConfig(**few), "paper": SpesConfig.paper("asr", **few)}.items():
         assert explain(folder, clip, "--preset", name, "--out", str(tmp_path / name)) == 0
         found = Explanation.load(tmp_path / name).provenance["config"]
-        assert phi is None or found["patches_per_second"] == phi
-        assert found["num_spectrogram_masks"] == 12
+        assert SpesConfig.from_dict(found) == expected
 
 
 def test_the_folder_is_named_after_the_clip(folder, clip, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import tracemalloc
 import warnings
 from dataclasses import replace
 
+import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -32,8 +33,6 @@ from spes_hf.data.rowwise import RowTransform
 from spes_hf.demo import load_tiny_model, tiny_clips
 from spes_hf.distributed import load_explained, map_rows
 from spes_hf.metrics import summarize
-
-datasets = pytest.importorskip("datasets")
 
 FEW = pyramid(num_spectrogram_masks=6, num_token_masks=4)
 QUIET = {"progress": False}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from agreement import GRADIENT, assert_explanations_agree, assert_raw_maps_agree
+from formulas import FORMULAS
 from planted import with_ear
 from settings import pyramid
 from torch import nn
@@ -65,16 +66,6 @@ def test_another_seed_or_utterance_gives_other_masks(small_whisper, tone, explan
     explainer = Explainer(*small_whisper, CONFIG, progress=False)
     first, second = (explainer(tone, generate_kwargs=SHORT, utterance_id=name) for name in ("a", "b"))
     assert not torch.equal(first.raw_audio, second.raw_audio)
-
-
-# Impacts as formulas of the clean and the perturbed log-probabilities, (K, V), of the tokens and of their rivals.
-FORMULAS = {
-    "kl": lambda p, q, token, rival: (p.exp() * (p - q)).sum(-1),
-    "probability": lambda p, q, token, rival: (p.gather(1, token).exp() - q.gather(1, token).exp()).squeeze(1),
-    "contrastive": lambda p, q, token, rival: (
-        (p.gather(1, token) - p.gather(1, rival)) - (q.gather(1, token) - q.gather(1, rival))
-    ).squeeze(1),
-}
 
 
 @pytest.mark.numerics
@@ -334,9 +325,12 @@ def test_text_share_is_about_text_that_the_model_wrote(explanation, small_whispe
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_model_in_half_precision(small_whisper, tone, dtype):
     model = copy.deepcopy(small_whisper[0]).to(dtype)
-    found = run(model, small_whisper[1], tone)
-    assert model.dtype == dtype
-    assert found.raw_audio.dtype == torch.float32 and found.raw_audio.isfinite().all()
+    found = run(model, small_whisper[1], tone, text="ask not what")
+    full = run(*small_whisper, tone, text="ask not what")
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    assert found.raw_audio.dtype == torch.float32
+    together = torch.stack([found.raw_audio.flatten(), full.raw_audio.flatten()])
+    assert float(torch.corrcoef(together)[0, 1]) > (0.98 if dtype == torch.float16 else 0.8)
     assert found.provenance["model"]["dtype"] == str(dtype).removeprefix("torch.")
 
 

@@ -184,7 +184,10 @@ def test_too_short_audio_is_refused(case):
 def test_shortest_audio_is_explained(case):
     noise = 0.1 * np.random.default_rng(0).standard_normal(1_000).astype(np.float32)
     explanation = explained(case, audio=noise, generate_kwargs={"max_new_tokens": 3})
-    assert explanation.raw_audio.isfinite().all()
+    frames, bins = case.adapter.encode(load_audio(noise, 16_000, 16_000)).features.shape
+    assert 2 <= frames <= 7
+    assert explanation.raw_audio.shape == (len(explanation), frames, bins) and 1 <= len(explanation) <= 3
+    assert explanation.raw_audio.isfinite().all() and (explanation.raw_audio.flatten(1).std(1) > 0).all()
 
 
 # The forward pass -----------------------------------------------------------------------------------------------------
@@ -503,8 +506,14 @@ def test_model_is_left_as_it_was_after_an_exception(case, where, monkeypatch):
 def test_model_can_be_trained_afterwards(case):
     model, processor = case.copy()
     explain(model, processor, case.audio, config=FEW, generate_kwargs=VARIED, progress=False, **case.family.options)
-    model(**plain_inputs(case), decoder_input_ids=case.target.context_ids[None]).logits.sum().backward()
-    assert any(parameter.grad is not None for parameter in model.parameters())
+    untouched, _ = case.copy()
+    for one in (model, untouched):
+        logits = one(**plain_inputs(case), decoder_input_ids=case.target.context_ids[None]).logits
+        logits.log_softmax(-1)[..., 0].sum().backward()
+    gradients = [(one.grad, other.grad) for one, other in zip(model.parameters(), untouched.parameters(), strict=True)]
+    assert sum(bool(other.any()) for _, other in gradients if other is not None) > len(gradients) / 4
+    for one, other in gradients:  # each of those that would have one without having been explained
+        assert (one is None) == (other is None) and (one is None or torch.equal(one, other))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])

@@ -38,8 +38,8 @@ def test_every_family_is_explained_by_gradients(case):
     found = explain(model, processor, case.audio, sampling_rate=16_000, config=config, **options)
     assert len(found) == len(case.target.token_ids)
     assert found.raw_audio.isfinite().all()
-    assert (found.raw_audio.abs().amax((1, 2)) > 0).all()
-    assert (found.sentence_saliency > 0).any()
+    assert (found.raw_audio.flatten(1).std(1) > 0).all()
+    assert found.sentence_saliency.min() == 0 and found.sentence_saliency.max() == 1
     assert found.provenance["cost"]["backward_passes"] == 2 * len(found) + 1
     assert [parameter.requires_grad for parameter in model.parameters()] == needed
     assert all(parameter.grad is None for parameter in model.parameters())

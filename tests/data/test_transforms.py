@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import soundfile
 import torch
+from datasets.fingerprint import Hasher  # noqa: E402
 from mustc_shape import write_corpus
 from settings import pyramid
 
@@ -16,9 +18,6 @@ from spes_hf import ConfigError, Deletion, Explain, Explainer, Explanation, Inse
 from spes_hf.data.rowwise import RowTransform, canonical
 from spes_hf.demo import load_tiny_model, tiny_clips
 from spes_hf.metrics import summarize
-
-datasets = pytest.importorskip("datasets")
-from datasets.fingerprint import Hasher  # noqa: E402
 
 FEW = {"num_spectrogram_masks": 6, "num_token_masks": 4}
 ENDS = (0.0, 0.5, 1.0)

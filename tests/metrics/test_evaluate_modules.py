@@ -1,9 +1,8 @@
+import evaluate
 import pytest
 
 from spes_hf import ConfigError
 from spes_hf.metrics import evaluate_module, wer
-
-evaluate = pytest.importorskip("evaluate")
 
 
 @pytest.mark.parametrize("name", ["deletion", "insertion"])

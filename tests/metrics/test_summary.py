@@ -243,7 +243,8 @@ def test_plot(rows):
 
 def test_a_data_set_goes_through(small_whisper, explanation, tmp_path):
     """`datasets.map` with each transform, then the scores."""
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     datasets.disable_progress_bars()
     path = str(explanation.save(tmp_path / "saved"))
     data = datasets.Dataset.from_list([{"text": "hello there", "explanation": path}] * 2)

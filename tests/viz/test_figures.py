@@ -115,7 +115,8 @@ def test_pyplot_and_its_settings_are_left_alone(explanation):
 
 
 def test_notebooks_get_a_figure_that_shows(explanation, monkeypatch):
-    pyplot = pytest.importorskip("matplotlib.pyplot")
+    from matplotlib import pyplot
+
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: object()))
     figure, _ = plot_tokens(explanation)
     assert pyplot.get_fignums() == [figure.number]

@@ -171,7 +171,7 @@ def dom(explanation, tmp_path_factory):
     """Return what a browser makes of the page, opened at a place in it."""
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
-        pytest.skip("no chromium to open the page with")
+        pytest.skip("chromium, to open the page with, is not installed: apt-get install chromium")
     folder = tmp_path_factory.mktemp("browser")
 
     def open_at(place, shown=explanation):
