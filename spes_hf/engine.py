@@ -24,6 +24,7 @@ from spes_hf.explanation import Explanation, Reliability
 from spes_hf.finite import check_finite
 from spes_hf.functional import ratio
 from spes_hf.impact import make_impact
+from spes_hf.locks import alone
 from spes_hf.perturbation.base import Masks, Perturbation
 from spes_hf.perturbation.masks import mask_key
 from spes_hf.perturbation.plan import Problem, Reading, Run, plan
@@ -172,7 +173,8 @@ class Explainer:
             preserved(self.adapter.model, seed=mask_key(self.seed, utterance_id, "generate")),
             enough_memory(f"model with audio of {waveform.duration_s:.1f} s"),
         ):
-            utterance = self.adapter.encode(waveform)
+            with alone():
+                utterance = self.adapter.encode(waveform)
             with self._precision():
                 if text is None:
                     target = self.adapter.generate(utterance, options)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-import torch
-
+from spes_hf.locks import alone, model_to_itself, random_numbers
 from spes_hf.offload import at_home
 from spes_hf.offload import devices as computing_devices
 from spes_hf.torch_state import plain_torch
+from spes_hf.workers import share_cores
 from spes_hf.wrapping import as_it_is
 
 
@@ -19,47 +18,35 @@ from spes_hf.wrapping import as_it_is
 def preserved(model: Any, seed: int = 0) -> Iterator[None]:
     """Put the model in evaluation mode, its weights frozen, and torch's global state aside; then all is as it was.
 
-    Random states too. Frozen weights spare a backward pass through the model the gradients that nobody asks for.
+    Random states too. Frozen weights spare a backward pass through the model the gradients that nobody asks for. Other
+    threads that want the same model wait.
 
     Args:
         model: The user's model.
         seed: What sampling in ``generate()`` starts from meanwhile.
     """
-    # By name: where weights are offloaded, every pass puts others into the same places.
-    learning = [
-        (module._parameters, name)
-        for module in model.modules()
-        for name, weight in module._parameters.items()
-        if weight is not None and weight.requires_grad and not weight.is_inference()
-    ]
-    training = [module for module in model.modules() if module.training]
-    devices = {device for device in computing_devices(model) if device.type not in ("cpu", "meta")}
-    numpy_state, cpu_state = np.random.get_state(), torch.get_rng_state()
-    states = {device: torch.get_device_module(device).get_rng_state(*_which(device)) for device in devices}
-    try:
-        torch.default_generator.manual_seed(seed % 2**63)
-        for device in devices:
-            with nullcontext() if device.type == "mps" else torch.get_device_module(device).device(device):
-                torch.get_device_module(device).manual_seed(seed % 2**63)
-        model.eval()
-        for weights, name in learning:
-            weights[name].requires_grad_(False)
-        with as_it_is(model), at_home(model), plain_torch(devices):
-            yield
-    finally:
-        for weights, name in learning:
-            weights[name].requires_grad_(True)
-        for module in training:
-            module.training = True
-        np.random.set_state(numpy_state)
-        torch.set_rng_state(cpu_state)
-        for device, state in states.items():
-            torch.get_device_module(device).set_rng_state(state, *_which(device))
-
-
-def _which(device: torch.device) -> tuple[torch.device, ...]:
-    """Return what names a device to its random state; there is one MPS device, without a name."""
-    return () if device.type == "mps" else (device,)
+    share_cores()
+    with model_to_itself(model):
+        # By name: where weights are offloaded, every pass puts others into the same places.
+        learning = [
+            (module._parameters, name)
+            for module in model.modules()
+            for name, weight in module._parameters.items()
+            if weight is not None and weight.requires_grad and not weight.is_inference()
+        ]
+        training = [module for module in model.modules() if module.training]
+        devices = {device for device in computing_devices(model) if device.type not in ("cpu", "meta")}
+        try:
+            model.eval()
+            for weights, name in learning:
+                weights[name].requires_grad_(False)
+            with random_numbers(seed, devices), as_it_is(model), at_home(model), plain_torch(devices):
+                yield
+        finally:
+            for weights, name in learning:
+                weights[name].requires_grad_(True)
+            for module in training:
+                module.training = True
 
 
 @contextmanager
@@ -67,9 +54,10 @@ def quiet() -> Iterator[None]:
     """Keep back what transformers logs about settings that spes_hf hands to ``generate()`` on the user's behalf."""
     from transformers.utils import logging
 
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
+    with alone():
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)

@@ -7,6 +7,8 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
+from spes_hf.locks import float32_by_default
+
 
 @contextmanager
 def plain_torch(devices: Iterable[torch.device]) -> Iterator[None]:
@@ -18,7 +20,6 @@ def plain_torch(devices: Iterable[torch.device]) -> Iterator[None]:
     Args:
         devices: Where the model computes, besides the CPU.
     """
-    before = torch.get_default_dtype()
     with ExitStack() as stack:
         # What inference mode makes takes no part in a backward pass, whatever mode the user is in.
         stack.enter_context(torch.inference_mode(False))
@@ -27,7 +28,5 @@ def plain_torch(devices: Iterable[torch.device]) -> Iterator[None]:
                 stack.enter_context(torch.autocast(kind, enabled=False))
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
-        if before != torch.float32:
-            torch.set_default_dtype(torch.float32)
-            stack.callback(torch.set_default_dtype, before)
+        stack.enter_context(float32_by_default())
         yield

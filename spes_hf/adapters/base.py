@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from spes_hf.adapters.cache import cache_argument, encoder_cache
 from spes_hf.adapters.generation import Generation
 from spes_hf.adapters.given import check_family
+from spes_hf.adapters.hooks import forward_hook
 from spes_hf.adapters.probe import passes_gradients
 from spes_hf.adapters.problem import GenerationOptions, Target, Utterance
 from spes_hf.adapters.vocabulary import Vocabulary
@@ -190,15 +191,8 @@ class Adapter(Generation, Vocabulary, ABC):
     def _recorded_states(self) -> Iterator[list[Tensor]]:
         """Yield a list that meanwhile gets the output of every pass through the encoder."""
         recorded: list[Tensor] = []
-
-        def record(module: Any, args: Any, output: Any) -> None:
-            recorded.append(output[0])
-
-        handle = self.encoder.register_forward_hook(record)
-        try:
+        with forward_hook(self.encoder, lambda output: recorded.append(output[0])):
             yield recorded
-        finally:
-            handle.remove()
 
     def logits(
         self,
@@ -283,20 +277,11 @@ class Adapter(Generation, Vocabulary, ABC):
         A forward hook zeroes the output of the decoder's ``embed_tokens``: positions stay, tied weights stay, and it
         holds for families that derive positions from the embeddings they are given. The hook is gone afterwards.
         """
-        hook = nullcontext() if keep is None else self._zeroing(keep)
-        with hook:
+        if keep is None:
             yield {"decoder_input_ids": ids}
-
-    @contextmanager
-    def _zeroing(self, keep: Tensor) -> Iterator[None]:
-        def zero(module: Any, args: Any, output: Tensor) -> Tensor:
-            return output * keep.unsqueeze(-1).to(output)
-
-        handle = self.token_embedding.register_forward_hook(zero)
-        try:
-            yield
-        finally:
-            handle.remove()
+            return
+        with forward_hook(self.token_embedding, lambda output: output * keep.unsqueeze(-1).to(output)):
+            yield {"decoder_input_ids": ids}
 
     @property
     def token_embedding(self) -> torch.nn.Module:

@@ -7,13 +7,15 @@ the result: weights, settings, seed, version of the library.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from spes_hf import __version__
@@ -21,11 +23,15 @@ from spes_hf.adapters import Adapter
 from spes_hf.config import ExplainConfig
 from spes_hf.data.stored import entries
 from spes_hf.identity import weights_digest
+from spes_hf.locks import model_to_itself
 from spes_hf.plain import to_plain
+from spes_hf.workers import is_datasets_worker, share_cores
 from spes_hf.wrapping import active_adapters, unwrap
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
+
+TransformT = TypeVar("TransformT", bound="RowTransform")
 
 
 class RowTransform(ABC):
@@ -50,9 +56,42 @@ class RowTransform(ABC):
             _hash_by_identity(cls)
         return super().__new__(cls)
 
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Have every transform limit the threads of a worker process before it does anything there."""
+        super().__init_subclass__(**keywords)
+        if "__call__" in vars(cls):
+            cls.__call__ = _sharing_cores(cls.__call__)  # type: ignore[method-assign]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Arrive in a worker process."""
+        share_cores()
+        self.__dict__.update(state)
+
     @abstractmethod
     def __call__(self, row: Any) -> dict[str, Any]:
         """Return the row with the columns that this transform adds."""
+
+    @property
+    def running_model(self) -> Any:
+        """The model that the transform runs; None if it runs none."""
+        return None
+
+    def to(self: TransformT, device: str | torch.device) -> TransformT:
+        """Move the model to a device, once, and return the transform."""
+        if self.running_model is not None and self.running_model.device != torch.device(device):
+            with model_to_itself(self.running_model):
+                self.running_model.to(device)
+        return self
+
+    def take_place(self, rank: int | None) -> None:
+        """Move the model of a worker of ``Dataset.map(…, with_rank=True, num_proc=…)`` to the accelerator of its rank.
+
+        Without a rank (`datasets` gives the only worker none), without an accelerator, and in the main process, where
+        the model is the user's, it stays.
+        """
+        device = device_of(rank) if rank is not None and is_datasets_worker() else None
+        if device is not None:
+            self.to(device)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -105,6 +144,25 @@ class RowTransform(ABC):
         done = [self(row) for row in rows]
         added = tuple(self.columns())
         return {name: [row[name] for row in done] for name in (added if lazy else dict.fromkeys([*names, *added]))}
+
+
+def device_of(rank: int) -> torch.device | None:
+    """Return the accelerator for the worker of that rank, in turn if there are more workers; None: there is none."""
+    if not torch.accelerator.is_available():
+        return None
+    kind = torch.accelerator.current_accelerator()
+    return None if kind is None else torch.device(kind.type, rank % torch.accelerator.device_count())
+
+
+def _sharing_cores(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method that calls `share_cores` first."""
+
+    @functools.wraps(call)
+    def sharing(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        share_cores()
+        return call(self, *arguments, **keywords)
+
+    return sharing
 
 
 def is_batch(row: Any, column: str) -> TypeGuard[Mapping[str, Any]]:

@@ -115,15 +115,22 @@ class Explain(RowTransform):
             "error": Value("string"),
         }
 
-    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    @property
+    def running_model(self) -> Any:
+        """The model that is explained."""
+        return self.explainer.adapter.model
+
+    def __call__(self, row: Mapping[str, Any], rank: int | None = None) -> dict[str, Any]:
         """Return the row, or the batch of rows, with its explanation.
 
         Args:
             row: A row that has the columns which this transform was told of.
+            rank: Of a worker, as ``Dataset.map(…, with_rank=True)`` passes it: the model moves to that accelerator.
 
         Raises:
             ConfigError: If there is no such column.
         """
+        self.take_place(rank)
         for name in (self.audio_column, self.text_column):
             if name is not None and name not in row:
                 raise ConfigError(

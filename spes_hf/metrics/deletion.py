@@ -19,6 +19,7 @@ from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
 from spes_hf.finite import check_logits
 from spes_hf.functional import deletion_masks
+from spes_hf.locks import alone
 from spes_hf.metrics.rows import Row, as_dict, check_map, check_model, explanation_of, failed, method_signature
 from spes_hf.perturbation.plan import fill_values
 from spes_hf.plain import from_plain, is_lost
@@ -63,6 +64,11 @@ class _Curve(RowTransform, ABC):
         if against not in ("reference", "prediction"):
             raise ConfigError(f'against is {against!r}; allowed: "reference", "prediction"')
 
+    @property
+    def running_model(self) -> Any:
+        """The model that writes."""
+        return self.adapter.model
+
     @abstractmethod
     def keep(self, saliency: Tensor) -> Tensor:
         """Return the masks of all fractions, (S, T, C) bool, for a map (T, C); True = keep."""
@@ -76,11 +82,15 @@ class _Curve(RowTransform, ABC):
         Args:
             row: An explanation, or a row that has one, or the folder of one, at "explanation". A row with an "error"
                 gets None.
-            saliency: (T, C) map to rank the features by; None: the sentence map of the explanation.
+            saliency: (T, C) map to rank the features by; None: the sentence map of the explanation. A whole number is
+                the rank of a worker, which ``Dataset.map(…, with_rank=True)`` puts here.
 
         Raises:
             ConfigError: If the explanation is missing or of another model, or the map does not fit it.
         """
+        if isinstance(saliency, int):
+            self.take_place(saliency)
+            saliency = None
         if is_batch(row, "explanation"):
             return self.of_batch(row)
         if failed(row):
@@ -113,7 +123,8 @@ class _Curve(RowTransform, ABC):
         """Return texts and probabilities under these masks, (S, T, C), and the text of the clean run."""
         adapter = self.adapter
         waveform = Waveform(explanation.waveform.numpy(), explanation.sampling_rate, "explanation")
-        utterance = adapter.encode(waveform)
+        with alone():
+            utterance = adapter.encode(waveform)
         if utterance.features.shape != explanation.features.shape:
             raise ConfigError(
                 f"processor makes features of shape {tuple(utterance.features.shape)} of the audio, but the "

@@ -29,11 +29,12 @@ class Size(RowTransform):
 
     key: ClassVar[str] = "size"
 
-    def __call__(self, row: Row | Explanation) -> dict[str, Any]:
+    def __call__(self, row: Row | Explanation, rank: int | None = None) -> dict[str, Any]:
         """Return the row with its sizes; a row that carries an error gets None.
 
         Args:
             row: An explanation, or a row that has one, or the folder of one, at "explanation".
+            rank: Of a worker, as ``Dataset.map(…, with_rank=True)`` passes it; nothing depends on it.
 
         Raises:
             ConfigError: If the row has no explanation, or its maps hold NaN.
