@@ -37,8 +37,10 @@ def test_two_workers_neither_hang_nor_differ(method, before):
         env={**variables, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    expected = ["rows True", "ranked True", "moved True", "processes False 2", "threads True"]
-    assert result.stdout.splitlines() == ["explained True"] * (method == "fork") + expected
+    expected = {"threads True", "rows True True"}
+    if method == "fork":
+        expected |= {"explained True", "moved True", "scored True True"}
+    assert set(result.stdout.splitlines()) == expected
 
 
 def test_the_main_process_keeps_its_threads():

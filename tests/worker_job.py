@@ -5,10 +5,11 @@
 A script of its own, so that a time limit ends it where it hangs, and spawned workers find their main module.
 """
 
-import os
+import multiprocessing
 import sys
 
 import datasets
+import multiprocess
 import torch
 from settings import pyramid
 
@@ -22,15 +23,15 @@ ENDS = (0.0, 0.5, 1.0)
 
 
 class Threads(RowTransform):
-    """Says how many threads torch has, and which process it is."""
+    """Says how many threads torch has."""
 
     key = "threads"
 
     def columns(self):
-        return {"threads": datasets.Value("int64"), "process": datasets.Value("int64")}
+        return {"threads": datasets.Value("int64")}
 
     def __call__(self, row):
-        return {**row, "threads": torch.get_num_threads(), "process": os.getpid()}
+        return {**row, "threads": torch.get_num_threads()}
 
 
 inherited = {}
@@ -49,8 +50,6 @@ def rows_of(data, transforms, num_proc=None, **options):
 
 
 def main(method, before):
-    import multiprocess
-
     datasets.disable_caching()
     multiprocess.set_start_method(method)
     default = torch.get_num_threads()
@@ -59,33 +58,27 @@ def main(method, before):
     clips = tiny_clips()[:2]
     data = datasets.Dataset.from_dict({"id": [c["id"] for c in clips], "audio": [c["path"] for c in clips]})
     explain_row = Explain(*tiny, pyramid(**FEW))
-    transforms = [explain_row, Deletion(*tiny, ENDS, against="prediction")]
-    transforms += [Insertion(*tiny, ENDS, against="prediction"), Size()]
+    metrics = [curve(*tiny, ENDS, against="prediction") for curve in (Deletion, Insertion)]
     if before:
         torch.ones(2_000_000).sin().sum()  # has every thread of the pool at work
         Size()(explain_row(data[0]))
-    found = rows_of(data, transforms, 2)
-    ranked = rows_of(data, transforms[:2] + transforms[3:], 2, with_rank=True)
-    one_worker = rows_of(data, [Threads()], 1)
-    two_workers = rows_of(data, [Threads()], 2)
+    found = rows_of(data, [explain_row], 2, with_rank=True)
+    threads = [{row["threads"] for row in rows_of(data, [Threads()], n)} for n in (1, 2)]
+    share = [1, 1] if method == "fork" else [max(1, min(default, count_cores() // n)) for n in (1, 2)]
+    print("threads", threads == [{n} for n in share])
     if method == "fork":
-        import multiprocessing
-
+        scored = rows_of(datasets.Dataset.from_list(found), [*metrics, Size()], 2)
+        ranked = rows_of(datasets.Dataset.from_list(found), [*metrics, Size()], 2, with_rank=True)
+        moved = rows_of(data, [lambda row, rank: explain_row.to(f"cpu:{rank}")(row)], 2, with_rank=True)
         with multiprocessing.get_context("fork").Pool(1) as pool:
             print("explained", pool.map(text_of, [data[0]["audio"]]) == [found[0]["prediction"]])
-        moved = rows_of(data, [lambda row, rank: explain_row.to(f"cpu:{rank}")(row)], 2, with_rank=True)
-    else:
-        moved = ranked
     torch.set_num_threads(1)  # as in the workers: numbers of threads round differently
-    expected = rows_of(data, transforms)
-    assert all(Explanation.from_row(row).text == row["prediction"] for row in expected)
-    print("rows", found == expected)
-    expected = [{k: v for k, v in row.items() if k != "insertion"} for row in expected]
-    print("ranked", ranked == expected)
-    print("moved", [row["explanation"] for row in moved] == [row["explanation"] for row in expected])
-    print("processes", os.getpid() in {r["process"] for r in two_workers}, len({r["process"] for r in two_workers}))
-    share = [1, 1] if method == "fork" else [max(1, min(default, count_cores() // n)) for n in (1, 2)]
-    print("threads", [{row["threads"] for row in rows} for rows in (one_worker, two_workers)] == [{n} for n in share])
+    expected = rows_of(data, [explain_row])
+    print("rows", found == expected, all(Explanation.from_row(row).text == row["prediction"] for row in found))
+    if method == "fork":
+        print("moved", moved == expected)
+        expected = rows_of(datasets.Dataset.from_list(found), [*metrics, Size()])
+        print("scored", scored == expected, ranked == expected)
 
 
 if __name__ == "__main__":
