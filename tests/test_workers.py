@@ -1,6 +1,8 @@
 """Worker processes, which inherit the pool of torch's threads without the threads."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -28,19 +30,24 @@ def test_two_workers_neither_hang_nor_differ(method, before):
     variables = {
         name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
     }
-    result = subprocess.run(
+    job = subprocess.Popen(
         [sys.executable, str(JOB), method, before],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=SECONDS,
-        check=False,
         env={**variables, "PYTHONPATH": os.pathsep.join(sys.path)},
+        start_new_session=True,
     )
-    assert result.returncode == 0, result.stderr[-3000:]
+    try:
+        out, errors = job.communicate(timeout=SECONDS)
+    finally:  # workers that hang do not end with their parent
+        with contextlib.suppress(ProcessLookupError, AttributeError):
+            os.killpg(job.pid, signal.SIGKILL)
+    assert job.returncode == 0, errors[-3000:]
     expected = {"threads True", "rows True True"}
     if method == "fork":
         expected |= {"explained True", "moved True", "scored True True"}
-    assert set(result.stdout.splitlines()) == expected
+    assert set(out.splitlines()) == expected
 
 
 def test_the_main_process_keeps_its_threads():
