@@ -81,7 +81,9 @@ def test_offloaded_model_equals_the_model_bit_for_bit(cases, tmp_path, name, how
     for config, plain in zip((FEW, GRADIENT), expected, strict=True):
         found = explained(case, model, config=config)
         same(found, plain)
-        assert found.provenance["model"] == plain.provenance["model"]
+        known = dict(plain.provenance["model"])
+        del known["weights"]  # what waits elsewhere is not read again for every explanation
+        assert found.provenance["model"] == known
         assert state(model) == before
     assert model_identity(model) == model_identity(case.model)
     row = {"explanation": expected[0]}
