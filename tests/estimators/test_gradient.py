@@ -543,9 +543,8 @@ def test_a_quantised_model_is_refused(small_whisper, tone):
     with pytest.raises(UnsupportedModelError, match='weights of the model are quantised.*estimator="perturbation"'):
         run(quantised, processor, tone)
     declared = copy.deepcopy(small_whisper[0])
-    declared.is_quantized = True  # as bitsandbytes and GPTQ leave it
-    with pytest.raises(UnsupportedModelError, match="quantised"):
-        run(declared, processor, tone)
+    declared.is_quantized = True  # as bitsandbytes leaves it, whose layers pass gradients: layers are asked, not flags
+    assert run(declared, processor, tone).raw_audio.isfinite().all()
 
 
 def test_a_model_made_in_inference_mode_is_refused(small_whisper, tone):
