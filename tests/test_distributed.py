@@ -208,7 +208,7 @@ def test_who_tells_of_threads(tiny, corpus, undisturbed, monkeypatch, index, tog
     monkeypatch.setattr(distributed, "find_place", lambda *given: Place(index, 2, together))
     monkeypatch.setattr(distributed, "advise_threads", lambda launched: f"launched together: {launched}")
     monkeypatch.setattr(distributed, "map_rows", lambda *args, **kwargs: None)
-    monkeypatch.setattr(type(tiny[0]), "device", torch.device(device))
+    monkeypatch.setattr("spes_hf.adapters.base.execution_device", lambda module: torch.device(device))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         explain_dataset(*tiny, corpus, undisturbed, FEW, **QUIET)
