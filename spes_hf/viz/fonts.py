@@ -22,6 +22,8 @@ _KNOWN: dict[str, tuple[tuple[str, ...], str]] = {
     "ARABIC": (("Noto Sans Arabic", "Noto Naskh Arabic", "Geeza Pro", "Segoe UI"), "fonts-noto-core"),
     "DEVANAGARI": (("Noto Sans Devanagari", "Kohinoor Devanagari", "Nirmala UI"), "fonts-noto-core"),
     "THAI": (("Noto Sans Thai", "Noto Sans Thai Looped", "Thonburi", "Leelawadee UI"), "fonts-noto-core"),
+    # Of no script: emoji and other signs.
+    "SYMBOL": (("Symbola", "Noto Sans Symbols2", "Segoe UI Symbol", "Apple Symbols"), "fonts-symbola"),
 }
 # Fonts that have glyphs for everything, which say nothing; and such as Matplotlib cannot draw.
 _USELESS = ("last resort", "lastresort", "adobe blank", "emoji")
@@ -112,6 +114,8 @@ def _path(family: str, installed: int) -> str | None:
 
 
 def _script(character: str) -> str:
+    if unicodedata.category(character) in ("So", "Sk"):
+        return "SYMBOL"
     return unicodedata.name(character, "UNKNOWN").split()[0]
 
 

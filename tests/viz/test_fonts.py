@@ -114,6 +114,7 @@ def test_without_a_font_there_are_boxes_and_one_warning(unwarned, make):
         ("क", "Noto Sans Devanagari"),
         ("한", "Noto Sans CJK KR"),
         ("ა", "Noto Sans Georgian"),
+        ("🎉", "Symbola.*fonts-symbola"),
     ],
 )
 def test_the_warning_names_a_font_to_install_once(unwarned, character, words):
