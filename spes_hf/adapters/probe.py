@@ -47,7 +47,7 @@ def _passes(layer: nn.Module, dtype: torch.dtype) -> bool:
         getattr(getattr(weight, "quant_state", None), "packing_format_for_cpu", None)
         for weight in layer._parameters.values()
     ]
-    known, key = _PROBED.setdefault(layer, {}), (dtype, *packed)
+    known, key = _PROBED.setdefault(layer, {}), (dtype, execution_device(layer), *packed)
     if key not in known:
         known[key] = _probe(layer, dtype)
     return known[key]

@@ -16,7 +16,7 @@ import numpy as np
 import soxr
 import torch
 
-from spes_hf.data.decoding import SEGMENT_TOLERANCE_S, Decoded, decode, decode_segment, undecodable
+from spes_hf.data.decoding import SEGMENT_TOLERANCE_S, Decoded, check_seconds, decode, decode_segment, undecodable
 from spes_hf.data.locations import fetch, is_address, local_file, name_of, read_open
 from spes_hf.errors import AudioError
 
@@ -169,7 +169,7 @@ def _read_path(path: Any, stream: int | None = None, stretch: tuple[Any, Any] | 
     what, name = f"file {text!r}", name_of(text)
     if stretch is None:
         return _of_file(decode(source, what, stream), name, f"file {name}")
-    offset_s, duration_s = stretch
+    offset_s, duration_s = check_seconds(stretch[0], "offset_s"), check_seconds(stretch[1], "duration_s")
     decoded = decode_segment(source, what, offset_s, duration_s, stream)
     return _of_file(decoded, name, f"file {name} [{offset_s:g} s, {offset_s + duration_s:g} s)")
 

@@ -38,6 +38,8 @@ def decode(source: Path | bytes, what: str, stream: int | None = None) -> Decode
     try:
         with soundfile.SoundFile(_opened(source)) as file:
             return _whole(file, source, what)
+    except AudioError:  # refused, and not for want of a decoder
+        raise
     except _FAILURES as error:
         return _otherwise(source, what, error, stream)
 
@@ -50,7 +52,7 @@ def decode_segment(
     Raises:
         AudioError: If it cannot be decoded, or the stretch does not lie within it.
     """
-    offset_s, duration_s = _check_seconds(offset_s, "offset_s"), _check_seconds(duration_s, "duration_s")
+    offset_s, duration_s = check_seconds(offset_s, "offset_s"), check_seconds(duration_s, "duration_s")
     if offset_s < 0:
         raise AudioError(f"offset_s={offset_s} is negative; it counts seconds from the start of the file.")
     if duration_s <= 0:
@@ -113,10 +115,10 @@ def _whole(file: soundfile.SoundFile, source: Path | bytes, what: str) -> Decode
         raise too_long(what)
     try:
         samples = file.read(dtype="float32", always_2d=True)
-    except _FAILURES as error:
+    except _FAILURES:
         samples = _as_far_as_it_goes(source)
         if not len(samples):
-            raise undecodable(what, error) from error
+            raise
     return Decoded(samples, file.samplerate, (), _what_is_missing(file, source, len(samples), promised))
 
 
@@ -209,7 +211,12 @@ def _otherwise(
         raise AudioError(f"{undecodable(what, error)} Other formats: {reason}") from second
 
 
-def _check_seconds(value: Any, name: str) -> float:
+def check_seconds(value: Any, name: str) -> float:
+    """Return a number of seconds, which may be given as text.
+
+    Raises:
+        AudioError: If it is no finite number.
+    """
     try:
         seconds = float(value)
     except (TypeError, ValueError) as error:

@@ -25,8 +25,8 @@ def name_of(path: Any) -> str:
 def local_file(path: Any) -> Path:
     """Return the path if it is a file."""
     text = os.fsdecode(path)
-    file = Path(text).expanduser()
     try:
+        file = Path(text).expanduser()
         is_directory, exists = file.is_dir(), bool(text) and file.exists()
     except (OSError, ValueError, RuntimeError) as error:
         raise AudioError(f"audio={text!r} is not a usable path: {error}.") from error

@@ -177,8 +177,22 @@ def test_more_than_memory_should_hold_is_refused(contain, speech, monkeypatch):
     for module in (codecs, decoding):
         monkeypatch.setattr(module, "MAX_SAMPLES", 30_000)
     for audio in (path, encoded(speech, "FLAC", "PCM_16")):
-        with pytest.raises(AudioError, match="more than 30000 samples"):
+        with pytest.raises(AudioError, match="more than 30000 samples") as refused:
             load_audio(audio, RATE)
+    assert "cannot be decoded" not in str(refused.value)  # what soundfile reads is not given to a second decoder
+
+
+def test_seconds_of_a_segment_may_be_text(speech, tmp_path):
+    path = tmp_path / "a.flac"
+    path.write_bytes(encoded(speech, "FLAC", "PCM_16"))
+    as_text = load_audio({"path": str(path), "offset": "0.5", "duration": "0.25"}, RATE)
+    as_numbers = load_audio({"path": str(path), "offset": 0.5, "duration": 0.25}, RATE)
+    assert as_text.source == as_numbers.source and np.array_equal(as_text.samples, as_numbers.samples)
+
+
+def test_the_home_of_nobody_is_no_usable_path():
+    with pytest.raises(AudioError, match="~nobody-of-this-name.* is not a usable path"):
+        load_audio("~nobody-of-this-name/a.wav", RATE)
 
 
 # Files that break off -------------------------------------------------------------------------------------------------
