@@ -33,8 +33,13 @@ _current = threading.local()
 
 
 def _renew() -> None:
-    """Forget the locks that threads of the parent held when this process was forked: nobody will release them."""
+    """Forget the locks that threads of the parent held when this process was forked: nobody will release them.
+
+    Nor will anybody give the user's default type back.
+    """
     global _LOCKS
+    if _LOCKS.float32:
+        torch.set_default_dtype(_LOCKS.users_dtype)
     _LOCKS = _Locks()
 
 

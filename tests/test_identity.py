@@ -5,6 +5,7 @@ import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from spes_hf import identity
+from spes_hf.data.rowwise import model_identity
 from spes_hf.identity import is_all_here, weights_digest
 
 
@@ -65,6 +66,10 @@ def replaced(weight):
     weight.data = weight.data * 2
 
 
+def farther(weight):
+    weight.data[[0, 2]] = weight.data[[2, 0]].clone()
+
+
 def trained(weight):
     weight.grad = torch.ones_like(weight)
     torch.optim.SGD([weight], lr=0.1).step()
@@ -78,6 +83,21 @@ def test_changed_weights_have_another_digest_and_the_old_ones_the_old(model, cha
     assert weights_digest(model) != before
     weight.data.copy_(old)
     assert weights_digest(model) == before
+
+
+def test_a_change_that_the_shortcut_misses_is_seen_anew(model):
+    weight = model.get_encoder().conv1.weight
+    before = weights_digest(model)
+    farther(weight)
+    assert weights_digest(model) == before  # the shortcut: neither a version nor a sum tells
+    assert weights_digest(model, anew=True) != before
+    assert model_identity(model)["weights"] == weights_digest(model)
+
+
+def test_quantised_weights_do_not_identify(model):
+    assert is_all_here(model)
+    dynamic = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear})
+    assert not is_all_here(dynamic)
 
 
 def test_a_copy_and_a_loaded_model_have_the_same_digest(model, tmp_path):

@@ -129,8 +129,9 @@ def test_a_hook_concerns_neither_other_threads_nor_copies():
     with forward_hook(module, lambda output: output * 0), ThreadPoolExecutor(1) as pool:
         assert module(torch.ones(1)) == 0
         assert pool.submit(module, torch.ones(1)).result() == 1
-        copied = copy.deepcopy(module)
+        copied, pickled = copy.deepcopy(module), pickle.loads(pickle.dumps(module))
         assert pool.submit(copied, torch.ones(1)).result() == 1
+        assert copied(torch.ones(1)) == pickled(torch.ones(1)) == 1  # in this thread as well
     assert module(torch.ones(1)) == 1 and copied(torch.ones(1)) == 1
 
 
@@ -171,6 +172,22 @@ def test_a_fork_inherits_no_lock_that_is_held():
     _, status = os.waitpid(child, 0)
     end.set()
     assert os.waitstatus_to_exitcode(status) == 7
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_fork_has_the_users_default_type():
+    torch.set_default_dtype(torch.float64)
+    try:
+        with float32_by_default():
+            child = os.fork()
+            if child == 0:
+                os._exit(7 if torch.get_default_dtype() == torch.float64 else 8)
+            _, status = os.waitpid(child, 0)
+            assert torch.get_default_dtype() == torch.float32
+        assert os.waitstatus_to_exitcode(status) == 7
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_a_lock_keeps_no_model_alive():

@@ -215,7 +215,7 @@ def model_identity(model: Any) -> dict[str, Any]:
     adapters = active_adapters(model)
     return {
         "class": type(model).__name__,
-        "weights": weights_digest(model),
+        "weights": weights_digest(model, anew=True),
         "settings": _digest(configs),
         **({"adapters": _digest(adapters)} if adapters else {}),
     }

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from spes_hf.adapters import Adapter, GenerationOptions, Target, Utterance, get_adapter
 from spes_hf.batching import Batch, FoundSizes, check_batch_size, enough_memory
 from spes_hf.config import Fill
+from spes_hf.config_values import is_number
 from spes_hf.data.audio import Waveform
 from spes_hf.data.rowwise import RowTransform, is_batch
 from spes_hf.errors import ConfigError
@@ -51,15 +53,14 @@ class _Curve(RowTransform, ABC):
     ):
         self.adapter = get_adapter(model, processor)
         self.fractions = check_fractions(fractions)
-        self.fill = fill
+        self.fill = fill.item() if isinstance(fill, np.generic) else fill
         self.against = against
         self.generate_kwargs = None
         if generate_kwargs is not None:
             self.generate_kwargs = dict(GenerationOptions(generate_kwargs=generate_kwargs).generate_kwargs)
         self.batch_size = check_batch_size(batch_size)
         self.found_sizes: FoundSizes = FoundSizes()
-        number = isinstance(fill, (int, float)) and not isinstance(fill, bool) and abs(fill) < float("inf")
-        if not number and fill not in ("mean", "zero", "min"):
+        if not is_number(fill) and fill not in ("mean", "zero", "min"):
             raise ConfigError(f'fill is {fill!r}; allowed: "mean", "zero", "min" or a finite number')
         if against not in ("reference", "prediction"):
             raise ConfigError(f'against is {against!r}; allowed: "reference", "prediction"')

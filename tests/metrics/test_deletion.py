@@ -53,6 +53,12 @@ def test_fractions():
 # What the model makes of it -------------------------------------------------------------------------------------------
 
 
+def test_numpy_number_is_a_fill(small_whisper):
+    for fill in (np.float32(0.5), np.int64(2)):
+        found, expected = (Deletion(*small_whisper, ENDS, fill=value) for value in (fill, fill.item()))
+        assert found.identity() == expected.identity()
+
+
 @pytest.mark.parametrize("fill", ["mean", "zero", "min", 0.3])
 def test_ends(small_whisper, explanation, fill):
     """Nothing deleted is the clean run; everything deleted is nothing but fill."""
