@@ -4,7 +4,9 @@ import hashlib
 import json
 import subprocess
 import sys
+import tempfile
 import zlib
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from fuzz_cases import KINDS
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load, load_file, save, save_file
 from test_storage import assert_same, make
 
-from spes_hf import ConfigError, Explanation, ExplanationFormatError
+from spes_hf import ConfigError, Explanation, ExplanationFormatError, SpesError
 from spes_hf.analysis.alignments import AlignmentError, read_alignment
 from spes_hf.corpus import job, shards
 from spes_hf.corpus.shards import ShardError, read_finished
@@ -37,6 +42,20 @@ def test_random_damage_ends_in_an_object_or_an_error_of_ours(tmp_path):
     assert run.returncode == 0, found
     assert found["total"]["fault"] == 0 and found["total"]["refused"] > 0 and found["total"]["object"] > 0
     assert all(kind["cases"] >= 10 for kind in found["kinds"].values())
+
+
+@pytest.mark.parametrize("kind", ["row", "manifest", "alignment", "segments", "textgrid"])
+@settings(
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(rng=st.randoms(use_true_random=False))
+def test_damage_that_hypothesis_draws_ends_in_an_object_or_an_error_of_ours(tmp_path, kind, rng):
+    """The same cases with what hypothesis draws, which shrinks what it finds to the least damage."""
+    with suppress(SpesError), tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+        KINDS[kind](rng, Path(folder))
 
 
 def rewritten(folder, change=lambda description: None, tensors=None):
