@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from spes_hf.explanation import Explanation, PatchMap
 
 _MAX_RATE_HZ = 655_350  # of FLAC, which pages play
+_LARGE = 1e30  # what is below adds up, and is divided, in float32 without an overflow
 _SECTIONS = ("config", "model", "audio", "output", "cost", "versions")
 
 
@@ -93,6 +94,12 @@ def _check_map(name: str, patches: PatchMap, rows: int, shape: tuple[int, int]) 
         _check_floats(f"{name}, level {level}, counts", counts, (units,))
         within = 0 <= int(labels[level].min()) and int(labels[level].max()) < units
         _check(within, f"labels of {name}, level {level}, lie outside of its {units} patches")
+    counts = torch.cat(patches.denominators).double()
+    _check(bool(((counts >= 0) & (counts <= _LARGE)).all()), f"counts of {name} are no sums of masks")
+    # Levels are pooled: the least count may divide the largest score.
+    limit = _LARGE * min(1.0, float(counts[counts > 0].min())) if counts.any() else _LARGE
+    sums = torch.cat(patches.numerators, dim=1).double()
+    _check(bool((sums.abs() <= limit).all()), f"scores of {name} are not finite, or too large for its counts")
 
 
 def _check_provenance(provenance: Any) -> None:

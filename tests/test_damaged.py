@@ -91,6 +91,16 @@ def test_labels_outside_of_the_patches_are_refused(saved, value):
     refused(rewritten(saved, tensors=spoil), "labels of audio_map, level 0, lie outside of its 7 patches")
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 3e38])
+@pytest.mark.parametrize("part", ["numerator", "denominator"])
+def test_scores_and_counts_that_make_no_number_are_refused(saved, part, value):
+    def spoil(tensors):
+        tensors[f"audio.{part}.1"].view(-1)[1] = value
+        return tensors
+
+    refused(rewritten(saved, tensors=spoil), "(scores|counts) of audio_map are")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "why"),
     [
