@@ -177,7 +177,7 @@ def read_explanations(path: Path) -> Any:
     """
     if not path.exists():
         raise ConfigError(f"--explanations {str(path)!r} does not exist; pass a folder of explanations or a data set")
-    if path.suffix in (".jsonl", ".json"):
+    if path.suffix.lower() in (".jsonl", ".json"):
         return DataSet(read_metadata(path), path.parent)
     if path.is_file() or (path / "state.json").is_file() or (path / "dataset_info.json").is_file():
         import datasets

@@ -231,7 +231,7 @@ def load_data(options: argparse.Namespace) -> Dataset:
     path = Path(options.dataset).expanduser()
     if options.pair is not None:
         return load_mustc(path, options.pair, options.split or "tst-COMMON", problems=options.problems)
-    if path.suffix == ".jsonl" and path.is_file():
+    if path.suffix.lower() == ".jsonl" and path.is_file():
         return read_listing(path, options.audio_column, options.audio_column)
     if path.is_file():
         raise ConfigError(
@@ -283,7 +283,7 @@ def read_listing(path: Path, path_column: str, audio_column: str) -> Dataset:
     from spes_hf import ConfigError
     from spes_hf.textfile import read_json_lines, read_table
 
-    rows: list[dict[str, Any]] = [*(read_table(path) if path.suffix == ".csv" else read_json_lines(path))]
+    rows: list[dict[str, Any]] = [*(read_table(path) if path.suffix.lower() == ".csv" else read_json_lines(path))]
     missing = next((i for i, row in enumerate(rows, 1) if not row.get(path_column)), None)
     if missing is not None or not rows:
         raise ConfigError(f"{path}: row {missing or 1} has no {path_column!r}; --audio-column says where the path is")

@@ -213,6 +213,15 @@ def test_map_hands_on_what_the_feature_asks_for(tmp_path, batched):
     assert isinstance(plain.found[-1], dict)
 
 
+def test_a_stream_that_does_not_decode_hands_the_file_on_as_it_is(tmp_path):
+    """A stream's rows come without their features, so nobody can see the rate that its feature asks for."""
+    (tmp_path / "tone.wav").write_bytes(encoded(TONE))
+    data = datasets.Dataset.from_dict({"audio": [str(tmp_path / "tone.wav")]}).to_iterable_dataset()
+    heard = Heard()
+    list(data.cast_column("audio", datasets.Audio(sampling_rate=8_000, decode=False)).map(heard))
+    assert load_audio(heard.found[0], RATE).notes == ()
+
+
 def test_a_job_hears_and_remembers_the_cast(tmp_path):
     (tmp_path / "tone.wav").write_bytes(encoded(TONE))
     data = datasets.Dataset.from_dict({"audio": [str(tmp_path / "tone.wav")]})
