@@ -11,7 +11,7 @@ install:
     python3 -m venv .venv
     .venv/bin/pip install -c constraints.txt -e ".[dev,docs]"
 
-# Run the tests, or those named: just test tests/test_config.py -k preset
+# Run the tests, or those named: just test tests/methods/test_config.py -k preset
 test *arguments:
     HF_HUB_OFFLINE=1 {{python}} -m pytest {{arguments}}
 

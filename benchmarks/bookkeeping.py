@@ -24,11 +24,11 @@ from datasets import Dataset, Value
 from processes import fill
 
 from spes_hf import EnergyConfig, FeatureWiseConfig, SpesConfig, explain
-from spes_hf.data.packing import pack
-from spes_hf.data.rowwise import RowTransform
 from spes_hf.demo import load_tiny_model, tiny_clips
-from spes_hf.distributed import map_rows
 from spes_hf.explanation import Explanation, PatchMap
+from spes_hf.explanation.packing import pack
+from spes_hf.jobs.run import map_rows
+from spes_hf.rows import RowTransform
 
 LIMIT_MS = 5.0
 

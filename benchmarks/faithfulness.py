@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from spes_hf import SpesConfig
-from spes_hf.config import ExplainConfig
+from spes_hf.methods import ExplainConfig
 from spes_hf.metrics import Score, compare
 
 EQ3 = "default:estimator=perturbation,mask_design=independent"

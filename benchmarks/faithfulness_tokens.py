@@ -28,13 +28,13 @@ from tqdm.auto import tqdm
 
 from spes_hf import Explainer, Explanation, SpesConfig
 from spes_hf.adapters import Adapter, get_adapter
-from spes_hf.data.audio import Waveform
+from spes_hf.audio.load import Waveform
 from spes_hf.demo import load_tiny_model, tiny_clips
 from spes_hf.functional import area_under_curve, deletion_masks
+from spes_hf.masking.perturbations import fill_values
 from spes_hf.metrics import Score, compare
 from spes_hf.metrics.deletion import clean_target, generation_options
 from spes_hf.metrics.score import make_score, mean_points
-from spes_hf.perturbation.plan import fill_values
 
 FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 FIRST = 0.2

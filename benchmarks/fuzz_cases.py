@@ -23,12 +23,12 @@ from safetensors.torch import save as save_tensors
 
 from spes_hf import Explanation
 from spes_hf.analysis.alignments import read_alignment
-from spes_hf.corpus import job, shards
-from spes_hf.data.audio import load_audio
-from spes_hf.data.mustc import read_segments
-from spes_hf.data.packing import KEY, pack, unpack
+from spes_hf.audio.load import load_audio
+from spes_hf.corpora.mustc import read_segments
 from spes_hf.explanation import PatchMap, Reliability
-from spes_hf.storage import DESCRIPTION, _checksum
+from spes_hf.explanation.packing import KEY, pack, unpack
+from spes_hf.explanation.storage import DESCRIPTION, _checksum
+from spes_hf.jobs import job, shards
 from spes_hf.viz import notebook_html, report
 
 DEEP = 3_000

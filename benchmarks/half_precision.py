@@ -27,7 +27,7 @@ from torch import Tensor
 
 from spes_hf import Explainer, Explanation, SpesConfig
 from spes_hf.demo import demo_audio, load_demo_model, tiny_clips
-from spes_hf.impact import KLImpact
+from spes_hf.scoring.impact import KLImpact
 
 TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 SMALL = 0.05  # nats: impacts below are listed on their own

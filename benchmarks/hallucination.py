@@ -37,13 +37,13 @@ from spes_hf.adapters import Adapter, GenerationOptions
 from spes_hf.analysis.modality import top_share
 from spes_hf.analysis.scattering import kurtosis
 from spes_hf.analysis.stats import plain
-from spes_hf.data.audio import load_audio
+from spes_hf.audio.load import load_audio
 from spes_hf.demo import load_demo_model
+from spes_hf.files import read_json_lines
 from spes_hf.functional import area_under_curve, size_curve
 from spes_hf.metrics.bootstrap import percentile_interval
 from spes_hf.metrics.quality import wer
 from spes_hf.metrics.size import THRESHOLDS
-from spes_hf.textfile import read_json_lines
 
 SAME_TEXT = 3  # how many outputs of one wording are used; most noises make the model write "you"
 MAX_TOKENS = {"max_new_tokens": 40}  # some hallucinations never end

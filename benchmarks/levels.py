@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from spes_hf.adapters import get_adapter
-from spes_hf.data.audio import load_audio
+from spes_hf.audio.load import load_audio
 from spes_hf.demo import demo_audio, load_demo_model, load_tiny_model, tiny_clips
 from spes_hf.functional import num_patches
-from spes_hf.perturbation.segments import slic_labels
+from spes_hf.masking.segments import slic_labels
 
 LEVELS = (20, 80, 400, 500, 600)
 COMPACTNESS = (0.1, 1.0, 10.0)

@@ -47,10 +47,10 @@ from spes_hf.analysis.alignments import Alignment
 from spes_hf.analysis.corpus import named
 from spes_hf.analysis.matching import match_words, normalise
 from spes_hf.analysis.stats import permutation_of_means, plain
-from spes_hf.config import PRESETS, preset
-from spes_hf.data.audio import load_segment
+from spes_hf.audio.load import load_segment
 from spes_hf.demo import load_demo_model, load_tiny_model, tiny_clips
-from spes_hf.textfile import read_json_lines
+from spes_hf.files import read_json_lines
+from spes_hf.methods.presets import PRESETS, preset
 
 UTTERANCES = (
     "ls-tc5-7367-86737-0105 ls-tc5-7859-102519-0047 ls-tc5-7312-92432-0009 ls-to-367-130732-0009 "

@@ -19,13 +19,13 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from spes_hf import Explainer, Explanation, SpesConfig
 from spes_hf.adapters import Adapter, GenerationOptions, Target, Utterance, get_adapter
-from spes_hf.batching import starting_batch_size
-from spes_hf.data.audio import load_audio
+from spes_hf.audio.load import load_audio
 from spes_hf.demo import demo_audio, load_demo_model, load_tiny_model, tiny_clips
 from spes_hf.functional import kl_divergence
-from spes_hf.perturbation.masks import keep_bits, mask_key
-from spes_hf.perturbation.plan import fill_values
-from spes_hf.perturbation.segments import segment
+from spes_hf.masking.draw import keep_bits, mask_key
+from spes_hf.masking.perturbations import fill_values
+from spes_hf.masking.segments import segment
+from spes_hf.runtime.batching import starting_batch_size
 
 RATE = 16_000
 WHISPER, SPEECH2TEXT, SEAMLESS = "Whisper tiny.en", "Speech2Text (shipped)", "SeamlessM4T v2 (shipped)"

@@ -31,16 +31,16 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from spes_hf.adapters import Adapter, GenerationOptions, get_adapter
+from spes_hf.audio.load import load_audio
 from spes_hf.cli import load_model
-from spes_hf.data.audio import load_audio
-from spes_hf.estimators.pooling import Pools, mean_z_score
+from spes_hf.files import read_json_lines
 from spes_hf.functional import area_under_curve, deletion_masks, saliency, z_score
-from spes_hf.impact import make_impact
-from spes_hf.perturbation.designs import DESIGNS
-from spes_hf.perturbation.masks import keep_bits, mask_key
-from spes_hf.perturbation.plan import fill_values
-from spes_hf.perturbation.segments import feature_labels, segment
-from spes_hf.textfile import read_json_lines
+from spes_hf.masking.designs import DESIGNS
+from spes_hf.masking.draw import keep_bits, mask_key
+from spes_hf.masking.perturbations import fill_values
+from spes_hf.masking.segments import feature_labels, segment
+from spes_hf.scoring.impact import make_impact
+from spes_hf.scoring.pooling import Pools, mean_z_score
 
 FRACTIONS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 FIRST = 0.2

@@ -25,8 +25,8 @@ from torch import Tensor
 from tried import Clip, arguments, eq3, load_clips, output, table
 
 from spes_hf import SpesConfig
-from spes_hf.estimators.pooling import Pools, mean_of_levels, mean_z_score
 from spes_hf.functional import z_score
+from spes_hf.scoring.pooling import Pools, mean_of_levels, mean_z_score
 
 TODAY = SpesConfig()
 POOLS = TODAY.pool_patches_per_second or ()

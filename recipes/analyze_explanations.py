@@ -74,8 +74,8 @@ from spes_hf.analysis.corpus import named
 from spes_hf.analysis.matching import normalise
 from spes_hf.analysis.stats import Test, plain
 from spes_hf.errors import ConfigError
+from spes_hf.files import TextFileError, read_json_lines, read_table
 from spes_hf.metrics.rows import method_signature
-from spes_hf.textfile import TextFileError, read_json_lines, read_table
 from spes_hf.viz.scale import LOW_RELIABILITY, clean, shown
 
 STYLE = """

@@ -65,9 +65,9 @@ from spes_hf import (
 )
 from spes_hf.cli import load_model
 from spes_hf.errors import ConfigError
+from spes_hf.files import read_json_lines
 from spes_hf.metrics import FINE_FRACTIONS, PAPER_FRACTIONS, Score, compare, plot_curves, summarize
 from spes_hf.metrics.quality import get_quality
-from spes_hf.textfile import read_json_lines
 
 TABLE_1 = ("SPES", "feature-wise", "bubble noise", "- multi-scale", "- clustering", "- duration adaptation", "- KL")
 BASELINES = ("random", "energy", "integrated gradients")

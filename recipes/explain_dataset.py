@@ -76,7 +76,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from spes_hf.distributed import JobSummary
+    from spes_hf.jobs.run import JobSummary
 
 METRICS = ("deletion", "insertion", "size")
 
@@ -160,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job and return the exit code."""
     options = parse_arguments(arguments)
     from spes_hf import ConfigError, SpesError
-    from spes_hf.data.mustc import CorpusError
+    from spes_hf.corpora.mustc import CorpusError
 
     try:
         return run(options)
@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Explain, score, write the card, upload; return the exit code."""
     from spes_hf import Deletion, Insertion, Size, explain_dataset
-    from spes_hf.corpus.schedule import find_place
+    from spes_hf.jobs.schedule import find_place
     from spes_hf.metrics.quality import get_quality
 
     if options.quality is not None:
@@ -281,7 +281,7 @@ def read_listing(path: Path, path_column: str, audio_column: str) -> Dataset:
     from datasets import Dataset
 
     from spes_hf import ConfigError
-    from spes_hf.textfile import read_json_lines, read_table
+    from spes_hf.files import read_json_lines, read_table
 
     rows: list[dict[str, Any]] = [*(read_table(path) if path.suffix.lower() == ".csv" else read_json_lines(path))]
     missing = next((i for i, row in enumerate(rows, 1) if not row.get(path_column)), None)
@@ -337,7 +337,7 @@ def make_config(options: argparse.Namespace) -> Any:
     from dataclasses import replace
 
     from spes_hf import ExplainConfig
-    from spes_hf.config import preset
+    from spes_hf.methods.presets import preset
 
     counts = {"num_spectrogram_masks": options.num_masks, "num_token_masks": options.num_token_masks}
     changes = {name: count for name, count in counts.items() if count is not None}
@@ -352,7 +352,7 @@ def finish(options: argparse.Namespace, summary: JobSummary, reference: str | No
 
     scores: dict[str, Any] = {}
     if options.metrics and len(summary.failures) < summary.rows:
-        from spes_hf.distributed import load_explained
+        from spes_hf.jobs.run import load_explained
 
         rows = load_explained(options.out)
         columns = [name for name in (reference, "error", *options.metrics) if name is not None]

@@ -9,10 +9,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from spes_hf.adapters import get_adapter, list_adapters, register_adapter
-    from spes_hf.config import ExplainConfig, SpesConfig
-    from spes_hf.data.mustc import load_mustc
-    from spes_hf.data.transforms import Explain
-    from spes_hf.distributed import explain_dataset
+    from spes_hf.corpora.mustc import load_mustc
+    from spes_hf.corpora.transforms import Explain
     from spes_hf.engine import Explainer, explain
     from spes_hf.errors import (
         AudioError,
@@ -24,13 +22,19 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from spes_hf.explanation import Explanation
+    from spes_hf.jobs.run import explain_dataset
     from spes_hf.methods import (
         BubbleNoiseConfig,
+        CaptumConfig,
         EnergyConfig,
+        ExplainConfig,
         FeatureWiseConfig,
         GradientConfig,
         RandomConfig,
+        SpesConfig,
         ablations,
+        list_methods,
+        register_method,
     )
     from spes_hf.metrics import Deletion, Insertion, Size
 
@@ -38,11 +42,12 @@ if TYPE_CHECKING:
 _HOME = {
     "AudioError": "spes_hf.errors",
     "BubbleNoiseConfig": "spes_hf.methods",
+    "CaptumConfig": "spes_hf.methods",
     "ConfigError": "spes_hf.errors",
     "Deletion": "spes_hf.metrics",
     "EnergyConfig": "spes_hf.methods",
-    "Explain": "spes_hf.data.transforms",
-    "ExplainConfig": "spes_hf.config",
+    "Explain": "spes_hf.corpora.transforms",
+    "ExplainConfig": "spes_hf.methods",
     "Explainer": "spes_hf.engine",
     "Explanation": "spes_hf.explanation",
     "ExplanationFormatError": "spes_hf.errors",
@@ -53,21 +58,24 @@ _HOME = {
     "OutOfMemoryError": "spes_hf.errors",
     "RandomConfig": "spes_hf.methods",
     "Size": "spes_hf.metrics",
-    "SpesConfig": "spes_hf.config",
+    "SpesConfig": "spes_hf.methods",
     "SpesError": "spes_hf.errors",
     "UnsupportedModelError": "spes_hf.errors",
     "ablations": "spes_hf.methods",
     "explain": "spes_hf.engine",
-    "explain_dataset": "spes_hf.distributed",
+    "explain_dataset": "spes_hf.jobs.run",
     "get_adapter": "spes_hf.adapters",
     "list_adapters": "spes_hf.adapters",
-    "load_mustc": "spes_hf.data.mustc",
+    "list_methods": "spes_hf.methods",
+    "load_mustc": "spes_hf.corpora.mustc",
     "register_adapter": "spes_hf.adapters",
+    "register_method": "spes_hf.methods",
 }
 
 __all__ = [
     "AudioError",
     "BubbleNoiseConfig",
+    "CaptumConfig",
     "ConfigError",
     "Deletion",
     "EnergyConfig",
@@ -92,8 +100,10 @@ __all__ = [
     "explain_dataset",
     "get_adapter",
     "list_adapters",
+    "list_methods",
     "load_mustc",
     "register_adapter",
+    "register_method",
 ]
 
 

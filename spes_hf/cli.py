@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spes_hf import __version__
-from spes_hf.config import PRESETS, SpesConfig, preset
 from spes_hf.errors import AudioError, ConfigError, ExplanationFormatError, SpesError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from spes_hf.explanation import Explanation
+    from spes_hf.methods import SpesConfig
+
+# Those of `spes_hf.methods.presets`, which need torch; help must not wait for it.
+PRESETS = ("fast", "default", "paper")
 
 EXIT_ERROR, EXIT_USAGE, EXIT_AUDIO, EXIT_MODEL, EXIT_FORMAT, EXIT_INTERRUPTED = 1, 2, 3, 4, 5, 130
 
@@ -205,7 +208,7 @@ def summary(explanation: Explanation, folder: Path) -> str:
         for word, share in zip(words.tokens, words.text_share.tolist(), strict=True)
         if share > 0.5
     ]
-    cost = explanation.provenance.get("cost", {})
+    cost = explanation.origin.cost
     lines = [
         "",
         f"  {printable(explanation.text)}",
@@ -238,6 +241,8 @@ def _explain(options: argparse.Namespace, config: SpesConfig, model: Any, proces
 
 
 def _config(options: argparse.Namespace, task: Any) -> SpesConfig:
+    from spes_hf.methods.presets import preset
+
     counts = {"num_spectrogram_masks": options.num_masks, "num_token_masks": options.num_token_masks}
     return preset(options.preset, task, **{name: count for name, count in counts.items() if count is not None})
 

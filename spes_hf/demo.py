@@ -35,7 +35,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from spes_hf.errors import SpesError
-from spes_hf.textfile import read_json_lines
+from spes_hf.files import read_json_lines
 
 ASSETS = Path(__file__).parent / "assets"
 TINY_MODELS = ("speech2text-en", "seamless-en-de-es")

@@ -1,13 +1,11 @@
-"""The engine: plan masks, run the model under them, hand what happens to the estimator, finish."""
+"""The engine: have the method plan, run the model as it asks, put what it found together."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
@@ -16,24 +14,17 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from spes_hf.adapters import GenerationOptions, Target, Utterance, get_adapter
-from spes_hf.batching import Batch, FoundSizes, check_batch_size, enough_memory, starting_batch_size
-from spes_hf.config import ExplainConfig, SpesConfig
-from spes_hf.data.audio import load_audio
+from spes_hf.audio.load import load_audio
 from spes_hf.errors import ConfigError
-from spes_hf.explanation import Explanation, Reliability
-from spes_hf.finite import check_finite
-from spes_hf.functional import ratio
-from spes_hf.impact import make_impact
-from spes_hf.locks import alone
-from spes_hf.perturbation.base import Masks, Perturbation
-from spes_hf.perturbation.masks import mask_key
-from spes_hf.perturbation.plan import Problem, Reading, Run, plan
-from spes_hf.preserve import preserved
+from spes_hf.explanation import Explanation
+from spes_hf.masking.draw import mask_key
+from spes_hf.methods import ExplainConfig, SpesConfig
+from spes_hf.methods.run import Maps, Problem
 from spes_hf.provenance import describe
-from spes_hf.reliability import split_half
-
-# Where a run may end if `target_reliability` is reached, as shares of its masks.
-STAGES = (1 / 8, 1 / 4, 1 / 2, 1)
+from spes_hf.runtime.batching import Batch, FoundSizes, check_batch_size, enough_memory, starting_batch_size
+from spes_hf.runtime.locks import alone
+from spes_hf.runtime.preserve import preserved
+from spes_hf.scoring.impact import make_impact
 
 
 def explain(
@@ -180,26 +171,60 @@ class Explainer:
                     target = self.adapter.generate(utterance, options)
                 else:
                     target = self.adapter.encode_text(utterance, text, options)
-                explanation = self._explain(utterance, target, utterance_id)
-        passes = {name: explanation.pop(name) for name in ("forward_passes", "backward_passes")}
+                found = self._find(utterance, target, utterance_id)
         provenance = describe(
             self.adapter,
             self.config,
             utterance,
             target,
             options,
+            found.maps,
             seed=self.seed,
             utterance_id=utterance_id,
             text_given=text is not None,
+            autocast=self.autocast,
+            compiled=self.compile,
+            forward_passes=found.passes.forward,
+            backward_passes=found.passes.backward,
             seconds=time.perf_counter() - started,
-            **passes,
-            patches=[len(counts) for counts in explanation["audio_map"].denominators],
         )
-        if self.autocast is not None:
-            provenance["model"]["autocast"] = self.autocast
-        if self.compile:
-            provenance["model"]["compiled"] = True
-        return Explanation(provenance=provenance, **explanation)
+        return self._explanation(utterance, target, found, provenance)
+
+    def _explanation(
+        self, utterance: Utterance, target: Target, found: _Found, provenance: dict[str, Any]
+    ) -> Explanation:
+        """Return the explanation that was found.
+
+        Raises:
+            ConfigError: If the method found no map of the spectrogram or none of the tokens.
+        """
+        adapter, maps = self.adapter, found.maps
+        audio, token, reliability = maps.audio, maps.token, maps.reliability
+        sound_impact, text_impact = maps.sound_impact, maps.text_impact
+        if audio is None or token is None or reliability is None or sound_impact is None or text_impact is None:
+            missing = [name for name in Maps.REQUIRED if getattr(maps, name) is None]
+            raise ConfigError(f"{type(self.config).__name__}.plan() led to no {', '.join(missing)}; see Maps")
+        return Explanation(
+            text=adapter.text(target.token_ids),
+            pieces=tuple(adapter.pieces(target.token_ids)),
+            token_id_list=tuple(target.token_ids.tolist()),
+            context_pieces=tuple(adapter.pieces(target.context_ids)),
+            special=tuple(adapter.is_special(target.token_ids)),
+            prefix_length=len(target.prefix_ids),
+            probabilities=found.probabilities,
+            features=utterance.features,
+            times=utterance.times,
+            frequencies=utterance.frequencies,
+            audio_map=audio,
+            raw_token_scores=token,
+            sound_impact=sound_impact,
+            text_impact=text_impact,
+            token_reliability=reliability,
+            waveform=torch.from_numpy(utterance.waveform.samples),
+            sampling_rate=utterance.waveform.sampling_rate,
+            provenance=provenance,
+            sentence_map=maps.sentence,
+        )
 
     def _precision(self) -> AbstractContextManager[Any]:
         """Return a context with autocast to the type that was asked for, if any."""
@@ -207,8 +232,8 @@ class Explainer:
             return nullcontext()
         return torch.autocast(self.adapter.device.type, getattr(torch, self.autocast))
 
-    def _explain(self, utterance: Utterance, target: Target, utterance_id: str) -> dict[str, Any]:
-        """Return the fields of the explanation: plan, run, read off the sums."""
+    def _find(self, utterance: Utterance, target: Target, utterance_id: str) -> _Found:
+        """Return the maps of an output, and what it took: plan, run, read."""
         adapter = self.adapter
         with torch.no_grad():
             states = adapter.encoder_states(utterance.inputs)
@@ -217,46 +242,27 @@ class Explainer:
         dtype = adapter.dtype if self.autocast is None else getattr(torch, self.autocast)
         impact = make_impact(self.config.impact, reference, target.token_ids.to(adapter.device), dtype)
         problem = Problem(utterance, target, adapter.device, self.seed, utterance_id, adapter.differentiable, dtype)
-        runs = plan(self.config, problem)
-        planned = (run.passes(level, run.perturbation.rows(level)) for run in runs for level in _levels(run))
         passes = _Passes(forward=1)  # the clean pass
-        with tqdm(
-            total=sum(map(sum, planned)),
-            desc="explaining",
-            unit="pass",
-            disable=not self.progress,
-            delay=1,
-        ) as bar:
-            for number, run in enumerate(runs):
 
-                def impact_of(masks: Masks, perturbation: Perturbation = run.perturbation) -> Tensor:
-                    applied = perturbation.apply(masks)
-                    logits = adapter.logits(utterance, target, states=states, cross=cross, **applied)
-                    passes.count(masks.keep)
-                    return impact(logits)
+        def impact_of(inputs: dict[str, Tensor]) -> Tensor:
+            logits = adapter.logits(utterance, target, states=states, cross=cross, **inputs)
+            passes.count(next(iter(inputs.values())))
+            return impact(logits)
 
-                size = starting_batch_size(reference, utterance.inputs, backward=run.backward_passes is not None)
+        plan = self.config.plan(problem)
+        steps = [part for part in plan if not isinstance(part, Maps)]
+        finished = [part for part in plan if isinstance(part, Maps)]
+        total = sum(step.passes for step in steps)
+        with tqdm(total=total, desc="explaining", unit="pass", disable=not self.progress, delay=1) as bar:
+            for number, step in enumerate(steps):
+                size = starting_batch_size(reference, utterance.inputs, backward=step.differentiates)
                 shape = (*utterance.features.shape, *reference.shape)
-                batch = Batch(self.batch_size or size, f"run {number}", shape, self.found_sizes)
-                for level, rows in _observe(run, impact_of, batch):
-                    bar.update(sum(run.passes(level, rows)))
-        return {
-            **_read(runs, target, dtype),
-            "text": adapter.text(target.token_ids),
-            "pieces": tuple(adapter.pieces(target.token_ids)),
-            "token_id_list": tuple(target.token_ids.tolist()),
-            "context_pieces": tuple(adapter.pieces(target.context_ids)),
-            "special": tuple(adapter.is_special(target.token_ids)),
-            "prefix_length": len(target.prefix_ids),
-            "probabilities": _probabilities(reference, target.token_ids.to(adapter.device)).cpu(),
-            "features": utterance.features,
-            "times": utterance.times,
-            "frequencies": utterance.frequencies,
-            "waveform": torch.from_numpy(utterance.waveform.samples),
-            "sampling_rate": utterance.waveform.sampling_rate,
-            "forward_passes": passes.forward,
-            "backward_passes": passes.backward,
-        }
+                for done in step.run(
+                    impact_of, Batch(self.batch_size or size, f"run {number}", shape, self.found_sizes)
+                ):
+                    bar.update(done)
+        maps = Maps.merged([*finished, *(step.maps(dtype) for step in steps)])
+        return _Found(maps, _probabilities(reference, target.token_ids.to(adapter.device)).cpu(), passes)
 
 
 @dataclass
@@ -266,29 +272,29 @@ class _Passes:
     forward: int = 0
     backward: int = 0
 
-    def count(self, keep: Tensor) -> None:
-        """Count a batch that ran forwards under these masks, (B, F), and every time that it will run backwards."""
-        self.forward += len(keep)
-        if keep.requires_grad:
-            keep.register_hook(self._count_backward)
+    def count(self, inputs: Tensor) -> None:
+        """Count a batch that ran forwards with these inputs, (B, …), and every time that it will run backwards."""
+        self.forward += len(inputs)
+        if inputs.requires_grad:
+            inputs.register_hook(self._count_backward)
 
     def _count_backward(self, gradient: Tensor) -> None:
         self.backward += len(gradient)
 
 
-def _observe(run: Run, impact_of: Callable[[Masks], Tensor], batch: Batch) -> Iterator[tuple[int, range]]:
-    """Show the estimator every mask of a run, batch by batch, the levels in turn; yield level and rows when done."""
+@dataclass(frozen=True)
+class _Found:
+    """What the engine found for one output.
 
-    def show(level: int, rows: range) -> None:
-        run.estimator.update(run.perturbation.draw(level, rows), impact_of)
+    Attributes:
+        maps: All maps.
+        probabilities: (K,) of the explained tokens, float32.
+        passes: What it took.
+    """
 
-    for todo in _stages(run):
-        while any(todo):
-            for level, rows in enumerate(todo):
-                some, todo[level] = rows[: batch.size], rows[batch.size :]
-                for part in run.parts(level, some):
-                    for done in batch.over(part, partial(show, level)):
-                        yield level, done
+    maps: Maps
+    probabilities: Tensor
+    passes: _Passes
 
 
 def _shared_graphs() -> AbstractContextManager[Any]:
@@ -296,65 +302,6 @@ def _shared_graphs() -> AbstractContextManager[Any]:
     from torch._functorch import config
 
     return config.patch(donated_buffer=False)
-
-
-def _read(runs: Sequence[Run], target: Target, dtype: torch.dtype) -> dict[str, Any]:
-    """Return the maps that the estimators of all runs add up to."""
-    found: dict[str, Any] = {}
-    for run in runs:
-        scores = run.estimator.scores()
-        kept = scores.numerators if scores.sentence is None else (*scores.numerators, scores.sentence)
-        check_finite(kept, "impacts, or their gradients,", dtype)
-        if run.audio is not None:
-            found["audio_map"] = run.audio.map(scores)
-            found["audio_mean_impact"] = scores.mean_impact
-            reliability = _reliability(run, run.audio, len(target.token_ids))
-            if run.sentence is not None:
-                found["sentence_map"] = run.sentence.map(scores)
-                reliability = replace(reliability, sentence=_reliability(run, run.sentence).sentence)
-            found["token_reliability"] = reliability
-        if run.token_scores is not None:
-            text = run.token_scores(scores)
-            numerator = text.numerators[0]
-            denominator = text.denominators[0].expand_as(numerator)
-            found["raw_token_scores"] = ratio(numerator, denominator).float().masked_fill(~target.valid, torch.nan)
-            # Text is what the model wrote itself. Masks that hide sound as well say nothing about text alone.
-            written = target.valid.clone()
-            written[:, : len(target.prefix_ids)] = False
-            impact = ratio((numerator * written).sum(1), (denominator * written).sum(1)).float()
-            found["token_mean_impact"] = torch.full_like(impact, torch.nan) if run.audio else impact
-    return found
-
-
-def _stages(run: Run) -> Iterator[list[range]]:
-    """Return the rows of each level, part after part, until the map of the sentence is as reliable as asked for.
-
-    Stages end with whole blocks of masks that balance one another, at the least number of masks or later. Where depends
-    on the config alone, so results do not hang on the batch size.
-    """
-    rows = [run.perturbation.rows(level) for level in _levels(run)]
-    shown = run.sentence or run.audio
-    if run.target_reliability is None or shown is None:
-        yield rows
-        return
-    block, least = run.perturbation.block, run.least_masks / len(rows)
-    start = [0] * len(rows)
-    for share in STAGES:
-        end = [min(len(r), math.ceil(max(len(r) * share, least) / block) * block) for r in rows]
-        yield [r[a:b] for r, a, b in zip(rows, start, end, strict=True)]
-        if share < 1 and _reliability(run, shown).sentence >= run.target_reliability:
-            return
-        start = end
-
-
-def _reliability(run: Run, shown: Reading, tokens: int = 1) -> Reliability:
-    """Return the split-half reliability of what the masks so far have drawn."""
-    first, second = (shown.map(run.estimator.half(i)) for i in (0, 1))
-    return split_half(first, second, tokens)
-
-
-def _levels(run: Run) -> range:
-    return range(run.perturbation.levels)
 
 
 def _probabilities(logits: Tensor, token_ids: Tensor) -> Tensor:

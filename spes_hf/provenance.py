@@ -8,11 +8,12 @@ from typing import Any
 
 from spes_hf import __version__
 from spes_hf.adapters import Adapter, GenerationOptions, Target, Utterance
-from spes_hf.config import ExplainConfig
-from spes_hf.identity import is_all_here, weights_digest
-from spes_hf.offload import count_parameters
+from spes_hf.methods import ExplainConfig
+from spes_hf.methods.run import Maps
 from spes_hf.plain import to_plain
-from spes_hf.wrapping import active_adapters
+from spes_hf.runtime.identity import is_all_here, weights_digest
+from spes_hf.runtime.offload import count_parameters
+from spes_hf.runtime.wrapping import active_adapters
 
 
 def describe(
@@ -21,16 +22,18 @@ def describe(
     utterance: Utterance,
     target: Target,
     options: GenerationOptions,
+    maps: Maps,
     *,
     seed: int,
     utterance_id: str,
     text_given: bool,
-    seconds: float,
+    autocast: str | None,
+    compiled: bool,
     forward_passes: int,
     backward_passes: int,
-    patches: list[int],
+    seconds: float,
 ) -> dict[str, Any]:
-    """Return the provenance of an explanation, ready for JSON."""
+    """Return the provenance of an explanation, ready for JSON; `Origin` reads it."""
     model = adapter.model
     return {
         "config": config.to_dict(),
@@ -46,6 +49,8 @@ def describe(
             "parameters": count_parameters(model),
             **({"weights": weights_digest(model)} if is_all_here(model) else {}),
             **({"adapters": adapters} if (adapters := _adapters(model)) else {}),
+            **({} if autocast is None else {"autocast": autocast}),
+            **({"compiled": True} if compiled else {}),
         },
         "processor": type(adapter.processor).__name__,
         "audio": {
@@ -63,7 +68,7 @@ def describe(
             **options.given("language", "task", "tgt_lang"),
             "generate_kwargs": {str(k): to_plain(v) for k, v in options.generate_kwargs.items()},
         },
-        "patches": patches,
+        "patches": [] if maps.audio is None else [scores.shape[1] for scores in maps.audio.values],
         "cost": {
             "forward_passes": forward_passes,
             "backward_passes": backward_passes,

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spes_hf import demo
-from spes_hf.data.audio import load_audio
+from spes_hf.audio.load import load_audio
 from spes_hf.errors import SpesError
 
 has_demo_package = importlib.util.find_spec(demo.DEMO_PACKAGE) is not None

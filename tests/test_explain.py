@@ -25,9 +25,9 @@ from spes_hf import (
     explain,
 )
 from spes_hf.adapters import GenerationOptions, get_adapter
-from spes_hf.data.audio import load_audio
-from spes_hf.perturbation.masks import keep_bits, mask_key
-from spes_hf.perturbation.segments import segment
+from spes_hf.audio.load import load_audio
+from spes_hf.masking.draw import keep_bits, mask_key
+from spes_hf.masking.segments import segment
 
 CONFIG = pyramid(num_spectrogram_masks=31, num_token_masks=20)
 SHORT = {"max_new_tokens": 6}

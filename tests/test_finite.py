@@ -11,10 +11,10 @@ import torch
 
 from spes_hf import EnergyConfig, Explainer, SpesConfig, explain, functional
 from spes_hf.cli import main
-from spes_hf.data.transforms import Explain
+from spes_hf.corpora.transforms import Explain
 from spes_hf.errors import NumericsError
-from spes_hf.impact import KLImpact, make_impact
 from spes_hf.metrics import Deletion
+from spes_hf.scoring.impact import KLImpact, make_impact
 
 NAN, INF = math.nan, math.inf
 IMPACTS = ("kl", "probability", "contrastive")
@@ -290,7 +290,7 @@ def test_float16_on_a_cpu_warns_in_a_job_and_on_the_command_line(small_whisper, 
     import soundfile
     from datasets import Dataset
 
-    from spes_hf.distributed import explain_dataset
+    from spes_hf.jobs.run import explain_dataset
 
     half = copy.deepcopy(small_whisper[0]).half()
     soundfile.write(tmp_path / "tone.wav", tone, 16_000)

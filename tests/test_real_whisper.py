@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 from settings import pyramid
 
 from spes_hf import Explanation, SpesConfig, cli, explain
-from spes_hf.data.audio import load_audio
+from spes_hf.audio.load import load_audio
 
 pytestmark = pytest.mark.real_model
 

@@ -79,7 +79,7 @@ def test_the_models_have_learnt_their_task(clips, name, arguments, reference):
     import sacrebleu
 
     from spes_hf.adapters import GenerationOptions, get_adapter
-    from spes_hf.data.audio import load_audio
+    from spes_hf.audio.load import load_audio
 
     adapter = get_adapter(*load_tiny_model(name))
     written = []

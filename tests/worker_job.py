@@ -14,9 +14,9 @@ import torch
 from settings import pyramid
 
 from spes_hf import Deletion, Explain, Explanation, Insertion, Size, explain
-from spes_hf.data.rowwise import RowTransform
 from spes_hf.demo import load_tiny_model, tiny_clips
-from spes_hf.workers import count_cores
+from spes_hf.rows import RowTransform
+from spes_hf.runtime.workers import count_cores
 
 FEW = {"num_spectrogram_masks": 6, "num_token_masks": 4}
 ENDS = (0.0, 0.5, 1.0)

@@ -16,13 +16,13 @@ from spes_hf.adapters.generation import Generation
 from spes_hf.adapters.given import check_family
 from spes_hf.adapters.hooks import forward_hook
 from spes_hf.adapters.probe import passes_gradients
-from spes_hf.adapters.problem import GenerationOptions, Target, Utterance
+from spes_hf.adapters.types import GenerationOptions, Target, Utterance
 from spes_hf.adapters.vocabulary import Vocabulary
-from spes_hf.data.audio import Waveform
+from spes_hf.audio.load import Waveform
 from spes_hf.errors import ConfigError
-from spes_hf.offload import execution_device
-from spes_hf.preserve import quiet
-from spes_hf.wrapping import unwrap
+from spes_hf.runtime.offload import execution_device
+from spes_hf.runtime.preserve import quiet
+from spes_hf.runtime.wrapping import unwrap
 
 
 class Adapter(Generation, Vocabulary, ABC):

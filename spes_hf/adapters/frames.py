@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spes_hf.data.audio import Waveform
+from spes_hf.audio.load import Waveform
 from spes_hf.errors import AudioError
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from spes_hf.adapters.problem import NOTHING_BESIDE, GenerationOptions, Target
+from spes_hf.adapters.types import NOTHING_BESIDE, GenerationOptions, Target
 from spes_hf.errors import ConfigError
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spes_hf.errors import UnsupportedModelError
-from spes_hf.offload import missing_weights
-from spes_hf.wrapping import unwrap
+from spes_hf.runtime.offload import missing_weights
+from spes_hf.runtime.wrapping import unwrap
 
 # What a pipeline adds to generate()'s arguments for its own use.
 _OF_PIPELINES = {"return_language", "return_token_timestamps", "return_segments", "transformers_version"}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from spes_hf.adapters.frames import mel_frequencies
-from spes_hf.data.audio import Waveform
+from spes_hf.audio.load import Waveform
 
 # In samples, at 16 kHz.
 _WINDOW, _HOP = 400, 160

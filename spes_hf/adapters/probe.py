@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from spes_hf.offload import execution_device
+from spes_hf.runtime.offload import execution_device
 
 # What was found out, by layer and by how its weights are laid out then: bitsandbytes may pack them anew at any pass.
 _PROBED: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], bool]] = WeakKeyDictionary()

@@ -12,7 +12,7 @@ from torch import Tensor
 from spes_hf.adapters import kaldi
 from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance
 from spes_hf.adapters.frames import check_length
-from spes_hf.data.audio import Waveform
+from spes_hf.audio.load import Waveform
 from spes_hf.errors import ConfigError, UnsupportedModelError
 
 

@@ -13,7 +13,7 @@ from spes_hf.adapters import kaldi
 from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance
 from spes_hf.adapters.frames import check_length
 from spes_hf.adapters.vocabulary import apart
-from spes_hf.data.audio import Waveform
+from spes_hf.audio.load import Waveform
 from spes_hf.errors import AudioError, ConfigError, UnsupportedModelError
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance
 from spes_hf.adapters.frames import check_length, mel_frequencies
-from spes_hf.data.audio import Waveform
+from spes_hf.audio.load import Waveform
 from spes_hf.errors import AudioError, ConfigError, UnsupportedModelError
 from spes_hf.text import byte_level_piece
 
@@ -75,7 +75,7 @@ class WhisperAdapter(Adapter):
             raise AudioError(
                 f"audio is {length_s:.1f} s long, but Whisper reads windows of {window_s:.0f} s; cut it where speech "
                 "pauses and explain the parts, for example load_segment(path, offset_s, duration_s, sampling_rate) "
-                "from spes_hf.data.audio for each segment of model.generate(…, return_timestamps=True, "
+                "from spes_hf.audio.load for each segment of model.generate(…, return_timestamps=True, "
                 "return_segments=True). If it should be shorter, check sampling_rate"
             )
         batch = extractor(

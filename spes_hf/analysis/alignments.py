@@ -11,7 +11,7 @@ from typing import Any
 from spes_hf.analysis.textgrid import Interval, read_textgrid
 from spes_hf.errors import SpesError
 from spes_hf.explanation import Explanation
-from spes_hf.textfile import parse_json, read_text
+from spes_hf.files import parse_json, read_text
 
 # What aligners write where nobody speaks.
 SILENCES = frozenset({"", "<sil>", "sil", "sp", "spn", "<eps>", "<s>", "</s>", "[noise]", "[silence]", "<unk>"})

@@ -13,8 +13,8 @@ from spes_hf.analysis.alignments import Alignment, AlignmentError, AlignmentFind
 from spes_hf.analysis.matching import Match, match_words
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
+from spes_hf.explanation.storage import DESCRIPTION
 from spes_hf.metrics.rows import Row, explanation_of, failed
-from spes_hf.storage import DESCRIPTION
 
 Explanations = Iterable[Row | Explanation | str | PathLike[str]] | Explanation | str | PathLike[str]
 """Explanations, saved ones by their folder, or rows that have one at "explanation"; or a folder of saved ones."""
@@ -200,9 +200,7 @@ def _name(item: Any, explanation: Explanation) -> str:
     if isinstance(item, (str, PathLike)):
         path = Path(item)
         return path.parent.name if path.suffix in (".json", ".safetensors") else path.name
-    known = explanation.provenance.get("utterance_id")
-    if known:
-        return str(known)
-    source = str((explanation.provenance.get("audio") or {}).get("source", ""))
-    file = re.fullmatch(r"file (.+?)(?: \[.*\))?", source)
+    if explanation.origin.utterance_id:
+        return explanation.origin.utterance_id
+    file = re.fullmatch(r"file (.+?)(?: \[.*\))?", explanation.origin.source)
     return Path(file[1]).stem if file else ""

@@ -17,7 +17,7 @@ from spes_hf.analysis.matching import Spoken
 from spes_hf.analysis.stats import Test, paired_test, plain
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation, PatchMap
-from spes_hf.perturbation.segments import feature_labels
+from spes_hf.masking.segments import feature_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from spes_hf.explanation import Explanation
 
 POSITIONS = ("latest", "start", "intermediate")
 """As the paper found them, the highest mean first."""
@@ -121,7 +120,7 @@ def positional(explanations: Any) -> Positional:
     together: list[tuple[float, float, float]] = []
     n = 0
     for item in named(explanations):
-        prefix, start = item.explanation.prefix_length, _start_index(item.explanation)
+        prefix, start = item.explanation.prefix_length, item.explanation.origin.start
         saliency = item.explanation.token_saliency.double().numpy()
         for k in range(1, len(saliency)):
             row, latest = saliency[k], prefix + k - 1
@@ -151,12 +150,3 @@ def positional(explanations: Any) -> Positional:
         order=tuple(order),
         n=n,
     )
-
-
-def _start_index(explanation: Explanation) -> int:
-    """Return which decoder input is the start token; a prompt may come before it."""
-    known = explanation.provenance.get("output", {}).get("start")
-    if known is not None:
-        return int(known)
-    prefix = explanation.context_pieces[: explanation.prefix_length]  # explanations of before do not say
-    return prefix.index("<|startoftranscript|>") if "<|startoftranscript|>" in prefix else 0

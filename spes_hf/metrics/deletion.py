@@ -12,20 +12,19 @@ import torch
 from torch import Tensor
 
 from spes_hf.adapters import Adapter, GenerationOptions, Target, Utterance, get_adapter
-from spes_hf.batching import Batch, FoundSizes, check_batch_size, enough_memory
-from spes_hf.config import Fill
-from spes_hf.config_values import is_number
-from spes_hf.data.audio import Waveform
-from spes_hf.data.rowwise import RowTransform, is_batch
+from spes_hf.audio.load import Waveform
+from spes_hf.checks import is_number
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
 from spes_hf.finite import check_logits
 from spes_hf.functional import deletion_masks
-from spes_hf.locks import alone
+from spes_hf.masking.perturbations import Fill, fill_values
 from spes_hf.metrics.rows import Row, as_dict, check_map, check_model, explanation_of, failed, method_signature
-from spes_hf.perturbation.plan import fill_values
 from spes_hf.plain import from_plain, is_lost
-from spes_hf.preserve import preserved
+from spes_hf.rows import RowTransform, is_batch
+from spes_hf.runtime.batching import Batch, FoundSizes, check_batch_size, enough_memory
+from spes_hf.runtime.locks import alone
+from spes_hf.runtime.preserve import preserved
 
 PAPER_FRACTIONS = tuple(step / 20 for step in range(21))
 FINE_FRACTIONS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.075, *PAPER_FRACTIONS[2:])
@@ -135,7 +134,7 @@ class _Curve(RowTransform, ABC):
         target = clean_target(explanation, adapter, utterance, options)
         clean, fill = explanation.features, fill_values(self.fill, explanation.features)
 
-        other = explanation.provenance.get("output", {}).get("given", False) or self.generate_kwargs is not None
+        other = explanation.text_given or self.generate_kwargs is not None
         prediction = explanation.text
         if other:
             prediction = adapter.text(adapter.generate(utterance, options, clean).token_ids)
@@ -259,10 +258,10 @@ def generation_options(
     Raises:
         ConfigError: If the clean run had arguments that the explanation could not keep.
     """
-    output = explanation.provenance.get("output", {})
+    origin = explanation.origin
     if generate_kwargs is None:
-        kept = output.get("generate_kwargs", {})
-        lost = [name for name, value in kept.items() if is_lost(value, in_words="prefix_ids" not in output)]
+        kept = origin.generate_kwargs
+        lost = [name for name, value in kept.items() if is_lost(value, in_words=origin.prefix_ids is None)]
         if lost:
             others = {name: from_plain(value) for name, value in kept.items() if name not in lost}
             wanted = ", ".join([f"{name!r}: …" for name in lost] + [f"{k!r}: {v!r}" for k, v in others.items()])
@@ -271,9 +270,8 @@ def generation_options(
                 f"pass generate_kwargs={{{wanted}}}"
             )
         generate_kwargs = from_plain(kept)
-    given = {name: output[name] for name in ("language", "task", "tgt_lang") if output.get(name) is not None}
-    options = GenerationOptions(**given, generate_kwargs=dict(generate_kwargs))
-    prefix = output.get("prefix_ids") or adapter.tokenizer.convert_tokens_to_ids(output.get("prefix", []))
+    options = GenerationOptions(origin.language, origin.task, origin.tgt_lang, dict(generate_kwargs))
+    prefix = origin.prefix_ids or adapter.tokenizer.convert_tokens_to_ids(list(origin.prefix))
     return adapter.as_before(options, [token for token in prefix if token is not None])
 
 

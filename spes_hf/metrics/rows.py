@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spes_hf.data.packing import unpack
-from spes_hf.data.rowwise import is_lazy
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
-from spes_hf.identity import is_all_here, weights_digest
-from spes_hf.offload import count_parameters
+from spes_hf.explanation.packing import unpack
+from spes_hf.rows import is_lazy
+from spes_hf.runtime.identity import is_all_here, weights_digest
+from spes_hf.runtime.offload import count_parameters
 
 Row = Mapping[str, Any]
 
@@ -95,7 +95,7 @@ def check_model(model: Any, explanation: Explanation) -> None:
     Raises:
         ConfigError: Naming both models.
     """
-    known = explanation.provenance.get("model")
+    known = explanation.origin.model
     if not known:
         return
     dtype = str(model.dtype).removeprefix("torch.")
@@ -121,9 +121,10 @@ def check_model(model: Any, explanation: Explanation) -> None:
 
 def method_signature(explanation: Explanation) -> str:
     """Return the method, its masks, a digest of all its settings, and the seed, on one line."""
-    config = explanation.provenance.get("config") or {}
+    origin = explanation.origin
+    config = {**origin.config, "method": origin.method}
     settings = {k: v for k, v in config.items() if k != "spes_hf_version"}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     masks = f"{config.get('num_spectrogram_masks', '?')}+{config.get('num_token_masks', '?')}"
-    seed = explanation.provenance.get("seed", "?")
-    return f"{config.get('method', '?')}|masks:{masks}|config:{digest}|seed:{seed}"
+    seed = "?" if origin.seed is None else origin.seed
+    return f"{origin.method}|masks:{masks}|config:{digest}|seed:{seed}"

@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from spes_hf.data.rowwise import RowTransform, is_batch
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
 from spes_hf.functional import size_curve
 from spes_hf.metrics.rows import Row, as_dict, explanation_of, failed, method_signature
+from spes_hf.rows import RowTransform, is_batch
 
 THRESHOLDS = tuple(step / 20 for step in range(21))
 

@@ -82,13 +82,12 @@ def _picture(explanation: Explanation) -> str:
 
 
 def _numbers(explanation: Explanation) -> str:
-    provenance = explanation.provenance
-    config, cost = provenance.get("config") or {}, provenance.get("cost") or {}
+    cost = explanation.origin.cost
     sure = explanation.reliability.sentence
     parts = [
         f"{len(explanation.pieces)} tokens",
         f"{len(explanation.waveform) / explanation.sampling_rate:.1f} s of audio",
-        f"method {scale.clean(str(config['method']))}" if "method" in config else "",
+        "" if explanation.method == "?" else f"method {scale.clean(explanation.method)}",
         scale.passes(cost),
         f"in {cost['seconds']:.0f} s" if "seconds" in cost else "",
         "reliability not known" if math.isnan(sure) else f"reliability {sure:.2f}",
@@ -97,6 +96,6 @@ def _numbers(explanation: Explanation) -> str:
     warnings = []
     if not math.isnan(sure) and sure < scale.LOW_RELIABILITY:
         warnings.append(scale.LOW_RELIABILITY_WARNING)
-    if (provenance.get("output") or {}).get("reached_length_limit"):
+    if explanation.reached_length_limit:
         warnings.append("The output was cut by the length limit.")
     return "<br>".join([line, *(f"<b>{html.escape(warning)}</b>" for warning in warnings)])

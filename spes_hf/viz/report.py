@@ -96,8 +96,8 @@ def page_data(explanation: Explanation) -> dict[str, Any]:
         "levels": {"tokens": _level(tokens), "words": _level(tokens.words())},
         "audio": _flac(tokens),
         "duration_s": len(tokens.waveform) / tokens.sampling_rate,
-        "warnings": _warnings(tokens.provenance),
-        "notes": _notes(tokens.provenance),
+        "warnings": _warnings(tokens),
+        "notes": _notes(tokens),
         "provenance": _clean(tokens.provenance),
     }
 
@@ -134,18 +134,18 @@ def _level(explanation: Explanation) -> dict[str, Any]:
     }
 
 
-def _warnings(provenance: Mapping[str, Any]) -> list[str]:
+def _warnings(explanation: Explanation) -> list[str]:
     """Return why the page may not show what the model would have written."""
-    cut = (provenance.get("output") or {}).get("reached_length_limit")
+    cut = explanation.reached_length_limit
     return ["The output was cut by the length limit: the model had not finished."] if cut else []
 
 
-def _notes(provenance: Mapping[str, Any]) -> list[str]:
+def _notes(explanation: Explanation) -> list[str]:
     """Return what a reader has to know of the text and the audio."""
     notes = []
-    if (provenance.get("output") or {}).get("given"):
+    if explanation.text_given:
         notes.append("The text was given, not generated: probabilities are those of this text, token by token.")
-    notes += [f"Audio: {note}" for note in (provenance.get("audio") or {}).get("notes") or ()]
+    notes += [f"Audio: {note}" for note in explanation.origin.notes]
     return [scale.settled(note) for note in notes]
 
 

@@ -8,7 +8,7 @@ import torch
 from tiny import FAMILIES, VARIED, Case
 
 from spes_hf.adapters import GenerationOptions, get_adapter
-from spes_hf.data.audio import load_audio
+from spes_hf.audio.load import load_audio
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from torch import nn
 
 from spes_hf import AudioError, ConfigError, UnsupportedModelError, explain
 from spes_hf.adapters import GenerationOptions, get_adapter
-from spes_hf.data.audio import load_audio
+from spes_hf.audio.load import load_audio
 
 FEW = pyramid(num_spectrogram_masks=9, num_token_masks=8)
 

@@ -12,7 +12,7 @@ from tiny import Case
 
 from spes_hf import adapters as module
 from spes_hf import get_adapter
-from spes_hf.data.audio import load_audio
+from spes_hf.audio.load import load_audio
 
 PAGE = Path(__file__).parents[2] / "docs" / "adding_a_family.md"
 EXACT = [

@@ -14,8 +14,8 @@ from torch import nn
 
 from spes_hf import Deletion, UnsupportedModelError, explain
 from spes_hf.adapters import get_adapter
-from spes_hf.data.rowwise import model_identity
-from spes_hf.preserve import preserved
+from spes_hf.rows import model_identity
+from spes_hf.runtime.preserve import preserved
 
 
 def on_disk(model, folder):

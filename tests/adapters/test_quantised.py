@@ -13,8 +13,8 @@ from torch import nn
 
 from spes_hf import GradientConfig, UnsupportedModelError
 from spes_hf.adapters import get_adapter, probe
-from spes_hf.data.rowwise import model_identity
-from spes_hf.wrapping import as_it_is
+from spes_hf.rows import model_identity
+from spes_hf.runtime.wrapping import as_it_is
 
 REFUSED = "weights of the model are quantised or made in inference mode.*estimator=.perturbation"
 

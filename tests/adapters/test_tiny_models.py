@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spes_hf.adapters import GenerationOptions, get_adapter
-from spes_hf.data.audio import load_audio
+from spes_hf.audio.load import load_audio
 
 
 @pytest.fixture(scope="module", params=["speech2text-en", "seamless-en-de-es"])

@@ -29,7 +29,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from spes_hf import AudioError, ConfigError, UnsupportedModelError, explain
 from spes_hf.adapters import GenerationOptions, get_adapter
-from spes_hf.data.audio import load_audio
+from spes_hf.audio.load import load_audio
 
 SPEECH_TO_TEXT = ["speech_to_text", "speech_to_text-languages"]
 SEAMLESS = ["seamless_m4t", "seamless_m4t-full", "seamless_m4t_v2", "seamless_m4t_v2-full"]

@@ -10,7 +10,7 @@ import torch
 from spes_hf import EnergyConfig, Explainer
 from spes_hf.demo import load_tiny_model, tiny_clips
 from spes_hf.explanation import Explanation, PatchMap
-from spes_hf.perturbation.segments import feature_labels
+from spes_hf.masking.segments import feature_labels
 
 
 @pytest.fixture(scope="session")

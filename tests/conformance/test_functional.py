@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from spes_hf import functional
 from spes_hf.explanation import PatchMap
-from spes_hf.perturbation.base import UnitScores
+from spes_hf.masking.perturbations import UnitScores
 
 NAN = float("nan")
 

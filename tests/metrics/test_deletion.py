@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from spes_hf import ConfigError, Deletion, EnergyConfig, Explanation, Insertion, explain
-from spes_hf.data.audio import Waveform
+from spes_hf.audio.load import Waveform
 from spes_hf.metrics import FINE_FRACTIONS, PAPER_FRACTIONS, summarize
 from spes_hf.metrics.deletion import check_fractions
 

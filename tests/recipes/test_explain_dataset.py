@@ -33,7 +33,7 @@ from settings import pyramid
 import spes_hf
 from spes_hf import Deletion, Explain, Explanation, Size, load_mustc
 from spes_hf.demo import load_tiny_model, tiny_clips
-from spes_hf.distributed import load_explained
+from spes_hf.jobs.run import load_explained
 from spes_hf.metrics import summarize
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "explain_dataset.py"

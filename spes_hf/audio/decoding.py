@@ -1,0 +1,226 @@
+"""Files of audio, decoded with soundfile where it can and by `codecs` where it cannot; and whether they are whole."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import soundfile
+
+from spes_hf.audio.codecs import MAX_SAMPLES, Decoded, decode_container, too_long
+from spes_hf.errors import AudioError
+
+SEGMENT_TOLERANCE_S = 0.1
+_BLOCK = 1 << 10
+_MAX_OGG_PAGE = 65_307
+# Sizes that programs write which do not know the length: pipes, live recordings.
+_UNKNOWN_SIZE = 0x7FFF0000
+_FAILURES = (soundfile.SoundFileError, OSError, TypeError, ValueError)
+
+
+def decode(source: Path | bytes, what: str, stream: int | None = None) -> Decoded:
+    """Return all samples of an audio file.
+
+    Args:
+        source: A local file, or the content of one.
+        what: What to call it in errors.
+        stream: Index of the stream, for containers that hold several; None: the best.
+
+    Raises:
+        AudioError: If it cannot be decoded.
+    """
+    if stream:  # what soundfile reads has one
+        return decode_container(source, what, stream)
+    try:
+        with soundfile.SoundFile(_opened(source)) as file:
+            return _whole(file, source, what)
+    except AudioError:  # refused, and not for want of a decoder
+        raise
+    except _FAILURES as error:
+        return _otherwise(source, what, error, stream)
+
+
+def decode_segment(
+    source: Path | bytes, what: str, offset_s: Any, duration_s: Any, stream: int | None = None
+) -> Decoded:
+    """Return a stretch of a recording; the rest is not read if soundfile can read it.
+
+    Raises:
+        AudioError: If it cannot be decoded, or the stretch does not lie within it.
+    """
+    offset_s, duration_s = check_seconds(offset_s, "offset_s"), check_seconds(duration_s, "duration_s")
+    if offset_s < 0:
+        raise AudioError(f"offset_s={offset_s} is negative; it counts seconds from the start of the file.")
+    if duration_s <= 0:
+        raise AudioError(f"duration_s={duration_s} leaves nothing to read; it must be above 0.")
+    try:
+        if stream:
+            raise ValueError(f"stream_index={stream}")
+        file = soundfile.SoundFile(_opened(source))
+    except _FAILURES as error:
+        whole = _otherwise(source, what, error, stream, until_s=offset_s + duration_s + 1)
+        start, stop, notes = segment_bounds(what, len(whole.samples), whole.rate, offset_s, duration_s, whole.alerts)
+        return Decoded(whole.samples[start:stop], whole.rate, (*whole.notes, *notes), whole.alerts)
+    with file:
+        rate = file.samplerate
+        alerts = _what_is_missing(file, source, file.frames, _promised(file, source))
+        start, stop, notes = segment_bounds(what, file.frames, rate, offset_s, duration_s, alerts)
+        try:
+            file.seek(start)
+            samples = file.read(stop - start, dtype="float32", always_2d=True)
+        except _FAILURES as error:
+            raise undecodable(what, error) from error
+    if len(samples) < stop - start:
+        raise AudioError(
+            f"{what} broke off after {len(samples)} of the {stop - start} samples of the segment at "
+            f"offset_s={offset_s}; it is truncated: fetch it again."
+        )
+    return Decoded(samples, rate, notes, alerts)
+
+
+def segment_bounds(
+    what: str, frames: int, rate: int, offset_s: float, duration_s: float, alerts: tuple[str, ...] = ()
+) -> tuple[int, int, tuple[str, ...]]:
+    """Return the first sample of a segment, the one behind the last, and notes."""
+    total_s = frames / rate
+    start, stop = round(offset_s * rate), round((offset_s + duration_s) * rate)
+    where = f"offset_s={offset_s}, duration_s={duration_s} of {what}, which is {total_s:.3f} s long"
+    where += f" ({'; '.join(alerts)})" if alerts else ""
+    if start >= frames:
+        raise AudioError(f"the segment starts past the end: {where}. Check that it belongs to this recording.")
+    if stop - frames > SEGMENT_TOLERANCE_S * rate:
+        raise AudioError(f"the segment ends past the end: {where}. The longest there is {total_s - offset_s:.3f} s.")
+    if stop <= start:
+        raise AudioError(f"the segment is shorter than one sample: {where}. Give a longer one.")
+    if stop > frames:
+        return start, frames, (f"segment cut by {(stop - frames) / rate:.3f} s at the end of the file",)
+    return start, stop, ()
+
+
+def undecodable(what: str, error: BaseException | str) -> AudioError:
+    """Return the error for what is no audio, or none that can be read here."""
+    return AudioError(
+        f"{what} cannot be decoded: {error} Is it complete, and audio? WAV, FLAC, OGG and MP3 are read; convert others "
+        "first, as in `ffmpeg -i input out.wav`."
+    )
+
+
+def _whole(file: soundfile.SoundFile, source: Path | bytes, what: str) -> Decoded:
+    promised = _promised(file, source)
+    if file.frames * file.channels > MAX_SAMPLES:
+        raise too_long(what)
+    try:
+        samples = file.read(dtype="float32", always_2d=True)
+    except _FAILURES:
+        samples = _as_far_as_it_goes(source)
+        if not len(samples):
+            raise
+    return Decoded(samples, file.samplerate, (), _what_is_missing(file, source, len(samples), promised))
+
+
+def _as_far_as_it_goes(source: Path | bytes) -> np.ndarray:
+    """Return the samples in front of the place where a decoder gives up; all of a format that cannot be searched."""
+    blocks: list[np.ndarray] = []
+    with soundfile.SoundFile(_opened(source)) as file:
+        channels = file.channels
+        try:
+            while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+                blocks.append(block)
+        except _FAILURES:
+            pass
+    return np.concatenate([np.zeros((0, channels), np.float32), *blocks])
+
+
+def _what_is_missing(
+    file: soundfile.SoundFile, source: Path | bytes, frames: int, promised: int | None
+) -> tuple[str, ...]:
+    """Return what tells that a file is longer than the frames that are there; nothing where nothing tells."""
+    rate = file.samplerate
+    if promised is not None and promised > frames:
+        return (f"breaks off after {frames / rate:.3f} s of the {promised / rate:.3f} s that its header promises",)
+    if file.format == "OGG" and not _ogg_ends(source):
+        return (f"breaks off after {frames / rate:.3f} s: its last page is not marked as the end",)
+    return ()
+
+
+def _ogg_ends(source: Path | bytes) -> bool:
+    """Return whether the last page of an Ogg file is whole, and marked as the end of its stream."""
+    tail = _end(source, 2 * _MAX_OGG_PAGE)
+    at = tail.rfind(b"OggS")
+    if at < 0 or len(tail) < at + 27:
+        return False
+    lacing = tail[at + 27 : at + 27 + tail[at + 26]]
+    whole = len(lacing) == tail[at + 26] and len(tail) >= at + 27 + len(lacing) + sum(lacing)
+    return whole and bool(tail[at + 5] & 4)
+
+
+def _promised(file: soundfile.SoundFile, source: Path | bytes) -> int | None:
+    """Return how many frames the header promises; None: it does not say."""
+    if file.format == "FLAC" or (file.format == "MP3" and re.search(rb"Xing|Info|VBRI", _start(source, 1 << 16))):
+        return int(file.frames)  # without such a tag, the length of an MP3 is a guess
+    if file.format == "NIST":
+        count = re.search(rb"\nsample_count -i (\d+)", _start(source, 1024))
+        return int(count[1]) if count else None
+    log = file.extra_info
+    found = re.search(r"frame count (\d+) does not match value from 'ds64' chunk of (\d+)", log)
+    if found:
+        return int(found[2])
+    found = re.search(r"^\s*(?:data|SSND|Data Size|riff)\s*: (\d+) \(should be (\d+)\)", log, re.MULTILINE)
+    if found is None:
+        return None
+    promised, there = int(found[1]), int(found[2])
+    if there <= 0 or promised <= there or (promised >= _UNKNOWN_SIZE and there < promised // 2):
+        return None
+    # In bytes; near enough in frames, also for formats that compress in blocks.
+    return max(file.frames + 1, round(file.frames * promised / there))
+
+
+def _opened(source: Path | bytes) -> Path | BinaryIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else source
+
+
+def _start(source: Path | bytes, size: int) -> bytes:
+    if isinstance(source, bytes):
+        return source[:size]
+    with source.open("rb") as file:
+        return file.read(size)
+
+
+def _end(source: Path | bytes, size: int) -> bytes:
+    if isinstance(source, bytes):
+        return source[-size:]
+    with source.open("rb") as file:
+        file.seek(max(0, source.stat().st_size - size))
+        return file.read()
+
+
+def _otherwise(
+    source: Path | bytes, what: str, error: Exception, stream: int | None, until_s: float | None = None
+) -> Decoded:
+    """Return what the decoders of other formats make of it; if they fail too, both have their say."""
+    try:
+        return decode_container(source, what, stream, until_s)
+    except AudioError as second:
+        if stream:
+            raise
+        reason = str(second).split(" cannot be decoded: ", 1)[-1]
+        raise AudioError(f"{undecodable(what, error)} Other formats: {reason}") from second
+
+
+def check_seconds(value: Any, name: str) -> float:
+    """Return a number of seconds, which may be given as text.
+
+    Raises:
+        AudioError: If it is no finite number.
+    """
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError) as error:
+        raise AudioError(f"{name} is {value!r}; it must be a number of seconds.") from error
+    if not math.isfinite(seconds):
+        raise AudioError(f"{name} is {value!r}; it must be a finite number of seconds.")
+    return seconds

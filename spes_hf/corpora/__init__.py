@@ -1,0 +1,1 @@
+"""Corpora: MuST-C, and the map-style transforms for any other."""

@@ -1,0 +1,206 @@
+"""Map-style transforms: plain callables for ``Dataset.map``, from audio to explanations to metrics.
+
+    load_mustc(root, "en-de", "tst-COMMON").map(Explain(model, processor)).map(Deletion(model, processor)).map(Size())
+
+`summarize` makes corpus scores of the rows, and `Explanation.from_row` gives the whole explanation of one back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from spes_hf.adapters import GenerationOptions
+from spes_hf.audio.load import Waveform, load_audio
+from spes_hf.audio.stored import is_column
+from spes_hf.engine import Explainer
+from spes_hf.errors import ConfigError
+from spes_hf.explanation import Explanation
+from spes_hf.explanation.origin import without_time
+from spes_hf.methods import ExplainConfig
+from spes_hf.metrics.deletion import Deletion, Insertion
+from spes_hf.metrics.rows import as_dict
+from spes_hf.metrics.size import Size
+from spes_hf.rows import RowTransform, is_lazy, is_lazy_batch, raw
+
+__all__ = ["Deletion", "Explain", "Insertion", "RowTransform", "Size"]
+
+
+class Explain(RowTransform):
+    """Explains the audio of a row, and puts the explanation next to it.
+
+    The columns that it adds: "explanation", the whole of it as bytes (`Explanation.from_row` reads them); to look at,
+    "prediction", "tokens", "token_probabilities", "reliability" (of the sentence map; NaN where there is none) and
+    "reached_length_limit"; and "error". An utterance that cannot be explained has the reason there, and nothing in the
+    others; the job goes on. Where all is well, "error" is empty.
+
+    Mask i of an utterance depends on the seed, the utterance's id and i alone. Without an id, the id is a digest of the
+    audio.
+
+    Args:
+        model: A speech-to-text model of a known family.
+        processor: Its processor.
+        config: Method and settings; None for `SpesConfig()`.
+        audio_column: Where the audio is: anything that `explain` takes. An `Audio` feature's sampling_rate,
+            num_channels and stream_index are honoured; a stream with ``decode=False`` does not pass them on.
+        id_column: Where the id of the utterance is; "id" may be missing.
+        text_column: Where a text is that shall be explained in the place of what the model generates; None: none.
+        sampling_rate: Of bare samples that are not at the processor's rate, in Hz.
+        language: Language of the speech, for families whose ``generate()`` takes it.
+        task: "transcribe" or "translate", likewise.
+        tgt_lang: Language of the text, likewise.
+        generate_kwargs: Further arguments of ``model.generate()``.
+        batch_size: Perturbed copies in one forward pass; None: found automatically.
+        seed: Same seed, same masks.
+
+    Raises:
+        UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
+        ConfigError: If an argument has a value outside what is allowed.
+
+    Examples:
+        >>> rows = dataset.map(Explain(model, processor, SpesConfig.fast()))  # doctest: +SKIP
+        >>> Explanation.from_row(rows[0]).words().plot()  # doctest: +SKIP
+    """
+
+    key: ClassVar[str] = "explanation"
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any = None,
+        config: ExplainConfig | None = None,
+        *,
+        audio_column: str = "audio",
+        id_column: str = "id",
+        text_column: str | None = None,
+        sampling_rate: int | None = None,
+        language: str | None = None,
+        task: str | None = None,
+        tgt_lang: str | None = None,
+        generate_kwargs: Mapping[str, Any] | None = None,
+        batch_size: int | None = None,
+        seed: int = 0,
+    ):
+        self.explainer = Explainer(model, processor, config, batch_size=batch_size, seed=seed, progress=False)
+        self.audio_column = audio_column
+        self.id_column = id_column
+        self.text_column = text_column
+        self.sampling_rate = sampling_rate
+        self.options: dict[str, Any] = {"language": language, "task": task, "tgt_lang": tgt_lang}
+        self.generate_kwargs = {} if generate_kwargs is None else dict(generate_kwargs)
+        # Once, and not as an error in every row.
+        options = GenerationOptions(**self.options, generate_kwargs=self.generate_kwargs)
+        self.explainer.adapter.check_options(options.with_defaults(self.explainer.adapter.settings))
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The columns that the transform looks at."""
+        return tuple(name for name in (self.audio_column, self.id_column, self.text_column) if name is not None)
+
+    def columns(self) -> dict[str, Any]:
+        """Return the columns that the transform adds, as `datasets` feature types."""
+        from datasets import List, Value
+
+        return {
+            # Offsets of 64 bits: a few hundred long utterances pass 2 GiB.
+            "explanation": Value("large_binary"),
+            "prediction": Value("string"),
+            "tokens": List(Value("string")),
+            "token_probabilities": List(Value("float64")),
+            "reliability": Value("float64"),
+            "reached_length_limit": Value("bool"),
+            "error": Value("string"),
+        }
+
+    @property
+    def running_model(self) -> Any:
+        """The model that is explained."""
+        return self.explainer.adapter.model
+
+    def __call__(self, row: Mapping[str, Any], rank: int | None = None) -> dict[str, Any]:
+        """Return the row, or the batch of rows, with its explanation.
+
+        Args:
+            row: A row that has the columns which this transform was told of.
+            rank: Of a worker, as ``Dataset.map(…, with_rank=True)`` passes it: the model moves to that accelerator.
+
+        Raises:
+            ConfigError: If there is no such column.
+        """
+        self.take_place(rank)
+        for name in (self.audio_column, self.text_column):
+            if name is not None and name not in row:
+                raise ConfigError(
+                    f"row has no column {name!r} (it has {', '.join(map(str, row))}); pass audio_column=… (and "
+                    "text_column=…) as the data set names them"
+                )
+        batch = is_lazy_batch(row) if is_lazy(row) else is_column(row[self.audio_column], row)
+        if batch:
+            return self.of_batch(row)
+        try:
+            explanation = self.explain(row)
+        except Exception as error:
+            if is_fatal(error):
+                raise
+            return {**as_dict(row), **failed_columns(error)}
+        # A row is the same whenever, and by whichever process, it is computed.
+        found = replace(explanation, provenance=without_time(explanation.provenance)).to_row()
+        # Arrays keep their type where they are empty; lists would leave it open.
+        found["tokens"] = np.array(found["tokens"], dtype=str)
+        found["token_probabilities"] = np.array(found["token_probabilities"], dtype=np.float64)
+        return {**as_dict(row), **found, "error": ""}
+
+    def explain(self, row: Mapping[str, Any]) -> Explanation:
+        """Return the explanation of a row.
+
+        Raises:
+            AudioError: If the audio cannot be read, or is too short or too long.
+            ConfigError: If the text cannot be explained.
+        """
+        rate = self.explainer.adapter.sampling_rate
+        waveform = load_audio(raw(row, self.audio_column), rate, self.sampling_rate)
+        return self.explainer(
+            waveform,
+            text=None if self.text_column is None else row[self.text_column] or "",
+            generate_kwargs=self.generate_kwargs,
+            utterance_id=self._id_of(row, waveform),
+            **self.options,
+        )
+
+    def _id_of(self, row: Mapping[str, Any], waveform: Waveform) -> str:
+        known = row.get(self.id_column)
+        if known is not None:
+            return str(known)
+        return hashlib.blake2b(waveform.samples.tobytes(), digest_size=8).hexdigest()
+
+
+def failed_columns(error: Exception | str) -> dict[str, Any]:
+    """Return the columns of `Explain` for an utterance that could not be explained.
+
+    They are empty, not None, so that the types of a data set can be read off rows that all failed.
+    """
+    return {
+        "explanation": b"",
+        "prediction": "",
+        "tokens": np.array([], dtype=str),
+        "token_probabilities": np.array([], dtype=np.float64),
+        "reliability": float("nan"),
+        "reached_length_limit": False,
+        "error": error if isinstance(error, str) else told(error),
+    }
+
+
+def told(error: Exception) -> str:
+    """Return an error on one line, its kind first."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def is_fatal(error: Exception) -> bool:
+    """Return whether all later utterances would fail in the same way: the accelerator is gone."""
+    kind = getattr(torch, "AcceleratorError", None)
+    return kind is not None and isinstance(error, kind) and not isinstance(error, torch.OutOfMemoryError)

@@ -1,1 +1,0 @@
-"""Audio, data sets and map-style transforms."""

@@ -1,0 +1,129 @@
+"""An explanation as one value of a table: a safetensors file in bytes, with the rest as JSON in its header.
+
+Maps stay the factors that they are made of (scores of patches, and which patch a feature lies in), so a row grows with
+tokens × patches, not with tokens × frames × mel bins. Nothing is rounded; labels, which change little from frame to
+frame, are kept as differences and deflated.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from spes_hf.errors import ExplanationFormatError
+from spes_hf.explanation.result import Explanation
+from spes_hf.explanation.soundness import no_constant
+from spes_hf.explanation.storage import DAMAGE, from_parts, to_parts, version_of
+
+KEY = "spes_hf.explanation"
+VERSIONS = (1, 2)
+
+# More levels of patches than anybody draws; a small file cannot make large labels.
+MAX_LEVELS = 256
+
+_LABELS = ".labels"
+# Comes last in the file. NumPy's and torch's formats of `datasets` drop zeros at the end of bytes.
+_END = "~end"
+
+
+def pack(explanation: Explanation) -> bytes:
+    """Return the whole explanation as bytes."""
+    values, tensors = to_parts(explanation)
+    version = version_of(tensors)
+    shapes = {}
+    for name in [name for name in tensors if name.endswith(_LABELS)]:
+        shapes[name] = list(tensors[name].shape)
+        steps = np.diff(tensors[name].numpy().astype("<i4"), axis=1, prepend=np.int32(0))
+        tensors[name] = torch.frombuffer(bytearray(zlib.compress(steps.tobytes(), 6)), dtype=torch.uint8)
+    tensors[_END] = torch.ones(1, dtype=torch.bool, device="cpu")
+    header = {"version": version, "labels": shapes, "values": values}
+    return save_tensors(tensors, metadata={KEY: json.dumps(header, allow_nan=False)})
+
+
+def unpack(packed: bytes) -> Explanation:
+    """Return the explanation that `pack` made bytes of.
+
+    Raises:
+        ExplanationFormatError: If they are none, or damaged, or written by a later version.
+    """
+    packed = bytes(packed)
+    header = _header(packed)
+    if header.get("version") not in VERSIONS:
+        raise ExplanationFormatError(
+            f"explanation has format version {header.get('version')!r}; this version of spes_hf reads {VERSIONS[0]} to "
+            f"{VERSIONS[-1]}: install the version that wrote it, or explain again"
+        )
+    try:
+        tensors = load_tensors(packed)
+        tensors.pop(_END, None)
+        for name, shape in header["labels"].items():
+            tensors[name] = _labels(tensors[name], shape, tensors["features"])
+        return from_parts(header["values"], tensors)
+    except (*DAMAGE, zlib.error) as error:
+        raise ExplanationFormatError(
+            f"explanation ({len(packed)} bytes) is damaged ({type(error).__name__}: {error}); explain again"
+        ) from error
+
+
+def to_row(explanation: Explanation) -> dict[str, Any]:
+    """Return an explanation as the entries of a row: bytes for the machine, the rest to look at."""
+    return {
+        "explanation": pack(explanation),
+        "prediction": explanation.text,
+        "tokens": explanation.tokens,
+        "token_probabilities": explanation.token_probabilities.tolist(),
+        "reliability": float(explanation.reliability.sentence),
+        "reached_length_limit": explanation.reached_length_limit,
+    }
+
+
+def from_row(row: Mapping[str, Any]) -> Explanation:
+    """Return the explanation of a row.
+
+    Raises:
+        ExplanationFormatError: If the row carries an error, or no bytes that `to_row` made.
+    """
+    if row.get("error"):
+        raise ExplanationFormatError(f"row has no explanation, but an error: {row['error']}; leave such rows out")
+    packed = row.get("explanation")
+    if not isinstance(packed, (bytes, bytearray, memoryview)):
+        raise ExplanationFormatError(
+            f"row has {'no' if packed is None else f'a {type(packed).__name__} at'} 'explanation' (its columns: "
+            f"{', '.join(map(str, row))}); pass a row that Explain or Explanation.to_row() made"
+        )
+    return unpack(bytes(packed))
+
+
+def _header(packed: bytes) -> dict[str, Any]:
+    """Return what the header of the safetensors file holds for us."""
+    try:
+        length = int.from_bytes(packed[:8], "little")
+        text = json.loads(packed[8 : 8 + length])["__metadata__"][KEY]
+        found = json.loads(text, parse_constant=no_constant)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ExplanationFormatError(
+            f"explanation is {len(packed)} bytes that Explanation.to_row() did not write, or are damaged; explain again"
+        ) from error
+    return found if isinstance(found, dict) else {}
+
+
+def _labels(deflated: Tensor, shape: list[int], features: Tensor) -> Tensor:
+    """Return (L, T, C) int32 labels; what inflates to more is damaged."""
+    levels, *rest = shape
+    if rest != list(features.shape) or type(levels) is not int or not 0 <= levels <= MAX_LEVELS:
+        raise ValueError(f"labels have shape {shape}, but features {list(features.shape)}")
+    size = 4 * levels * features.numel()
+    inflate = zlib.decompressobj()
+    raw = inflate.decompress(deflated.numpy().tobytes(), size + 1)
+    if len(raw) != size:
+        raise ValueError(f"labels do not inflate to {size} bytes")
+    steps = np.frombuffer(raw, dtype="<i4").reshape(shape)
+    return torch.from_numpy(steps.cumsum(axis=1, dtype=np.int32))

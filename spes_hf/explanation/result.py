@@ -1,0 +1,393 @@
+"""The result: saliency of the spectrogram and of the earlier tokens, for every token that the model wrote."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from spes_hf import functional
+from spes_hf.explanation.maps import PatchMap
+from spes_hf.explanation.origin import Origin
+from spes_hf.explanation.reliability import Reliability
+from spes_hf.text import join_pieces, word_groups
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Why the model wrote each token: saliency over the spectrogram and over the tokens before it.
+
+    Made by `explain`, not by hand. Over tokens first; `words` gives the same over words. K explained tokens (or words),
+    J decoder inputs, T frames, C mel bins. All tensors are on the CPU.
+
+    The attributes below are the parts that are stored, always over tokens; the properties, and `time_centroids`, are
+    over whatever the explanation is over: as many entries as ``len(explanation)``.
+
+    Attributes:
+        text: The text of the output.
+        pieces: Text of every explained token, with the space that starts a word where there is one.
+        token_id_list: Id of every explained token, the end-of-sequence token included.
+        context_pieces: Text of every decoder input.
+        special: Whether the explained token is a special one (end of sequence).
+        prefix_length: How many decoder inputs the model did not choose (start and prompt tokens).
+        probabilities: Per explained token, the probability that the model gave it.
+        features: (T, C) float32, the spectrogram as the model saw it, true frames only.
+        times: (T,) in seconds.
+        frequencies: (C,) in Hz.
+        audio_map: Raw scores of the spectrogram.
+        raw_token_scores: Per token (K, J) float32, Eq. 3; NaN where j is not yet generated.
+        sound_impact: (K,) mean impact of the masks that hide sound; NaN where the method draws none.
+        text_impact: (K,) mean impact of the masks that hide a token which the model wrote, and no sound; else NaN.
+        token_reliability: Split-half reliability of the audio map, over tokens.
+        waveform: (S,) float32 samples, for playing.
+        sampling_rate: Samples per second.
+        provenance: What it takes to make this explanation again.
+        groups: Which tokens make a word, in an explanation over words.
+        context_groups: Which decoder inputs make a word of the context.
+        sentence_map: Scores of the spectrogram for the sentence, where a method measures them on their own; without
+            unit where they are means of z-scores, as by default.
+    """
+
+    text: str
+    pieces: tuple[str, ...]
+    token_id_list: tuple[int, ...]
+    context_pieces: tuple[str, ...]
+    special: tuple[bool, ...]
+    prefix_length: int
+    probabilities: Tensor
+    features: Tensor
+    times: Tensor
+    frequencies: Tensor
+    audio_map: PatchMap
+    raw_token_scores: Tensor
+    sound_impact: Tensor
+    text_impact: Tensor
+    token_reliability: Reliability
+    waveform: Tensor
+    sampling_rate: int
+    provenance: dict[str, Any] = field(default_factory=dict)
+    groups: tuple[tuple[int, ...], ...] | None = None
+    context_groups: tuple[tuple[int, ...], ...] | None = None
+    sentence_map: PatchMap | None = None
+
+    # What was explained ----------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Number of explained tokens, or words."""
+        return len(self._groups)
+
+    @property
+    def tokens(self) -> list[str]:
+        """Text of every explained token (or word)."""
+        return [join_pieces([self.pieces[k] for k in group]) for group in self._groups]
+
+    @property
+    def token_ids(self) -> list[int] | list[list[int]]:
+        """Ids of the explained tokens; for words, the ids of each word's tokens."""
+        if self.groups is None:
+            return list(self.token_id_list)
+        return [[self.token_id_list[k] for k in group] for group in self.groups]
+
+    @property
+    def token_probabilities(self) -> Tensor:
+        """(K,) probability that the model gave each token; for words, the product over their tokens."""
+        return torch.tensor(
+            [float(self.probabilities[list(group)].prod()) for group in self._groups], dtype=torch.float32, device="cpu"
+        )
+
+    @property
+    def context_tokens(self) -> list[str]:
+        """Text of the J decoder inputs: start and prompt tokens, then y_1 … y_{K−1} (or words)."""
+        return [join_pieces([self.context_pieces[j] for j in group]) for group in self._context_groups]
+
+    @property
+    def over_words(self) -> bool:
+        """Whether this is an explanation over words."""
+        return self.groups is not None
+
+    # Where it comes from ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def origin(self) -> Origin:
+        """What the provenance says, field by field."""
+        return Origin.read(self.provenance)
+
+    @property
+    def method(self) -> str:
+        """Name of the method: "spes", "captum", …."""
+        return self.origin.method
+
+    @property
+    def text_given(self) -> bool:
+        """Whether the text was given, not generated."""
+        return self.origin.text_given
+
+    @property
+    def reached_length_limit(self) -> bool:
+        """Whether a length limit cut the text."""
+        return self.origin.reached_length_limit
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """Language, task, tgt_lang and generate_kwargs of the clean run, as `to_plain` writes them."""
+        return {name: getattr(self.origin, name) for name in ("language", "task", "tgt_lang", "generate_kwargs")}
+
+    # Saliency --------------------------------------------------------------------------------------------------------
+
+    @property
+    def raw_audio_saliency(self) -> Tensor:
+        """(K, T, C) Eq. 3 before normalisation, in nats for KL; for words, the mean over their tokens."""
+        return self._mean_over_groups(torch.stack([self.audio_map.dense(k) for k in range(len(self.pieces))]))
+
+    @property
+    def raw_token_saliency(self) -> Tensor:
+        """(K, J) Eq. 3 before normalisation; NaN where j is not yet generated."""
+        return self._context_mean(self.raw_token_scores)
+
+    @property
+    def raw_audio(self) -> Tensor:
+        """`raw_audio_saliency` by its short name. Saliency, no sound: the samples are `waveform`."""
+        return self.raw_audio_saliency
+
+    @property
+    def raw_token(self) -> Tensor:
+        """`raw_token_saliency` by its short name."""
+        return self.raw_token_saliency
+
+    @cached_property
+    def _normalised(self) -> tuple[Tensor, Tensor]:
+        audio = torch.stack([self.audio_map.dense(k) for k in range(len(self.pieces))])
+        valid = ~self.raw_token_scores.isnan()
+        return functional.paired_min_max(*functional.standardize(audio, self.raw_token_scores, valid), valid)
+
+    @cached_property
+    def audio_saliency(self) -> Tensor:
+        """(K, T, C) saliency of the spectrogram in [0, 1], on one scale with `token_saliency` (§4.3)."""
+        return self._mean_over_groups(self._normalised[0])
+
+    @cached_property
+    def token_saliency(self) -> Tensor:
+        """(K, J) saliency of the decoder inputs in [0, 1]; NaN where j is not yet generated (§4.3)."""
+        return self._context_mean(self._normalised[1])
+
+    @property
+    def sentence_saliency(self) -> Tensor:
+        """(T, C) saliency of the spectrogram for the whole sentence, in [0, 1].
+
+        `measured_sentence_saliency` where the method measured the sentence on its own, as the default does; else
+        `mean_token_saliency`, as in the paper. `sentence_kind` says which.
+        """
+        measured = self.measured_sentence_saliency
+        return self.mean_token_saliency if measured is None else measured
+
+    @property
+    def sentence_kind(self) -> Literal["measured", "mean"]:
+        """Which map `sentence_saliency` is: "measured" on the sentence, or the "mean" of its tokens' maps."""
+        return "mean" if self.sentence_map is None else "measured"
+
+    @cached_property
+    def measured_sentence_saliency(self) -> Tensor | None:
+        """(T, C) `sentence_map`, scaled to [0, 1]; None where the method measures tokens alone."""
+        if self.sentence_map is None:
+            return None
+        values = self.sentence_map.dense(0)
+        return functional.ratio(values - values.min(), (values.max() - values.min()).expand_as(values))
+
+    @cached_property
+    def mean_token_saliency(self) -> Tensor:
+        """(T, C) mean of the tokens' audio maps, after both normalisations, end of sequence included (§4.3)."""
+        return self._normalised[0].mean(0)
+
+    @property
+    def text_share(self) -> Tensor:
+        """(K,) how much a token rests on text, in [0, 1]; above 0.5, more than on sound.
+
+        Mean impact of hiding a token that the model wrote, over the sum of that and the mean impact of hiding sound.
+        0 for the first token, which has no text before it (start and prompt tokens are none), and where neither moves
+        the distribution; NaN where sound and text were hidden jointly, or not hidden at all. Not from the paper.
+        """
+        token, audio = self.text_impact.clamp_min(0), self.sound_impact.clamp_min(0)
+        share = functional.ratio(token, token + audio)
+        return self._mean_over_groups(share.masked_fill((token + audio).isnan(), torch.nan))
+
+    @property
+    def reliability(self) -> Reliability:
+        """Split-half reliability of every token's map, and of the sentence's.
+
+        For words, the mean over a word's tokens; NaN where that of one of them is.
+        """
+        if self.groups is None:
+            return self.token_reliability
+        return replace(self.token_reliability, tokens=self._mean_over_groups(self.token_reliability.tokens))
+
+    def time_centroids(self, top: float = 0.05) -> Tensor:
+        """Return the mean time of the most salient features of every token (or word), (K,) in seconds.
+
+        Args:
+            top: Share of the features that count, weighted by how far they stand above the rest.
+
+        Raises:
+            ValueError: If ``top`` is not above 0 and at most 1.
+        """
+        if not 0 < top <= 1:
+            raise ValueError(f"top is {top!r}; allowed: a share of the features above 0 and at most 1")
+        flat = self.audio_saliency.flatten(1)
+        values, indices = flat.topk(max(1, int(top * flat.shape[1])), dim=1)
+        weights = (values - values.amin(1, keepdim=True)).clamp_min(1e-9)
+        seconds = self.times[indices // self.features.shape[1]]
+        return (weights * seconds).sum(1) / weights.sum(1)
+
+    # Over words ------------------------------------------------------------------------------------------------------
+
+    def words(self) -> Explanation:
+        """Return the explanation over words: maps are means over a word's tokens, after both normalisations.
+
+        Special tokens are explained by tokens only and left out; punctuation marks are words of their own. In the
+        context, start and prompt tokens stay single. A word's own earlier tokens are no context of it. The
+        probability of a word is the product, its reliability and text share are the means over its tokens.
+        """
+        if self.over_words:
+            return self
+        groups = word_groups(self.pieces, self.special)
+        p = self.prefix_length
+        context = [*_singles(range(p)), *(tuple(p + k for k in group) for group in groups[:-1])]
+        words = replace(self, groups=tuple(groups), context_groups=tuple(context))
+        words.__dict__["_normalised"] = self._normalised  # tokens and words share the maps that both are made of
+        return words
+
+    @property
+    def _groups(self) -> Sequence[tuple[int, ...]]:
+        return _singles(self.pieces) if self.groups is None else self.groups
+
+    @property
+    def _context_groups(self) -> Sequence[tuple[int, ...]]:
+        return _singles(self.context_pieces) if self.context_groups is None else self.context_groups
+
+    def _mean_over_groups(self, values: Tensor) -> Tensor:
+        if self.groups is None:
+            return values
+        return torch.stack([values[list(g)].mean(0) for g in self.groups]) if self.groups else values[:0]
+
+    def _context_mean(self, values: Tensor) -> Tensor:
+        if self.groups is None:
+            return values
+        grouped = values.new_full((len(self._groups), len(self._context_groups)), torch.nan)
+        for w, rows in enumerate(self._groups):
+            for v, columns in enumerate(self._context_groups):
+                if columns[-1] < self.prefix_length + rows[0]:
+                    grouped[w, v] = values[list(rows)][:, list(columns)].mean()
+        return grouped
+
+    # Out of memory ---------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write the explanation to a folder, as safetensors and JSON, and return the folder.
+
+        Raises:
+            ExplanationFormatError: If ``path`` is an existing file.
+        """
+        from spes_hf.explanation.storage import save_explanation
+
+        return save_explanation(self, Path(path))
+
+    @staticmethod
+    def load(path: str | Path) -> Explanation:
+        """Return the explanation that `save` wrote.
+
+        Raises:
+            ExplanationFormatError: If there is none, or it is damaged, or another library wrote it.
+        """
+        from spes_hf.explanation.storage import load_explanation
+
+        return load_explanation(Path(path))
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the explanation as the entries of a row of a table, the whole of it as bytes at "explanation".
+
+        Beside it, to look at: "prediction" (the text), "tokens", "token_probabilities", "reliability" (of the sentence
+        map) and "reached_length_limit".
+        """
+        from spes_hf.explanation.packing import to_row
+
+        return to_row(self)
+
+    @staticmethod
+    def from_row(row: Mapping[str, Any]) -> Explanation:
+        """Return the whole explanation of a row that `to_row`, or a corpus job, made.
+
+        Raises:
+            ExplanationFormatError: If the row carries an error, or its explanation is missing or damaged.
+        """
+        from spes_hf.explanation.packing import from_row
+
+        return from_row(row)
+
+    # Pictures --------------------------------------------------------------------------------------------------------
+
+    def plot(self, token: int | str | None = None) -> tuple[Figure, Sequence[Axes]]:
+        """Return a figure of a token's map: spectrogram, saliency, and one over the other (§8, Fig. 8).
+
+        Args:
+            token: Index of the token (or word), or its text if it occurs once; None: the whole sentence.
+        """
+        from spes_hf.viz import plot_saliency
+
+        return plot_saliency(self, token)
+
+    def plot_tokens(self) -> tuple[Figure, Axes]:
+        """Return a figure of the token map: explained tokens in rows, decoder inputs in columns (Fig. 3)."""
+        from spes_hf.viz import plot_tokens
+
+        return plot_tokens(self)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write one self-contained page to look around in, and return its path."""
+        from spes_hf.viz import write_html
+
+        return write_html(self, Path(path))
+
+    def find(self, token: int | str) -> int:
+        """Return the index of an explained token (or word) given by index or text.
+
+        Raises:
+            IndexError: If the index is out of range.
+            KeyError: If the text does not occur, or occurs more than once.
+        """
+        if not isinstance(token, str):
+            token = operator.index(token)
+            if not -len(self) <= token < len(self):
+                raise IndexError(f"token is {token}, but {len(self)} are explained: 0 … {len(self) - 1}")
+            return token % len(self)
+        hits = [k for k, name in enumerate(self.tokens) if name.strip() == token.strip()]
+        if len(hits) != 1:
+            found = f"occurs at {hits}; pass one of these" if hits else f"does not occur; there are {self.tokens}"
+            raise KeyError(f"token {token!r} {found}")
+        return hits[0]
+
+    def __repr__(self) -> str:
+        kind = "words" if self.over_words else "tokens"
+        shape = f"{len(self.times)} frames × {len(self.frequencies)} mel bins"
+        return (
+            f"Explanation({self.text!r}, {len(self)} {kind}, {shape}, "
+            f"{len(self.waveform) / self.sampling_rate:.1f} s, method={self.method}, "
+            f"reliability={self.reliability.sentence:.2f})"
+        )
+
+    def _repr_html_(self) -> str:
+        from spes_hf.viz import notebook_html
+
+        return notebook_html(self)
+
+
+def _singles(items: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
+    return tuple((i,) for i in range(len(items)))

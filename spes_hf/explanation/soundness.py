@@ -1,0 +1,138 @@
+"""Whether the parts of a stored explanation fit together, so that one that loads can be used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from spes_hf.explanation.maps import PatchMap
+    from spes_hf.explanation.result import Explanation
+
+_MAX_RATE_HZ = 655_350  # of FLAC, which pages play
+_LARGE = 1e30  # what is below adds up, and is divided, in float32 without an overflow
+_SECTIONS = ("config", "model", "audio", "output", "cost", "versions")
+
+
+def check_sound(explanation: Explanation) -> Explanation:
+    """Return the explanation if all of its parts fit together.
+
+    Raises:
+        ValueError: If not; the message says which part.
+    """
+    e = explanation
+    tokens, context = len(e.pieces), len(e.context_pieces)
+    _check(isinstance(e.text, str), "text is no text")
+    for name, kind, length in (
+        ("pieces", str, max(tokens, 1)),
+        ("token_id_list", int, tokens),
+        ("context_pieces", str, context),
+        ("special", bool, tokens),
+    ):
+        values = getattr(e, name)
+        fits = isinstance(values, tuple) and len(values) == length and all(type(v) is kind for v in values)
+        _check(fits, f"{name} is not {length} values of type {kind.__name__}")
+    _check(all(-(2**63) <= i < 2**63 for i in e.token_id_list), "token_id_list has numbers that are no ids")
+    _check(_is_count(e.prefix_length) and context == e.prefix_length + tokens - 1, "prefix_length does not fit")
+    _check(_is_count(e.sampling_rate) and 0 < e.sampling_rate <= _MAX_RATE_HZ, "sampling_rate is no rate in Hz")
+    _check((e.groups is None) == (e.context_groups is None), "groups and context_groups do not go together")
+    _check(e.groups is None or _are_groups(e.groups, tokens), "groups are no groups of the tokens")
+    _check(e.context_groups is None or _are_groups(e.context_groups, context), "context_groups are none")
+
+    _check(e.features.ndim == 2 and e.features.numel() > 0, f"features have shape {tuple(e.features.shape)}")
+    frames, bins = e.features.shape
+    shapes = {
+        "features": (e.features, (frames, bins)),
+        "times": (e.times, (frames,)),
+        "frequencies": (e.frequencies, (bins,)),
+        "probabilities": (e.probabilities, (tokens,)),
+        "raw_token_scores": (e.raw_token_scores, (tokens, context)),
+        "text_impact": (e.text_impact, (tokens,)),
+        "sound_impact": (e.sound_impact, (tokens,)),
+        "reliability": (e.token_reliability.tokens, (tokens,)),
+        "waveform": (e.waveform, (e.waveform.numel() or 1,)),
+    }
+    for name, (tensor, shape) in shapes.items():
+        _check_floats(name, tensor, shape)
+    for name in ("features", "times", "frequencies", "waveform"):
+        _check(bool(shapes[name][0].isfinite().all()), f"{name} has values that are not finite")
+    _check_map("audio_map", e.audio_map, tokens, (frames, bins))
+    if e.sentence_map is not None:
+        _check_map("sentence_map", e.sentence_map, 1, (frames, bins))
+    _check_provenance(e.provenance)
+    return explanation
+
+
+def check_scores(name: str, scores: Tensor) -> Tensor:
+    """Return the (K, F) scores of a level if they have that form.
+
+    Raises:
+        ValueError: If not.
+    """
+    _check(scores.ndim == 2 and scores.numel() > 0, f"{name} has shape {tuple(scores.shape)}, not tokens × patches")
+    return scores
+
+
+def no_constant(name: str) -> float:
+    """Refuse what JSON does not know, as ``parse_constant`` of `json.loads`: NaN and infinity.
+
+    Raises:
+        ValueError: Always.
+    """
+    raise ValueError(f"{name} is no JSON")
+
+
+def _check_map(name: str, patches: PatchMap, rows: int, shape: tuple[int, int]) -> None:
+    labels, levels = patches.labels, len(patches.values)
+    fits = labels.dtype == torch.int32 and labels.ndim == 3 and labels.shape[1:] == shape and 0 < levels <= len(labels)
+    _check(fits, f"labels of {name} have shape {tuple(labels.shape)}, {levels} levels of scores")
+    for level, scores in enumerate(patches.values):
+        units = scores.shape[-1]
+        _check_floats(f"{name}, level {level}", scores, (rows, units))
+        within = 0 <= int(labels[level].min()) and int(labels[level].max()) < units
+        _check(within, f"labels of {name}, level {level}, lie outside of its {units} patches")
+    limit = _LARGE
+    if patches.weights is not None:
+        for level, (scores, weights) in enumerate(zip(patches.values, patches.weights, strict=True)):
+            _check_floats(f"{name}, level {level}, counts", weights, (scores.shape[-1],))
+        counts = torch.cat(patches.weights).double()
+        _check(bool(((counts >= 0) & (counts <= _LARGE)).all()), f"counts of {name} are no sums of masks")
+        # Levels are pooled: the least count may divide the largest score.
+        limit = _LARGE * min(1.0, float(counts[counts > 0].min())) if counts.any() else _LARGE
+    sums = torch.cat(patches.values, dim=1).double()
+    _check(bool((sums.abs() <= limit).all()), f"scores of {name} are not finite, or too large for its counts")
+
+
+def _check_provenance(provenance: Any) -> None:
+    _check(isinstance(provenance, dict), "provenance is no table")
+    for name in _SECTIONS:
+        _check(isinstance(provenance.get(name, {}), Mapping), f"provenance.{name} is no table")
+    cost, notes = provenance.get("cost", {}), provenance.get("audio", {}).get("notes", [])
+    _check(all(type(v) in (int, float) for v in cost.values()), "provenance.cost has values that are no numbers")
+    _check(isinstance(notes, (list, tuple)) and all(isinstance(n, str) for n in notes), "provenance.audio.notes")
+    kwargs = provenance.get("output", {}).get("generate_kwargs", {})
+    _check(isinstance(kwargs, Mapping), "provenance.output.generate_kwargs is no table")
+
+
+def _check_floats(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    fits = tensor.dtype in (torch.float32, torch.float64) and tensor.shape == shape
+    _check(fits, f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}, floats of {shape} are expected")
+
+
+def _are_groups(groups: Any, count: int) -> bool:
+    """Return whether these are tuples of indices below ``count``, none of them empty."""
+    return isinstance(groups, tuple) and all(
+        isinstance(group, tuple) and group and all(type(i) is int and 0 <= i < count for i in group) for group in groups
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _check(fits: bool, otherwise: str) -> None:
+    if not fits:
+        raise ValueError(otherwise)

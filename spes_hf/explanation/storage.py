@@ -1,0 +1,218 @@
+"""Explanations on disk: a folder with safetensors and JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from spes_hf import waveforms
+from spes_hf.errors import ExplanationFormatError
+from spes_hf.explanation import Explanation, PatchMap, Reliability
+from spes_hf.explanation.soundness import check_scores, check_sound, no_constant
+from spes_hf.masking.segments import feature_labels
+from spes_hf.scoring.scores import weighted_mean
+
+FORMAT = "spes_hf.explanation"
+# 2 where the waveform needs more than the 16 bits that version 1 keeps of it.
+FORMAT_VERSIONS = (1, 2)
+DESCRIPTION = "explanation.json"
+
+# What parts that do not fit together raise.
+DAMAGE = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+)
+
+# Field → name in the file.
+_TENSOR_FIELDS = {
+    **{name: name for name in ("probabilities", "features", "times", "frequencies", "raw_token_scores")},
+    "text_impact": "token_mean_impact",
+    "sound_impact": "audio_mean_impact",
+}
+_TUPLE_FIELDS = ("pieces", "token_id_list", "context_pieces", "special", "groups", "context_groups")
+_PLAIN_FIELDS = ("text", "prefix_length", "sampling_rate", "provenance")
+
+
+def save_explanation(explanation: Explanation, folder: Path) -> Path:
+    """Write an explanation to a folder, which is made if it is not there.
+
+    The tensors come first, under a name made from their checksum; then the description, which names them, takes the
+    place of an older one in one step; then older tensors go. An interrupted save leaves the older explanation whole.
+
+    Raises:
+        ExplanationFormatError: If ``folder`` is a file.
+    """
+    if folder.is_file():
+        raise ExplanationFormatError(f"path {str(folder)!r} is a file; pass a folder to write the explanation to")
+    values, parts = to_parts(explanation)
+    tensors = save_tensors(parts)
+    checksum = hashlib.sha256(tensors).hexdigest()
+    description = {
+        "format": FORMAT,
+        "format_version": version_of(parts),
+        "tensors": f"explanation-{checksum[:12]}.safetensors",
+        "tensors_sha256": checksum,
+        **values,
+    }
+    description["sha256"] = _checksum(description)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / description["tensors"], tensors)
+    _write(folder / DESCRIPTION, json.dumps(description, indent=1, allow_nan=False).encode("ascii"))
+    for path in folder.glob("explanation-*.safetensors"):
+        if path.name != description["tensors"]:
+            path.unlink(missing_ok=True)
+    return folder
+
+
+def load_explanation(folder: Path) -> Explanation:
+    """Return the explanation in a folder; the path of a file in it will do.
+
+    Raises:
+        ExplanationFormatError: If there is none, or it is damaged, or something else wrote it.
+    """
+    folder = folder.parent if folder.suffix in (".json", ".safetensors") and not folder.is_dir() else folder
+    if not (folder / DESCRIPTION).is_file():
+        raise ExplanationFormatError(
+            f"path {str(folder)!r} holds no {DESCRIPTION}; pass a folder that Explanation.save() wrote"
+        )
+    try:
+        description = json.loads((folder / DESCRIPTION).read_bytes(), parse_constant=no_constant)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(folder, f"{DESCRIPTION} is no JSON: {error}") from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise ExplanationFormatError(
+            f"path {str(folder)!r} was not written by Explanation.save(): its {DESCRIPTION} is no {FORMAT}"
+        )
+    if description.get("format_version") not in FORMAT_VERSIONS:
+        raise ExplanationFormatError(
+            f"path {str(folder)!r} has format version {description.get('format_version')!r}; this version of spes_hf "
+            f"reads {FORMAT_VERSIONS[0]} to {FORMAT_VERSIONS[-1]}: install the version that wrote it, or explain again"
+        )
+    if description.pop("sha256", None) != _checksum(description):
+        raise _damaged(folder, f"{DESCRIPTION} is not what was written")
+    name = description.get("tensors")
+    # A name of another folder, or of a device, is none that was written.
+    if not isinstance(name, str) or not re.fullmatch(r"explanation-[0-9a-f]+\.safetensors", name):
+        raise _damaged(folder, f"{DESCRIPTION} names {name!r} as the file of its tensors")
+    if (folder / name).exists() and not (folder / name).is_file():
+        raise _damaged(folder, f"{name} is no file")
+    try:
+        raw = (folder / name).read_bytes()
+    except OSError as error:
+        raise _damaged(folder, f"{name} cannot be read: {error.strerror}") from error
+    if hashlib.sha256(raw).hexdigest() != description.get("tensors_sha256"):
+        raise _damaged(folder, f"{name} is not the file that was written")
+    try:
+        return _explanation(description, load_tensors(raw))
+    except DAMAGE as error:
+        raise _damaged(folder, f"{type(error).__name__}: {error}") from error
+
+
+def to_parts(explanation: Explanation) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what an explanation is made of: values for JSON, and tensors."""
+    sentence = explanation.token_reliability.sentence
+    plain = {name: getattr(explanation, name) for name in (*_PLAIN_FIELDS, *_TUPLE_FIELDS)}
+    return {"reliability_of_sentence": None if math.isnan(sentence) else sentence, **plain}, _tensors(explanation)
+
+
+def version_of(tensors: dict[str, Tensor]) -> int:
+    """Return the version of the format that these tensors need."""
+    return 1 if waveforms.FIRST in tensors else 2
+
+
+def from_parts(values: dict[str, Any], tensors: dict[str, Tensor]) -> Explanation:
+    """Return the explanation that `to_parts` took apart; a part that is missing is a KeyError."""
+    return _explanation(values, tensors)
+
+
+def _checksum(description: dict[str, Any]) -> str:
+    """Return the checksum of a description, whatever way JSON wrote it."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode("ascii")).hexdigest()
+
+
+def _tensors(explanation: Explanation) -> dict[str, Tensor]:
+    tensors = {stored: getattr(explanation, name) for name, stored in _TENSOR_FIELDS.items()}
+    tensors["reliability"] = explanation.token_reliability.tokens
+    name, stored = waveforms.to_stored(explanation.waveform)
+    tensors[name] = stored
+    for name, patches in (("audio", explanation.audio_map), ("sentence", explanation.sentence_map)):
+        if patches is None:
+            continue
+        if name == "audio" or not torch.equal(patches.labels, explanation.audio_map.labels):
+            # No labels: every feature is its own unit.
+            own = torch.equal(patches.labels, feature_labels(explanation.features).int())
+            tensors[f"{name}.labels"] = patches.labels[:0] if own else patches.labels
+        tensors |= {f"{name}.numerator.{level}": values for level, values in enumerate(patches.values)}
+        tensors |= {f"{name}.denominator.{level}": weights for level, weights in enumerate(patches.weights or ())}
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def _explanation(description: dict[str, Any], tensors: dict[str, Tensor]) -> Explanation:
+    values: dict[str, Any] = {name: description[name] for name in _PLAIN_FIELDS}
+    values |= {name: _tuples(description[name]) for name in _TUPLE_FIELDS}
+    values["audio_map"] = _patch_map("audio", tensors)
+    values["sentence_map"] = _patch_map("sentence", tensors) if "sentence.numerator.0" in tensors else None
+    if "audio_mean_impact" not in tensors:  # it was left out where it could be worked out
+        tensors = {**tensors, "audio_mean_impact": _impact_of(values["audio_map"])}
+    values |= {name: tensors[stored] for name, stored in _TENSOR_FIELDS.items()}
+    sentence = description["reliability_of_sentence"]
+    values["token_reliability"] = Reliability(tensors["reliability"], math.nan if sentence is None else float(sentence))
+    values["waveform"] = waveforms.from_stored(tensors)
+    if values.keys() != {f.name for f in fields(Explanation)}:
+        raise KeyError(f"fields {sorted(values)}")
+    return check_sound(Explanation(**values))
+
+
+def _patch_map(name: str, tensors: dict[str, Tensor]) -> PatchMap:
+    levels = range(sum(key.startswith(f"{name}.numerator.") for key in tensors))
+    labels = tensors.get(f"{name}.labels", tensors["audio.labels"])
+    keys = [f"{name}.numerator.{level}" for level in levels]
+    scores = tuple(check_scores(key, tensors[key]) for key in keys)
+    weights = None
+    if any(f"{name}.denominator.{level}" in tensors for level in levels):  # those that were 1 throughout were left out
+        counts = zip(levels, scores, strict=True)
+        weights = tuple(tensors.get(f"{name}.denominator.{level}", s.new_ones(s.shape[1])) for level, s in counts)
+    return PatchMap(labels if len(labels) else feature_labels(tensors["features"]).int(), scores, weights)
+
+
+def _impact_of(audio: PatchMap) -> Tensor:
+    """Return the impact of the average mask, (K,), from the sums of a map; NaN where it has none."""
+    if audio.weights is None:
+        return torch.full((len(audio.values[0]),), torch.nan, dtype=torch.float32, device="cpu")
+    return weighted_mean(audio.values, audio.weights)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a whole file or none: an interrupted save leaves the old one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _damaged(folder: Path, why: str) -> ExplanationFormatError:
+    return ExplanationFormatError(f"path {str(folder)!r} is damaged ({why}); explain again, or restore the folder")

@@ -1,0 +1,385 @@
+"""A whole corpus on any number of processes, devices and nodes, in a job that can be killed and goes on."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+
+from spes_hf.audio.stored import row_of
+from spes_hf.corpora.transforms import Explain, is_fatal, told
+from spes_hf.errors import ConfigError
+from spes_hf.jobs.job import SUMMARY, JobSummary, claim_folder, describe_job, write_json
+from spes_hf.jobs.schedule import Place, advise_threads, estimate_costs, find_place, split_by_cost
+from spes_hf.jobs.shards import (
+    FLUSH_SECONDS,
+    INDEX,
+    ShardError,
+    ShardWriter,
+    count_rows,
+    drop_repeated,
+    read_finished,
+    remove_litter,
+    row_order,
+    shard_files,
+)
+from spes_hf.methods import ExplainConfig
+from spes_hf.rows import RowTransform
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset, Features
+
+__all__ = ["JobSummary", "explain_dataset", "load_explained", "map_rows"]
+
+_LISTING_SECONDS = 2.0
+_WAIT_SECONDS = 0.2
+_PATIENCE_SECONDS = 3600.0
+
+
+def explain_dataset(
+    model: Any,
+    processor: Any,
+    dataset: Dataset,
+    out: str | Path,
+    config: ExplainConfig | None = None,
+    *,
+    metrics: Sequence[RowTransform] = (),
+    audio_column: str = "audio",
+    id_column: str = "id",
+    text_column: str | None = None,
+    duration_column: str = "duration",
+    sampling_rate: int | None = None,
+    language: str | None = None,
+    task: str | None = None,
+    tgt_lang: str | None = None,
+    generate_kwargs: Mapping[str, Any] | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    process_index: int | None = None,
+    num_processes: int | None = None,
+    flush_seconds: float = FLUSH_SECONDS,
+) -> JobSummary:
+    """Explain a whole data set into a folder, and return how it ended.
+
+    Call it in every process of ``accelerate launch`` or torchrun, with the model on the process's own device. The work
+    is split by estimated cost. Rows are written to ``out/data`` as Parquet files as they are finished; what a job that
+    was killed has on disk is never computed again, whatever the number of processes that go on with it. An utterance
+    that fails is a row with an "error". Rows do not depend on who computes them; `load_explained` reads them. Processes
+    on a CPU whose threads do not suit its cores are told so by a warning, of the first one if they were launched
+    together.
+
+    Args:
+        model: A speech-to-text model of a known family, the same in every process.
+        processor: Its processor; None for a pipeline's own.
+        dataset: A `datasets.Dataset`, the same in every process. All its columns but the audio go into the rows.
+        out: Folder of the job.
+        config: Method and settings; None for `SpesConfig()`.
+        metrics: What to compute of every explanation, in this order, such as ``[Deletion(model, processor), Size()]``.
+        audio_column: Where the audio is.
+        id_column: Where the id of the utterance is; "id" may be missing.
+        text_column: Where a text is that shall be explained in the place of what the model generates; None: none.
+        duration_column: Where the length of the audio is, in seconds; where it is missing, headers tell.
+        sampling_rate: Of bare samples that are not at the processor's rate, in Hz.
+        language: Language of the speech, for families whose ``generate()`` takes it.
+        task: "transcribe" or "translate", likewise.
+        tgt_lang: Language of the text, likewise.
+        generate_kwargs: Further arguments of ``model.generate()``.
+        batch_size: Perturbed copies in one forward pass; None: found automatically.
+        seed: Same seed, same masks.
+        progress: Whether process 0 shows a bar over the whole job.
+        process_index: Index of this process among processes that were not launched together, such as those of an array
+            of Slurm jobs; None: as the launcher says.
+        num_processes: How many such processes there are.
+        flush_seconds: How long a finished row may wait in memory at first.
+
+    Returns:
+        The summary. Process 0 waits for the others, those that were launched together, and is the one that reports;
+        of processes that were not, the one that finishes last.
+
+    Raises:
+        ConfigError: If an argument has a value outside what is allowed, or ``out`` holds another job.
+        ShardError: If rows cannot be written; those written before are safe.
+        UnsupportedModelError: If the family has no adapter.
+    """
+    explain = Explain(
+        model,
+        processor,
+        config,
+        audio_column=audio_column,
+        id_column=id_column,
+        text_column=text_column,
+        sampling_rate=sampling_rate,
+        language=language,
+        task=task,
+        tgt_lang=tgt_lang,
+        generate_kwargs=generate_kwargs,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    adapter = explain.explainer.adapter
+    _check_dataset(dataset)
+    for name in (audio_column, text_column):
+        if name is not None and name not in dataset.column_names:
+            raise ConfigError(f"dataset has no column {name!r}; it has {', '.join(dataset.column_names)}")
+    place = find_place(process_index, num_processes)
+    # One of those that were launched together speaks for all; others know nothing of each other.
+    speaks = place.index == 0 or not place.together
+    advice = advise_threads(place.together) if speaks and adapter.device.type == "cpu" else None
+    if advice is not None:
+        warnings.warn(advice, stacklevel=2)
+    # Whisper reads its window whatever the audio's length is.
+    window_s = getattr(adapter.processor.feature_extractor, "chunk_length", None)
+    return map_rows(
+        dataset,
+        [explain, *metrics],
+        out,
+        costs=lambda: estimate_costs(dataset, audio_column, window_s, duration_column),
+        audio_column=audio_column,
+        id_column=id_column,
+        progress=progress,
+        process_index=process_index,
+        num_processes=num_processes,
+        flush_seconds=flush_seconds,
+    )
+
+
+def map_rows(
+    dataset: Dataset,
+    transforms: Sequence[RowTransform],
+    out: str | Path,
+    *,
+    costs: Callable[[], Sequence[float]] | None = None,
+    audio_column: str | None = None,
+    id_column: str | None = None,
+    progress: bool = True,
+    process_index: int | None = None,
+    num_processes: int | None = None,
+    flush_seconds: float = FLUSH_SECONDS,
+) -> JobSummary:
+    """Run any transforms over a data set, as `explain_dataset` runs `Explain`.
+
+    Args:
+        dataset: A `datasets.Dataset`, the same in every process.
+        transforms: One after the other; one that raises makes the row a failed one.
+        out: Folder of the job.
+        costs: Returns what every row costs; None: all the same.
+        audio_column: A column that does not go into the rows.
+        id_column: What to call a row by in the summary; None: its index.
+        progress: Whether process 0 shows a bar over the whole job.
+        process_index: As for `explain_dataset`.
+        num_processes: As for `explain_dataset`.
+        flush_seconds: How long a finished row may wait in memory at first.
+    """
+    _check_dataset(dataset)
+    features = _features(dataset, transforms, audio_column)
+    out, place = Path(out), find_place(process_index, num_processes)
+    todo = _prepare(dataset, transforms, out, place, costs, audio_column)
+    arrow = dataset.with_format("arrow")
+    kept = arrow.select_columns([name for name in dataset.column_names if name != audio_column])
+
+    def inputs(indices: list[int]) -> pa.Table:
+        return kept[indices]
+
+    added = {name: None for name in features if name != INDEX and name not in dataset.column_names}
+    writer = ShardWriter(out, inputs, features.arrow_schema, place.index, flush_seconds)
+    with _Bar(out, len(dataset), writer, shown=progress and place.index == 0) as bar:
+        try:
+            for index in todo:
+                row = _apply(transforms, row_of(arrow[index], dataset.features), added)
+                writer.add(index, {name: row.get(name) for name in added})
+                bar.update()
+        except ShardError:
+            raise
+        except BaseException:
+            writer.flush()
+            raise
+        writer.flush()
+        if place.together and place.index == 0:
+            _wait(out, len(dataset), bar)
+    finished = read_finished(out, id_column)
+    complete = len(finished.indices) == len(dataset)
+    summary = JobSummary.of(out, len(dataset), finished, place.index == 0 if place.together else complete)
+    if complete and summary.reports:
+        write_json(out / SUMMARY, summary.to_dict())
+        if count_rows(out) > len(finished.indices):
+            drop_repeated(out)
+    return summary
+
+
+def load_explained(out: str | Path, cache_dir: str | Path | None = None) -> Dataset:
+    """Return the rows of a job, in the order of the data set, each once; those that are there, if it is not complete.
+
+    Args:
+        out: Folder of the job.
+        cache_dir: Where `datasets` keeps its tables.
+
+    Raises:
+        ConfigError: If the folder holds no rows.
+    """
+    from datasets import Dataset
+
+    files = shard_files(Path(out))
+    if not files:
+        raise ConfigError(f"out is {str(out)!r}, which holds no finished rows; pass the folder of explain_dataset()")
+    rows = Dataset.from_parquet([str(path) for path in files], cache_dir=None if cache_dir is None else str(cache_dir))
+    return rows.select(row_order(rows.with_format("numpy")[INDEX][:]))
+
+
+def _check_dataset(dataset: Any) -> None:
+    from datasets import Dataset
+
+    if not isinstance(dataset, Dataset):
+        raise ConfigError(
+            f"dataset is a {type(dataset).__name__}; pass a datasets.Dataset: a split, and not a streaming one (map "
+            "Explain over that)"
+        )
+    if not len(dataset):
+        raise ConfigError("dataset has no rows")
+
+
+def _features(dataset: Dataset, transforms: Sequence[RowTransform], audio_column: str | None) -> Features:
+    """Return the features of the rows.
+
+    Raises:
+        ConfigError: If the data set has a column that the job would write over.
+    """
+    from datasets import Features, Value
+
+    kept = {name: kind for name, kind in dataset.features.items() if name != audio_column}
+    added: dict[str, Any] = {"error": Value("string")}
+    for transform in transforms:
+        added |= transform.columns()
+    taken = sorted(kept.keys() & {INDEX, *added})
+    if taken:
+        raise ConfigError(
+            f"dataset has the columns {', '.join(taken)}, which the job would write over; rename them: "
+            f"dataset.rename_column({taken[0]!r}, …)"
+        )
+    return Features({INDEX: Value("int64"), **kept, **added})
+
+
+def _prepare(
+    dataset: Dataset,
+    transforms: Sequence[RowTransform],
+    out: Path,
+    place: Place,
+    costs: Callable[[], Sequence[float]] | None,
+    audio_column: str | None,
+) -> list[int]:
+    """Return the rows that this process is to do.
+
+    Processes that were launched together talk once, here: process 0 looks at the folder and deals out what is left.
+    Others cannot know what their peers saw there, so they deal out all rows and leave out what is done.
+    """
+    identity = describe_job(dataset, transforms, audio_column)
+
+    def plan() -> list[list[int]]:
+        claim_folder(out, identity)
+        if place.together or place.count == 1:
+            remove_litter(out, lambda rank: True)
+            done = drop_repeated(out)
+        else:
+            remove_litter(out, lambda rank: rank == place.index or rank >= place.count)
+            done = read_finished(out).indices
+        prices = [1.0] * len(dataset) if costs is None else costs()
+        left = [i for i in range(len(dataset)) if i not in done]
+        if place.together or place.count == 1:
+            return split_by_cost(prices, left, place.count)
+        shares = split_by_cost(prices, range(len(dataset)), place.count)
+        return [[i for i in share if i not in done] for share in shares]
+
+    if not place.together:
+        return plan()[place.index]
+    from accelerate.utils import broadcast_object_list
+
+    message: list[Any] = [None, None, ""]
+    if place.index == 0:
+        try:
+            message = [plan(), identity, ""]
+        except Exception as error:
+            broadcast_object_list([None, None, told(error)], from_process=0)
+            raise
+    broadcast_object_list(message, from_process=0)
+    shares, theirs, failure = message
+    if failure:
+        raise ConfigError(f"process 0 cannot start the job: {failure}")
+    if theirs != identity:
+        raise ConfigError(f"model, settings or data set of process {place.index} are not those of process 0")
+    return list(shares[place.index])
+
+
+def _wait(out: Path, rows: int, bar: _Bar) -> None:
+    """Wait until the other processes have written their rows.
+
+    On disk, not in a collective, which gives up after ten minutes. Launchers end this process if another one dies;
+    where none does, it gives up once nothing has come for far longer than a shard takes.
+
+    Raises:
+        ShardError: If rows are missing and no one seems to be left to bring them.
+    """
+    found, since, started = count_rows(out), time.monotonic(), bar.started
+    looked = -1
+    while True:
+        # Names may count a row twice, where a process of an earlier run is still alive.
+        if found >= rows and found != looked:
+            looked = found
+            if len(read_finished(out).indices) >= rows:
+                return
+        time.sleep(_WAIT_SECONDS)
+        bar.update()
+        now, before = time.monotonic(), found
+        found = count_rows(out)
+        since = now if found > before else since
+        if now - since > max(_PATIENCE_SECONDS, (now - started) / 4):
+            missing = rows - len(read_finished(out).indices)
+            raise ShardError(
+                f"{missing} of {rows} rows are missing in {str(out)!r}, and none has come for {now - since:.0f} s: "
+                "another process must be lost. Start the job again, it goes on from there"
+            )
+
+
+def _apply(transforms: Sequence[RowTransform], row: dict[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row after all transforms; one that fails leaves its columns empty, and the reason."""
+    for transform in transforms:
+        try:
+            row = transform(row)
+        except Exception as error:
+            if is_fatal(error):
+                raise
+            row = {**added, **row, "error": f"{transform.key}: {told(error)}"}
+    return row
+
+
+class _Bar:
+    """Progress over the whole job: rows on disk, whoever wrote them, and those that wait here."""
+
+    def __init__(self, out: Path, rows: int, writer: ShardWriter, shown: bool):
+        self.out, self.writer = out, writer
+        self.others = self._listed = 0.0
+        self.started = time.monotonic()
+        before = count_rows(out) if shown else 0
+        # smoothing=0: time left by the mean rate, since utterances differ and shards come in bursts.
+        self.bar = tqdm(total=rows, initial=before, desc="explaining", unit="row", disable=not shown, smoothing=0)
+        self.shown = shown
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
+
+    def update(self) -> None:
+        """Show how far the job is."""
+        if not self.shown:
+            return
+        now = time.monotonic()
+        if now - self._listed >= _LISTING_SECONDS:
+            self.others, self._listed = count_rows(self.out) - self.writer.written, now
+        done = int(self.others) + self.writer.written + self.writer.waiting
+        self.bar.update(max(0, min(done, self.bar.total) - self.bar.n))

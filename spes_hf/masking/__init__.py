@@ -1,0 +1,1 @@
+"""What is perturbed and how: patches, tokens, seeded masks."""

@@ -1,0 +1,31 @@
+"""The methods: each a file with its config and its plan. The type of the config chooses the method, as in PEFT."""
+
+from spes_hf.methods.base import ExplainConfig, list_methods, register_method
+from spes_hf.methods.bubble_noise import BubbleNoiseConfig
+from spes_hf.methods.captum import CaptumConfig, GradientConfig
+from spes_hf.methods.controls import EnergyConfig, RandomConfig
+from spes_hf.methods.feature_wise import FeatureWiseConfig
+from spes_hf.methods.paper_table import ablations
+from spes_hf.methods.spes import SpesConfig
+
+# A method is a file, and a line here.
+register_method(SpesConfig)
+register_method(FeatureWiseConfig)
+register_method(BubbleNoiseConfig)
+register_method(CaptumConfig, "gradient")
+register_method(RandomConfig)
+register_method(EnergyConfig)
+
+__all__ = [
+    "BubbleNoiseConfig",
+    "CaptumConfig",
+    "EnergyConfig",
+    "ExplainConfig",
+    "FeatureWiseConfig",
+    "GradientConfig",
+    "RandomConfig",
+    "SpesConfig",
+    "ablations",
+    "list_methods",
+    "register_method",
+]

@@ -1,0 +1,215 @@
+"""What the configs of all methods share: fields, checks, JSON, a plan, and that no setting is without effect."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+from spes_hf import __version__
+from spes_hf.checks import DerivedInt, DerivedStr, check, is_count, is_number, plain
+from spes_hf.errors import ConfigError
+from spes_hf.files import TextFileError, read_json
+from spes_hf.masking.perturbations import Fill
+from spes_hf.methods.run import Maps, Problem, Step
+
+ConfigT = TypeVar("ConfigT", bound="ExplainConfig")
+
+_METHODS: dict[str, type[ExplainConfig]] = {}
+
+
+def register_method(config_class: type[ConfigT], *former_names: str) -> type[ConfigT]:
+    """Make a method known by the name that its config has as ``method``, and return the config.
+
+    It is then found by `ExplainConfig.from_dict` and `list_methods`. A config of a class that is not registered can be
+    passed to `explain` all the same.
+
+    Args:
+        config_class: A subclass of `ExplainConfig`.
+        *former_names: Names that stored configs may still have.
+
+    Raises:
+        ConfigError: If the class is no config, has no plan or no name, or a name is taken.
+    """
+    if not (isinstance(config_class, type) and issubclass(config_class, ExplainConfig)):
+        raise ConfigError(f"config_class is {config_class!r}; pass a subclass of ExplainConfig")
+    if config_class.plan is ExplainConfig.plan:
+        raise ConfigError(f"{config_class.__name__} has no plan; write its method plan(self, problem)")
+    name = getattr(config_class, "method", None)
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"{config_class.__name__}.method is {name!r}; allowed: a name such as 'my-method'")
+    for each in (name, *former_names):
+        known = _METHODS.get(each)
+        if known not in (None, config_class):
+            raise ConfigError(f"method {each!r} is taken by {known.__name__ if known else known}; choose another name")
+        _METHODS[each] = config_class
+    return config_class
+
+
+def list_methods() -> list[str]:
+    """Return the names of the methods that are known."""
+    return sorted({config_class.method for config_class in _METHODS.values()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainConfig:
+    """What every method shares. Use one of its subclasses. A setting that would have no effect is refused.
+
+    Attributes:
+        num_spectrogram_masks: N^X, how many times the spectrogram is perturbed.
+        num_token_masks: N^Y, how many times the previous tokens are perturbed on their own.
+        spectrogram_mask_prob: p_spec, the probability that a unit of the spectrogram is perturbed.
+        token_mask_prob: p_tok, the probability that a previous token is perturbed.
+        impact: "kl" (§4.2), "probability" (fall of the token's probability) or "contrastive" (fall of the token's
+            log-odds against the runner-up of the clean run).
+        fill: What perturbed features become: "mean" (of each mel bin over the utterance), "zero", "min" (of the
+            spectrogram) or a number.
+    """
+
+    num_spectrogram_masks: int = 2_000
+    num_token_masks: int = 500
+    spectrogram_mask_prob: float = 0.5
+    token_mask_prob: float = 0.4
+    impact: Literal["kl", "probability", "contrastive"] = "kl"
+    fill: Fill = "mean"
+
+    method: ClassVar[str]
+    unused: ClassVar[tuple[str, ...]] = ()
+    """Fields that have no part in the method, and keep their defaults."""
+
+    def __post_init__(self) -> None:
+        if type(self) is ExplainConfig:
+            raise ConfigError("ExplainConfig names no method; use one of its subclasses, such as SpesConfig")
+        for entry in fields(self):  # NumPy's numbers become Python's, which JSON can hold
+            value = getattr(self, entry.name)
+            if isinstance(value, Real) and not isinstance(value, (bool, int, float)):
+                object.__setattr__(self, entry.name, int(value) if isinstance(value, Integral) else float(value))
+        self._resolve()
+        for name in ("num_spectrogram_masks", "num_token_masks"):
+            if name not in self.unused:
+                check(self, name, is_count(getattr(self, name)), "a whole number, at least 1")
+        for name in ("spectrogram_mask_prob", "token_mask_prob"):
+            value = getattr(self, name)
+            check(self, name, is_number(value) and 0 < value < 1, "a probability above 0 and below 1")
+        check(self, "impact", self.impact in ("kl", "probability", "contrastive"), "kl, probability, contrastive")
+        named = isinstance(self.fill, str) and self.fill in ("mean", "zero", "min")
+        check(self, "fill", named or is_number(self.fill), '"mean", "zero", "min" or a finite number')
+
+        self._refuse_unread()
+
+    def plan(self, problem: Problem) -> Sequence[Step | Maps]:
+        """Return what the method does for an utterance: runs of the model, or maps that need none.
+
+        Raises:
+            UnsupportedModelError: If the model cannot do what the method needs.
+        """
+        raise ConfigError(f"{type(self).__name__} has no plan; write its method plan(self, problem)")
+
+    @classmethod
+    def derived(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields that follow from these values where the user says nothing."""
+        return {}
+
+    def _resolve(self) -> None:
+        for name, value in self.derived(self._values()).items():
+            now = getattr(self, name)
+            if isinstance(now, (DerivedInt, DerivedStr)) or (now is None and self._defaults()[name] is None):
+                object.__setattr__(self, name, value)
+
+    def _refuse_unread(self) -> None:
+        """Refuse settings that would have no effect."""
+        for name, why in self.unread(self._values()).items():
+            default = self._defaults()[name]
+            check(self, name, getattr(self, name) == default, f"{default!r}, since {why}; leave it out")
+
+    @classmethod
+    def unread(cls, values: Mapping[str, Any]) -> dict[str, str]:
+        """Return the fields that a config with these values does not read, each with the reason."""
+        return dict.fromkeys(cls.unused, "this method does not read it")
+
+    def _values(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def _defaults(cls) -> dict[str, Any]:
+        return {f.name: f.default for f in fields(cls)}
+
+    def read(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of the settings that the config would read."""
+        void = self.unread({**self._values(), **settings})
+        return {name: value for name, value in settings.items() if name not in void}
+
+    @classmethod
+    def reading(cls: type[ConfigT], presets: Mapping[str, Any], **settings: Any) -> ConfigT:
+        """Return a config with these settings, and those of the presets that it then reads.
+
+        Args:
+            presets: Fields that give way where a setting makes them void.
+            **settings: Fields that are refused if they are void.
+        """
+        void = cls.unread({**cls._defaults(), **presets, **settings})
+        return cls(**{**{name: value for name, value in presets.items() if name not in void}, **settings})
+
+    def changed(self: ConfigT, **settings: Any) -> ConfigT:
+        """Return the config with other settings, as `dataclasses.replace`; what they make void becomes its default."""
+        return type(self).reading(self._values(), **settings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, the method and the version of the library, ready for JSON."""
+        values = {name: plain(value) for name, value in asdict(self).items()}
+        return {"method": self.method, "spes_hf_version": __version__, **values}
+
+    @classmethod
+    def from_dict(cls: type[ConfigT], values: dict[str, Any]) -> ConfigT:
+        """Return the config that `to_dict` wrote; called on `ExplainConfig` it finds the class by the method.
+
+        What a stored config sets without effect, as older versions let it, is left out with a warning.
+
+        Raises:
+            ConfigError: If the method or a field is unknown, or a value out of range.
+        """
+        values = dict(values)
+        method = values.pop("method", getattr(cls, "method", None))
+        stored, version = "spes_hf_version" in values, values.pop("spes_hf_version", __version__)
+        if not isinstance(method, str) or method not in _METHODS:
+            raise ConfigError(f"method is {method!r}; known methods: {', '.join(list_methods())}")
+        config_class = _METHODS[method]
+        if not issubclass(config_class, cls):
+            raise ConfigError(f"method is {method!r}, which is a {config_class.__name__}, not a {cls.__name__}")
+        unknown = sorted(values.keys() - {f.name for f in fields(config_class)})
+        if unknown:
+            raise ConfigError(
+                f"{config_class.__name__} has no field {', '.join(unknown)} (written by spes_hf {version}, this is "
+                f"{__version__}); its fields: {', '.join(f.name for f in fields(config_class))}"
+            )
+        defaults = config_class._defaults()
+        own = config_class.derived({**defaults, **values})
+        values = {name: value for name, value in values.items() if name not in own or value != own[name]}
+        if stored:
+            for name in config_class.unread({**defaults, **values}):
+                if plain(values.pop(name, defaults[name])) != plain(defaults[name]):
+                    warnings.warn(f"stored {config_class.__name__}.{name} has no effect and is left out", stacklevel=2)
+        return config_class(**values)
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the config to a JSON file."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_json(cls: type[ConfigT], path: str | Path) -> ConfigT:
+        """Return the config in a JSON file.
+
+        Raises:
+            ConfigError: If the file is no JSON object, or holds no valid config.
+        """
+        try:
+            values = read_json(path)
+        except (OSError, TextFileError) as error:
+            raise ConfigError(f"path {str(path)!r} cannot be read as JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"path {str(path)!r} holds a {type(values).__name__}; expected a JSON object")
+        return cls.from_dict(values)

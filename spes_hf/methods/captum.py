@@ -1,0 +1,153 @@
+"""Gradients of every token's probability through Captum: saliency, input × gradient, integrated gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from spes_hf.checks import check, is_count
+from spes_hf.errors import ConfigError
+from spes_hf.explanation.maps import PatchMap
+from spes_hf.finite import check_finite
+from spes_hf.masking.perturbations import fill_values
+from spes_hf.masking.segments import feature_labels
+from spes_hf.methods.base import ExplainConfig
+from spes_hf.methods.run import ImpactOf, Maps, Problem, Step
+from spes_hf.methods.tokens import token_run
+from spes_hf.runtime.batching import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptumConfig(ExplainConfig):
+    """Gradients of a token's probability with respect to the spectrogram, through Captum (the extra "captum").
+
+    Tokens are perturbed as in SPES. The gradient of the KL divergence is 0 at the clean input, so the impact is
+    "probability" or "contrastive". `fill` is where integrated gradients start from.
+
+    Attributes:
+        attribution: "saliency" (absolute gradient), "input_x_gradient" or "integrated_gradients".
+        steps: How many points integrated gradients takes on the way from the fill to the spectrogram.
+    """
+
+    num_spectrogram_masks: int = 0
+    impact: Literal["kl", "probability", "contrastive"] = "probability"
+    attribution: Literal["saliency", "input_x_gradient", "integrated_gradients"] = "integrated_gradients"
+    steps: int = 16
+
+    method: ClassVar[str] = "captum"
+    unused: ClassVar[tuple[str, ...]] = ("num_spectrogram_masks", "spectrogram_mask_prob")
+
+    @classmethod
+    def unread(cls, values: Mapping[str, Any]) -> dict[str, str]:
+        """Return the fields that a config with these values does not read, each with the reason."""
+        found = super().unread(values)
+        if values["attribution"] != "integrated_gradients":
+            found |= dict.fromkeys(("steps", "fill"), f"attribution={values['attribution']!r} does not read it")
+        return found
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = ("saliency", "input_x_gradient", "integrated_gradients")
+        check(self, "attribution", self.attribution in names, ", ".join(names))
+        check(self, "steps", is_count(self.steps), "a whole number, at least 1")
+        allowed = "probability, contrastive, since the gradient of KL at the clean input is 0"
+        check(self, "impact", self.impact != "kl", allowed)
+
+    def plan(self, problem: Problem) -> Sequence[Step]:
+        """Return a step that differentiates every token's probability, and the run over tokens.
+
+        Raises:
+            ConfigError: If Captum is not installed.
+            UnsupportedModelError: If the model has no gradients.
+        """
+        problem.require_gradients("config is a CaptumConfig", "use SpesConfig.paper(task), which needs none")
+        return [CaptumStep(self, problem), token_run(self, problem)]
+
+
+GradientConfig = CaptumConfig
+"""The former name."""
+
+
+class CaptumStep:
+    """Attributes each token's probability to the features, some tokens at a time: a `Step`.
+
+    Args:
+        config: Method and settings.
+        problem: The utterance and its output.
+    """
+
+    differentiates = True
+
+    def __init__(self, config: CaptumConfig, problem: Problem):
+        self.captum = _captum()
+        self.problem = problem
+        self.attribution = config.attribution
+        self.steps = config.steps if config.attribution == "integrated_gradients" else 1
+        features = problem.utterance.features
+        self.features = features.to(problem.device)
+        self.start = fill_values(config.fill, features).expand_as(features).flatten().to(problem.device)
+        self.values = torch.zeros(problem.tokens, features.numel(), dtype=torch.float32, device="cpu")
+
+    @property
+    def passes(self) -> int:
+        """How many passes are planned: forwards and backwards at every step of every token."""
+        return 2 * self.problem.tokens * self.steps
+
+    def run(self, impact_of: ImpactOf, batch: Batch) -> Iterator[int]:
+        """Attribute all tokens. Row i of the batches belongs to token i // steps."""
+
+        def probability(values: Tensor) -> Tensor:
+            return -impact_of({"features": values.unflatten(1, self.features.shape)})
+
+        def attribute(rows: range) -> None:
+            tokens = [row // self.steps for row in rows if row % self.steps == 0]
+            if not tokens:
+                return
+            with torch.inference_mode(False), torch.enable_grad():
+                values = self.features.flatten().expand(len(tokens), -1).clone().requires_grad_()
+                found = self._attribute(probability, values, tokens, len(rows))
+            self.values[tokens] = found.detach().float().cpu()
+
+        todo = range(self.problem.tokens * self.steps)
+        while todo:
+            some, todo = todo[: batch.size], todo[batch.size :]
+            for done in batch.over(some, attribute):
+                yield 2 * len(done)
+
+    def _attribute(self, probability: Any, values: Tensor, tokens: list[int], batch: int) -> Tensor:
+        if self.attribution == "saliency":
+            return self.captum.Saliency(probability).attribute(values, target=tokens)
+        if self.attribution == "input_x_gradient":
+            return self.captum.InputXGradient(probability).attribute(values, target=tokens)
+        return self.captum.IntegratedGradients(probability).attribute(
+            values,
+            baselines=self.start.expand_as(values),
+            target=tokens,
+            n_steps=self.steps,
+            internal_batch_size=max(batch, len(tokens)),
+        )
+
+    def maps(self, dtype: torch.dtype) -> Maps:
+        """Return the attributions as the map of every token.
+
+        Raises:
+            NumericsError: If they are NaN or infinite.
+        """
+        check_finite([self.values], "gradients", dtype)
+        labels = feature_labels(self.problem.utterance.features).int()
+        return Maps.of_sound(PatchMap(labels, (self.values,)), self.problem)
+
+
+def _captum() -> ModuleType:
+    try:
+        import captum.attr
+    except ImportError as error:
+        raise ConfigError(
+            "config is a CaptumConfig, which needs Captum, and it is not installed: pip install 'spes_hf[captum]'"
+        ) from error
+    return captum.attr

@@ -1,0 +1,41 @@
+"""The paper's table of methods and ablations, and the methods at no cost, as configs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from spes_hf.methods.base import ExplainConfig
+from spes_hf.methods.bubble_noise import BubbleNoiseConfig
+from spes_hf.methods.controls import EnergyConfig, RandomConfig
+from spes_hf.methods.feature_wise import FeatureWiseConfig
+from spes_hf.methods.spes import SpesConfig
+
+
+def ablations(task: Literal["asr", "st"] = "asr", **overrides: Any) -> dict[str, ExplainConfig]:
+    """Return the rows of the paper's Table 1, then joint perturbation (A.2.2), Table 9 and the methods at no cost.
+
+    Args:
+        task: "asr" or "st", as for `SpesConfig.paper`.
+        **overrides: Fields to set differently in all of them that read them, such as ``num_spectrogram_masks``.
+
+    Raises:
+        ConfigError: If the task is neither.
+    """
+
+    def spes(**values: Any) -> SpesConfig:
+        return SpesConfig.paper(task).changed(**values)
+
+    rows = {
+        "feature-wise": FeatureWiseConfig(),
+        "bubble noise": BubbleNoiseConfig(),
+        "SPES": spes(),
+        "- multi-scale": spes(patches_per_second=(500.0,)),
+        "- clustering": spes(segmentation="grid"),
+        "- duration adaptation": spes(patches=(2_000, 2_500, 3_000)),
+        "- KL": spes(impact="probability"),
+        "joint": spes(perturb="joint"),
+        "coarse": spes(patches_per_second=(20.0, 40.0, 60.0), num_spectrogram_masks=1_000),
+        "random": RandomConfig(),
+        "energy": EnergyConfig(),
+    }
+    return {name: row.changed(**row.read(overrides)) for name, row in rows.items()}

@@ -1,0 +1,25 @@
+"""`SpesConfig`'s presets by name, as command lines take them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from spes_hf.errors import ConfigError
+from spes_hf.methods.spes import SpesConfig
+
+PRESETS = ("fast", "default", "paper")
+
+
+def preset(name: str, task: Literal["asr", "st"] = "asr", **overrides: Any) -> SpesConfig:
+    """Return the `SpesConfig` preset of that name: "fast", "default" or "paper".
+
+    Raises:
+        ConfigError: If there is no preset of that name.
+    """
+    if name == "fast":
+        return SpesConfig.fast(**overrides)
+    if name == "default":
+        return SpesConfig(**overrides)
+    if name == "paper":
+        return SpesConfig.paper(task, **overrides)
+    raise ConfigError(f"preset is {name!r}; allowed: {', '.join(PRESETS)}")

@@ -1,0 +1,290 @@
+"""What a method plans: runs of the model under masks, each read as maps; or maps that need none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from spes_hf.adapters.types import Target, Utterance
+from spes_hf.errors import UnsupportedModelError
+from spes_hf.explanation.maps import PatchMap
+from spes_hf.explanation.reliability import Reliability, split_half
+from spes_hf.finite import check_finite
+from spes_hf.functional import ratio
+from spes_hf.masking.draw import mask_key
+from spes_hf.masking.perturbations import Masks, Perturbation
+from spes_hf.runtime.batching import Batch
+from spes_hf.scoring.scores import UnitScores
+
+# Where a run may end once it is as reliable as asked for, as shares of its masks.
+STAGES = (1 / 8, 1 / 4, 1 / 2, 1)
+
+# Runs the model on inputs that masks made, keyword arguments of `Adapter.logits`; returns the impacts, (B, K).
+ImpactOf = Callable[[dict[str, Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One utterance, its output and the seed: all that a plan depends on besides the config.
+
+    Attributes:
+        utterance: The utterance.
+        target: The output to explain.
+        device: Where the model is.
+        seed: The user's seed.
+        utterance_id: What tells the utterance from the others of a corpus.
+        differentiable: Whether gradients pass through all of the model.
+        dtype: What the model computes in.
+    """
+
+    utterance: Utterance
+    target: Target
+    device: torch.device
+    seed: int
+    utterance_id: str
+    differentiable: bool = True
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def tokens(self) -> int:
+        """K, the number of explained tokens."""
+        return len(self.target.token_ids)
+
+    def key(self, stream: str) -> int:
+        """Return the key of a stream of masks."""
+        return mask_key(self.seed, self.utterance_id, stream)
+
+    def require_gradients(self, what: str, remedy: str) -> None:
+        """Refuse a model that gradients do not pass through.
+
+        Args:
+            what: What needs gradients.
+            remedy: What to use instead.
+
+        Raises:
+            UnsupportedModelError: If they do not.
+        """
+        if not self.differentiable:
+            raise UnsupportedModelError(
+                f"{what}, but weights of the model are quantised or made in inference mode, and gradients do not pass "
+                f"through them; {remedy}, or load the model in float32, float16 or bfloat16"
+            )
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What a method found, all or a part of it; parts of several steps are merged. All but ``sentence`` are needed.
+
+    Attributes:
+        audio: Map of the spectrogram for every token.
+        sound_impact: (K,) impact of the average mask that hides sound; NaN where no mask did.
+        sentence: Map of the spectrogram for the sentence, where the method measures it on its own.
+        reliability: Of the audio map.
+        token: (K, J) float32 raw scores of the decoder inputs; NaN where j is not yet generated.
+        text_impact: (K,) impact of the average mask that hides a token which the model wrote, and no sound; else NaN.
+    """
+
+    REQUIRED: ClassVar[tuple[str, ...]] = ("audio", "sound_impact", "reliability", "token", "text_impact")
+
+    audio: PatchMap | None = None
+    sound_impact: Tensor | None = None
+    sentence: PatchMap | None = None
+    reliability: Reliability | None = None
+    token: Tensor | None = None
+    text_impact: Tensor | None = None
+
+    @classmethod
+    def of_sound(cls, audio: PatchMap, problem: Problem) -> Maps:
+        """Return a finished map of the spectrogram that no masks drew."""
+        unknown = torch.full((problem.tokens,), torch.nan, dtype=torch.float32, device="cpu")
+        return cls(audio=audio, sound_impact=unknown, reliability=Reliability.unknown(problem.tokens))
+
+    @classmethod
+    def of_tokens(cls, scores: Tensor, target: Target) -> Maps:
+        """Return a finished map of the decoder inputs, (K, J), that no masks drew."""
+        unknown = torch.full((len(scores),), torch.nan, dtype=torch.float32, device="cpu")
+        return cls(token=scores.float().masked_fill(~target.valid, torch.nan), text_impact=unknown)
+
+    @staticmethod
+    def merged(parts: Iterable[Maps]) -> Maps:
+        """Return the maps that several steps found."""
+        found = (((f.name, getattr(part, f.name)) for f in fields(part)) for part in parts)
+        return Maps(**{name: value for part in found for name, value in part if value is not None})
+
+
+class Step(Protocol):
+    """A part of a method that runs the model. `Run` is the usual one."""
+
+    @property
+    def passes(self) -> int:
+        """How many passes are planned, forwards and backwards."""
+
+    @property
+    def differentiates(self) -> bool:
+        """Whether backward passes follow the forward passes, which then keep all that they computed."""
+
+    def run(self, impact_of: ImpactOf, batch: Batch) -> Iterator[int]:
+        """Run the model as often as it takes; yield how many passes were done, batch by batch."""
+
+    def maps(self, dtype: torch.dtype) -> Maps:
+        """Return what was found.
+
+        Args:
+            dtype: What the model computes in, for errors.
+        """
+
+
+class Estimator(Protocol):
+    """What watches a run, and makes scores of units from what it saw."""
+
+    differentiates: bool
+
+    def backward_passes(self, level: int, rows: range) -> int:
+        """Return how many times these rows of a level run the model backwards."""
+
+    def parts(self, level: int, rows: range) -> Sequence[range]:
+        """Divide rows of a level into those that run through the model together."""
+
+    def update(self, masks: Masks, impact_of: Callable[[Masks], Tensor]) -> None:
+        """Run the model under these masks and add what they show."""
+
+    def scores(self) -> UnitScores:
+        """Return the scores from all masks."""
+
+    def half(self, index: int) -> UnitScores:
+        """Return the scores from one half of the masks, as `Masks.halves` has them."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """When a run may end early.
+
+    Attributes:
+        reliability: Once the map of the sentence is so reliable.
+        least_masks: Not before this number of masks.
+    """
+
+    reliability: float
+    least_masks: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A perturbation, an estimator that watches it, and how to read its scores: a `Step`.
+
+    Attributes:
+        perturbation: Where masks come from and what they do.
+        estimator: What is accumulated.
+        read: Makes maps of the scores of units.
+        goal: When the run may end early; None: all masks are drawn.
+    """
+
+    perturbation: Perturbation
+    estimator: Estimator
+    read: Callable[[UnitScores], Maps]
+    goal: Goal | None = None
+
+    @property
+    def passes(self) -> int:
+        """How many passes are planned, forwards and backwards."""
+        return sum(self._passes(level, self.perturbation.rows(level)) for level in self._levels)
+
+    @property
+    def differentiates(self) -> bool:
+        """Whether backward passes follow the forward passes."""
+        return self.estimator.differentiates
+
+    def run(self, impact_of: ImpactOf, batch: Batch) -> Iterator[int]:
+        """Show the estimator every mask, batch by batch, the levels in turn; yield how many passes were done."""
+
+        def impact_under(masks: Masks) -> Tensor:
+            return impact_of(self.perturbation.apply(masks))
+
+        def show(level: int, rows: range) -> None:
+            self.estimator.update(self.perturbation.draw(level, rows), impact_under)
+
+        for todo in self._stages():
+            while any(todo):
+                for level, rows in enumerate(todo):
+                    some, todo[level] = rows[: batch.size], rows[batch.size :]
+                    for part in self.estimator.parts(level, some):
+                        for done in batch.over(part, partial(show, level)):
+                            yield self._passes(level, done)
+
+    def maps(self, dtype: torch.dtype) -> Maps:
+        """Return the maps that the scores of all masks make, and their reliability.
+
+        Raises:
+            NumericsError: If scores are NaN or infinite.
+        """
+        scores = self.estimator.scores()
+        kept = scores.values if scores.sentence is None else (*scores.values, scores.sentence)
+        check_finite(kept, "impacts, or their gradients,", dtype)
+        maps = self.read(scores)
+        return maps if maps.audio is None else replace(maps, reliability=self._reliability())
+
+    def _reliability(self) -> Reliability:
+        """Return the split-half reliability of what the masks so far have drawn."""
+        one, other = (self.read(self.estimator.half(i)) for i in (0, 1))
+        assert one.audio is not None and other.audio is not None and one.sound_impact is not None
+        found = split_half(one.audio, other.audio, len(one.sound_impact))
+        if one.sentence is None or other.sentence is None:
+            return found
+        return replace(found, sentence=split_half(one.sentence, other.sentence).sentence)
+
+    def _stages(self) -> Iterator[list[range]]:
+        """Return the rows of each level, part after part, until the map of the sentence is as reliable as asked for.
+
+        Stages end with whole blocks of masks that balance one another, at the least number of masks or later. Where
+        depends on the config alone, so results do not depend on the batch size.
+        """
+        rows = [self.perturbation.rows(level) for level in self._levels]
+        if self.goal is None:
+            yield rows
+            return
+        block, least = self.perturbation.block, self.goal.least_masks / len(rows)
+        start = [0] * len(rows)
+        for share in STAGES:
+            end = [min(len(r), math.ceil(max(len(r) * share, least) / block) * block) for r in rows]
+            yield [r[a:b] for r, a, b in zip(rows, start, end, strict=True)]
+            if share < 1 and self._reliability().sentence >= self.goal.reliability:
+                return
+            start = end
+
+    @property
+    def _levels(self) -> range:
+        return range(self.perturbation.levels)
+
+    def _passes(self, level: int, rows: range) -> int:
+        return len(rows) + self.estimator.backward_passes(level, rows)
+
+
+def read_audio(labels: Tensor) -> Callable[[UnitScores], Maps]:
+    """Return what reads scores of patches, (L, T, C), as the map of the spectrogram."""
+    return lambda scores: Maps(audio=PatchMap.of(labels, scores), sound_impact=scores.mean_impact)
+
+
+def read_tokens(target: Target) -> Callable[[UnitScores], Maps]:
+    """Return what reads the sums of Eq. 3 over decoder inputs, of one level, as their map."""
+
+    def read(scores: UnitScores) -> Maps:
+        (values,), (weights,) = scores.values, scores.weights or ()
+        counts = weights.expand_as(values)
+        raw = ratio(values, counts).float().masked_fill(~target.valid, torch.nan)
+        # Text is what the model wrote itself.
+        written = target.valid.clone()
+        written[:, : len(target.prefix_ids)] = False
+        return Maps(token=raw, text_impact=ratio((values * written).sum(1), (counts * written).sum(1)).float())
+
+    return read
+
+
+def optional_goal(reliability: float | None, **details: Any) -> Goal | None:
+    """Return the goal of a run; None where no reliability is asked for."""
+    return None if reliability is None else Goal(reliability, **details)

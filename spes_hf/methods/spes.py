@@ -1,0 +1,321 @@
+"""SPES: patches of the spectrogram at several levels, masked at random, and the previous tokens (§4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from spes_hf.checks import DerivedInt, DerivedStr, check, is_count, is_number
+from spes_hf.errors import ConfigError
+from spes_hf.explanation.maps import PatchMap
+from spes_hf.masking.perturbations import (
+    JointPerturbation,
+    SoftSpectrogramPerturbation,
+    SpectrogramPerturbation,
+    fill_values,
+)
+from spes_hf.masking.segments import GRID_SIGMA, feature_labels, segment, slic_labels
+from spes_hf.methods.base import ExplainConfig
+from spes_hf.methods.run import Maps, Problem, Run, optional_goal, read_audio, read_tokens
+from spes_hf.methods.tokens import token_perturbation, token_run
+from spes_hf.scoring.eq3 import PerturbationEstimator
+from spes_hf.scoring.gradient import GradientEstimator, relative
+from spes_hf.scoring.pooling import Pools, mean_of_levels, mean_z_score
+from spes_hf.scoring.scores import UnitScores, weighted_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpesConfig(ExplainConfig):
+    """SPES: patches of the spectrogram at several levels, masked at random (Fucci et al., 2024, §4).
+
+    `num_spectrogram_masks` is 32 with gradients and 3,000 with Eq. 3 unless you say otherwise.
+    `SpesConfig()` is the best we know for its cost, `SpesConfig.fast()` a first look, both by gradients;
+    `SpesConfig.paper("asr")` and `SpesConfig.paper("st")` are the paper to the letter.
+
+    Attributes:
+        patches_per_second: φ of each level (Eq. 2).
+        max_duration_s: τ, in seconds: the number of patches stops growing there; None for no limit.
+        segmentation: "slic" (superpixels that follow the spectrogram) or "grid" (SLIC on a heavily smoothed image, the
+            paper's "− clustering" ablation).
+        patches: k of each level, whatever the length, in the place of φ and τ (the paper's "− duration adaptation"
+            ablation); None: k by Eq. 2.
+        slic_sigma: Width of the Gaussian that smooths the spectrogram before SLIC, in features.
+        slic_compactness: Weight of nearness against likeness in SLIC, on a spectrogram scaled to [0, 1].
+        mask_design: How the masks of the spectrogram balance one another: "independent" (the paper's), "antithetic" (in
+            pairs; at p = ½ the second keeps what the first perturbs) or "balanced" (of every 8 masks, 8 p perturb a
+            patch); None for "antithetic" with gradients and "independent" with Eq. 3, which gains nothing from the
+            others. Reliability needs masks that do not balance one another: two pairs, or twice 8.
+        perturb: "separate" (spectrogram with clean tokens, then tokens with the clean spectrogram; A.2.2) or "joint".
+        estimator: "perturbation" (Eq. 3: forward passes alone) or "gradient" (its linear part by backward passes, which
+            need far fewer masks; docs/gradient.md).
+        masks_per_token: How many of the `num_spectrogram_masks` draw the maps of the tokens too, at a backward pass for
+            each token and mask; all draw that of the sentence. If it is the larger number it counts for both.
+            "gradient" only.
+        pool_patches_per_second: φ of the patches that share the mean of their features' scores in the maps of tokens,
+            averaged over levels; None for no pooling; "gradient" only.
+        sentence_patches_per_second: φ of the patches whose means the map of the sentence is made of, beside the
+            features themselves, every level as z-scores; None to pool it as the tokens' maps; "gradient" only.
+        sentence_impact: What adds up to the impact on the sentence, whose gradient its map is: "relative" (Σ_k log(1 +
+            r_k / 0.01), so that tokens count alike however far they move) or "sum" (Σ_k r_k); None for "relative" with
+            the impact "kl" and "sum" with the others, whose gradient does not vanish where they are small. "gradient"
+            only.
+        target_reliability: Stop after an eighth, a quarter or half of the `num_spectrogram_masks` if the sentence's map
+            has this split-half reliability by then; None to draw all of them. The `masks_per_token` are drawn in any
+            case. A run that stops early did so at a lucky moment, so its reliability is a little too high.
+    """
+
+    num_spectrogram_masks: int = DerivedInt(32)
+    num_token_masks: int = 200
+    patches_per_second: tuple[float, ...] = (250.0,)
+    max_duration_s: float | None = 7.5
+    segmentation: Literal["slic", "grid"] = "slic"
+    patches: tuple[int, ...] | None = None
+    slic_sigma: float = 0.0
+    slic_compactness: float = 0.1
+    mask_design: Literal["independent", "antithetic", "balanced"] | None = None
+    perturb: Literal["separate", "joint"] = "separate"
+    estimator: Literal["perturbation", "gradient"] = "gradient"
+    masks_per_token: int = 12
+    pool_patches_per_second: tuple[float, ...] | None = (400.0, 1600.0)
+    sentence_patches_per_second: tuple[float, ...] | None = (160.0, 800.0)
+    sentence_impact: Literal["relative", "sum"] | None = None
+    target_reliability: float | None = None
+
+    method: ClassVar[str] = "spes"
+
+    def __post_init__(self) -> None:
+        for name in ("patches_per_second", "pool_patches_per_second", "sentence_patches_per_second"):
+            levels = getattr(self, name)
+            if isinstance(levels, (int, float)) and not isinstance(levels, bool):
+                object.__setattr__(self, name, (float(levels),))
+            elif isinstance(levels, list):
+                object.__setattr__(self, name, tuple(levels))
+        if isinstance(self.patches, (int, list)) and not isinstance(self.patches, bool):
+            counts = (self.patches,) if isinstance(self.patches, int) else tuple(self.patches)
+            object.__setattr__(self, "patches", counts)
+        super().__post_init__()
+        for name in ("patches_per_second", "pool_patches_per_second", "sentence_patches_per_second"):
+            levels = getattr(self, name)
+            given = isinstance(levels, tuple) and bool(levels) and all(is_number(v) and v > 0 for v in levels)
+            optional = name != "patches_per_second"
+            allowed = "one or more numbers above 0, for example (400, 500, 600)" + (", or None" if optional else "")
+            check(self, name, given or (optional and levels is None), allowed)
+        patches = self.patches
+        check(
+            self,
+            "patches",
+            patches is None or (isinstance(patches, tuple) and bool(patches) and all(is_count(k) for k in patches)),
+            "one or more whole numbers above 0, for example (2000, 2500, 3000), or None",
+        )
+        tau = self.max_duration_s
+        check(self, "max_duration_s", tau is None or (is_number(tau) and tau > 0), "seconds above 0, or None")
+        check(self, "segmentation", self.segmentation in ("slic", "grid"), "slic, grid")
+        check(self, "slic_sigma", is_number(self.slic_sigma) and self.slic_sigma >= 0, "a number, at least 0")
+        check(self, "slic_compactness", is_number(self.slic_compactness) and self.slic_compactness > 0, "above 0")
+        designs = ("independent", "antithetic", "balanced")
+        check(self, "mask_design", self.mask_design in designs, ", ".join((*designs, "None")))
+        check(self, "perturb", self.perturb in ("separate", "joint"), "separate, joint")
+        check(self, "estimator", self.estimator in ("perturbation", "gradient"), "perturbation, gradient")
+        joint = self.estimator == "gradient" and self.perturb == "joint"
+        check(
+            self,
+            "perturb",
+            not joint,
+            'separate, since gradients are taken of the sound alone; or estimator="perturbation"',
+        )
+        check(self, "sentence_impact", self.sentence_impact in ("relative", "sum", None), "relative, sum, None")
+        check(self, "masks_per_token", is_count(self.masks_per_token), "a whole number, at least 1")
+        goal = self.target_reliability
+        check(
+            self, "target_reliability", goal is None or (is_number(goal) and 0 < goal < 1), "between 0 and 1, or None"
+        )
+        check(
+            self,
+            "num_spectrogram_masks",
+            self.num_spectrogram_masks >= self.num_levels,
+            f"at least one mask for each of the {self.num_levels} levels",
+        )
+
+    @classmethod
+    def derived(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the number of masks and how they balance, which follow from the estimator."""
+        gradient = values["estimator"] == "gradient"
+        return {
+            "num_spectrogram_masks": DerivedInt(32 if gradient else 3_000),
+            "mask_design": DerivedStr("antithetic" if gradient else "independent"),
+        }
+
+    @classmethod
+    def unread(cls, values: Mapping[str, Any]) -> dict[str, str]:
+        """Return the fields that a config with these values does not read, each with the reason."""
+        found = super().unread(values)
+        gradient = values["estimator"] != "perturbation"
+        pools = ("pool_patches_per_second", "sentence_patches_per_second")
+        if not gradient:
+            names = ("masks_per_token", *pools, "sentence_impact")
+            found |= dict.fromkeys(names, 'estimator="perturbation" does not read it')
+        if values["segmentation"] == "grid":
+            found["slic_sigma"] = 'segmentation="grid" has a width of its own'
+        if values["perturb"] == "joint":
+            found["num_token_masks"] = 'perturb="joint" hides tokens under the masks of the spectrogram'
+        if values["patches"] is not None:
+            found["patches_per_second"] = "patches says how many there are"
+            if not gradient or all(values[name] is None for name in pools):
+                found["max_duration_s"] = "patches says how many there are"
+        return found
+
+    @property
+    def num_levels(self) -> int:
+        """Number of levels of patches."""
+        return len(self.patches_per_second if self.patches is None else self.patches)
+
+    @classmethod
+    def paper(cls, task: Literal["asr", "st"], **overrides: Any) -> SpesConfig:
+        """Return the paper's own setting (§6 and A.2): 20,000 + 2,000 masks, φ = 400, 500, 600.
+
+        Args:
+            task: "asr" (τ = 7.5 s) or "st" (τ = 5 s).
+            **overrides: Fields to set differently.
+
+        Raises:
+            ConfigError: If the task is neither.
+        """
+        if task not in ("asr", "st"):
+            raise ConfigError(f'task is {task!r}; allowed: "asr" (speech recognition) or "st" (speech translation)')
+        values: dict[str, Any] = dict(
+            num_spectrogram_masks=20_000,
+            num_token_masks=2_000,
+            spectrogram_mask_prob=0.5,
+            token_mask_prob=0.4,
+            patches_per_second=(400.0, 500.0, 600.0),
+            mask_design="independent",
+            estimator="perturbation",
+            max_duration_s=7.5 if task == "asr" else 5.0,
+        )
+        return cls.reading(values, **overrides)
+
+    @classmethod
+    def fast(cls, **overrides: Any) -> SpesConfig:
+        """Return a setting for a first look: a quarter of the masks, a third for single tokens; as many with Eq. 3."""
+        masks = {"num_spectrogram_masks": 8} if overrides.get("estimator", "gradient") == "gradient" else {}
+        return cls.reading({**masks, "masks_per_token": 4, "num_token_masks": 100}, **overrides)
+
+    def plan(self, problem: Problem) -> Sequence[Run]:
+        """Return the runs over spectrogram and tokens, or the joint one (§4.1, A.2.2).
+
+        Raises:
+            UnsupportedModelError: If the estimator needs gradients and the model has none.
+        """
+        if self.estimator == "gradient":
+            return [_gradient_run(self, problem), token_run(self, problem)]
+        labels = _patches(self, problem).to(problem.device)
+        patches = SpectrogramPerturbation(**_spectrogram(self, problem, labels, "spectrogram"))
+        estimator = PerturbationEstimator(levels=len(labels))
+        goal = optional_goal(self.target_reliability)
+        if self.perturb == "separate":
+            return [Run(patches, estimator, read_audio(labels), goal), token_run(self, problem)]
+        tokens = tuple(token_perturbation(self, problem, f"token/{level}") for level in range(len(labels)))
+        joint = JointPerturbation(patches, tokens)
+        return [Run(joint, estimator, _read_joint(joint, labels, problem), goal)]
+
+
+def _read_joint(joint: JointPerturbation, labels: Tensor, problem: Problem) -> Callable[[UnitScores], Maps]:
+    """Return what reads scores of patches and tokens, under the same masks, as the maps of both."""
+
+    def part(index: int, sums: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(joint.split(units, level)[index] for level, units in enumerate(sums))
+
+    def read(scores: UnitScores) -> Maps:
+        of_patches = [part(0, sums) for sums in (scores.values, scores.weights or ())]
+        # Tokens are the same units at every level.
+        of_tokens = [(torch.stack(part(1, sums)).sum(0),) for sums in (scores.values, scores.weights or ())]
+        audio = PatchMap.of(labels, UnitScores(*of_patches, scores.mean_impact))
+        text = read_tokens(problem.target)(UnitScores(*of_tokens, scores.mean_impact))
+        # Masks that hide sound as well say nothing about text alone.
+        assert text.text_impact is not None
+        unknown = torch.full_like(text.text_impact, torch.nan)
+        return replace(text, audio=audio, sound_impact=weighted_mean(*of_patches), text_impact=unknown)
+
+    return read
+
+
+def _gradient_run(config: SpesConfig, problem: Problem) -> Run:
+    """Return the run of the gradient estimator: sound, for every token and the sentence.
+
+    Raises:
+        UnsupportedModelError: If the model has no gradients.
+    """
+    problem.require_gradients('config.estimator is "gradient"', 'use estimator="perturbation"')
+    features = problem.utterance.features
+    levels = (
+        config.patches_per_second if config.patches is None else (),
+        config.pool_patches_per_second or (),
+        config.sentence_patches_per_second or (),
+    )
+    segments = _segments(config, problem, sum(levels, ()))
+    masked, pools, coarse = segments.split([len(level) for level in levels])
+    if config.patches is not None:
+        masked = _patches(config, problem)
+    labels = masked.to(problem.device)
+    singles = feature_labels(features)
+    pools = pools if len(pools) else singles
+    perturbation = SoftSpectrogramPerturbation(**_spectrogram(config, problem, labels, "gradient"))
+    if config.masks_per_token > perturbation.num_masks:  # the sentence's map is then drawn by as many, at no cost
+        perturbation = replace(perturbation, num_masks=config.masks_per_token)
+    kind = config.sentence_impact or ("relative" if config.impact == "kl" else "sum")
+    estimator = GradientEstimator(
+        pools.to(problem.device),
+        problem.tokens,
+        config.masks_per_token,
+        len(labels),
+        relative if kind == "relative" else None,
+        problem.dtype,
+    )
+    combined = mean_z_score if len(coarse) else mean_of_levels
+    shown = Pools(torch.cat([singles, coarse]) if len(coarse) else pools)
+
+    def read(scores: UnitScores) -> Maps:
+        assert scores.sentence is not None
+        sentence = combined(scores.sentence.double(), shown).float()[None]
+        return replace(read_audio(pools)(scores), sentence=PatchMap(singles.int(), (sentence,)))
+
+    goal = optional_goal(config.target_reliability, least_masks=config.masks_per_token)
+    return Run(perturbation, estimator, read, goal)
+
+
+def _spectrogram(config: SpesConfig, problem: Problem, labels: Tensor, stream: str) -> dict[str, Any]:
+    """Return the arguments of a `SpectrogramPerturbation` of these patches, (L, T, C)."""
+    features = problem.utterance.features
+    return dict(
+        features=features.to(problem.device),
+        fill=fill_values(config.fill, features).to(problem.device),
+        labels=labels,
+        units=tuple(int(level.max()) + 1 for level in labels),
+        keys=tuple(problem.key(f"{stream}/{level}") for level in range(len(labels))),
+        mask_prob=config.spectrogram_mask_prob,
+        num_masks=config.num_spectrogram_masks,
+        design=config.mask_design or "independent",
+    )
+
+
+def _patches(config: SpesConfig, problem: Problem) -> Tensor:
+    """Return the patches of all levels, (L, T, C): k by Eq. 2, or as many as the config fixes."""
+    if config.patches is None:
+        return _segments(config, problem, config.patches_per_second)
+    features, sigma = problem.utterance.features, _sigma(config)
+    return torch.stack([slic_labels(features, k, sigma, config.slic_compactness) for k in config.patches])
+
+
+def _segments(config: SpesConfig, problem: Problem, levels: tuple[float, ...]) -> Tensor:
+    """Return the patches of these levels, φ of each, (L, T, C)."""
+    utterance = problem.utterance
+    limits = (levels, config.max_duration_s, _sigma(config), config.slic_compactness)
+    return segment(utterance.features, utterance.duration_s, *limits)
+
+
+def _sigma(config: SpesConfig) -> float:
+    return GRID_SIGMA if config.segmentation == "grid" else config.slic_sigma

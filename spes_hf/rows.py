@@ -1,0 +1,287 @@
+"""What the map-style transforms share: batches, the types of their columns, and a fingerprint that is what they do.
+
+`Dataset.map` finds a cached result by a hash of the transform. The hash of the pickle of a model changes when the model
+has run, costs its size in memory, and says nothing when a seed is what differs. Here the hash is made of what decides
+the result: weights, settings, seed, version of the library.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spes_hf import __version__
+from spes_hf.adapters import Adapter
+from spes_hf.audio.stored import entries
+from spes_hf.methods import ExplainConfig
+from spes_hf.plain import to_plain
+from spes_hf.runtime.identity import weights_digest
+from spes_hf.runtime.locks import model_to_itself
+from spes_hf.runtime.workers import is_datasets_worker, share_cores
+from spes_hf.runtime.wrapping import active_adapters, unwrap
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+TransformT = TypeVar("TransformT", bound="RowTransform")
+
+
+class RowTransform(ABC):
+    """A callable for ``Dataset.map``, batched or not, that adds columns to rows.
+
+    It can be pickled, and `datasets` hashes it by its `identity`, so that a job that was done before comes from the
+    cache, and one with another seed or setting does not. A subclass outside the package is hashed by its pickle, as
+    `datasets` does with everything: its code may differ under the same name.
+
+    Attributes:
+        key: The column that tells that the transform was there.
+        reads: The columns that it looks at.
+        immaterial: Names of attributes that do not change the result.
+    """
+
+    key: ClassVar[str]
+    immaterial: ClassVar[tuple[str, ...]] = ("batch_size", "found_sizes", "progress")
+
+    def __new__(cls, *arguments: Any, **keywords: Any) -> Any:
+        """Return a new transform, of a class whose instances `datasets` can hash."""
+        if cls.__module__.split(".")[0] == "spes_hf":
+            _hash_by_identity(cls)
+        return super().__new__(cls)
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Have every transform limit the threads of a worker process before it does anything there."""
+        super().__init_subclass__(**keywords)
+        if "__call__" in vars(cls):
+            cls.__call__ = _sharing_cores(cls.__call__)  # type: ignore[method-assign]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Arrive in a worker process."""
+        share_cores()
+        self.__dict__.update(state)
+
+    @abstractmethod
+    def __call__(self, row: Any) -> dict[str, Any]:
+        """Return the row with the columns that this transform adds."""
+
+    @property
+    def running_model(self) -> Any:
+        """The model that the transform runs; None if it runs none."""
+        return None
+
+    def to(self: TransformT, device: str | torch.device) -> TransformT:
+        """Move the model to a device, once, and return the transform."""
+        if self.running_model is not None and self.running_model.device != torch.device(device):
+            with model_to_itself(self.running_model):
+                self.running_model.to(device)
+        return self
+
+    def take_place(self, rank: int | None) -> None:
+        """Move the model of a worker of ``Dataset.map(…, with_rank=True, num_proc=…)`` to the accelerator of its rank.
+
+        Without a rank (`datasets` gives the only worker none), without an accelerator, and in the main process, where
+        the model is the user's, it stays.
+        """
+        device = device_of(rank) if rank is not None and is_datasets_worker() else None
+        if device is not None:
+            self.to(device)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The columns that the transform looks at."""
+        return ("explanation", "error")
+
+    def columns(self) -> dict[str, Any]:
+        """Return the columns that the transform adds, as `datasets` feature types."""
+        from datasets import List, Value
+
+        numbers, text = List(Value("float64")), Value("string")
+        if self.key == "size":
+            entry = {"thresholds": numbers, "audio": numbers, "token": numbers, "prediction": text, "method": text}
+            return {self.key: entry}
+        entry = {"fractions": numbers, "texts": List(text), "token_probability": numbers}
+        return {self.key: {**entry, **dict.fromkeys(("prediction", "against", "fill", "method"), text)}}
+
+    def features(self, features: Features | None = None) -> Features:
+        """Return the features of a data set after this transform, for ``Dataset.map(…, features=…)``.
+
+        `datasets` infers types from the first rows that it writes. Pass these where the first thousand may all fail.
+
+        Args:
+            features: Of the data set before.
+        """
+        from datasets import Features
+
+        return Features({**(features or {}), **self.columns()})
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the result, ready for JSON: class, weights, settings, seed, version of the library."""
+        kind = type(self)
+        return {
+            "transform": f"{kind.__module__}.{kind.__qualname__}",
+            "spes_hf": __version__,
+            **_attributes(self, self.immaterial),
+        }
+
+    def fingerprint(self, dataset: Dataset | None = None) -> str:
+        """Return the hash of the transform, of a data set too if one is given: ``map(…, new_fingerprint=…)``."""
+        before = "" if dataset is None else dataset._fingerprint
+        return hashlib.blake2b((before + canonical(self.identity())).encode(), digest_size=8).hexdigest()
+
+    def of_batch(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """Return a batch of columns with those that this transform adds."""
+        lazy = is_lazy(batch)
+        names = [name for name in (self.reads if lazy else batch) if name in batch]
+        values = {name: raw(batch, name) for name in names}
+        rows = [dict(zip(names, row, strict=True)) for row in zip(*values.values(), strict=True)]
+        done = [self(row) for row in rows]
+        added = tuple(self.columns())
+        return {name: [row[name] for row in done] for name in (added if lazy else dict.fromkeys([*names, *added]))}
+
+
+def device_of(rank: int) -> torch.device | None:
+    """Return the accelerator for the worker of that rank, in turn if there are more workers; None: there is none."""
+    if not torch.accelerator.is_available():
+        return None
+    kind = torch.accelerator.current_accelerator()
+    return None if kind is None else torch.device(kind.type, rank % torch.accelerator.device_count())
+
+
+def _sharing_cores(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method that calls `share_cores` first."""
+
+    @functools.wraps(call)
+    def sharing(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        share_cores()
+        return call(self, *arguments, **keywords)
+
+    return sharing
+
+
+def is_batch(row: Any, column: str) -> TypeGuard[Mapping[str, Any]]:
+    """Return whether a "row" is a batch of columns, to be told by a column whose values are no lists of their own."""
+    if not isinstance(row, Mapping):
+        return False
+    if is_lazy(row):
+        return is_lazy_batch(row)
+    return isinstance(row.get(column), (list, tuple, np.ndarray))
+
+
+def is_lazy(row: Any) -> bool:
+    """Return whether a row, or batch, is one that ``Dataset.map`` merges the columns of the data set into itself."""
+    return hasattr(row, "pa_table") and hasattr(row, "keys_to_format")
+
+
+def is_lazy_batch(row: Any) -> bool:
+    """Return whether it is a batch that ``Dataset.map`` merges into itself, and not a row."""
+    return is_lazy(row) and type(row).__name__ != "LazyRow"
+
+
+def raw(row: Mapping[str, Any], column: str) -> Any:
+    """Return an entry of a row, or a column of a batch, as it is stored: audio is not decoded.
+
+    With the audio comes what its feature asks for, such as another rate.
+    """
+    if not is_lazy(row):
+        return row.get(column)
+    if column not in row.keys_to_format:  # type: ignore[attr-defined]
+        return row.get(column)
+    features = row.formatter.features or {}  # type: ignore[attr-defined]
+    values = entries(row.pa_table[column], features.get(column))  # type: ignore[attr-defined]
+    return values if is_lazy_batch(row) else values[0]
+
+
+def canonical(identity: Any) -> str:
+    """Return JSON of an identity, the same for equal ones."""
+    return json.dumps(identity, sort_keys=True, ensure_ascii=True)
+
+
+def model_identity(model: Any) -> dict[str, Any]:
+    """Return what a model is: class, configuration, and a digest of its weights; wherever it lies and came from.
+
+    Wrappers do not count. Adapters of PEFT do: their weights, and which are active.
+    """
+    model = unwrap(model)
+    configs = {
+        name: _settings(getattr(model, name)) for name in ("config", "generation_config") if hasattr(model, name)
+    }
+    adapters = active_adapters(model)
+    return {
+        "class": type(model).__name__,
+        "weights": weights_digest(model, anew=True),
+        "settings": _digest(configs),
+        **({"adapters": _digest(adapters)} if adapters else {}),
+    }
+
+
+def processor_identity(processor: Any) -> str:
+    """Return a digest of a processor: its settings and its vocabulary."""
+    extractor, tokenizer = processor.feature_extractor, processor.tokenizer
+    return _digest(
+        {
+            "class": type(processor).__name__,
+            "features": _settings(extractor),
+            "vocabulary": tokenizer.get_vocab(),
+            "special": sorted(map(str, tokenizer.all_special_tokens)),
+        }
+    )
+
+
+def _attributes(value: Any, immaterial: tuple[str, ...]) -> dict[str, Any]:
+    return {name: _identity(entry, immaterial) for name, entry in vars(value).items() if name not in immaterial}
+
+
+def _identity(value: Any, immaterial: tuple[str, ...]) -> Any:
+    """Return what a value is, as JSON can hold it."""
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    if isinstance(value, Adapter):
+        settings = {"settings": _identity(dict(value.settings), immaterial)} if value.settings else {}
+        return {"model": model_identity(value.model), "processor": processor_identity(value.processor), **settings}
+    if isinstance(value, ExplainConfig):
+        return value.to_dict()
+    if isinstance(value, nn.Module) and hasattr(value, "config"):  # an assistant model
+        return model_identity(value)
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        return to_plain(value)
+    if isinstance(value, Mapping):
+        return {str(name): _identity(entry, immaterial) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_identity(entry, immaterial) for entry in value]
+    if type(value).__module__.split(".")[0] == "spes_hf" and hasattr(value, "__dict__"):
+        return _attributes(value, immaterial)
+    from datasets.fingerprint import Hasher
+
+    return Hasher.hash(value)
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """Return a configuration without what says where it came from."""
+    values = config.to_dict()
+    return {k: v for k, v in values.items() if k not in ("_name_or_path", "_commit_hash", "transformers_version")}
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, default=repr)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _hash_by_identity(cls: type) -> None:
+    """Have `datasets` hash the instances of a class by their identity; in vain where it offers no way to."""
+    try:
+        from datasets.utils._dill import Pickler, pklregister
+    except ImportError:
+        return
+    if cls in Pickler.dispatch:
+        return
+
+    @pklregister(cls)
+    def save(pickler: Any, transform: RowTransform) -> None:
+        pickler.save_reduce(str, (canonical(transform.identity()),), obj=transform)

@@ -1,0 +1,99 @@
+"""Which model it was: a digest of its weights, wherever it lies and came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spes_hf.runtime.offload import named_weights
+from spes_hf.runtime.wrapping import active_adapters
+
+_CHUNK = 1 << 24
+
+# Hashing reads every weight, and moves those on a GPU: once for each model, and again when it has learnt.
+_known: weakref.WeakKeyDictionary[Any, tuple[Any, str]] = weakref.WeakKeyDictionary()
+
+
+def weights_digest(model: Any, anew: bool = False) -> str:
+    """Return a digest of a model's weights, and of which of PEFT's adapters are active.
+
+    Args:
+        model: The model.
+        anew: Whether to read every byte again, also where nothing seems to have changed. What shows a change misses
+            some that are made through ``weight.data``: of single numbers, of 8 bits, of rows that change places.
+    """
+    weights = model.state_dict()
+    adapters = active_adapters(model)
+    here = all(map(_is_here, weights.values()))
+    signature = (json.dumps(adapters, sort_keys=True), *_signature(weights))
+    known = _known.get(model)
+    if here and not anew and known is not None and known[0] == signature:
+        return known[1]
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in named_weights(model):
+        if not _is_here(tensor):  # no weights at all: what it is called
+            digest.update(f"{name}={tensor!r};{getattr(model.config, '_name_or_path', '')}".encode())
+            continue
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        for part in _bytes_of(tensor):
+            digest.update(part)
+    if adapters:
+        digest.update(signature[0].encode())
+    found = digest.hexdigest()
+    _known[model] = signature, found
+    return found
+
+
+def is_all_here(model: Any) -> bool:
+    """Return whether all of a model's weights are plain tensors in memory, so that their digest says which model it is.
+
+    Quantised layers are not: to read their state may unpack them in place, makes new tensors each time, or fails.
+    """
+    weights = (*model.parameters(), *model.buffers())
+    plain = all(type(weight) in (torch.nn.Parameter, Tensor) and type(weight.data) is Tensor for weight in weights)
+    return plain and all(map(_is_here, weights)) and not any(map(_is_packed, model.modules()))
+
+
+def _is_packed(module: Any) -> bool:
+    return ".quantized" in type(module).__module__
+
+
+def _is_here(tensor: Any) -> bool:
+    return isinstance(tensor, Tensor) and not tensor.is_meta
+
+
+def _signature(weights: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what changes when weights do, at the cost of reading them once: no copy, no transfer.
+
+    In-place changes count versions up, but for those by ``weight.data``; these show in the sums.
+    """
+    here = {name: tensor for name, tensor in sorted(weights.items()) if _is_here(tensor)}
+    where = tuple(
+        (name, tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version, tensor.dtype, tuple(tensor.shape))
+        for name, tensor in here.items()
+    )
+    with torch.no_grad():
+        sums = [torch.stack([_sum(t), _sum(t[::2])]).cpu() for t in here.values() if t.ndim and _adds_up(t)]
+    return where, b"".join(pair.numpy().tobytes() for pair in sums)
+
+
+def _adds_up(tensor: Tensor) -> bool:
+    """Return whether torch adds up values of this type: quantised ones and those of 8 bits it does not."""
+    return not tensor.is_quantized and (not tensor.is_floating_point() or tensor.dtype.itemsize > 1)
+
+
+def _sum(tensor: Tensor) -> Tensor:
+    return tensor.detach().sum(dtype=torch.float32 if tensor.device.type == "mps" else torch.float64)
+
+
+def _bytes_of(tensor: Tensor) -> Iterator[memoryview]:
+    """Yield the bytes of a tensor, some megabytes at a time, so that a model on a GPU needs no second home."""
+    flat = tensor.detach().reshape(-1)
+    for part in flat.split(_CHUNK):
+        yield memoryview(part.cpu().contiguous().view(torch.uint8).numpy())

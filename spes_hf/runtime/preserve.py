@@ -1,0 +1,63 @@
+"""The user's model is left as it was: what has to be switched for a while is switched back, whatever happens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from spes_hf.runtime.locks import alone, model_to_itself, random_numbers
+from spes_hf.runtime.offload import at_home
+from spes_hf.runtime.offload import devices as computing_devices
+from spes_hf.runtime.torch_state import plain_torch
+from spes_hf.runtime.workers import share_cores
+from spes_hf.runtime.wrapping import as_it_is
+
+
+@contextmanager
+def preserved(model: Any, seed: int = 0) -> Iterator[None]:
+    """Put the model in evaluation mode, its weights frozen, and torch's global state aside; then all is as it was.
+
+    Random states too. Frozen weights spare a backward pass through the model the gradients that nobody asks for. Other
+    threads that want the same model wait.
+
+    Args:
+        model: The user's model.
+        seed: What sampling in ``generate()`` starts from meanwhile.
+    """
+    share_cores()
+    with model_to_itself(model):
+        # By name: where weights are offloaded, every pass puts others into the same places.
+        learning = [
+            (module._parameters, name)
+            for module in model.modules()
+            for name, weight in module._parameters.items()
+            if weight is not None and weight.requires_grad and not weight.is_inference()
+        ]
+        training = [module for module in model.modules() if module.training]
+        devices = {device for device in computing_devices(model) if device.type not in ("cpu", "meta")}
+        try:
+            model.eval()
+            for weights, name in learning:
+                weights[name].requires_grad_(False)
+            with random_numbers(seed, devices), as_it_is(model), at_home(model), plain_torch(devices):
+                yield
+        finally:
+            for weights, name in learning:
+                weights[name].requires_grad_(True)
+            for module in training:
+                module.training = True
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep back what transformers logs about settings that spes_hf hands to ``generate()`` on the user's behalf."""
+    from transformers.utils import logging
+
+    with alone():
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)

@@ -1,0 +1,69 @@
+"""Eq. 3 as running sums: memory does not grow with the number of masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from spes_hf.masking.perturbations import Masks
+from spes_hf.scoring.scores import UnitScores, weighted_mean
+
+
+class PerturbationEstimator:
+    """Accumulates Σ_i r_i (1 − M_i) and Σ_i (1 − M_i) per unit, for the two halves of the masks apart.
+
+    The two halves give the split-half reliability at no extra pass; their sum is Eq. 3.
+
+    Args:
+        levels: Number of levels.
+    """
+
+    differentiates = False
+
+    def __init__(self, levels: int):
+        # Per level (2, K + 1, F): numerators of the halves, and in the last row their denominators.
+        self.sums: list[Tensor | None] = [None] * levels
+
+    def backward_passes(self, level: int, rows: range) -> int:
+        """Return 0: Eq. 3 needs none."""
+        return 0
+
+    def parts(self, level: int, rows: range) -> Sequence[range]:
+        """Return the rows: they all run through the model together."""
+        return (rows,)
+
+    def update(self, masks: Masks, impact_of: Callable[[Masks], Tensor]) -> None:
+        """Run the model under these masks and add what they show."""
+        with torch.no_grad():
+            self.add(masks, impact_of(masks))
+
+    def add(self, masks: Masks, impact: Tensor) -> None:
+        """Add masks, (B, F), and their impacts, (B, K)."""
+        # Sums of tens of thousands of terms; MPS devices know no float64.
+        exact = torch.float32 if impact.device.type == "mps" else torch.float64
+        perturbed = 1 - masks.keep.to(exact)
+        odd = masks.halves.to(impact.device)
+        weights = torch.cat([impact.T, impact.new_ones(1, len(impact))]).to(exact)
+        weights = torch.cat([weights * (1 - odd), weights * odd])
+        sums = self.sums[masks.level]
+        if sums is None:
+            shape = (2, impact.shape[1] + 1, perturbed.shape[1])
+            sums = self.sums[masks.level] = perturbed.new_zeros(shape)
+        # One step in place: a batch that runs out of memory leaves nothing of itself behind.
+        sums.flatten(0, 1).addmm_(weights, perturbed)
+
+    def scores(self) -> UnitScores:
+        """Return the sums over all masks."""
+        return self._gather(lambda halves: halves.sum(0))
+
+    def half(self, index: int) -> UnitScores:
+        """Return the sums over one half of the masks."""
+        return self._gather(lambda halves: halves[index])
+
+    def _gather(self, pick: Callable[[Tensor], Tensor]) -> UnitScores:
+        # Levels are filled in order, so a level without masks (fewer masks than levels) can only be at the end.
+        picked = [pick(sums).cpu() for sums in self.sums if sums is not None]
+        values, weights = tuple(sums[:-1] for sums in picked), tuple(sums[-1] for sums in picked)
+        return UnitScores(values, weights, weighted_mean(values, weights))

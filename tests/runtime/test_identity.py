@@ -1,0 +1,129 @@
+import copy
+
+import pytest
+import torch
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+from spes_hf import identity
+from spes_hf.rows import model_identity
+from spes_hf.runtime.identity import is_all_here, weights_digest
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    sizes = dict.fromkeys(("d_model", "encoder_ffn_dim", "decoder_ffn_dim"), 16)
+    layers = dict.fromkeys(("encoder_layers", "decoder_layers"), 1)
+    heads = dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2)
+    tokens = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 1)
+    rest = {"vocab_size": 20, "max_source_positions": 10, "max_target_positions": 8, **tokens}
+    return WhisperForConditionalGeneration(WhisperConfig(**sizes, **layers, **heads, **rest)).eval()
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """A list that gets one entry for every tensor that is hashed."""
+    seen, of = [], identity._bytes_of
+    monkeypatch.setattr(identity, "_bytes_of", lambda tensor: seen.append(1) or of(tensor))
+    return seen
+
+
+def test_weights_are_hashed_once(model, hashed):
+    first = weights_digest(model)
+    assert len(hashed) == len(model.state_dict())
+    model(input_features=torch.zeros(1, 80, 20), decoder_input_ids=torch.tensor([[1]]))
+    model.train().eval()
+    assert weights_digest(model) == first and len(hashed) == len(model.state_dict())
+
+
+def test_an_explanation_more_hashes_nothing(small_whisper, tone, hashed):
+    from spes_hf import EnergyConfig, explain
+
+    model = copy.deepcopy(small_whisper[0])
+    settings = {"config": EnergyConfig(), "generate_kwargs": {"max_new_tokens": 3}, "progress": False}
+    first = explain(model, small_whisper[1], tone, **settings)
+    assert hashed
+    hashed.clear()
+    second = explain(model, small_whisper[1], tone, **settings)
+    assert not hashed
+    assert first.provenance["model"]["weights"] == second.provenance["model"]["weights"] == weights_digest(model)
+
+
+def in_place(weight):
+    with torch.no_grad():
+        weight[0, 0, 0] += 1
+
+
+def by_data(weight):
+    weight.data[0, 0, 0] += 1
+
+
+def swapped(weight):
+    weight.data[:2] = weight.data[:2].flip(0).clone()
+
+
+def replaced(weight):
+    weight.data = weight.data * 2
+
+
+def farther(weight):
+    weight.data[[0, 2]] = weight.data[[2, 0]].clone()
+
+
+def trained(weight):
+    weight.grad = torch.ones_like(weight)
+    torch.optim.SGD([weight], lr=0.1).step()
+
+
+@pytest.mark.parametrize("change", [in_place, by_data, swapped, replaced, trained])
+def test_changed_weights_have_another_digest_and_the_old_ones_the_old(model, change):
+    weight = model.get_encoder().conv1.weight
+    before, old = weights_digest(model), weight.detach().clone()
+    change(weight)
+    assert weights_digest(model) != before
+    weight.data.copy_(old)
+    assert weights_digest(model) == before
+
+
+def test_a_change_that_the_shortcut_misses_is_seen_anew(model):
+    weight = model.get_encoder().conv1.weight
+    before = weights_digest(model)
+    farther(weight)
+    assert weights_digest(model) == before  # the shortcut: neither a version nor a sum tells
+    assert weights_digest(model, anew=True) != before
+    assert model_identity(model)["weights"] == weights_digest(model)
+
+
+def test_quantised_weights_do_not_identify(model):
+    assert is_all_here(model)
+    dynamic = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear})
+    assert not is_all_here(dynamic)
+
+
+def test_a_copy_and_a_loaded_model_have_the_same_digest(model, tmp_path):
+    assert weights_digest(copy.deepcopy(model)) == weights_digest(model)
+    model.save_pretrained(tmp_path)
+    assert weights_digest(type(model).from_pretrained(tmp_path)) == weights_digest(model)
+    assert weights_digest(copy.deepcopy(model).half()) != weights_digest(model)
+
+
+def test_not_a_number_among_the_weights_is_hashed_once_too(model, hashed):
+    model.get_encoder().conv1.weight.data[0, 0, 0] = torch.nan
+    first = weights_digest(model)
+    hashed.clear()
+    assert weights_digest(model) == first and not hashed
+
+
+def test_weights_that_are_not_here_do_not_identify(model):
+    assert is_all_here(model)
+    model.get_encoder().conv1.to("meta")
+    assert not is_all_here(model)
+    assert weights_digest(model)
+
+
+def test_inference_tensors_and_8_bit_floats_are_read(model):
+    with torch.inference_mode():
+        made = copy.deepcopy(model)
+    assert weights_digest(made) == weights_digest(model)
+    model.register_buffer("small", torch.ones(4).to(torch.float8_e4m3fn))
+    assert weights_digest(model) != weights_digest(made)

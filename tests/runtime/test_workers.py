@@ -1,0 +1,69 @@
+"""Worker processes, which inherit the pool of torch's threads without the threads."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from spes_hf import Size, workers
+from spes_hf.rows import device_of
+
+JOB = Path(__file__).parent / "worker_job.py"
+SECONDS = 300  # a job that does not hang takes about 20
+
+
+@pytest.mark.parametrize(
+    ("method", "before"),
+    [
+        pytest.param("fork", "before", marks=pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")),
+        pytest.param("fork", "fresh", marks=pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")),
+        ("spawn", "before"),
+    ],
+)
+def test_two_workers_neither_hang_nor_differ(method, before):
+    """Whether the model has run in the parent or not; with ranks; each with its share of the cores."""
+    variables = {
+        name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    }
+    job = subprocess.Popen(
+        [sys.executable, str(JOB), method, before],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**variables, "PYTHONPATH": os.pathsep.join(sys.path)},
+        start_new_session=True,
+    )
+    try:
+        out, errors = job.communicate(timeout=SECONDS)
+    finally:  # workers that hang do not end with their parent
+        with contextlib.suppress(ProcessLookupError, AttributeError):
+            os.killpg(job.pid, signal.SIGKILL)
+    assert job.returncode == 0, errors[-3000:]
+    expected = {"threads True", "rows True True"}
+    if method == "fork":
+        expected |= {"explained True", "moved True", "scored True True"}
+    assert set(out.splitlines()) == expected
+
+
+def test_the_main_process_keeps_its_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        workers._done.by = None
+        Size()({"error": "none of this"})
+        assert torch.get_num_threads() == threads + 1 and not workers.was_forked()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_rank_stands_for_an_accelerator_in_turn():
+    if not torch.accelerator.is_available():
+        assert device_of(0) is None and device_of(3) is None
+        return
+    count = torch.accelerator.device_count()
+    assert [device_of(rank).index for rank in range(2 * count)] == [*range(count), *range(count)]
