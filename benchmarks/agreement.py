@@ -83,8 +83,8 @@ def compared(
 
 def scores(explanation: Explanation) -> Tensor:
     """Return the scores of the patches of every token, (K, F)."""
-    (numerator,), (denominator,) = explanation.audio_map.numerators, explanation.audio_map.denominators
-    return (numerator / denominator).double()
+    (values,), weights = explanation.audio_map.values, explanation.audio_map.weights
+    return (values if weights is None else values / weights[0]).double()
 
 
 def average(rows: list[dict[str, Any]], name: str) -> float:

@@ -97,8 +97,8 @@ def compared(reference: Explanation, other: Explanation) -> dict[str, Any]:
 
 def scores(patches: PatchMap) -> Tensor:
     """Return the scores of the patches of every token, (K, F)."""
-    (numerator,), (denominator,) = patches.numerators, patches.denominators
-    return (numerator / denominator.clamp_min(1)).double()
+    (values,), weights = patches.values, patches.weights
+    return (values if weights is None else values / weights[0].clamp_min(1)).double()
 
 
 def z_scores(values: Tensor) -> Tensor:

@@ -159,7 +159,8 @@ def synthetic(found: Explanation, tokens: int, frames: int, bins: int, patches: 
         ),
         sentence_map=None,
         raw_token_scores=torch.rand(tokens, tokens),
-        token_mean_impact=torch.rand(tokens),
+        text_impact=torch.rand(tokens),
+        sound_impact=torch.rand(tokens),
         waveform=torch.rand(frames * 160) * 2 - 1,
     )
 

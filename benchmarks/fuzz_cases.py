@@ -63,7 +63,8 @@ def sample() -> Explanation:
             labels, tuple(torch.rand(tokens, patches, generator=generator) for _ in range(2)), (counts, counts.clone())
         ),
         raw_token_scores=scores.masked_fill(later, torch.nan),
-        token_mean_impact=torch.rand(tokens, generator=generator),
+        text_impact=torch.rand(tokens, generator=generator),
+        sound_impact=torch.rand(tokens, generator=generator),
         token_reliability=Reliability(torch.rand(tokens, generator=generator), 0.5),
         waveform=torch.sin(torch.arange(2_000) / 9),
         sampling_rate=16_000,

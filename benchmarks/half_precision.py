@@ -83,7 +83,7 @@ def as_rounded(rounded: bool) -> Any:
 
 def compared(exact: Explanation, found: Explanation, clip: str, name: str, rounded: bool) -> list[dict[str, Any]]:
     """Return for every token how far its map is from the exact one."""
-    impacts = exact.audio_mean_impact
+    impacts = exact.sound_impact
     assert impacts is not None and exact.token_ids == found.token_ids
     rows = []
     for k, token in enumerate(exact.tokens):

@@ -174,8 +174,7 @@ NUMBERS = {
 def numbers(explanation: Explanation, heard: dict[str, Any]) -> dict[str, float]:
     """Return all numbers of one output."""
     share, probabilities = explanation.text_share, explanation.probabilities.double()
-    sound = explanation.audio_mean_impact
-    sound = explanation.audio_map.mean_impact if sound is None else sound
+    sound = explanation.sound_impact
     sentence = explanation.sentence_saliency
     text = explanation.text.strip().encode()
     size = area_under_curve(size_curve(explanation.audio_saliency, THRESHOLDS), torch.tensor(THRESHOLDS))

@@ -36,7 +36,7 @@ from speed_case import ARGUMENTS, SEAMLESS, SPEECH2TEXT, WHISPER, WHISPER_BASE, 
 from spes_hf.adapters import GenerationOptions
 from spes_hf.errors import AudioError
 from spes_hf.masking.perturbations import SpectrogramPerturbation, TokenPerturbation
-from spes_hf.scoring import PerturbationEstimator
+from spes_hf.scoring.eq3 import PerturbationEstimator
 from spes_hf.scoring.impact import KLImpact
 
 RESULTS = Path(__file__).parent / "results"

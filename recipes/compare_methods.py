@@ -53,10 +53,10 @@ from pathlib import Path
 from typing import Any
 
 from spes_hf import (
+    CaptumConfig,
     Deletion,
     ExplainConfig,
     Explainer,
-    GradientConfig,
     Insertion,
     Size,
     SpesConfig,
@@ -198,7 +198,7 @@ def method(name: str, task: str | None, masks: Mapping[str, int]) -> ExplainConf
     known = ablations(task or "asr")
     try:
         if base in attributions:
-            return GradientConfig(attribution=base.replace(" ", "_"), **token_masks)  # type: ignore[arg-type]
+            return CaptumConfig(attribution=base.replace(" ", "_"), **token_masks)  # type: ignore[arg-type]
         if base in ("default", "fast"):
             return (SpesConfig if base == "default" else SpesConfig.fast)(**settings)
         if base in known:

@@ -307,8 +307,8 @@ def test_a_given_text_is_explained(small_whisper, tone):
 
 
 def test_text_share_is_about_text_that_the_model_wrote(explanation, small_whisper, tone):
-    prefix, raw, impact = explanation.prefix_length, explanation.raw_token, explanation.token_mean_impact
-    sound = explanation.audio_map.mean_impact
+    prefix, raw, impact = explanation.prefix_length, explanation.raw_token, explanation.text_impact
+    sound = explanation.sound_impact
     assert explanation.text_share[0] == 0  # nothing but start tokens comes before it
     assert impact[1] == pytest.approx(float(raw[1, prefix]), rel=1e-4)  # one written token comes before it
     assert abs(raw[1, : prefix + 1].mean() - raw[1, prefix]) > 0.1 * raw[1, prefix]  # the start tokens would show

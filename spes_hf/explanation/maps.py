@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from spes_hf.functional import ratio
-from spes_hf.scoring.scores import UnitScores
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,10 +27,10 @@ class PatchMap:
     weights: tuple[Tensor, ...] | None = None
 
     @classmethod
-    def of(cls, labels: Tensor, scores: UnitScores) -> PatchMap:
-        """Return the map of these scores."""
-        weights = None if scores.weights is None else tuple(w.float() for w in scores.weights)
-        return cls(labels.to("cpu", torch.int32), tuple(v.float() for v in scores.values), weights)
+    def of(cls, labels: Tensor, values: Iterable[Tensor], weights: Iterable[Tensor] | None = None) -> PatchMap:
+        """Return a map of labels and scores of any type, on any device."""
+        counts = None if weights is None else tuple(w.cpu().float() for w in weights)
+        return cls(labels.to("cpu", torch.int32), tuple(v.cpu().float() for v in values), counts)
 
     def dense(self, token: int) -> Tensor:
         """Return the map of one token, (T, C): Eq. 3 with the masks of all levels pooled, or the mean over levels."""

@@ -150,6 +150,8 @@ def _checksum(description: dict[str, Any]) -> str:
 
 def _tensors(explanation: Explanation) -> dict[str, Tensor]:
     tensors = {stored: getattr(explanation, name) for name, stored in _TENSOR_FIELDS.items()}
+    if torch.allclose(explanation.sound_impact, _impact_of(explanation.audio_map), rtol=0, atol=0, equal_nan=True):
+        del tensors["audio_mean_impact"]  # it can be worked out
     tensors["reliability"] = explanation.token_reliability.tokens
     name, stored = waveforms.to_stored(explanation.waveform)
     tensors[name] = stored
@@ -170,7 +172,7 @@ def _explanation(description: dict[str, Any], tensors: dict[str, Tensor]) -> Exp
     values |= {name: _tuples(description[name]) for name in _TUPLE_FIELDS}
     values["audio_map"] = _patch_map("audio", tensors)
     values["sentence_map"] = _patch_map("sentence", tensors) if "sentence.numerator.0" in tensors else None
-    if "audio_mean_impact" not in tensors:  # it was left out where it could be worked out
+    if "audio_mean_impact" not in tensors:
         tensors = {**tensors, "audio_mean_impact": _impact_of(values["audio_map"])}
     values |= {name: tensors[stored] for name, stored in _TENSOR_FIELDS.items()}
     sentence = description["reliability_of_sentence"]

@@ -139,8 +139,8 @@ class CaptumStep:
             NumericsError: If they are NaN or infinite.
         """
         check_finite([self.values], "gradients", dtype)
-        labels = feature_labels(self.problem.utterance.features).int()
-        return Maps.of_sound(PatchMap(labels, (self.values,)), self.problem)
+        labels = feature_labels(self.problem.utterance.features)
+        return Maps.of_sound(PatchMap.of(labels, (self.values,)), self.problem)
 
 
 def _captum() -> ModuleType:

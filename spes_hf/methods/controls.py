@@ -61,6 +61,5 @@ class EnergyConfig(ExplainConfig):
 
 def _finished(problem: Problem, sound: Tensor, token: Tensor) -> list[Maps]:
     """Return the maps of these scores of features, (K, T·C), and of decoder inputs, (K, J)."""
-    labels = feature_labels(problem.utterance.features).int()
-    audio = PatchMap(labels, (sound.float(),))
+    audio = PatchMap.of(feature_labels(problem.utterance.features), (sound,))
     return [Maps.of_sound(audio, problem), Maps.of_tokens(token, problem.target)]

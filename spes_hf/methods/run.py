@@ -267,7 +267,9 @@ class Run:
 
 def read_audio(labels: Tensor) -> Callable[[UnitScores], Maps]:
     """Return what reads scores of patches, (L, T, C), as the map of the spectrogram."""
-    return lambda scores: Maps(audio=PatchMap.of(labels, scores), sound_impact=scores.mean_impact)
+    return lambda scores: Maps(
+        audio=PatchMap.of(labels, scores.values, scores.weights), sound_impact=scores.mean_impact
+    )
 
 
 def read_tokens(target: Target) -> Callable[[UnitScores], Maps]:

@@ -233,7 +233,7 @@ def _read_joint(joint: JointPerturbation, labels: Tensor, problem: Problem) -> C
         of_patches = [part(0, sums) for sums in (scores.values, scores.weights or ())]
         # Tokens are the same units at every level.
         of_tokens = [(torch.stack(part(1, sums)).sum(0),) for sums in (scores.values, scores.weights or ())]
-        audio = PatchMap.of(labels, UnitScores(*of_patches, scores.mean_impact))
+        audio = PatchMap.of(labels, *of_patches)
         text = read_tokens(problem.target)(UnitScores(*of_tokens, scores.mean_impact))
         # Masks that hide sound as well say nothing about text alone.
         assert text.text_impact is not None
@@ -280,8 +280,8 @@ def _gradient_run(config: SpesConfig, problem: Problem) -> Run:
 
     def read(scores: UnitScores) -> Maps:
         assert scores.sentence is not None
-        sentence = combined(scores.sentence.double(), shown).float()[None]
-        return replace(read_audio(pools)(scores), sentence=PatchMap(singles.int(), (sentence,)))
+        sentence = combined(scores.sentence.double(), shown)[None]
+        return replace(read_audio(pools)(scores), sentence=PatchMap.of(singles, (sentence,)))
 
     goal = optional_goal(config.target_reliability, least_masks=config.masks_per_token)
     return Run(perturbation, estimator, read, goal)

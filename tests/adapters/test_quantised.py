@@ -11,7 +11,7 @@ from test_contract import FEW, plain_inputs
 from test_wrappers import FOUR, GRADIENT, explained, with_lora
 from torch import nn
 
-from spes_hf import GradientConfig, UnsupportedModelError
+from spes_hf import CaptumConfig, UnsupportedModelError
 from spes_hf.adapters import get_adapter, probe
 from spes_hf.rows import model_identity
 from spes_hf.runtime.wrapping import as_it_is
@@ -114,8 +114,8 @@ def test_dynamically_quantised_model_is_refused(cases, name):
 def test_captum_on_a_model_without_gradients_is_refused(cases):
     pytest.importorskip("captum", reason="the captum extra is not installed: pip install 'spes_hf[captum]'")
     case = cases("whisper-en")
-    with pytest.raises(UnsupportedModelError, match="GradientConfig.*quantised"):
-        explained(case, dynamic(case.copy()[0]), config=GradientConfig(attribution="saliency", num_token_masks=4))
+    with pytest.raises(UnsupportedModelError, match="CaptumConfig.*quantised"):
+        explained(case, dynamic(case.copy()[0]), config=CaptumConfig(attribution="saliency", num_token_masks=4))
 
 
 def test_one_layer_that_stops_gradients_is_enough(cases):

@@ -41,7 +41,7 @@ def plant():
         known = explanation.raw_token_scores * 0
         return replace(
             explanation,
-            audio_map=PatchMap(labels, (scores,), (torch.ones(scores.shape[1]),)),
+            audio_map=PatchMap(labels, (scores,)),
             raw_token_scores=known if token is None else known + token,
         )
 

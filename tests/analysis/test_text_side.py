@@ -72,7 +72,7 @@ class TestPositional:
             special=explanation.special[1:],
             probabilities=explanation.probabilities[1:],
             raw_token_scores=explanation.raw_token_scores[1:],
-            token_mean_impact=explanation.token_mean_impact[1:],
+            text_impact=explanation.text_impact[1:],
         )
         found = positional([plant(given, noise[name][1:], scores(given, 3, 2, 1))])
         assert len(found.values["prompt"]) == len(found.values["start"]) and found.n == len(given) - 1
@@ -87,7 +87,7 @@ class TestPositional:
             probabilities=explanation.probabilities[:1],
             context_pieces=explanation.context_pieces[:1],
             raw_token_scores=explanation.raw_token_scores[:1, :1],
-            token_mean_impact=explanation.token_mean_impact[:1],
+            text_impact=explanation.text_impact[:1],
         )
         found = positional([plant(short, noise[name][:1])])
         assert found.n == 0 and found.order == () and not found.as_in_the_paper
@@ -203,7 +203,7 @@ class TestScatter:
                 audio[k, 0, 0] += 2.0 * (len(explanation) - k)
                 impacts[k] = 0.1 * 4**k
             found = plant(explanation, audio)
-            planted.append(replace(found, token_mean_impact=impacts))
+            planted.append(replace(found, text_impact=impacts))
         one = scatter(planted[:1], min_count=1)
         assert one.against_text_share.n == (len(planted[0]),)
         assert one.against_text_share.statistic == pytest.approx(-1)
@@ -227,7 +227,7 @@ class TestModality:
         for name, explanation in blank.items():
             impacts = torch.zeros(len(explanation))
             impacts[-1] = 99 * noise[name][-1].mean()
-            planted.append(replace(plant(explanation, noise[name]), token_mean_impact=impacts))
+            planted.append(replace(plant(explanation, noise[name]), text_impact=impacts))
         found = modality_balance(planted)
         assert {t.token for t in found.tokens[: len(planted)]} == {"</s>"}
         assert found.tokens[0].text_share == pytest.approx(0.99) and found.tokens[-1].text_share == 0
@@ -240,7 +240,7 @@ class TestModality:
 
     def test_shares_that_are_not_known(self, blank, plant, noise):
         (name, explanation), *_ = blank.items()
-        jointly = replace(plant(explanation, noise[name]), token_mean_impact=torch.full((len(explanation),), torch.nan))
+        jointly = replace(plant(explanation, noise[name]), text_impact=torch.full((len(explanation),), torch.nan))
         found = modality_balance([jointly])
         assert all(np.isnan(t.text_share) for t in found.tokens)
         assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["tokens"][0]["text_share"] is None

@@ -40,11 +40,11 @@ def numbers(explanation: Explanation) -> dict[str, Tensor]:
     kept = {
         "token_ids": torch.tensor(explanation.token_ids),
         "raw_token": explanation.raw_token,
-        "impact_of_tokens": explanation.token_mean_impact,
-        "impact_of_sound": audio.mean_impact,
+        "impact_of_tokens": explanation.text_impact,
+        "impact_of_sound": explanation.sound_impact,
         "label_sums": audio.labels.long().sum(2),  # (L, T): where the patches lie, frame by frame
     }
-    for level, (numerator, denominator) in enumerate(zip(audio.numerators, audio.denominators, strict=True)):
+    for level, (numerator, denominator) in enumerate(zip(audio.values, audio.weights, strict=True)):
         kept[f"counts.{level}"] = denominator.to(torch.uint8)
         kept[f"scores.{level}"] = numerator / denominator.clamp_min(1)
     return kept

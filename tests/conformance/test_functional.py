@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from spes_hf import functional
 from spes_hf.explanation import PatchMap
-from spes_hf.masking.perturbations import UnitScores
 
 NAN = float("nan")
 
@@ -166,19 +165,19 @@ def test_levels_are_pooled_into_one_ratio():
     impact = torch.tensor([[4.0], [0.0], [0.0], [0.0]])
     close(functional.saliency(torch.zeros(4, 1), impact), [[1.0]])
     labels = torch.zeros(2, 1, 1, dtype=torch.long)
-    scores = UnitScores((torch.tensor([[4.0]]), torch.tensor([[0.0]])), (torch.tensor([1.0]), torch.tensor([3.0])))
-    close(PatchMap.of(labels, scores).dense(0), [[1.0]])
+    scores = ((torch.tensor([[4.0]]), torch.tensor([[0.0]])), (torch.tensor([1.0]), torch.tensor([3.0])))
+    close(PatchMap.of(labels, *scores).dense(0), [[1.0]])
 
 
 def test_pooling_patches_of_two_levels_by_hand():
     # Features a b / c d. Level 0: {a b}, {c d}; level 1: {a c}, {b d}.
     labels = torch.tensor([[[0, 0], [1, 1]], [[0, 1], [0, 1]]])
-    scores = UnitScores(
+    scores = (
         (torch.tensor([[6.0, 1.0]]), torch.tensor([[2.0, 0.0]])),
         (torch.tensor([2.0, 1.0]), torch.tensor([2.0, 0.0])),
     )
     # a: (6 + 2)/(2 + 2) = 2; b: (6 + 0)/(2 + 0) = 3; c: (1 + 2)/(1 + 2) = 1; d: (1 + 0)/(1 + 0) = 1.
-    close(PatchMap.of(labels, scores).dense(0), [[2.0, 3.0], [1.0, 1.0]])
+    close(PatchMap.of(labels, *scores).dense(0), [[2.0, 3.0], [1.0, 1.0]])
 
 
 @settings(max_examples=30, deadline=None)
@@ -195,7 +194,7 @@ def test_patch_map_equals_eq_3_on_full_resolution_masks(seed):
         dense_keep.append(keep[:, labels[level]].flatten(1))
         impacts.append(impact)
     expected = functional.saliency(torch.cat(dense_keep).float(), torch.cat(impacts)).unflatten(1, (5, 4))
-    found = PatchMap.of(labels, UnitScores(tuple(numerators), tuple(denominators)))
+    found = PatchMap.of(labels, numerators, denominators)
     close(torch.stack([found.dense(k) for k in range(3)]), expected, 1e-5)
 
 

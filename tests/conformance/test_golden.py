@@ -26,7 +26,6 @@ def test_the_papers_setting_draws_the_same_maps(case):
         else:
             assert torch.equal(found[name], expected), name
     assert explanation.sentence_map is None
-    assert explanation.audio_mean_impact is None
     assert explanation.provenance["cost"]["forward_passes"] == 1 + 60 + 40
     assert explanation.provenance["cost"]["backward_passes"] == 0
 
@@ -35,7 +34,6 @@ def test_a_folder_saved_before_there_were_sentence_maps_is_read():
     found = Explanation.load(Path(__file__).parent / "explanation_v1")
     assert found.text == "Ein Café 0"
     assert found.sentence_map is None
-    assert found.audio_mean_impact is None
     torch.testing.assert_close(found.sentence_saliency, found.audio_saliency.mean(0))
     assert found.text_share.shape == (5,)
     assert found.reliability.sentence == pytest.approx(0.123456789012345)

@@ -30,7 +30,7 @@ from spes_hf.explanation.storage import DESCRIPTION, _checksum
 from spes_hf.jobs import job, shards
 from spes_hf.jobs.shards import ShardError, read_finished
 
-FUZZ = Path(__file__).parents[1] / "benchmarks" / "fuzz.py"
+FUZZ = Path(__file__).parents[2] / "benchmarks" / "fuzz.py"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is measured through /proc")

@@ -31,7 +31,7 @@ def assert_same(a, b):
             assert x.dtype == y.dtype and torch.equal(x.nan_to_num(7), y.nan_to_num(7)), entry.name
         elif isinstance(x, PatchMap):
             assert torch.equal(x.labels, y.labels) and x.labels.dtype == y.labels.dtype
-            for p, q in zip((*x.numerators, *x.denominators), (*y.numerators, *y.denominators), strict=True):
+            for p, q in zip((*x.values, *(x.weights or ())), (*y.values, *(y.weights or ())), strict=True):
                 assert torch.equal(p, q)
         elif entry.name == "token_reliability":
             assert torch.equal(x.tokens.nan_to_num(7), y.tokens.nan_to_num(7))
@@ -64,7 +64,7 @@ def test_formats_that_drop_zeros_at_the_end_drop_none(found):
     """A recording that ends in silence."""
     from datasets import Dataset
 
-    quiet = replace(found, waveform=torch.zeros_like(found.waveform), token_mean_impact=torch.zeros(len(found)))
+    quiet = replace(found, waveform=torch.zeros_like(found.waveform), text_impact=torch.zeros(len(found)))
     data = Dataset.from_list([quiet.to_row(), found.to_row()])
     for name in (None, "numpy", "torch"):
         assert_same(Explanation.from_row(data.with_format(name)[0]), quiet)
@@ -95,9 +95,9 @@ def synthetic(found, tokens, frames, bins, labels):
         ),
         sentence_map=None,
         raw_token_scores=torch.rand(tokens, tokens, generator=generator),
-        token_mean_impact=torch.rand(tokens, generator=generator),
+        text_impact=torch.rand(tokens, generator=generator),
+        sound_impact=torch.rand(tokens, generator=generator),
         token_reliability=Reliability(torch.rand(tokens, generator=generator), 0.5),
-        audio_mean_impact=None,
     )
 
 
@@ -117,7 +117,7 @@ def test_thirty_seconds_and_sixty_tokens_fit(found):
     wise = synthetic(found, 60, 3_000, 128, every_feature)
     packed = pack(wise)
     assert len(packed) < 1.04 * dense
-    assert torch.equal(unpack(packed).audio_map.numerators[0], wise.audio_map.numerators[0])
+    assert torch.equal(unpack(packed).audio_map.values[0], wise.audio_map.values[0])
 
 
 def test_what_is_no_explanation_is_refused(found):

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from spes_hf.explanation import PatchMap
 from spes_hf.explanation.reliability import split_half
-from spes_hf.masking.perturbations import Masks, UnitScores
-from spes_hf.scoring import PerturbationEstimator
+from spes_hf.masking.perturbations import Masks
+from spes_hf.scoring.eq3 import PerturbationEstimator
 
 
 def pixel_map(values):
@@ -17,7 +17,15 @@ def pixel_map(values):
     values = torch.as_tensor(values, dtype=torch.float32)
     tokens, rows, columns = values.shape
     labels = torch.arange(rows * columns).view(1, rows, columns)
-    return PatchMap.of(labels, UnitScores((values.flatten(1),), (torch.ones(rows * columns),)))
+    return PatchMap.of(labels, (values.flatten(1),))
+
+
+def patch_map(labels, scores):
+    return PatchMap.of(labels, scores.values, scores.weights)
+
+
+def halves(labels, estimator):
+    return [patch_map(labels, estimator.half(i)) for i in (0, 1)]
 
 
 def test_by_hand():
@@ -86,7 +94,10 @@ def observed(num_masks, noise, seed=0):
     impact = (~keep).float() @ weights + noise * torch.randn(num_masks, generator=generator)
     estimator = PerturbationEstimator(1)
     estimator.add(Masks(keep, 0, range(num_masks)), impact[:, None])
-    maps = [PatchMap.of(labels, scores) for scores in (estimator.half(0), estimator.half(1), estimator.scores())]
+    maps = [
+        PatchMap.of(labels, scores.values, scores.weights)
+        for scores in (estimator.half(0), estimator.half(1), estimator.scores())
+    ]
     return split_half(maps[0], maps[1]).sentence, maps[2].dense(0).flatten(), weights
 
 
@@ -94,13 +105,13 @@ def test_one_mask_has_no_reliability():
     estimator = PerturbationEstimator(1)
     estimator.add(Masks(torch.tensor([[True, False]]), 0, range(1)), torch.ones(1, 1))
     labels = torch.tensor([[[0, 1]]])
-    found = split_half(*(PatchMap.of(labels, estimator.half(i)) for i in (0, 1)))
+    found = split_half(*halves(labels, estimator))
     assert math.isnan(found.sentence)
     assert found.tokens.shape == (1,)
 
 
 def test_no_masks_at_all():
-    empty = PatchMap.of(torch.zeros(1, 2, 2, dtype=torch.long), UnitScores((), ()))
+    empty = PatchMap.of(torch.zeros(1, 2, 2, dtype=torch.long), ())
     assert math.isnan(split_half(empty, empty).sentence)
 
 
@@ -121,8 +132,8 @@ def test_reliability_predicts_how_another_set_of_masks_agrees():
             keep = torch.rand(400, 24, generator=generator) > 0.5
             estimator = PerturbationEstimator(1)
             estimator.add(Masks(keep, 0, range(400)), ((~keep).float() @ weights)[:, None])
-            dense.append(PatchMap.of(labels, estimator.scores()).dense(0).flatten())
-            foretold.append(split_half(*(PatchMap.of(labels, estimator.half(i)) for i in (0, 1))).sentence)
+            dense.append(patch_map(labels, estimator.scores()).dense(0).flatten())
+            foretold.append(split_half(*halves(labels, estimator)).sentence)
         met.append(float(torch.corrcoef(torch.stack(dense))[0, 1]))
     assert sum(foretold) / len(foretold) == pytest.approx(sum(met) / len(met), abs=0.12)
 

@@ -1,12 +1,10 @@
 import dataclasses
-import math
 
 import pytest
 import torch
 
 from spes_hf import functional
 from spes_hf.explanation import Explanation, PatchMap, Reliability
-from spes_hf.masking.perturbations import UnitScores
 
 NAN = float("nan")
 T, C, P = 3, 2, 2
@@ -20,7 +18,7 @@ def make(**changes):
     """Five tokens: two words, a full stop, the end; every token with a map of its own, two levels of patches."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.tensor([[[0, 0], [1, 1], [1, 2]], [[0, 1], [0, 1], [0, 1]]])
-    scores = UnitScores(
+    scores = (
         (torch.rand(K, 3, generator=generator) * 9, torch.rand(K, 2, generator=generator)),
         (torch.tensor([3.0, 2.0, 4.0]), torch.tensor([2.0, 5.0])),
     )
@@ -35,9 +33,10 @@ def make(**changes):
         features=torch.rand(T, C, generator=generator),
         times=torch.tensor([0.0, 0.5, 1.0]),
         frequencies=torch.tensor([100.0, 200.0]),
-        audio_map=PatchMap.of(labels, scores),
+        audio_map=PatchMap.of(labels, *scores),
         raw_token_scores=torch.rand(K, J, generator=generator).masked_fill(~ORDER, NAN),
-        token_mean_impact=torch.rand(K, generator=generator),
+        text_impact=torch.rand(K, generator=generator),
+        sound_impact=torch.rand(K, generator=generator),
         token_reliability=Reliability(torch.rand(K, generator=generator), 0.876),
         waveform=torch.zeros(24_000),
         sampling_rate=16_000,
@@ -49,7 +48,7 @@ def make(**changes):
 def pixel_map(maps):
     maps = torch.as_tensor(maps, dtype=torch.float32)
     labels = torch.arange(maps[0].numel()).view(1, *maps.shape[1:])
-    return PatchMap.of(labels, UnitScores((maps.flatten(1),), (torch.ones(maps[0].numel()),)))
+    return PatchMap.of(labels, (maps.flatten(1),))
 
 
 # Over tokens ---------------------------------------------------------------------------------------------------------
@@ -95,7 +94,7 @@ def test_each_token_fills_the_unit_interval():
 def test_raw_audio_by_hand():
     # Feature (2, 1): patch 2 of level 0, patch 1 of level 1: (n₀ + n₁) / (4 + 5).
     ex = make()
-    upper, lower = ex.audio_map.numerators
+    upper, lower = ex.audio_map.values
     torch.testing.assert_close(ex.raw_audio[3, 2, 1], (upper[3, 2] + lower[3, 1]) / 9)
 
 
@@ -108,13 +107,13 @@ def test_sentence_map_is_the_mean_over_tokens_with_the_last():
 def test_a_sentence_map_of_its_own_is_shown_for_the_sentence():
     # Means of 0 and 3 by patch: [[0, 0], [3, 3], [3, 9]] scaled by its range; z-scores first would change nothing.
     labels = torch.tensor([[[0, 0], [1, 1], [1, 2]]])
-    scores = UnitScores((torch.tensor([[0.0, 3.0, 9.0]]),), (torch.ones(3),))
-    ex = make(sentence_map=PatchMap.of(labels, scores))
+    scores = ((torch.tensor([[0.0, 3.0, 9.0]]),),)
+    ex = make(sentence_map=PatchMap.of(labels, *scores))
     expected = torch.tensor([[0, 0], [1, 1], [1, 3]]) / 3
     torch.testing.assert_close(ex.sentence_saliency, expected)
     torch.testing.assert_close(ex.words().sentence_saliency, expected)
     assert torch.equal(ex.audio_saliency, make().audio_saliency)
-    flat = make(sentence_map=PatchMap.of(labels, UnitScores((torch.full((1, 3), -7.0),), (torch.ones(3),))))
+    flat = make(sentence_map=PatchMap.of(labels, (torch.full((1, 3), -7.0),)))
     assert not flat.sentence_saliency.any()
 
 
@@ -130,7 +129,7 @@ def test_only_the_end_of_sequence():
         probabilities=torch.tensor([0.5]),
         audio_map=pixel_map([[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]]),
         raw_token_scores=torch.tensor([[7.0]]),
-        token_mean_impact=torch.tensor([1.0]),
+        text_impact=torch.tensor([1.0]),
         token_reliability=Reliability(torch.tensor([NAN]), NAN),
     )
     assert ex.audio_saliency[0].flatten().tolist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
@@ -239,7 +238,7 @@ def test_context_of_words_where_the_last_word_was_cut():
         probabilities=torch.ones(3),
         audio_map=pixel_map(torch.rand(3, T, C)),
         raw_token_scores=torch.rand(3, 3).masked_fill(~(torch.arange(3) < torch.tensor([[1], [2], [3]])), NAN),
-        token_mean_impact=torch.ones(3),
+        text_impact=torch.ones(3),
     )
     words = ex.words()
     assert words.tokens == [" a", " bc"]
@@ -257,41 +256,27 @@ def test_parts_of_a_character_are_readable_as_tokens_and_whole_as_words():
 
 
 def test_text_share_by_hand():
-    # Audio: impact of the average mask (2 + 4)/(1 + 1) = 3 and (0 + 0)/2 = 0; tokens 1 and 5: 1/4 and 5/5.
-    ex = make(
-        audio_map=PatchMap.of(
-            torch.tensor([[[0, 1]] * T]),
-            UnitScores((torch.tensor([[2.0, 4.0], [0.0, 0.0]] + [[1.0, 1.0]] * 3),), (torch.ones(2),)),
-        ),
-        token_mean_impact=torch.tensor([1.0, 5.0, 0.0, 1.0, 3.0]),
-    )
+    # 1 / (1 + 3), 5 / (5 + 0), ….
+    sound, text = torch.tensor([3.0, 0.0, 1.0, 1.0, 1.0]), torch.tensor([1.0, 5.0, 0.0, 1.0, 3.0])
+    ex = make(sound_impact=sound, text_impact=text)
     torch.testing.assert_close(ex.text_share, torch.tensor([0.25, 1.0, 0.0, 0.5, 0.75]))
 
 
 def test_text_share_takes_the_impact_of_sound_that_was_measured():
     # Maps of gradients do not tell it: 1 / (1 + 3), not what the map says.
-    ex = make(token_mean_impact=torch.ones(K), audio_mean_impact=torch.tensor([3.0, 0.0, 1.0, -1.0, NAN]))
+    ex = make(text_impact=torch.ones(K), sound_impact=torch.tensor([3.0, 0.0, 1.0, -1.0, NAN]))
     torch.testing.assert_close(ex.text_share, torch.tensor([0.25, 1.0, 0.5, 1.0, NAN]), equal_nan=True)
     torch.testing.assert_close(ex.words().text_share, torch.tensor([0.25, 0.75, 1.0]))
 
 
-def test_text_share_pools_levels():
-    # (1 + 9) / (1 + 4) = 2, not the mean of 1 and 9/4.
-    scores = UnitScores((torch.full((K, 1), 1.0), torch.full((K, 1), 9.0)), (torch.tensor([1.0]), torch.tensor([4.0])))
-    ex = make(
-        audio_map=PatchMap.of(torch.zeros(2, T, C, dtype=torch.long), scores), token_mean_impact=torch.full((K,), 2.0)
-    )
-    torch.testing.assert_close(ex.text_share, torch.full((K,), 0.5))
-
-
 def test_text_share_without_any_impact():
-    ex = make(audio_map=pixel_map(torch.zeros(K, T, C)), token_mean_impact=torch.zeros(K))
+    ex = make(sound_impact=torch.zeros(K), text_impact=torch.zeros(K))
     assert ex.text_share.tolist() == [0.0] * K
 
 
 def test_text_share_stays_within_zero_and_one_where_hiding_helps():
     # Impacts other than KL can be negative: hiding sound made the token likelier.
-    ex = make(audio_map=pixel_map(torch.full((K, T, C), -2.0)), token_mean_impact=torch.tensor([1.0, 3.0, 2.0, -1, 0]))
+    ex = make(sound_impact=torch.full((K,), -2.0), text_impact=torch.tensor([1.0, 3.0, 2.0, -1, 0]))
     assert ((ex.text_share >= 0) & (ex.text_share <= 1)).all()
 
 
@@ -366,13 +351,12 @@ def test_reading_does_not_change_the_raw_maps():
 
 
 def test_patch_map_holds_small_types():
-    scores = UnitScores((torch.ones(1, 1).double(),), (torch.ones(1).double(),))
-    found = PatchMap.of(torch.zeros(1, 2, 2, dtype=torch.long), scores)
+    scores = ((torch.ones(1, 1).double(),), (torch.ones(1).double(),))
+    found = PatchMap.of(torch.zeros(1, 2, 2, dtype=torch.long), *scores)
     assert found.labels.dtype == torch.int32
-    assert found.numerators[0].dtype == found.denominators[0].dtype == torch.float32
+    assert found.values[0].dtype == found.weights[0].dtype == torch.float32
 
 
 def test_patch_never_perturbed_is_zero():
-    scores = UnitScores((torch.tensor([[6.0, 0.0]]),), (torch.tensor([2.0, 0.0]),))
-    assert PatchMap.of(torch.tensor([[[0, 1]]]), scores).dense(0).tolist() == [[3.0, 0.0]]
-    assert math.isfinite(float(PatchMap.of(torch.tensor([[[0, 1]]]), scores).mean_impact))
+    scores = ((torch.tensor([[6.0, 0.0]]),), (torch.tensor([2.0, 0.0]),))
+    assert PatchMap.of(torch.tensor([[[0, 1]]]), *scores).dense(0).tolist() == [[3.0, 0.0]]

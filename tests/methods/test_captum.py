@@ -9,7 +9,7 @@ import pytest
 import torch
 from agreement import GRADIENT, assert_raw_maps_agree
 
-from spes_hf import ConfigError, ExplainConfig, GradientConfig, explain
+from spes_hf import CaptumConfig, ConfigError, ExplainConfig, explain
 
 SHORT = {"max_new_tokens": 6}
 ATTRIBUTIONS = ("saliency", "input_x_gradient", "integrated_gradients")
@@ -17,7 +17,7 @@ ATTRIBUTIONS = ("saliency", "input_x_gradient", "integrated_gradients")
 
 def run(small_whisper, tone, attribution, steps=4, **kwargs):
     settings = {"steps": steps} if attribution == "integrated_gradients" else {}
-    config = GradientConfig(attribution=attribution, num_token_masks=8, **settings)
+    config = CaptumConfig(attribution=attribution, num_token_masks=8, **settings)
     return explain(*small_whisper, tone, config=config, generate_kwargs=SHORT, progress=False, **kwargs)
 
 
@@ -29,16 +29,16 @@ def test_without_captum(small_whisper, tone, monkeypatch):
 
 
 def test_config():
-    assert ExplainConfig.from_dict(GradientConfig(steps=3).to_dict()) == GradientConfig(steps=3)
+    assert ExplainConfig.from_dict(CaptumConfig(steps=3).to_dict()) == CaptumConfig(steps=3)
     for arguments, words in (
         ({"attribution": "lime"}, "attribution is 'lime'; allowed: saliency"),
         ({"steps": 0}, "steps is 0"),
-        ({"impact": "kl"}, "gradient at the clean input is 0"),
+        ({"impact": "kl"}, "gradient of KL at the clean input is 0"),
         ({"num_spectrogram_masks": 5}, "num_spectrogram_masks is 5; allowed: 0"),
         ({"num_token_masks": 0}, "num_token_masks is 0"),
     ):
         with pytest.raises(ConfigError, match=words):
-            GradientConfig(**arguments)
+            CaptumConfig(**arguments)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spes_hf import ConfigError, ExplainConfig, SpesConfig, SpesError, __version__
+from spes_hf import CaptumConfig, ConfigError, ExplainConfig, SpesConfig, SpesError, __version__, cli
+from spes_hf.methods import GradientConfig, register_method
 from spes_hf.methods.presets import PRESETS, preset
 
 NAN, INF = float("nan"), float("inf")
@@ -278,14 +279,30 @@ def test_a_config_of_another_method_is_refused():
     class OtherConfig(ExplainConfig):
         method = "other-method-of-a-test"
 
+        def plan(self, problem):
+            return []
+
     try:
+        register_method(OtherConfig, "its-former-name")
+        assert type(ExplainConfig.from_dict({**OtherConfig().to_dict(), "method": "its-former-name"})) is OtherConfig
         assert type(ExplainConfig.from_dict(OtherConfig().to_dict())) is OtherConfig
         with pytest.raises(ConfigError, match="OtherConfig, not a SpesConfig"):
             SpesConfig.from_dict(OtherConfig().to_dict())
     finally:
         from spes_hf.methods.base import _METHODS
 
-        del _METHODS["other-method-of-a-test"]
+        for name in ("other-method-of-a-test", "its-former-name"):
+            _METHODS.pop(name, None)
+
+
+def test_a_stored_config_of_the_former_gradient_method_is_one_of_captum():
+    found = ExplainConfig.from_dict({**CaptumConfig(steps=5).to_dict(), "method": "gradient"})
+    assert found == CaptumConfig(steps=5)
+    assert GradientConfig is CaptumConfig
+
+
+def test_the_command_line_offers_the_presets_that_there_are():
+    assert cli.PRESETS == PRESETS
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1, 2]", "3", '"spes"', "null", b"\xff\xfe"])

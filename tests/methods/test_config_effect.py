@@ -12,11 +12,11 @@ import torch
 
 from spes_hf import (
     BubbleNoiseConfig,
+    CaptumConfig,
     ConfigError,
     EnergyConfig,
     ExplainConfig,
     FeatureWiseConfig,
-    GradientConfig,
     RandomConfig,
     SpesConfig,
     ablations,
@@ -70,8 +70,8 @@ STATES = {
     "bubble noise": BubbleNoiseConfig(**FEW),
     "random": RandomConfig(),
     "energy": EnergyConfig(),
-    "integrated gradients": GradientConfig(num_token_masks=3, steps=2),
-    "saliency": GradientConfig(num_token_masks=3, attribution="saliency"),
+    "integrated gradients": CaptumConfig(num_token_masks=3, steps=2),
+    "saliency": CaptumConfig(num_token_masks=3, attribution="saliency"),
 }
 CASES = [(state, field.name) for state, config in STATES.items() for field in dataclasses.fields(config)]
 
@@ -96,7 +96,7 @@ def test_every_field_and_every_class_is_covered():
 @pytest.mark.parametrize(("state", "name"), CASES, ids=[f"{state}: {name}" for state, name in CASES])
 def test_a_setting_changes_the_result_or_is_refused(small_whisper, tone, results, state, name):
     config = STATES[state]
-    if isinstance(config, GradientConfig):
+    if isinstance(config, CaptumConfig):
         pytest.importorskip("captum", reason="the captum extra is not installed: pip install 'spes_hf[captum]'")
     now, value = getattr(config, name), OTHER[name]
     if name == "estimator":
@@ -136,9 +136,9 @@ def test_a_setting_changes_the_result_or_is_refused(small_whisper, tone, results
         (SpesConfig, {**EQ3, "patches": 50, "max_duration_s": 3.0}, "max_duration_s"),
         (RandomConfig, {"impact": "probability"}, "impact"),
         (EnergyConfig, {"fill": "min"}, "fill"),
-        (GradientConfig, {"attribution": "saliency", "steps": 3}, "steps"),
-        (GradientConfig, {"attribution": "input_x_gradient", "fill": "zero"}, "fill"),
-        (GradientConfig, {"spectrogram_mask_prob": 0.3}, "spectrogram_mask_prob"),
+        (CaptumConfig, {"attribution": "saliency", "steps": 3}, "steps"),
+        (CaptumConfig, {"attribution": "input_x_gradient", "fill": "zero"}, "fill"),
+        (CaptumConfig, {"spectrogram_mask_prob": 0.3}, "spectrogram_mask_prob"),
     ],
 )
 def test_a_setting_without_effect_is_refused_by_name(config, settings, name):

@@ -21,14 +21,12 @@ from spes_hf import (
     FeatureWiseConfig,
     RandomConfig,
     SpesConfig,
-    SpesError,
     ablations,
     explain,
     functional,
 )
 from spes_hf.masking.draw import keep_bits, mask_key
 from spes_hf.masking.segments import slic_labels
-from spes_hf.methods.controls import FixedScores, NoPerturbation
 
 SHORT = {"max_new_tokens": 6}
 FEW = {"num_spectrogram_masks": 12, "num_token_masks": 8}
@@ -58,7 +56,8 @@ def test_every_method_gives_the_same_kind_of_result(results, name):
     assert torch.equal(found.token_saliency.isnan(), reference.token_saliency.isnan())
     assert torch.equal(found.probabilities, reference.probabilities)
     assert found.reliability.tokens.shape == (6,)
-    assert found.text_share.isnan().all() if name == "joint" else found.text_share.isfinite().all()
+    shared = name == "joint" or name in FREE  # no mask hid text, or sound, alone
+    assert found.text_share.isnan().all() if shared else found.text_share.isfinite().all()
     assert found.words().sentence_saliency.shape == (120, 80)
     config = ExplainConfig.from_dict(found.provenance["config"])
     assert config == METHODS[name]
@@ -141,11 +140,11 @@ def test_feature_wise_is_eq_3_over_single_features(small_whisper, tone, results)
 
 def test_bubble_noise_weighs_impacts_by_the_noise(small_whisper, tone, results):
     found = results["bubble noise"]
-    (counts,) = found.audio_map.denominators
+    (counts,) = found.audio_map.weights
     assert 0 < counts.min() and counts.max() <= 12  # Σ (1 − M), in parts of masks
     assert 0.4 < counts.mean() / 12 < 0.7
     wide = run(small_whisper, tone, BubbleNoiseConfig(**FEW, bubble_width_s=5.0, bubble_height_bins=500.0))
-    assert wide.audio_map.denominators[0].mean() < 2  # nearly all of it within a bubble
+    assert wide.audio_map.weights[0].mean() < 2  # nearly all of it within a bubble
 
 
 # At no cost -----------------------------------------------------------------------------------------------------------
@@ -165,7 +164,7 @@ def test_energy_is_the_spectrogram(results):
     torch.testing.assert_close(found.raw_audio[3], found.features - found.features.min())
     constant = [row[~row.isnan()].unique() for row in found.token_saliency]
     assert all(len(values) == 1 for values in constant)
-    assert (found.text_share == 0).all()
+    assert found.text_share.isnan().all()  # no mask hid anything
 
 
 def test_random_is_uniform_and_new_for_every_token(results):
@@ -175,14 +174,6 @@ def test_random_is_uniform_and_new_for_every_token(results):
     assert between.abs().max() < 0.05
     token = results["random"].raw_token
     assert token[~token.isnan()].std() > 0.1
-
-
-def test_what_draws_no_masks_refuses_to(results):
-    nothing, scores = NoPerturbation(), FixedScores(torch.ones(2, 3))
-    for call in (lambda: nothing.draw(0, range(1)), lambda: nothing.apply(None), lambda: scores.update(None, None)):
-        with pytest.raises(SpesError, match="no masks"):
-            call()
-    assert nothing.rows(0) == range(0) and not scores.half(0).numerators[0].any()
 
 
 # The paper's settings -------------------------------------------------------------------------------------------------
@@ -262,8 +253,6 @@ def test_any_method_can_be_read_in_a_fresh_process():
     code = """
 from spes_hf import ExplainConfig
 print(ExplainConfig.from_dict({"method": "random"}), ExplainConfig.from_dict({"method": "bubble-noise"}))
-import sys; print("torch" in sys.modules)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert "RandomConfig(" in result.stdout and "BubbleNoiseConfig(" in result.stdout
-    assert result.stdout.splitlines()[-1] == "False"

@@ -15,9 +15,12 @@ from spes_hf.masking.perturbations import (
     Perturbation,
     SpectrogramPerturbation,
     TokenPerturbation,
+    fill_values,
 )
-from spes_hf.methods import ExplainConfig, SpesConfig
-from spes_hf.methods.run import Problem, fill_values, plan, register_method, token_run
+from spes_hf.methods import EnergyConfig, ExplainConfig, RandomConfig, SpesConfig, list_methods, register_method
+from spes_hf.methods.base import _METHODS
+from spes_hf.methods.run import Maps, Problem
+from spes_hf.methods.tokens import token_run
 
 T, C, K, P = 40, 8, 4, 2
 CONFIG = SpesConfig(
@@ -68,16 +71,13 @@ def test_masks_are_spread_evenly_over_the_levels(masks, levels, expected):
 
 
 def test_separate_runs():
-    audio, token = plan(CONFIG, problem())
+    audio, token = CONFIG.plan(problem())
     assert isinstance(audio.perturbation, SpectrogramPerturbation)
     assert isinstance(token.perturbation, TokenPerturbation)
     assert audio.perturbation.num_masks == 31
     assert token.perturbation.num_masks == 7
-    assert audio.audio.labels.shape == (3, T, C)
-    assert audio.token_scores is None
-    assert token.token_scores is not None
-    assert token.audio is None
-    assert audio.perturbation.units == tuple(int(level.max()) + 1 for level in audio.audio.labels)
+    assert audio.perturbation.labels.shape == (3, T, C)
+    assert audio.perturbation.units == tuple(int(level.max()) + 1 for level in audio.perturbation.labels)
     assert audio.perturbation.mask_prob == 0.5
     assert token.perturbation.mask_prob == 0.4
     assert token.perturbation.units == P + K - 1  # decoder inputs, prefix included
@@ -85,7 +85,7 @@ def test_separate_runs():
 
 def test_spectrogram_masks_switch_whole_patches_to_the_fill():
     case = problem()
-    audio, _ = plan(dataclasses.replace(CONFIG, fill=-7.0), case)
+    audio, _ = dataclasses.replace(CONFIG, fill=-7.0).plan(case)
     for level in range(3):
         masks = audio.perturbation.draw(level, range(4, 9))
         assert masks.keep.shape == (5, audio.perturbation.units[level])
@@ -93,14 +93,14 @@ def test_spectrogram_masks_switch_whole_patches_to_the_fill():
         applied = audio.perturbation.apply(masks)
         assert applied.keys() == {"features"}  # clean tokens
         for row, features in zip(masks.keep, applied["features"], strict=True):
-            kept = row[audio.audio.labels[level]]
+            kept = row[audio.perturbation.labels[level]]
             assert torch.equal(features[kept], case.utterance.features[kept])
             assert (features[~kept] == -7).all()
 
 
 def test_fill_is_that_of_the_mel_bin():
     case = problem()
-    audio, _ = plan(CONFIG, case)
+    audio, _ = CONFIG.plan(case)
     nothing_kept = Masks(torch.zeros(1, audio.perturbation.units[0], dtype=torch.bool), 0, range(1))
     features = audio.perturbation.apply(nothing_kept)["features"][0]
     torch.testing.assert_close(features, case.utterance.features.mean(0).expand(T, C))
@@ -117,8 +117,8 @@ def test_token_masks_leave_the_spectrogram_clean():
 
 def test_joint_run():
     case = problem()
-    (run,) = plan(CONFIG.changed(perturb="joint"), case)
-    joint, (separate, _) = run.perturbation, plan(CONFIG, case)
+    (run,) = CONFIG.changed(perturb="joint").plan(case)
+    joint, (separate, _) = run.perturbation, CONFIG.plan(case)
     assert isinstance(joint, JointPerturbation)
     assert joint.num_masks == 31  # N^X
     assert joint.levels == 3
@@ -138,7 +138,7 @@ def test_joint_run():
 
 
 def test_joint_scores_are_taken_apart_and_tokens_pooled():
-    (run,) = plan(CONFIG.changed(perturb="joint"), problem())
+    (run,) = CONFIG.changed(perturb="joint").plan(problem())
     keeps, impacts = [], []
     for level in range(3):
         masks = run.perturbation.draw(level, run.perturbation.rows(level))
@@ -146,16 +146,17 @@ def test_joint_scores_are_taken_apart_and_tokens_pooled():
         run.estimator.add(masks, impact)
         keeps.append(masks.keep)
         impacts.append(impact)
-    scores = run.estimator.scores()
-    audio, token = run.audio.scores(scores), run.token_scores(scores)
-    units = run.perturbation.spectrogram.units
-    assert [tuple(n.shape) for n in audio.numerators] == [(K, u) for u in units]
-    assert [tuple(d.shape) for d in audio.denominators] == [(u,) for u in units]
-    assert [tuple(n.shape) for n in token.numerators] == [(K, P + K - 1)]
+    maps = run.maps(torch.float32)
+    audio, units = maps.audio, run.perturbation.spectrogram.units
+    assert [tuple(n.shape) for n in audio.values] == [(K, u) for u in units]
+    assert [tuple(d.shape) for d in audio.weights] == [(u,) for u in units]
     # Tokens are the same units at every level: one sum over all 31 masks.
     perturbed = torch.cat([~keep[:, u:] for keep, u in zip(keeps, units, strict=True)]).double()
-    torch.testing.assert_close(token.denominators[0], perturbed.sum(0))
-    torch.testing.assert_close(token.numerators[0], torch.cat(impacts).double().T @ perturbed)
+    expected = (torch.cat(impacts).double().T @ perturbed / perturbed.sum(0)).float()
+    valid = problem().target.valid
+    torch.testing.assert_close(maps.token[valid], expected[valid])
+    assert maps.token[~valid].isnan().all()
+    assert maps.text_impact.isnan().all()  # no mask hid text alone
 
 
 def test_every_level_is_segmented_once(monkeypatch):
@@ -168,12 +169,8 @@ def test_every_level_is_segmented_once(monkeypatch):
 
     monkeypatch.setattr(segments, "slic_labels", counted)
     case = problem()
-    plan(
-        SpesConfig(
-            pool_patches_per_second=(400.0, 1600.0), sentence_patches_per_second=(80.0, 400.0), patches_per_second=400
-        ),
-        case,
-    )
+    levels = {"pool_patches_per_second": (400.0, 1600.0), "sentence_patches_per_second": (80.0, 400.0)}
+    SpesConfig(patches_per_second=400, **levels).plan(case)
     assert sorted(asked) == [num_patches(case.utterance.duration_s, phi, 7.5) for phi in (80, 400, 1600)]
 
 
@@ -186,24 +183,24 @@ def bits(runs):
 
 
 def test_masks_depend_on_seed_and_utterance():
-    base = bits(plan(CONFIG, problem()))
-    assert bits(plan(CONFIG, problem())) == base
+    base = bits(CONFIG.plan(problem()))
+    assert bits(CONFIG.plan(problem())) == base
     for other in (problem(seed=1), problem(utterance_id="other")):
-        for one, two in zip(bits(plan(CONFIG, other)), base, strict=True):
+        for one, two in zip(bits(CONFIG.plan(other)), base, strict=True):
             assert one != two
 
 
 def test_masks_do_not_depend_on_how_many_there_are():
     more = dataclasses.replace(CONFIG, num_spectrogram_masks=310, num_token_masks=70)
-    assert bits(plan(more, problem())) == bits(plan(CONFIG, problem()))
+    assert bits(more.plan(problem())) == bits(CONFIG.plan(problem()))
 
 
 def test_grid_ignores_the_spectrogram_more_than_slic():
     loud = torch.randn(T, C, generator=torch.Generator().manual_seed(2)) * torch.linspace(0, 5, T)[:, None]
     grid, slic = (
-        plan(SpesConfig(estimator="perturbation", segmentation=name, patches_per_second=(60,)), problem(features=loud))[
-            0
-        ].audio.labels[0]
+        SpesConfig(estimator="perturbation", segmentation=name, patches_per_second=(60,))
+        .plan(problem(features=loud))[0]
+        .perturbation.labels[0]
         for name in ("grid", "slic")
     )
     assert not torch.equal(grid, slic)
@@ -219,17 +216,51 @@ def test_fill_values():
     assert all(fill_values(fill, features).dtype == torch.float32 for fill in ("mean", "zero", "min", 1))
 
 
-def test_a_config_without_a_planner_is_refused():
-    class Subclass(SpesConfig):
-        method = "subclass-of-a-test"
+@pytest.mark.parametrize("config", [RandomConfig(), EnergyConfig()])
+def test_methods_without_masks_plan_finished_maps(config):
+    maps = Maps.merged(config.plan(problem()))
+    assert maps.audio.values[0].shape == (K, T * C) and maps.audio.weights is None
+    assert maps.sound_impact.isnan().all() and maps.text_impact.isnan().all()
+    assert torch.equal(maps.token.isnan(), ~problem().target.valid)
 
-    try:
-        with pytest.raises(ConfigError, match="Subclass.*SpesConfig"):
-            plan(Subclass(), problem())
-    finally:
-        from spes_hf.methods.base import _METHODS
 
-        del _METHODS["subclass-of-a-test"]
+class Unnamed(ExplainConfig):
+    def plan(self, problem):
+        return []
+
+
+class Unplanned(ExplainConfig):
+    method = "unplanned"
+
+
+class Taken(SpesConfig):
+    method = "energy"
+
+
+@pytest.mark.parametrize(
+    ("config_class", "why"),
+    [
+        (int, "pass a subclass of ExplainConfig"),
+        (SpesConfig(), "pass a subclass of ExplainConfig"),
+        (Unnamed, "Unnamed.method is None; allowed: a name"),
+        (Unplanned, "Unplanned has no plan"),
+        (Taken, "'energy' is taken by EnergyConfig"),
+    ],
+)
+def test_a_method_that_cannot_be_registered_is_refused(config_class, why):
+    before = dict(_METHODS)
+    with pytest.raises(ConfigError, match=why):
+        register_method(config_class)
+    assert before == _METHODS
+
+
+def test_methods_are_listed_by_their_own_names():
+    assert list_methods() == ["bubble-noise", "captum", "energy", "feature-wise", "random", "spes"]
+
+
+def test_a_config_without_a_plan_says_so():
+    with pytest.raises(ConfigError, match="Unplanned has no plan; write its method plan"):
+        Unplanned().plan(problem())
 
 
 def test_the_base_class_is_no_method():
@@ -237,15 +268,10 @@ def test_the_base_class_is_no_method():
         ExplainConfig()
 
 
-def test_a_second_planner_is_refused():
-    with pytest.raises(ValueError, match="SpesConfig already has a planner"):
-        register_method(SpesConfig)(lambda config, problem: [])
-
-
 def test_gradients_come_in_pairs_and_eq_3_draws_masks_as_ever():
     case = problem()
     for estimator, design in (("gradient", "antithetic"), ("perturbation", "independent")):
-        sound, _ = plan(SpesConfig(estimator=estimator), case)
+        sound, _ = SpesConfig(estimator=estimator).plan(case)
         assert sound.perturbation.design == design
-        sound, _ = plan(SpesConfig(estimator=estimator, mask_design="balanced"), case)
+        sound, _ = SpesConfig(estimator=estimator, mask_design="balanced").plan(case)
         assert (sound.perturbation.design, sound.perturbation.block) == ("balanced", 8)

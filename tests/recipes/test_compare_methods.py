@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from spes_hf import BubbleNoiseConfig, EnergyConfig, GradientConfig, SpesConfig
+from spes_hf import BubbleNoiseConfig, CaptumConfig, EnergyConfig, SpesConfig
 from spes_hf.demo import tiny_clips
 from spes_hf.errors import ConfigError
 
@@ -38,7 +38,7 @@ def test_a_name_and_its_settings_become_a_config(recipe: ModuleType) -> None:
     energy = recipe.method("energy", "asr", {"num_spectrogram_masks": 7, "num_token_masks": 3})
     assert energy == EnergyConfig()
     gradient = recipe.method("input x gradient:num_token_masks=5", "asr", {"num_spectrogram_masks": 7})
-    assert gradient == GradientConfig(attribution="input_x_gradient", num_token_masks=5)
+    assert gradient == CaptumConfig(attribution="input_x_gradient", num_token_masks=5)
 
 
 @pytest.mark.parametrize("name", ["SPEZ", "SPES:fill", "SPES:no_such_field=3", "SPES:fill=maximum"])

@@ -13,7 +13,7 @@ import torch
 from spes_hf import Size, workers
 from spes_hf.rows import device_of
 
-JOB = Path(__file__).parent / "worker_job.py"
+JOB = Path(__file__).parents[1] / "worker_job.py"
 SECONDS = 300  # a job that does not hang takes about 20
 
 

@@ -8,11 +8,12 @@ from spes_hf import functional
 from spes_hf.explanation import PatchMap
 from spes_hf.masking.draw import mask_key
 from spes_hf.masking.perturbations import Masks, SpectrogramPerturbation
-from spes_hf.scoring import PerturbationEstimator
+from spes_hf.scoring.eq3 import PerturbationEstimator
+from spes_hf.scoring.scores import weighted_mean
 
 
 def whole(scores, level=0):
-    return functional.ratio(scores.numerators[level], scores.denominators[level].expand_as(scores.numerators[level]))
+    return functional.ratio(scores.values[level], scores.weights[level].expand_as(scores.values[level]))
 
 
 class FailsAt(TorchDispatchMode):
@@ -51,8 +52,8 @@ def test_running_sums_equal_eq_3_for_any_batching(seed, sizes, levels):
         for half in (0, 1):
             expected = functional.saliency(keep[level, half::2], impact[level, half::2].double())
             torch.testing.assert_close(whole(estimator.half(half), level), expected, rtol=1e-5, atol=1e-6)
-        total = estimator.scores().numerators[level]
-        parts = sum(estimator.half(half).numerators[level] for half in (0, 1))
+        total = estimator.scores().values[level]
+        parts = sum(estimator.half(half).values[level] for half in (0, 1))
         assert torch.equal(parts, total)
 
 
@@ -61,11 +62,11 @@ def test_by_hand():
     # Rows 3, 4, 5: odd, even, odd.
     keep = torch.tensor([[False, True], [False, False], [True, False]])
     estimator.add(Masks(keep, 0, range(3, 6)), torch.tensor([[2.0], [4.0], [6.0]]))
-    assert estimator.scores().numerators[0].tolist() == [[6.0, 10.0]]  # 2 + 4; 4 + 6
-    assert estimator.scores().denominators[0].tolist() == [2.0, 2.0]
-    assert estimator.half(0).numerators[0].tolist() == [[4.0, 4.0]]
-    assert estimator.half(0).denominators[0].tolist() == [1.0, 1.0]
-    assert estimator.half(1).numerators[0].tolist() == [[2.0, 6.0]]
+    assert estimator.scores().values[0].tolist() == [[6.0, 10.0]]  # 2 + 4; 4 + 6
+    assert estimator.scores().weights[0].tolist() == [2.0, 2.0]
+    assert estimator.half(0).values[0].tolist() == [[4.0, 4.0]]
+    assert estimator.half(0).weights[0].tolist() == [1.0, 1.0]
+    assert estimator.half(1).values[0].tolist() == [[2.0, 6.0]]
 
 
 def test_fractional_masks():
@@ -80,7 +81,7 @@ def test_many_small_terms_are_not_lost():
     keep, impact = torch.zeros(500, 1, dtype=torch.bool), torch.full((500, 1), 0.1)
     for batch in range(2_000):
         estimator.add(Masks(keep, 0, range(500 * batch, 500 * (batch + 1))), impact)
-    assert estimator.scores().denominators[0].item() == 1_000_000
+    assert estimator.scores().weights[0].item() == 1_000_000
     assert whole(estimator.scores()).item() == pytest.approx(0.1, rel=3e-6)
 
 
@@ -96,7 +97,7 @@ def test_update_runs_the_model_without_gradients():
 
     estimator.update(Masks(torch.tensor([[True, False]]), 0, range(1)), impact_of)
     assert seen == [(False, False)]
-    assert not estimator.scores().numerators[0].requires_grad
+    assert not estimator.scores().values[0].requires_grad
 
 
 def test_a_model_that_runs_out_of_memory_leaves_nothing_behind():
@@ -107,7 +108,7 @@ def test_a_model_that_runs_out_of_memory_leaves_nothing_behind():
 
     with pytest.raises(RuntimeError):
         estimator.update(Masks(torch.zeros(4, 3, dtype=torch.bool), 0, range(4)), impact_of)
-    assert estimator.scores().numerators == ()
+    assert estimator.scores().values == ()
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -123,7 +124,7 @@ def test_memory_that_runs_out_within_a_batch_leaves_nothing_behind(first):
 
     def sums(estimator):
         scores = estimator.scores()
-        return [*scores.numerators, *scores.denominators] or [torch.zeros(2, 4), torch.zeros(4)]
+        return [*scores.values, *scores.weights] or [torch.zeros(2, 4), torch.zeros(4)]
 
     expected = fresh()
     expected.add(Masks(keep, 0, range(6, 12)), impact)
@@ -151,9 +152,9 @@ def test_a_level_without_masks_is_left_out():
     estimator.add(Masks(torch.zeros(1, 2, dtype=torch.bool), 0, range(1)), torch.ones(1, 1))
     estimator.add(Masks(torch.zeros(1, 5, dtype=torch.bool), 1, range(1)), torch.ones(1, 1))
     scores = estimator.scores()
-    assert [n.shape[1] for n in scores.numerators] == [2, 5]
+    assert [n.shape[1] for n in scores.values] == [2, 5]
     labels = torch.zeros(3, 2, 2, dtype=torch.long)
-    assert PatchMap.of(labels, scores).dense(0).tolist() == [[1.0, 1.0], [1.0, 1.0]]
+    assert PatchMap.of(labels, scores.values, scores.weights).dense(0).tolist() == [[1.0, 1.0], [1.0, 1.0]]
 
 
 # A planted model: the truth is known ---------------------------------------------------------------------------------
@@ -189,7 +190,8 @@ def planted(levels_of_units, weights, prob, num_masks, batch=2_000):
         while todo:
             estimator.update(perturbation.draw(level, todo[:batch]), impact_of)
             todo = todo[batch:]
-    return PatchMap.of(labels, estimator.scores()), labels
+    scores = estimator.scores()
+    return PatchMap.of(labels, scores.values, scores.weights), labels
 
 
 @pytest.mark.parametrize("prob", [0.3, 0.5, 0.7])
@@ -229,4 +231,6 @@ def test_mean_impact_is_that_of_the_average_mask():
     weights = torch.rand(4, 6, generator=torch.Generator().manual_seed(3))
     # Weighted by how much a mask perturbs: 0.3 + Σw·p plus the covariance p(1 − p)·Σw / (24·p).
     expected = 0.3 + 0.5 * weights.sum() + 0.25 * weights.sum() / 12
-    torch.testing.assert_close(found.mean_impact, torch.stack([expected, 2 * expected]), rtol=0.02, atol=0)
+    torch.testing.assert_close(
+        weighted_mean(found.values, found.weights), torch.stack([expected, 2 * expected]), rtol=0.02, atol=0
+    )

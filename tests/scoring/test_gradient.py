@@ -22,7 +22,8 @@ from spes_hf.masking.draw import keep_bits, mask_key
 from spes_hf.masking.perturbations import Masks
 from spes_hf.masking.segments import segment
 from spes_hf.metrics import Deletion, Insertion
-from spes_hf.scoring import GradientEstimator, PerturbationEstimator
+from spes_hf.scoring.eq3 import PerturbationEstimator
+from spes_hf.scoring.gradient import GradientEstimator
 from spes_hf.scoring.impact import make_impact
 
 CONFIG = SpesConfig(
@@ -77,9 +78,9 @@ def test_under_all_masks_eq_3_is_an_affine_function_of_the_gradient_estimate(imp
     gradient, eq_3 = GradientEstimator(identity(), K, len(keep)), PerturbationEstimator(1)
     gradient.update(masks, lambda m: impact_of(m.keep))
     eq_3.update(masks, lambda m: impact_of(m.keep))
-    found = gradient.scores().numerators[0].double()
+    found = gradient.scores().values[0].double()
     sums = eq_3.scores()
-    expected = sums.numerators[0] / sums.denominators[0]
+    expected = sums.values[0] / sums.weights[0]
     mean = impact_of(keep).mean(0)[:, None]
     torch.testing.assert_close(mean + found / 2, expected, rtol=0, atol=1e-5)
     with_, without = (impact_of(keep)[keep[:, 0] == bit].mean(0) for bit in (1, 0))
@@ -92,7 +93,7 @@ def test_the_trapezoidal_rule_errs_by_its_remainder():
     keep = torch.tensor([[0.0], [1.0]])
     estimator = GradientEstimator(identity(1), 1, 2)
     estimator.update(Masks(keep, 0, range(2)), lambda m: (1 - m.keep) ** 3)
-    assert estimator.scores().numerators[0].item() == 1.5
+    assert estimator.scores().values[0].item() == 1.5
 
 
 def linear(weights):
@@ -117,12 +118,12 @@ def test_which_mask_counts_for_what(batch):
     while rows:
         some, rows = rows[:batch], rows[batch:]
         show(estimator, keep, 0, some, linear(WEIGHTS))
-    token = estimator.scores().numerators[0]
+    token = estimator.scores().values[0]
     torch.testing.assert_close(token, WEIGHTS * 2)  # mean of 1, 2, 3
     torch.testing.assert_close(estimator.scores().sentence, WEIGHTS.sum(0) * 4)  # 1 … 7
     for half, tokens, sentence in ((0, 2, 4), (1, 2, 4)):  # 1, 3 and 1, 3, 5, 7; 2 and 2, 4, 6
         scores = estimator.half(half)
-        torch.testing.assert_close(scores.numerators[0], WEIGHTS * tokens)
+        torch.testing.assert_close(scores.values[0], WEIGHTS * tokens)
         torch.testing.assert_close(scores.sentence, WEIGHTS.sum(0) * sentence)
     impact = linear(WEIGHTS)(Masks(keep, 0, range(7))).mean(0)
     torch.testing.assert_close(estimator.scores().mean_impact, impact)
@@ -135,7 +136,7 @@ def test_levels_take_turns():
     estimator = GradientEstimator(identity(3), 2, masks_per_token=3, levels=2)
     for level in (0, 1):  # gradients w times 1, 2, 3 at level 0 and 11, 22, 33 at level 1
         show(estimator, every_mask(3), level, range(3), lambda m: linear(WEIGHTS)(m) * (1 + 10 * m.level))
-    torch.testing.assert_close(estimator.scores().numerators[0], WEIGHTS * (1 + 2 + 11) / 3)
+    torch.testing.assert_close(estimator.scores().values[0], WEIGHTS * (1 + 2 + 11) / 3)
     torch.testing.assert_close(estimator.scores().sentence, WEIGHTS.sum(0) * 72 / 6)
     assert estimator.backward_passes(0, range(3)) == 2 + 2 + 1
     assert estimator.backward_passes(1, range(3)) == 2 + 1 + 1
@@ -148,7 +149,7 @@ def test_pooling_is_the_mean_of_the_means_over_patches():
     pools = torch.tensor([[[0, 0, 1]], [[0, 1, 1]]])
     estimator = GradientEstimator(pools, 2, 1)
     estimator.update(Masks(torch.ones(1, 3), 0, range(1)), linear(WEIGHTS))
-    coarse, fine = estimator.scores().numerators
+    coarse, fine = estimator.scores().values
     assert coarse.tolist() == [[0.5, 4.0], [15.0, 0.0]]
     assert fine.tolist() == [[1.0, 2.0], [10.0, 10.0]]
 
@@ -236,7 +237,7 @@ def test_engine_equals_the_literal_method(small_whisper, tone, explanation):
     expected = torch.stack([sum(means(values, 80, 400)) / 2 for values in token_maps])
     assert expected.abs().amax((1, 2)).min() > 1e-4  # what is compared is not nothing
     assert_raw_maps_agree(explanation.raw_audio, expected, GRADIENT)
-    torch.testing.assert_close(explanation.audio_mean_impact, impact, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(explanation.sound_impact, impact, rtol=1e-4, atol=1e-6)
 
     levels = [sentence, *means(sentence, 160, 800)]
     expected = sum((level - level.mean()) / level.std(correction=0) for level in levels) / 3
@@ -264,7 +265,7 @@ def test_gradients_agree_with_finite_differences(small_whisper, tone):
     tokens = len(target.token_ids)
     estimator = GradientEstimator(labels[None], tokens, 1)
     estimator.update(Masks(keep, 0, range(1)), impact_of)
-    (found,) = estimator.scores().numerators
+    (found,) = estimator.scores().values
     for patch in (0, 7, 30, 61):
         inside = (labels.flatten() == patch).double()
         with torch.no_grad():
@@ -467,7 +468,7 @@ def test_the_model_is_left_as_it_was(small_whisper, tone, explanation):
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     assert torch.equal(kept.grad, torch.ones_like(kept))
     assert all(p.grad is None for p in model.parameters() if p is not kept)
-    assert not found.raw_audio.requires_grad and not found.sentence_map.numerators[0].requires_grad
+    assert not found.raw_audio.requires_grad and not found.sentence_map.values[0].requires_grad
     torch.testing.assert_close(found.raw_audio, explanation.raw_audio, atol=1e-6, rtol=0)
     # and can be trained with
     model(input_features=torch.zeros(1, 80, 200), labels=torch.tensor([[1, 2]])).loss.backward()
@@ -629,16 +630,16 @@ def test_a_few_masks_agree_with_eq_3_under_many(recognised):
     many, found = (explain(model, processor, clip["path"], config=c, progress=False) for c in (eq_3, few))
     sizes = torch.bincount(many.audio_map.labels.flatten())
     assert torch.equal(many.audio_map.labels, found.audio_map.labels)
-    expected = many.audio_map.numerators[0] / many.audio_map.denominators[0]
+    expected = many.audio_map.values[0] / many.audio_map.weights[0]
     agreement = [
         float(torch.corrcoef(torch.stack([a, b * sizes]))[0, 1])
-        for a, b in zip(expected, found.audio_map.numerators[0], strict=True)
+        for a, b in zip(expected, found.audio_map.values[0], strict=True)
     ]
     # Measured over three seeds: 0.70 to 0.76. 800 more masks of Eq. 3 reach 0.68, 8 of the gradient 0.58 at best.
     ceiling = many.reliability.tokens.sqrt()
     assert sum(agreement) / len(agreement) > 0.7 * float(ceiling.mean())
     # The paper's sentence map, a sum of z-scores. Measured: 0.68 to 0.79, Eq. 3 with itself 0.71.
-    of_eq_3, of_gradient = (zscore(v, axis=1).sum(0) for v in (expected, found.audio_map.numerators[0] * sizes))
+    of_eq_3, of_gradient = (zscore(v, axis=1).sum(0) for v in (expected, found.audio_map.values[0] * sizes))
     assert pearsonr(of_eq_3, of_gradient).statistic > 0.6
     # Eq. 3 of the sum of impacts, which `sentence_map` is about. Measured: 0.57 to 0.71, Eq. 3 with itself 0.77.
     by_patch = torch.bincount(many.audio_map.labels.flatten(), found.sentence_map.dense(0).flatten())

@@ -138,7 +138,7 @@ def test_hostile_text_stays_text(make):
 def test_unknown_reliability_and_shares_are_null(make):
     blank = make()
     nan = torch.full((len(blank),), torch.nan)
-    blank = make(token_reliability=type(blank.reliability)(nan, float("nan")), token_mean_impact=nan)
+    blank = make(token_reliability=type(blank.reliability)(nan, float("nan")), text_impact=nan)
     data = data_of(report.page(blank))
     assert data["sentence"]["reliability"] is None
     assert set(data["levels"]["tokens"]["text_share"]) == {None}
