@@ -36,7 +36,7 @@ from spes_hf import Explainer, Explanation, SpesConfig, get_adapter
 from spes_hf.adapters import Adapter, GenerationOptions
 from spes_hf.analysis.modality import top_share
 from spes_hf.analysis.scattering import kurtosis
-from spes_hf.analysis.stats import plain
+from spes_hf.analysis.stats import to_json
 from spes_hf.audio.load import load_audio
 from spes_hf.demo import load_demo_model
 from spes_hf.files import read_json_lines
@@ -398,7 +398,7 @@ def main(arguments: list[str] | None = None) -> None:
         "rows": [{k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in rows],
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(plain(result), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    options.out.write_text(json.dumps(to_json(result), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     draw(rows, found, options.out.with_suffix(".png"))
     print(f"wrote {options.out} and {options.out.with_suffix('.png')}")
 

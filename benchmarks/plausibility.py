@@ -46,11 +46,12 @@ from spes_hf.analysis import (
 from spes_hf.analysis.alignments import Alignment
 from spes_hf.analysis.corpus import named
 from spes_hf.analysis.matching import match_words, normalise
-from spes_hf.analysis.stats import permutation_of_means, plain
+from spes_hf.analysis.stats import permutation_of_means, to_json
 from spes_hf.audio.load import load_segment
 from spes_hf.demo import load_demo_model, load_tiny_model, tiny_clips
 from spes_hf.files import read_json_lines
-from spes_hf.methods.presets import PRESETS, preset
+from spes_hf.methods.presets import preset
+from spes_hf.names import PRESETS
 
 UTTERANCES = (
     "ls-tc5-7367-86737-0105 ls-tc5-7859-102519-0047 ls-tc5-7312-92432-0009 ls-to-367-130732-0009 "
@@ -307,7 +308,7 @@ def text_side(explanations: list[Path]) -> dict[str, Any]:
 
 def summary(found: TimeLocalization) -> dict[str, Any]:
     """Return the numbers without those of the single words, but for the saliency's contrasts."""
-    result = plain(found)
+    result = to_json(found)
     first = found.maps["saliency"]
     result["words"] = [
         [w.utterance, w.word, round(w.start, 3), round(w.end, 3), round(w.contrast, 3), round(w.centroid, 3)]
@@ -369,7 +370,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.only != "real":
         result["tiny"] = {"config": config.to_dict(), **tiny(options, config)}
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(plain(result), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    options.out.write_text(json.dumps(to_json(result), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ from spes_hf.analysis import (
 )
 from spes_hf.analysis.corpus import named
 from spes_hf.analysis.matching import normalise
-from spes_hf.analysis.stats import Test, plain
+from spes_hf.analysis.stats import Test, to_json
 from spes_hf.errors import ConfigError
 from spes_hf.files import TextFileError, read_json_lines, read_table
 from spes_hf.metrics.rows import method_signature
@@ -371,7 +371,7 @@ def word_examples_section(explanations: Any, alignments: Any, words: dict[str, t
         for ax in axes:
             for edge in (word.start, word.end):
                 ax.axvline(edge, color="#08306b", linewidth=1.2, linestyle=(0, (3, 2)))
-        section.data.append({"name": name, "occurrences": len(found), **plain(word)})
+        section.data.append({"name": name, "occurrences": len(found), **to_json(word)})
         file = "".join(c if c.isalnum() else "_" for c in name)
         where = f"{word.utterance}; dashed: when it is spoken, {word.start:.2f} to {word.end:.2f} s"
         rank = f"the median of {len(found)} by contrast" if len(found) > 1 else "the only one"
@@ -534,7 +534,7 @@ def write_report(sections: Sequence[Section], out: Path, title: str) -> None:
         for figure in section.figures:
             (figures / f"{figure.name}.png").write_bytes(figure.png)
     (out / "report.html").write_text(page(title, sections), encoding="utf-8")
-    data = plain({section.key: section.data for section in sections})
+    data = to_json({section.key: section.data for section in sections})
     (out / "analysis.json").write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 

@@ -378,7 +378,8 @@ def write(laboratory: Laboratory, rows: Sequence[Mapping[str, Any]], options: ar
         scores = {name: laboratory.scores(name, rows, fill) for name in laboratory.configs}
         costs = {name: laboratory.cost(name, rows) for name in laboratory.configs}
         result["judged"][fill] = {
-            name: {"scores": {key: plain(s) for key, s in scores[name].items()}, "cost": costs[name]} for name in scores
+            name: {"scores": {key: score_to_json(s) for key, s in scores[name].items()}, "cost": costs[name]}
+            for name in scores
         }
         differences = compared(scores)
         result["judged"][fill]["differences"] = differences
@@ -451,7 +452,7 @@ def difference_table(differences: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [*lines, "", "\\* p < 0.05"]
 
 
-def plain(score: Score) -> dict[str, Any]:
+def score_to_json(score: Score) -> dict[str, Any]:
     """Return a score as JSON holds it."""
     return {
         "value": score.value,

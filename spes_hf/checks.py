@@ -1,4 +1,4 @@
-"""Values of a config's fields: checks, and values that follow from other fields."""
+"""Checks of arguments and of a config's fields, and field values that follow from other fields."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class DerivedStr(str):
     """A name that follows from other fields, likewise."""
 
 
-def plain(value: Any) -> Any:
+def to_json_value(value: Any) -> Any:
     """Return a value as JSON holds it."""
     if isinstance(value, tuple):
         return list(value)
@@ -42,7 +42,33 @@ def is_number(value: Any) -> bool:
     return real and bool(abs(value) <= sys.float_info.max)
 
 
+def is_whole(value: Any) -> bool:
+    """Return whether a value is a whole number."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def is_count(value: Any) -> bool:
     """Return whether a value is a whole number, at least 1."""
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    return whole and value >= 1
+    return is_whole(value) and value >= 1
+
+
+def check_count(name: str, value: Any) -> int:
+    """Return a whole number from 1 up.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    if not is_count(value):
+        raise ConfigError(f"{name} is {value!r}; allowed: a whole number, at least 1")
+    return int(value)
+
+
+def check_share(name: str, value: Any) -> float:
+    """Return a share above 0 and at most 1.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    if not (is_number(value) and 0 < value <= 1):
+        raise ConfigError(f"{name} is {value!r}; allowed: a share above 0 and at most 1")
+    return float(value)

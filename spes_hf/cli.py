@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from spes_hf import __version__
 from spes_hf.errors import AudioError, ConfigError, ExplanationFormatError, SpesError, UnsupportedModelError
+from spes_hf.names import PRESETS, TINY_MODELS
 
 if TYPE_CHECKING:
     from spes_hf.explanation import Explanation
     from spes_hf.methods import SpesConfig
-
-# Those of `spes_hf.methods.presets`, which need torch; help must not wait for it.
-PRESETS = ("fast", "default", "paper")
 
 EXIT_ERROR, EXIT_USAGE, EXIT_AUDIO, EXIT_MODEL, EXIT_FORMAT, EXIT_INTERRUPTED = 1, 2, 3, 4, 5, 130
 
@@ -32,9 +30,8 @@ _EXIT_CODES = (
     (ExplanationFormatError, EXIT_FORMAT),
 )
 
-# Models that need no hub: the demo extra, and two that the package ships.
+# The model of the demo extra, which needs no hub, like those that the package ships (`TINY_MODELS`).
 DEMO = "demo"
-SHIPPED = ("speech2text-en", "seamless-en-de-es")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--model",
         required=True,
         metavar="ID_OR_PATH",
-        help=f"a model of the Hub, a folder, or one that needs no hub: {DEMO} (Whisper tiny.en), {', '.join(SHIPPED)}",
+        help=f"a model of the Hub, a folder, or without a hub: {DEMO} (Whisper tiny.en), {', '.join(TINY_MODELS)}",
     )
     explain.add_argument("--language", help="language of the speech (Whisper)")
     explain.add_argument("--task", choices=("transcribe", "translate"), help="what Whisper shall do")
@@ -167,7 +164,7 @@ def load_model(name: str, device: str | None, dtype: str) -> tuple[Any, Any]:
     if dtype == "auto" and device == "cpu":
         dtype = "float32"  # half precision is slower there, and less exact
     try:
-        if name == DEMO or (name in SHIPPED and not Path(name).exists()):
+        if name == DEMO or (name in TINY_MODELS and not Path(name).exists()):
             from spes_hf.demo import load_demo_model, load_tiny_model
 
             model, processor = load_demo_model() if name == DEMO else load_tiny_model(name)
@@ -182,7 +179,7 @@ def load_model(name: str, device: str | None, dtype: str) -> tuple[Any, Any]:
             raise
         raise UnsupportedModelError(
             f"--model {name!r} cannot be loaded: {error}\nPass a speech-to-text model of the Hub, a folder that "
-            f"save_pretrained() wrote (model and processor), or one of {DEMO}, {', '.join(SHIPPED)}"
+            f"save_pretrained() wrote (model and processor), or one of {DEMO}, {', '.join(TINY_MODELS)}"
         ) from error
     try:
         return model.to(device), processor

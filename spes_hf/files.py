@@ -1,4 +1,4 @@
-"""Text files as they come: with a byte order mark, with Windows line ends, with stray control characters.
+"""Files: text as it comes, with a byte order mark, Windows line ends, stray control characters; and whole or none.
 
 Only a line feed ends a line (a carriage return before it belongs to the end, and one alone ends a line where the file
 has no line feed). `str.splitlines` would also split at U+000B, U+0085, U+2028 and others, which occur within texts.
@@ -10,10 +10,14 @@ import codecs
 import csv
 import io
 import json
+import os
 import re
+import uuid
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from spes_hf.errors import ConfigError
 
@@ -29,6 +33,25 @@ _REMEDY = 'save it as UTF-8 (in Excel: "CSV UTF-8"; in a shell: iconv -f {0} -t 
 
 class TextFileError(ConfigError):
     """A text file is in no encoding that can be known for certain, or is not what its name says."""
+
+
+@contextmanager
+def whole_file(path: Path, temporary_name: str | None = None) -> Iterator[BinaryIO]:
+    """Open a file to write that takes the place of an older one at the end, in one step; interrupted, it leaves it.
+
+    Args:
+        path: The file.
+        temporary_name: What it is called until then, in the same folder; None: a name that nobody else has.
+    """
+    temporary = path.with_name(temporary_name or f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_text(path: str | Path) -> str:

@@ -11,8 +11,7 @@ from spes_hf.adapters import Adapter, GenerationOptions, Target, Utterance
 from spes_hf.methods import ExplainConfig
 from spes_hf.methods.run import Maps
 from spes_hf.plain import to_plain
-from spes_hf.runtime.identity import is_all_here, weights_digest
-from spes_hf.runtime.offload import count_parameters
+from spes_hf.runtime.identity import is_all_here, names_of, weights_digest
 from spes_hf.runtime.wrapping import active_adapters
 
 
@@ -40,13 +39,11 @@ def describe(
         "seed": seed,
         "utterance_id": utterance_id,
         "model": {
-            "class": type(model).__name__,
-            "name": getattr(model.config, "_name_or_path", "") or "",
+            **names_of(model),
             "revision": getattr(model.config, "_commit_hash", None),
             "type": model.config.model_type,
             "dtype": str(adapter.dtype).removeprefix("torch."),
             "device": str(adapter.device),
-            "parameters": count_parameters(model),
             **({"weights": weights_digest(model)} if is_all_here(model) else {}),
             **({"adapters": adapters} if (adapters := _adapters(model)) else {}),
             **({} if autocast is None else {"autocast": autocast}),

@@ -23,10 +23,9 @@ from spes_hf.adapters import Adapter
 from spes_hf.audio.stored import entries
 from spes_hf.methods import ExplainConfig
 from spes_hf.plain import to_plain
-from spes_hf.runtime.identity import weights_digest
+from spes_hf.runtime.identity import model_identity, processor_identity
 from spes_hf.runtime.locks import model_to_itself
 from spes_hf.runtime.workers import is_datasets_worker, share_cores
-from spes_hf.runtime.wrapping import active_adapters, unwrap
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -98,16 +97,9 @@ class RowTransform(ABC):
         """The columns that the transform looks at."""
         return ("explanation", "error")
 
+    @abstractmethod
     def columns(self) -> dict[str, Any]:
         """Return the columns that the transform adds, as `datasets` feature types."""
-        from datasets import List, Value
-
-        numbers, text = List(Value("float64")), Value("string")
-        if self.key == "size":
-            entry = {"thresholds": numbers, "audio": numbers, "token": numbers, "prediction": text, "method": text}
-            return {self.key: entry}
-        entry = {"fractions": numbers, "texts": List(text), "token_probability": numbers}
-        return {self.key: {**entry, **dict.fromkeys(("prediction", "against", "fill", "method"), text)}}
 
     def features(self, features: Features | None = None) -> Features:
         """Return the features of a data set after this transform, for ``Dataset.map(…, features=…)``.
@@ -203,37 +195,6 @@ def canonical(identity: Any) -> str:
     return json.dumps(identity, sort_keys=True, ensure_ascii=True)
 
 
-def model_identity(model: Any) -> dict[str, Any]:
-    """Return what a model is: class, configuration, and a digest of its weights; wherever it lies and came from.
-
-    Wrappers do not count. Adapters of PEFT do: their weights, and which are active.
-    """
-    model = unwrap(model)
-    configs = {
-        name: _settings(getattr(model, name)) for name in ("config", "generation_config") if hasattr(model, name)
-    }
-    adapters = active_adapters(model)
-    return {
-        "class": type(model).__name__,
-        "weights": weights_digest(model, anew=True),
-        "settings": _digest(configs),
-        **({"adapters": _digest(adapters)} if adapters else {}),
-    }
-
-
-def processor_identity(processor: Any) -> str:
-    """Return a digest of a processor: its settings and its vocabulary."""
-    extractor, tokenizer = processor.feature_extractor, processor.tokenizer
-    return _digest(
-        {
-            "class": type(processor).__name__,
-            "features": _settings(extractor),
-            "vocabulary": tokenizer.get_vocab(),
-            "special": sorted(map(str, tokenizer.all_special_tokens)),
-        }
-    )
-
-
 def _attributes(value: Any, immaterial: tuple[str, ...]) -> dict[str, Any]:
     return {name: _identity(entry, immaterial) for name, entry in vars(value).items() if name not in immaterial}
 
@@ -260,17 +221,6 @@ def _identity(value: Any, immaterial: tuple[str, ...]) -> Any:
     from datasets.fingerprint import Hasher
 
     return Hasher.hash(value)
-
-
-def _settings(config: Any) -> dict[str, Any]:
-    """Return a configuration without what says where it came from."""
-    values = config.to_dict()
-    return {k: v for k, v in values.items() if k not in ("_name_or_path", "_commit_hash", "transformers_version")}
-
-
-def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, default=repr)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _hash_by_identity(cls: type) -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from spes_hf import demo
 from spes_hf.audio.load import load_audio
 from spes_hf.errors import SpesError
+from spes_hf.names import TINY_MODELS
 
 has_demo_package = importlib.util.find_spec(demo.DEMO_PACKAGE) is not None
 
@@ -343,7 +344,7 @@ def test_clips_get_absolute_paths(monkeypatch, tmp_path):
         demo.tiny_clips()
 
 
-@pytest.mark.parametrize("name", demo.TINY_MODELS)
+@pytest.mark.parametrize("name", TINY_MODELS)
 def test_tiny_models_load(name, capfd):
     model, processor = demo.load_tiny_model(name)
     assert not model.training

@@ -21,7 +21,7 @@ from spes_hf.adapters.vocabulary import Vocabulary
 from spes_hf.audio.load import Waveform
 from spes_hf.errors import ConfigError
 from spes_hf.runtime.offload import execution_device
-from spes_hf.runtime.preserve import quiet
+from spes_hf.runtime.preserve import silence_transformers
 from spes_hf.runtime.wrapping import unwrap
 
 
@@ -50,6 +50,11 @@ class Adapter(Generation, Vocabulary, ABC):
         self._compiled: Callable[..., Any] | None = None
         self._cache_name = cache_argument(type(model).forward)
         check_family(model, processor, self.model_classes, self.processor_classes)
+
+    @property
+    def window_s(self) -> float | None:
+        """Seconds that the encoder reads whatever the audio's length is; None: it reads the audio alone."""
+        return None
 
     # What a family defines -------------------------------------------------------------------------------------------
 
@@ -124,7 +129,7 @@ class Adapter(Generation, Vocabulary, ABC):
         clean = utterance.features if features is None else features
         inputs = self.model_inputs(utterance, clean[None].to(self.device))
         # Never in inference mode: a model may keep tensors for later, and those would refuse to be trained with.
-        with torch.no_grad(), quiet():
+        with torch.no_grad(), silence_transformers():
             with self._recorded_states() as recorded:
                 target = self.generate_ids(utterance, inputs, options)
             states = recorded[-1] if recorded and len(recorded[-1]) == 1 else self.encoder_states(inputs)

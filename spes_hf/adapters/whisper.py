@@ -60,6 +60,12 @@ class WhisperAdapter(Adapter):
         encoder = self.model.get_encoder()
         return int(self.model.config.max_source_positions * encoder.conv1.stride[0] * encoder.conv2.stride[0])
 
+    @property
+    def window_s(self) -> float:
+        """Length of the window in seconds, 30 in every released checkpoint."""
+        extractor = self.processor.feature_extractor
+        return self.window_frames * extractor.hop_length / extractor.sampling_rate
+
     def encode(self, waveform: Waveform) -> Utterance:
         """Return the log-mel features of the true frames, and the padded 30 s window as the model's input.
 
@@ -70,12 +76,11 @@ class WhisperAdapter(Adapter):
         frames = len(waveform.samples) // extractor.hop_length
         check_length(frames, waveform)
         if len(waveform.samples) > self.window_frames * extractor.hop_length:
-            window_s = self.window_frames * extractor.hop_length / extractor.sampling_rate
             length_s = len(waveform.samples) / waveform.sampling_rate
             raise AudioError(
-                f"audio is {length_s:.1f} s long, but Whisper reads windows of {window_s:.0f} s; cut it where speech "
-                "pauses and explain the parts, for example load_segment(path, offset_s, duration_s, sampling_rate) "
-                "from spes_hf.audio.load for each segment of model.generate(…, return_timestamps=True, "
+                f"audio is {length_s:.1f} s long, but Whisper reads windows of {self.window_s:.0f} s; cut it where "
+                "speech pauses and explain the parts, for example load_segment(path, offset_s, duration_s, "
+                "sampling_rate) from spes_hf.audio.load for each segment of model.generate(…, return_timestamps=True, "
                 "return_segments=True). If it should be shorter, check sampling_rate"
             )
         batch = extractor(

@@ -163,29 +163,7 @@ def token_label(explanation: Explanation, index: int) -> str:
     return f"…{text}" if goes_on else text
 
 
-def check_count(name: str, value: Any) -> int:
-    """Return a whole number from 1 up.
-
-    Raises:
-        ConfigError: If it is none.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name} is {value!r}; allowed: a whole number, at least 1")
-    return value
-
-
-def check_share(name: str, value: Any) -> float:
-    """Return a share above 0 and at most 1.
-
-    Raises:
-        ConfigError: If it is none.
-    """
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= 1:
-        raise ConfigError(f"{name} is {value!r}; allowed: a share above 0 and at most 1")
-    return float(value)
-
-
-def listed(words: Collection[str], longest: int = 6) -> str:
+def abbreviate(words: Collection[str], longest: int = 6) -> str:
     """Return some of many words, for messages."""
     shown = ", ".join(map(repr, list(words)[:longest]))
     return f"{shown}, … ({len(words)} in all)" if len(words) > longest else shown

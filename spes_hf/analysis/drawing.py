@@ -28,7 +28,7 @@ def new_figure(width: float, height: float) -> Figure:
     return _figure(width, height)
 
 
-def plain(*texts: Text) -> None:
+def take_literally(*texts: Text) -> None:
     """Take texts as they stand ("$" is no formula), and find fonts that have their characters."""
     from spes_hf.viz.figures import _plain
 
@@ -91,5 +91,5 @@ def bars(ax: Axes, labels: Sequence[str], values: Sequence[float], counts: Seque
     ax.barh(positions, values, color=colour, height=0.72)
     ax.set_yticks(positions, [f"{drawable(label)}  ({n}×)" for label, n in zip(labels, counts, strict=True)])
     ax.set_ylim(len(labels) - 0.4, -0.6)
-    plain(*ax.get_yticklabels())
+    take_literally(*ax.get_yticklabels())
     tidy(ax)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from spes_hf.analysis import drawing
-from spes_hf.analysis.corpus import check_count, named, token_label
-from spes_hf.analysis.stats import TOO_FEW, plain
+from spes_hf.analysis.corpus import named, token_label
+from spes_hf.analysis.stats import TOO_FEW, to_json
+from spes_hf.checks import check_count
 from spes_hf.explanation import Explanation
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class IntermediateTokens:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON."""
-        return plain({**plain(self), "table": self.table()})
+        return to_json({**to_json(self), "table": self.table()})
 
     def __str__(self) -> str:
         lines = [f"intermediate tokens on top, {len(self.types)} token types of at least {self.min_count}"]
@@ -113,7 +114,7 @@ class IntermediateTokens:
                 color="white" if inside else "black",
                 fontsize=9,
             )
-            drawing.plain(text)
+            drawing.take_literally(text)
         ax.set_xlim(0, 100)
         ax.set_xlabel("occurrences in which an intermediate token holds the highest saliency (%)")
         ax.set_title("in or beside the bars: which one [how often]", loc="left", fontsize=9)

@@ -12,9 +12,10 @@ import torch
 
 from spes_hf.analysis import drawing
 from spes_hf.analysis.alignments import Alignments
-from spes_hf.analysis.corpus import Aligned, Skipped, check_share
+from spes_hf.analysis.corpus import Aligned, Skipped
 from spes_hf.analysis.matching import Spoken
-from spes_hf.analysis.stats import Test, paired_test, plain
+from spes_hf.analysis.stats import Test, paired_test, to_json
+from spes_hf.checks import check_share
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation, PatchMap
 from spes_hf.masking.segments import feature_labels
@@ -119,9 +120,9 @@ class TimeLocalization:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON."""
-        result = plain(self)
+        result = to_json(self)
         for name, found in self.maps.items():
-            result["maps"][name]["words"] = plain(found.words)
+            result["maps"][name]["words"] = to_json(found.words)
         return result
 
     def __str__(self) -> str:

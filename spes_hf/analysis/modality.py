@@ -9,8 +9,9 @@ import numpy as np
 from torch import Tensor
 
 from spes_hf.analysis import drawing
-from spes_hf.analysis.corpus import check_count, named, token_label
-from spes_hf.analysis.stats import TOO_FEW, plain
+from spes_hf.analysis.corpus import named, token_label
+from spes_hf.analysis.stats import TOO_FEW, to_json
+from spes_hf.checks import check_count
 from spes_hf.explanation import Explanation
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class ModalityBalance:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON."""
-        return plain(self)
+        return to_json(self)
 
     def __str__(self) -> str:
         def line(types: tuple[TypeBalance, ...]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from spes_hf.analysis import drawing
-from spes_hf.analysis.corpus import check_count
+from spes_hf.checks import check_count
 from spes_hf.explanation import Explanation
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def plot_overview(explanation: Explanation, longest: int = 40) -> tuple[Figure, 
     for k, ax in enumerate(axes[:count]):
         draw_overlay(ax, explanation, maps[k])
         label = ax.set_ylabel(scale.shown(tokens[k], 16), rotation=0, ha="right", va="center", fontsize=10)
-        drawing.plain(label)
+        drawing.take_literally(label)
         ticks = [(hz, at) for hz, at in scale.frequency_ticks(explanation.frequencies) if hz in (500, 4000)]
         ax.set_yticks([at for _, at in ticks], [f"{hz:g} Hz" for hz, _ in ticks], fontsize=6)
         ax.yaxis.tick_right()
@@ -48,5 +48,5 @@ def plot_overview(explanation: Explanation, longest: int = 40) -> tuple[Figure, 
     title = figure.suptitle(
         f"what each {kind} of “{scale.shown(explanation.text, 70)}” rests on{left_out}", fontsize=11
     )
-    drawing.plain(title)
+    drawing.take_literally(title)
     return figure, axes

@@ -10,7 +10,7 @@ import numpy as np
 
 from spes_hf.analysis import drawing
 from spes_hf.analysis.corpus import named
-from spes_hf.analysis.stats import TOO_FEW, Test, independent_test, paired_test, plain
+from spes_hf.analysis.stats import TOO_FEW, Test, independent_test, paired_test, to_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,7 +62,7 @@ class Positional:
             }
             for name, values in self.values.items()
         }
-        return plain(
+        return to_json(
             {
                 "positions": groups,
                 "histogram_edges": edges,

@@ -11,7 +11,7 @@ import numpy as np
 
 from spes_hf.analysis import drawing
 from spes_hf.analysis.alignments import AlignmentError, Alignments
-from spes_hf.analysis.corpus import Aligned, Named, Skipped, listed
+from spes_hf.analysis.corpus import Aligned, Named, Skipped, abbreviate
 from spes_hf.analysis.matching import Spoken, normalise
 from spes_hf.analysis.stats import (
     TOO_FEW,
@@ -19,8 +19,8 @@ from spes_hf.analysis.stats import (
     Test,
     permutation_of_means,
     permutation_test,
-    plain,
     reach,
+    to_json,
 )
 from spes_hf.errors import ConfigError
 
@@ -159,7 +159,7 @@ class FrequencyProfiles:
             }
             for label, profile in self.profiles.items()
         }
-        return plain(
+        return to_json(
             {
                 "unit": self.unit,
                 "profiles": profiles,
@@ -206,7 +206,7 @@ class FrequencyProfiles:
             ax.set_title(note, loc="right", fontsize=8, color="0.35")
         drawing.hertz_axis(ax, self.profiles[chosen[0]].frequencies)
         ax.set_ylabel(f"saliency, maximum over\nthe {self.unit}'s frames")
-        drawing.plain(*ax.legend(frameon=False, fontsize=9).get_texts())
+        drawing.take_literally(*ax.legend(frameon=False, fontsize=9).get_texts())
         drawing.tidy(ax)
         return figure, ax
 
@@ -270,7 +270,7 @@ def frequency_profile(
     if absent or frequencies is None:
         what = f"{unit}s" if heard else f"{unit}s at all: the alignments have none"
         raise AlignmentError(
-            f"{listed(absent)} never occurs among the explained {what}; heard: {listed(sorted(heard))}"
+            f"{abbreviate(absent)} never occurs among the explained {what}; heard: {abbreviate(sorted(heard))}"
         )
     profiles = {}
     for name, group in sorted(values, key=lambda key: (list(sought).index(key[0]), key[1])):
@@ -356,7 +356,7 @@ def _group(groups: Mapping[str, str] | str | None, item: Named) -> str:
     value = item.row.get(groups) if isinstance(groups, str) else groups.get(item.name)
     if isinstance(groups, str) and groups not in item.row:
         raise ConfigError(
-            f"groups is {groups!r}, which row {item.name!r} does not have (it has {listed(list(item.row))})"
+            f"groups is {groups!r}, which row {item.name!r} does not have (it has {abbreviate(list(item.row))})"
         )
     return "" if value in (None, "") else str(value)
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from spes_hf.analysis import drawing
-from spes_hf.analysis.corpus import check_count, named, token_label
+from spes_hf.analysis.corpus import named, token_label
 from spes_hf.analysis.modality import top_share
-from spes_hf.analysis.stats import TOO_FEW, Test, plain, rank_correlation
+from spes_hf.analysis.stats import TOO_FEW, Test, rank_correlation, to_json
+from spes_hf.checks import check_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +77,7 @@ class Scatter:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the single maps, ready for JSON."""
-        return plain(self)
+        return to_json(self)
 
     def __str__(self) -> str:
         def line(types: tuple[TokenKurtosis, ...]) -> str:

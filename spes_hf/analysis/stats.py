@@ -216,16 +216,16 @@ def reach(n: tuple[int, int], relabellings: int) -> str:
     return f"{TOO_FEW}: no difference can reach p < 0.05 with {n[0]} and {n[1]} values" if smallest >= 0.05 else ""
 
 
-def plain(value: Any) -> Any:
+def to_json(value: Any) -> Any:
     """Return a result as JSON can hold it: numbers that are none become None, other keys text."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.repr}
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value) if f.repr}
     if isinstance(value, Mapping):
-        return {key if isinstance(key, str) else " / ".join(map(str, key)): plain(v) for key, v in value.items()}
+        return {key if isinstance(key, str) else " / ".join(map(str, key)): to_json(v) for key, v in value.items()}
     if isinstance(value, np.ndarray):
-        return plain(value.tolist())
+        return to_json(value.tolist())
     if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
+        return [to_json(v) for v in value]
     if isinstance(value, (float, np.floating)):
         return float(value) if math.isfinite(value) else None
     return int(value) if isinstance(value, np.integer) else value

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import soundfile
 
-from spes_hf import __version__, textfile
+from spes_hf import __version__, files
 from spes_hf.audio.load import SEGMENT_TOLERANCE_S
 from spes_hf.errors import ConfigError, SpesError
 
@@ -205,8 +205,8 @@ def read_lines(path: Path) -> list[str]:
         CorpusError: If its encoding cannot be known; with the line.
     """
     try:
-        return textfile.read_lines(path)
-    except textfile.TextFileError as error:
+        return files.read_lines(path)
+    except files.TextFileError as error:
         raise CorpusError(str(error), (str(path),)) from error
 
 

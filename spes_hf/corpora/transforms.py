@@ -191,11 +191,11 @@ def failed_columns(error: Exception | str) -> dict[str, Any]:
         "token_probabilities": np.array([], dtype=np.float64),
         "reliability": float("nan"),
         "reached_length_limit": False,
-        "error": error if isinstance(error, str) else told(error),
+        "error": error if isinstance(error, str) else describe_error(error),
     }
 
 
-def told(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Return an error on one line, its kind first."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 

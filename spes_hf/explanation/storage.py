@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -17,10 +16,10 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from spes_hf import waveforms
 from spes_hf.errors import ExplanationFormatError
-from spes_hf.explanation import Explanation, PatchMap, Reliability
+from spes_hf.explanation import Explanation, PatchMap, Reliability, waveforms
 from spes_hf.explanation.soundness import check_scores, check_sound, no_constant
+from spes_hf.files import whole_file
 from spes_hf.masking.segments import feature_labels
 from spes_hf.scoring.scores import weighted_mean
 
@@ -74,8 +73,12 @@ def save_explanation(explanation: Explanation, folder: Path) -> Path:
     }
     description["sha256"] = _checksum(description)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / description["tensors"], tensors)
-    _write(folder / DESCRIPTION, json.dumps(description, indent=1, allow_nan=False).encode("ascii"))
+    for name, content in (
+        (description["tensors"], tensors),
+        (DESCRIPTION, json.dumps(description, indent=1, allow_nan=False).encode("ascii")),
+    ):
+        with whole_file(folder / name) as file:
+            file.write(content)
     for path in folder.glob("explanation-*.safetensors"):
         if path.name != description["tensors"]:
             path.unlink(missing_ok=True)
@@ -204,16 +207,6 @@ def _impact_of(audio: PatchMap) -> Tensor:
 
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a whole file or none: an interrupted save leaves the old one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _damaged(folder: Path, why: str) -> ExplanationFormatError:

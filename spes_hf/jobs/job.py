@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyarrow.compute as pc
 
 from spes_hf.audio.stored import asked_of
 from spes_hf.errors import ConfigError
+from spes_hf.files import whole_file
 from spes_hf.jobs.shards import FOLDER, Finished
 from spes_hf.rows import RowTransform
 
@@ -160,12 +160,8 @@ def _read_manifest(path: Path) -> Any:
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write a whole file or none."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-    try:
-        temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write((json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def _differences(then: Any, now: Any, where: str = "") -> Iterator[str]:

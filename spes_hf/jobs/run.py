@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from spes_hf.audio.stored import row_of
-from spes_hf.corpora.transforms import Explain, is_fatal, told
+from spes_hf.corpora.transforms import Explain, describe_error, is_fatal
 from spes_hf.errors import ConfigError
 from spes_hf.jobs.job import SUMMARY, JobSummary, claim_folder, describe_job, write_json
 from spes_hf.jobs.schedule import Place, advise_threads, estimate_costs, find_place, split_by_cost
@@ -133,13 +133,11 @@ def explain_dataset(
     advice = advise_threads(place.together) if speaks and adapter.device.type == "cpu" else None
     if advice is not None:
         warnings.warn(advice, stacklevel=2)
-    # Whisper reads its window whatever the audio's length is.
-    window_s = getattr(adapter.processor.feature_extractor, "chunk_length", None)
     return map_rows(
         dataset,
         [explain, *metrics],
         out,
-        costs=lambda: estimate_costs(dataset, audio_column, window_s, duration_column),
+        costs=lambda: estimate_costs(dataset, audio_column, adapter.window_s, duration_column),
         audio_column=audio_column,
         id_column=id_column,
         progress=progress,
@@ -303,7 +301,7 @@ def _prepare(
         try:
             message = [plan(), identity, ""]
         except Exception as error:
-            broadcast_object_list([None, None, told(error)], from_process=0)
+            broadcast_object_list([None, None, describe_error(error)], from_process=0)
             raise
     broadcast_object_list(message, from_process=0)
     shares, theirs, failure = message
@@ -352,7 +350,7 @@ def _apply(transforms: Sequence[RowTransform], row: dict[str, Any], added: Mappi
         except Exception as error:
             if is_fatal(error):
                 raise
-            row = {**added, **row, "error": f"{transform.key}: {told(error)}"}
+            row = {**added, **row, "error": f"{transform.key}: {describe_error(error)}"}
     return row
 
 

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spes_hf.errors import SpesError
+from spes_hf.files import whole_file
 
 FOLDER = "data"
 INDEX = "row_index"
@@ -231,16 +232,8 @@ def row_order(indices: Sequence[int]) -> np.ndarray:
 
 def _write(table: pa.Table, path: Path) -> None:
     """Write a whole shard or none."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    with whole_file(path, f".{path.name}.tmp") as file:
+        pq.write_table(table, file, compression="zstd")
 
 
 def _columns(path: Path, names: Sequence[str | None]) -> dict[str, list[Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from spes_hf import __version__
-from spes_hf.checks import DerivedInt, DerivedStr, check, is_count, is_number, plain
+from spes_hf.checks import DerivedInt, DerivedStr, check, is_count, is_number, to_json_value
 from spes_hf.errors import ConfigError
 from spes_hf.files import TextFileError, read_json
 from spes_hf.masking.perturbations import Fill
@@ -160,7 +160,7 @@ class ExplainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, the method and the version of the library, ready for JSON."""
-        values = {name: plain(value) for name, value in asdict(self).items()}
+        values = {name: to_json_value(value) for name, value in asdict(self).items()}
         return {"method": self.method, "spes_hf_version": __version__, **values}
 
     @classmethod
@@ -191,7 +191,7 @@ class ExplainConfig:
         values = {name: value for name, value in values.items() if name not in own or value != own[name]}
         if stored:
             for name in config_class.unread({**defaults, **values}):
-                if plain(values.pop(name, defaults[name])) != plain(defaults[name]):
+                if to_json_value(values.pop(name, defaults[name])) != to_json_value(defaults[name]):
                     warnings.warn(f"stored {config_class.__name__}.{name} has no effect and is left out", stacklevel=2)
         return config_class(**values)
 

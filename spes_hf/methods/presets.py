@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 from spes_hf.errors import ConfigError
 from spes_hf.methods.spes import SpesConfig
-
-PRESETS = ("fast", "default", "paper")
+from spes_hf.names import PRESETS
 
 
 def preset(name: str, task: Literal["asr", "st"] = "asr", **overrides: Any) -> SpesConfig:

@@ -230,15 +230,15 @@ def _read_joint(joint: JointPerturbation, labels: Tensor, problem: Problem) -> C
         return tuple(joint.split(units, level)[index] for level, units in enumerate(sums))
 
     def read(scores: UnitScores) -> Maps:
-        of_patches = [part(0, sums) for sums in (scores.values, scores.weights or ())]
+        values, weights = (part(0, sums) for sums in (scores.values, scores.weights or ()))
         # Tokens are the same units at every level.
         of_tokens = [(torch.stack(part(1, sums)).sum(0),) for sums in (scores.values, scores.weights or ())]
-        audio = PatchMap.of(labels, *of_patches)
-        text = read_tokens(problem.target)(UnitScores(*of_tokens, scores.mean_impact))
+        text = read_tokens(problem.target)(UnitScores(of_tokens[0], of_tokens[1], scores.mean_impact))
         # Masks that hide sound as well say nothing about text alone.
         assert text.text_impact is not None
         unknown = torch.full_like(text.text_impact, torch.nan)
-        return replace(text, audio=audio, sound_impact=weighted_mean(*of_patches), text_impact=unknown)
+        audio = PatchMap.of(labels, values, weights)
+        return replace(text, audio=audio, sound_impact=weighted_mean(values, weights), text_impact=unknown)
 
     return read
 

@@ -24,7 +24,7 @@ from spes_hf.plain import from_plain, is_lost
 from spes_hf.rows import RowTransform, is_batch
 from spes_hf.runtime.batching import Batch, FoundSizes, check_batch_size, enough_memory
 from spes_hf.runtime.locks import alone
-from spes_hf.runtime.preserve import preserved
+from spes_hf.runtime.preserve import leave_unchanged
 
 PAPER_FRACTIONS = tuple(step / 20 for step in range(21))
 FINE_FRACTIONS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.075, *PAPER_FRACTIONS[2:])
@@ -69,6 +69,14 @@ class _Curve(RowTransform, ABC):
         """The model that writes."""
         return self.adapter.model
 
+    def columns(self) -> dict[str, Any]:
+        """Return the columns that the transform adds, as `datasets` feature types."""
+        from datasets import List, Value
+
+        numbers, text = List(Value("float64")), Value("string")
+        entry = {"fractions": numbers, "texts": List(text), "token_probability": numbers}
+        return {self.key: {**entry, **dict.fromkeys(("prediction", "against", "fill", "method"), text)}}
+
     @abstractmethod
     def keep(self, saliency: Tensor) -> Tensor:
         """Return the masks of all fractions, (S, T, C) bool, for a map (T, C); True = keep."""
@@ -106,7 +114,7 @@ class _Curve(RowTransform, ABC):
         options = generation_options(explanation, self.adapter, self.generate_kwargs)
         self.adapter.check_options(options)
         what = f"model with audio of {len(explanation.waveform) / explanation.sampling_rate:.1f} s"
-        with preserved(self.adapter.model), enough_memory(what):
+        with leave_unchanged(self.adapter.model), enough_memory(what):
             found = self._measure(explanation, options, self.keep(ranking))
         return {
             **as_dict(row),

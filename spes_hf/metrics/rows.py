@@ -18,8 +18,7 @@ from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
 from spes_hf.explanation.packing import unpack
 from spes_hf.rows import is_lazy
-from spes_hf.runtime.identity import is_all_here, weights_digest
-from spes_hf.runtime.offload import count_parameters
+from spes_hf.runtime.identity import is_all_here, names_of, weights_digest
 
 Row = Mapping[str, Any]
 
@@ -98,25 +97,21 @@ def check_model(model: Any, explanation: Explanation) -> None:
     known = explanation.origin.model
     if not known:
         return
-    dtype = str(model.dtype).removeprefix("torch.")
+    dtype, here = str(model.dtype).removeprefix("torch."), names_of(model)
     if known.get("weights") and known.get("dtype") == dtype and is_all_here(model):
         if weights_digest(model) == known["weights"]:
             return
         raise ConfigError(
-            f"model is a {type(model).__name__} {getattr(model.config, '_name_or_path', '')!r} with other weights than "
-            f"the {known['class']} {known['name']!r} that was explained; pass the model that was explained, as it was "
-            "then"
+            f"model is a {here['class']} {here['name']!r} with other weights than the {known['class']} "
+            f"{known['name']!r} that was explained; pass the model that was explained, as it was then"
         )
-    here = {
-        "class": type(model).__name__,
-        "parameters": count_parameters(model),
-        "name": getattr(model.config, "_name_or_path", "") or "",
-    }
     names = [str(m["name"]).rstrip("/").rsplit("/", 1)[-1] for m in (known, here)]
     same = all(known[key] == here[key] for key in ("class", "parameters"))
     if not same or (all(names) and names[0] != names[1]):
-        told = [f"a {m['class']} {m['name']!r} with {m['parameters']:,} parameters" for m in (here, known)]
-        raise ConfigError(f"model is {told[0]}, but the explanation is of {told[1]}; pass the model that was explained")
+        named = [f"a {m['class']} {m['name']!r} with {m['parameters']:,} parameters" for m in (here, known)]
+        raise ConfigError(
+            f"model is {named[0]}, but the explanation is of {named[1]}; pass the model that was explained"
+        )
 
 
 def method_signature(explanation: Explanation) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from spes_hf.errors import ConfigError
 from spes_hf.metrics import bootstrap
@@ -94,7 +95,7 @@ def area(y: np.ndarray, x: np.ndarray) -> np.ndarray:
         y: (…, S).
         x: (S,) increasing.
     """
-    return ((y[..., 1:] + y[..., :-1]) / 2 * np.diff(x)).sum(-1) / (x[-1] - x[0])
+    return torch.trapezoid(torch.tensor(y), torch.tensor(x)).numpy() / (x[-1] - x[0])
 
 
 def mean_points(sums: np.ndarray) -> np.ndarray:

@@ -29,6 +29,14 @@ class Size(RowTransform):
 
     key: ClassVar[str] = "size"
 
+    def columns(self) -> dict[str, Any]:
+        """Return the columns that the transform adds, as `datasets` feature types."""
+        from datasets import List, Value
+
+        numbers, text = List(Value("float64")), Value("string")
+        entry = {"thresholds": numbers, "audio": numbers, "token": numbers, "prediction": text, "method": text}
+        return {self.key: entry}
+
     def __call__(self, row: Row | Explanation, rank: int | None = None) -> dict[str, Any]:
         """Return the row with its sizes; a row that carries an error gets None.
 

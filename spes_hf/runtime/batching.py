@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import OutOfMemoryError as TorchOutOfMemoryError
 from torch import Tensor
 
+from spes_hf.checks import is_count
 from spes_hf.errors import ConfigError, OutOfMemoryError, SpesError
 
 # How drivers and allocators say it, beyond what accelerate knows.
@@ -24,8 +24,7 @@ def check_batch_size(batch_size: Any) -> int | None:
     Raises:
         ConfigError: If it is neither None nor a whole number from 1 up.
     """
-    whole = isinstance(batch_size, Integral) and not isinstance(batch_size, bool)
-    if batch_size is not None and not (whole and batch_size >= 1):
+    if batch_size is not None and not is_count(batch_size):
         raise ConfigError(f"batch_size is {batch_size!r}; allowed: a whole number, at least 1, or None")
     return None if batch_size is None else int(batch_size)
 

@@ -1,4 +1,4 @@
-"""Which model it was: a digest of its weights, wherever it lies and came from."""
+"""Which model, and which processor, it was, wherever they lie and came from: names, settings, digests."""
 
 from __future__ import annotations
 
@@ -11,13 +11,64 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spes_hf.runtime.offload import named_weights
-from spes_hf.runtime.wrapping import active_adapters
+from spes_hf.runtime.offload import count_parameters, named_weights
+from spes_hf.runtime.wrapping import active_adapters, unwrap
 
 _CHUNK = 1 << 24
 
 # Hashing reads every weight, and moves those on a GPU: once for each model, and again when it has learnt.
 _known: weakref.WeakKeyDictionary[Any, tuple[Any, str]] = weakref.WeakKeyDictionary()
+
+
+def names_of(model: Any) -> dict[str, Any]:
+    """Return what a model says that it is: class, name, and how many parameters it has."""
+    return {
+        "class": type(model).__name__,
+        "name": getattr(model.config, "_name_or_path", "") or "",
+        "parameters": count_parameters(model),
+    }
+
+
+def model_identity(model: Any) -> dict[str, Any]:
+    """Return what a model is: class, configuration, and a digest of its weights; wherever it lies and came from.
+
+    Wrappers do not count. Adapters of PEFT do: their weights, and which are active.
+    """
+    model = unwrap(model)
+    configs = {
+        name: _settings(getattr(model, name)) for name in ("config", "generation_config") if hasattr(model, name)
+    }
+    adapters = active_adapters(model)
+    return {
+        "class": type(model).__name__,
+        "weights": weights_digest(model, anew=True),
+        "settings": _digest(configs),
+        **({"adapters": _digest(adapters)} if adapters else {}),
+    }
+
+
+def processor_identity(processor: Any) -> str:
+    """Return a digest of a processor: its settings and its vocabulary."""
+    extractor, tokenizer = processor.feature_extractor, processor.tokenizer
+    return _digest(
+        {
+            "class": type(processor).__name__,
+            "features": _settings(extractor),
+            "vocabulary": tokenizer.get_vocab(),
+            "special": sorted(map(str, tokenizer.all_special_tokens)),
+        }
+    )
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """Return a configuration without what says where it came from."""
+    values = config.to_dict()
+    return {k: v for k, v in values.items() if k not in ("_name_or_path", "_commit_hash", "transformers_version")}
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, default=repr)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def weights_digest(model: Any, anew: bool = False) -> str:

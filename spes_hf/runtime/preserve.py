@@ -15,7 +15,7 @@ from spes_hf.runtime.wrapping import as_it_is
 
 
 @contextmanager
-def preserved(model: Any, seed: int = 0) -> Iterator[None]:
+def leave_unchanged(model: Any, seed: int = 0) -> Iterator[None]:
     """Put the model in evaluation mode, its weights frozen, and torch's global state aside; then all is as it was.
 
     Random states too. Frozen weights spare a backward pass through the model the gradients that nobody asks for. Other
@@ -50,7 +50,7 @@ def preserved(model: Any, seed: int = 0) -> Iterator[None]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence_transformers() -> Iterator[None]:
     """Keep back what transformers logs about settings that spes_hf hands to ``generate()`` on the user's behalf."""
     from transformers.utils import logging
 

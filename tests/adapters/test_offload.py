@@ -14,8 +14,8 @@ from torch import nn
 
 from spes_hf import Deletion, UnsupportedModelError, explain
 from spes_hf.adapters import get_adapter
-from spes_hf.rows import model_identity
-from spes_hf.runtime.preserve import preserved
+from spes_hf.runtime.identity import model_identity
+from spes_hf.runtime.preserve import leave_unchanged
 
 
 def on_disk(model, folder):
@@ -101,7 +101,7 @@ def test_weights_that_are_reloaded_get_their_gradients_back(cases, tmp_path):
     case = cases("whisper-en")
     model = on_disk(case.copy()[0], str(tmp_path / "weights"))
     weight = model.model.encoder.layers[0].fc1.weight
-    with preserved(model):
+    with leave_unchanged(model):
         assert not any(w.requires_grad for w in model.parameters())
         model.get_encoder()(case.utterance.inputs["input_features"])
         assert not any(w.requires_grad for w in model.parameters())

@@ -13,7 +13,7 @@ from torch import nn
 
 from spes_hf import CaptumConfig, UnsupportedModelError
 from spes_hf.adapters import get_adapter, probe
-from spes_hf.rows import model_identity
+from spes_hf.runtime.identity import model_identity
 from spes_hf.runtime.wrapping import as_it_is
 
 REFUSED = "weights of the model are quantised or made in inference mode.*estimator=.perturbation"

@@ -14,7 +14,7 @@ from tiny import VARIED
 from torch import nn
 
 from spes_hf import Deletion, Explain, SpesConfig, UnsupportedModelError, explain, explain_dataset
-from spes_hf.rows import model_identity
+from spes_hf.runtime.identity import model_identity
 
 FOUR = ["whisper-en", "speech_to_text", "seamless_m4t", "seamless_m4t_v2"]
 GRADIENT = SpesConfig(estimator="gradient", num_spectrogram_masks=3, masks_per_token=2, num_token_masks=4)

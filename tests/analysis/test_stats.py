@@ -14,9 +14,9 @@ from spes_hf.analysis.stats import (
     paired_test,
     permutation_of_means,
     permutation_test,
-    plain,
     rank_correlation,
     reach,
+    to_json,
 )
 from spes_hf.errors import ConfigError
 
@@ -77,7 +77,7 @@ def test_too_little_is_said_not_computed(test, why):
     assert why in test.note and math.isnan(test.p_value) and math.isnan(test.effect_size)
     assert test.too_few == (why == "too few")
     assert why in str(test)
-    assert plain(test)["p_value"] is None
+    assert to_json(test)["p_value"] is None
 
 
 def test_permutation_by_hand():
@@ -144,6 +144,6 @@ def test_reach(n, enough):
 
 
 def test_plain_is_json():
-    assert json.dumps(plain({("a", "b"): np.float64("nan"), "c": np.arange(2), "d": (np.int64(3), float("inf"))})) == (
-        '{"a / b": null, "c": [0, 1], "d": [3, null]}'
-    )
+    assert json.dumps(
+        to_json({("a", "b"): np.float64("nan"), "c": np.arange(2), "d": (np.int64(3), float("inf"))})
+    ) == ('{"a / b": null, "c": [0, 1], "d": [3, null]}')

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spes_hf import CaptumConfig, ConfigError, ExplainConfig, SpesConfig, SpesError, __version__, cli
+from spes_hf import CaptumConfig, ConfigError, ExplainConfig, SpesConfig, SpesError, __version__
 from spes_hf.methods import GradientConfig, register_method
-from spes_hf.methods.presets import PRESETS, preset
+from spes_hf.methods.presets import preset
+from spes_hf.names import PRESETS
 
 NAN, INF = float("nan"), float("inf")
 
@@ -299,10 +300,6 @@ def test_a_stored_config_of_the_former_gradient_method_is_one_of_captum():
     found = ExplainConfig.from_dict({**CaptumConfig(steps=5).to_dict(), "method": "gradient"})
     assert found == CaptumConfig(steps=5)
     assert GradientConfig is CaptumConfig
-
-
-def test_the_command_line_offers_the_presets_that_there_are():
-    assert cli.PRESETS == PRESETS
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1, 2]", "3", '"spes"', "null", b"\xff\xfe"])

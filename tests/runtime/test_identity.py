@@ -4,9 +4,8 @@ import pytest
 import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from spes_hf import identity
-from spes_hf.rows import model_identity
-from spes_hf.runtime.identity import is_all_here, weights_digest
+from spes_hf.runtime import identity
+from spes_hf.runtime.identity import is_all_here, model_identity, weights_digest
 
 
 @pytest.fixture
