@@ -54,7 +54,7 @@ def get_adapter(model: Any, processor: Any = None) -> Adapter:
     Raises:
         UnsupportedModelError: If the model's family has no adapter, or the processor is of another family.
     """
-    given = take(model, processor)
+    given = take(model, processor, {name: known.processor_classes for name, known in _ADAPTERS.items()})
     model, processor = given.model, given.processor
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     if model_type not in _ADAPTERS:

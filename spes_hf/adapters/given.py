@@ -31,8 +31,13 @@ class Given:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def take(model: Any, processor: Any) -> Given:
+def take(model: Any, processor: Any, processor_classes: Mapping[str, Sequence[str]]) -> Given:
     """Return model and processor of what a user passed.
+
+    Args:
+        model: A model, or a pipeline.
+        processor: Its processor; None for that of a pipeline.
+        processor_classes: Names of the classes of processors, by model type.
 
     Raises:
         UnsupportedModelError: If either is something else, with the line to write.
@@ -44,7 +49,7 @@ def take(model: Any, processor: Any) -> Given:
                 f"model is a {type(model).__name__}; pass a speech-to-text pipeline: "
                 'pipeline("automatic-speech-recognition", model=name)'
             )
-        processor = _processor_of(model) if processor is None else processor
+        processor = _processor_of(model, processor_classes) if processor is None else processor
         settings = pipeline_settings(model)
         model = model.model
     model = unwrap(model)
@@ -98,16 +103,13 @@ def pipeline_settings(pipe: Any) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name not in _OF_PIPELINES and not name.startswith("_")}
 
 
-def _processor_of(pipe: Any) -> Any:
+def _processor_of(pipe: Any, processor_classes: Mapping[str, Sequence[str]]) -> Any:
     """Return a pipeline's processor, or one made of its feature extractor and tokenizer."""
     if pipe.processor is not None:
         return pipe.processor
     import transformers
 
-    from spes_hf.adapters import _ADAPTERS
-
-    adapter = _ADAPTERS.get(getattr(getattr(pipe.model, "config", None), "model_type", None) or "")
-    for name in () if adapter is None else adapter.processor_classes:
+    for name in processor_classes.get(getattr(getattr(pipe.model, "config", None), "model_type", None) or "", ()):
         if hasattr(transformers, name):
             return getattr(transformers, name)(feature_extractor=pipe.feature_extractor, tokenizer=pipe.tokenizer)
     return None

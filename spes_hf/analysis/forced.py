@@ -10,6 +10,7 @@ import numpy as np
 
 from spes_hf.analysis.alignments import SILENCES, Alignment, AlignmentError, Phone, Word
 from spes_hf.analysis.matching import normalise
+from spes_hf.audio.load import load_audio
 from spes_hf.errors import SpesError
 from spes_hf.explanation import Explanation
 
@@ -117,7 +118,5 @@ def _decode(decoder: Any, samples: bytes) -> None:
 
 def _pcm(waveform: Any, sampling_rate: int) -> bytes:
     """Return samples as 16 kHz PCM of 16 bits."""
-    from spes_hf.audio.load import load_audio
-
     samples = load_audio(np.asarray(waveform, dtype=np.float32), _RATE_HZ, sampling_rate).samples
     return (np.clip(samples, -1, 1) * 32767).round().astype("<i2").tobytes()

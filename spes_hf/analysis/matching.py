@@ -6,6 +6,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import jiwer
+
 from spes_hf.analysis.alignments import Alignment, Phone, Word
 
 _APOSTROPHES = "'’ʼ`´"
@@ -104,8 +106,6 @@ def _parts(words: Iterable[str]) -> list[tuple[int, str]]:
 
 def _equal(written: Sequence[tuple[int, str]], heard: Sequence[tuple[int, str]]) -> dict[int, int]:
     """Return which part that was written is which part that was heard, by index."""
-    import jiwer
-
     if not written or not heard:
         return {}
     found = jiwer.process_words(" ".join(p for _, p in heard), " ".join(p for _, p in written))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from spes_hf.analysis import drawing
 from spes_hf.checks import check_count
 from spes_hf.explanation import Explanation
+from spes_hf.viz import scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +24,6 @@ def plot_overview(explanation: Explanation, longest: int = 40) -> tuple[Figure, 
         explanation: Over tokens or words.
         longest: How many tokens to draw at most, from the first.
     """
-    from spes_hf.viz import scale
     from spes_hf.viz.figures import draw_overlay
 
     count = min(len(explanation), check_count("longest", longest))

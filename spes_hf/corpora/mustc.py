@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import soundfile
+import yaml
 
 from spes_hf import __version__, files
 from spes_hf.audio.load import SEGMENT_TOLERANCE_S
@@ -231,8 +232,6 @@ def read_segments(path: Path) -> list[Segment]:
 
 def _parse(path: Path, lines: list[str]) -> list[tuple[int, dict[str, Any]]]:
     """Return line and entries of every segment, by a YAML parser."""
-    import yaml
-
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         node = yaml.compose(_CONTROLS.sub(" ", "\n".join(lines)), Loader=loader)

@@ -108,7 +108,7 @@ class _Curve(RowTransform, ABC):
         check_map(explanation.features, explanation, "features")
         if saliency is None:
             ranking = check_map(explanation.sentence_saliency, explanation, "sentence_saliency")
-            method = method_signature(explanation)
+            method = f"{method_signature(explanation)}|map:{explanation.sentence_kind}"
         else:
             ranking, method = check_map(saliency, explanation, "saliency"), "custom"
         options = generation_options(explanation, self.adapter, self.generate_kwargs)

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
+import jiwer
 import numpy as np
 
 from spes_hf.errors import ConfigError
@@ -69,8 +70,6 @@ class WordErrorRate(Quality):
 
     def statistics(self, hypotheses: Sequence[str], references: Sequence[str]) -> np.ndarray:
         """Return substitutions + deletions + insertions, and the words of the reference, (U, 2)."""
-        import jiwer
-
         check_texts(hypotheses, references)
         counts = np.zeros((len(references), 2))
         for row, hypothesis, reference in zip(counts, hypotheses, references, strict=True):
@@ -118,8 +117,6 @@ class CharacterErrorRate(Quality):
 
     def statistics(self, hypotheses: Sequence[str], references: Sequence[str]) -> np.ndarray:
         """Return substitutions + deletions + insertions, and the characters of the reference, (U, 2)."""
-        import jiwer
-
         check_texts(hypotheses, references)
         counts = np.zeros((len(references), 2))
         for row, hypothesis, reference in zip(counts, hypotheses, references, strict=True):
