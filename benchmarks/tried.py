@@ -35,8 +35,7 @@ from spes_hf.audio.load import load_audio
 from spes_hf.cli import load_model
 from spes_hf.files import read_json_lines
 from spes_hf.functional import area_under_curve, deletion_masks, saliency, z_score
-from spes_hf.masking.designs import DESIGNS
-from spes_hf.masking.draw import keep_bits, mask_key
+from spes_hf.masking.draw import DESIGNS, keep_bits, mask_key
 from spes_hf.masking.perturbations import fill_values
 from spes_hf.masking.segments import feature_labels, segment
 from spes_hf.scoring.impact import make_impact

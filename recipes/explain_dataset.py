@@ -39,7 +39,7 @@ What is written (--out):
   scores.json       corpus scores with confidence intervals (with --metrics)
   README.md         the data set's card
 
-  In Python: rows = spes_hf.distributed.load_explained(OUT); spes_hf.Explanation.from_row(rows[0]).plot()
+  In Python: rows = spes_hf.jobs.run.load_explained(OUT); spes_hf.Explanation.from_row(rows[0]).plot()
 
 Going on: start the same command again. What is on disk is never computed again, whether the job was interrupted,
 killed, lost a machine or ran out of space, and whatever the number of processes. At most the last minute (later, a

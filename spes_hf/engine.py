@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -244,7 +244,8 @@ class Explainer:
         problem = Problem(utterance, target, adapter.device, self.seed, utterance_id, adapter.differentiable, dtype)
         passes = _Passes(forward=1)  # the clean pass
 
-        def impact_of(inputs: dict[str, Tensor]) -> Tensor:
+        def impact_of(masks: Any, apply: Callable[[Any], dict[str, Tensor]]) -> Tensor:
+            inputs = apply(masks)
             logits = adapter.logits(utterance, target, states=states, cross=cross, **inputs)
             passes.count(next(iter(inputs.values())))
             return impact(logits)

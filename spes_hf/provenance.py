@@ -11,8 +11,7 @@ from spes_hf.adapters import Adapter, GenerationOptions, Target, Utterance
 from spes_hf.methods import ExplainConfig
 from spes_hf.methods.run import Maps
 from spes_hf.plain import to_plain
-from spes_hf.runtime.identity import is_all_here, names_of, weights_digest
-from spes_hf.runtime.wrapping import active_adapters
+from spes_hf.runtime.identity import describe_model
 
 
 def describe(
@@ -39,13 +38,9 @@ def describe(
         "seed": seed,
         "utterance_id": utterance_id,
         "model": {
-            **names_of(model),
-            "revision": getattr(model.config, "_commit_hash", None),
-            "type": model.config.model_type,
+            **describe_model(model),
             "dtype": str(adapter.dtype).removeprefix("torch."),
             "device": str(adapter.device),
-            **({"weights": weights_digest(model)} if is_all_here(model) else {}),
-            **({"adapters": adapters} if (adapters := _adapters(model)) else {}),
             **({} if autocast is None else {"autocast": autocast}),
             **({"compiled": True} if compiled else {}),
         },
@@ -77,8 +72,3 @@ def describe(
             **{name: version(name) for name in ("torch", "transformers", "numpy", "scikit-image")},
         },
     }
-
-
-def _adapters(model: Any) -> list[str]:
-    """Return the names of PEFT's adapters that are switched on."""
-    return sorted({name for layer in active_adapters(model).get("layers", {}).values() for name in layer})

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance
-from spes_hf.adapters.given import take
-from spes_hf.adapters.precision import warn_of_float16
+from spes_hf.adapters.given import take, warn_of_float16
 from spes_hf.adapters.seamless_m4t import SeamlessM4TAdapter
 from spes_hf.adapters.seamless_m4t_v2 import SeamlessM4Tv2Adapter
 from spes_hf.adapters.speech_to_text import Speech2TextAdapter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from spes_hf.adapters.cache import cache_argument, encoder_cache
 from spes_hf.adapters.generation import Generation
 from spes_hf.adapters.given import check_family
 from spes_hf.adapters.hooks import forward_hook
@@ -292,3 +292,18 @@ class Adapter(Generation, Vocabulary, ABC):
     def token_embedding(self) -> torch.nn.Module:
         """The decoder's token embedding."""
         return self.model.get_decoder().embed_tokens
+
+
+def cache_argument(forward: Callable[..., Any]) -> str:
+    """Return what a model's ``forward()`` calls the cache; transformers 5.24 renamed it."""
+    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
+
+
+def encoder_cache(cross: Sequence[tuple[Tensor, Tensor]], batch: int) -> Any:
+    """Return a decoder's cache that holds these keys and values of the encoder's output, and nothing of any token."""
+    from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+    cache = DynamicCache(cross)
+    for layer in cache.layers:  # views: no copy for every mask
+        layer.keys, layer.values = (kept.expand(batch, -1, -1, -1) for kept in (layer.keys, layer.values))
+    return EncoderDecoderCache(DynamicCache(), cache)

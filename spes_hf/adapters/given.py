@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import inspect
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakSet
+
+import torch
 
 from spes_hf.errors import UnsupportedModelError
 from spes_hf.runtime.offload import missing_weights
@@ -14,6 +18,8 @@ from spes_hf.runtime.wrapping import unwrap
 
 # What a pipeline adds to generate()'s arguments for its own use.
 _OF_PIPELINES = {"return_language", "return_token_timestamps", "return_segments", "transformers_version"}
+
+_warned: WeakSet[torch.nn.Module] = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -170,4 +176,16 @@ def _is_a(value: Any, *classes: str) -> bool:
     return any(
         parent.__name__ in classes and parent.__module__.split(".")[0] == "transformers"
         for parent in type(value).__mro__
+    )
+
+
+def warn_of_float16(model: Any, device: torch.device, dtype: torch.dtype) -> None:
+    """Warn, once for each model, that float16 on a CPU is slow and inexact."""
+    if device.type != "cpu" or dtype != torch.float16 or model in _warned:
+        return
+    _warned.add(model)
+    warnings.warn(
+        f"model, a {type(model).__name__}, computes in float16 on a CPU, where most processors are many times slower "
+        "than in float32, and less exact; call model.float(), or load it with dtype=torch.float32",
+        stacklevel=5,
     )

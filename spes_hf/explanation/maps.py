@@ -1,4 +1,4 @@
-"""A map over the spectrogram, kept as what it is made of."""
+"""Maps over the spectrogram, kept as what they are made of, and how reliable they are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spes_hf.functional import ratio
+from spes_hf.functional import ratio, z_score
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,3 +43,56 @@ class PatchMap:
         for labels, weights in zip(self.labels, self.weights, strict=False):
             counts += weights[labels]
         return ratio(total, counts)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Split-half reliability of the audio map: would another set of masks have drawn the same map?
+
+    The correlation between the maps from two halves of the masks, stepped up to the full number of masks by the
+    Spearman–Brown formula 2r / (1 + r). Masks that balance one another stay in one half. 1 is perfect, 0 is noise; NaN
+    where a half has no masks, or its map is constant.
+
+    Attributes:
+        tokens: (K,) of each token's (or word's) map.
+        sentence: Of the sentence map.
+    """
+
+    tokens: Tensor
+    sentence: float
+
+    @classmethod
+    def unknown(cls, tokens: int) -> Reliability:
+        """Return that of K maps which no masks drew: NaN."""
+        return cls(torch.full((tokens,), torch.nan, dtype=torch.float32, device="cpu"), float("nan"))
+
+
+def split_half(even: PatchMap, odd: PatchMap, tokens: int = 1) -> Reliability:
+    """Return the reliability of a map from the maps that two halves of the masks draw.
+
+    Pearson's r between the half maps, stepped up to all masks by the Spearman–Brown formula 2r / (1 + r). The sentence
+    map of a half is the mean of its tokens' z-scores; that of a map with one row is the row.
+
+    Args:
+        even: Map of all tokens from one half.
+        odd: The same from the other half.
+        tokens: K; all are NaN where a method draws no masks.
+    """
+    if not (even.values and odd.values):
+        return Reliability.unknown(tokens)
+    tokens = len(even.values[0])
+    sentence = [torch.zeros(even.labels.shape[1:], dtype=torch.float64, device="cpu") for _ in range(2)]
+    each = torch.empty(tokens, dtype=torch.float32, device="cpu")
+    for k in range(tokens):
+        halves = [z_score(half.dense(k).double()) for half in (even, odd)]
+        each[k] = _stepped_up(*halves)
+        for total, half in zip(sentence, halves, strict=True):
+            total += half
+    return Reliability(each, _stepped_up(*(z_score(total) for total in sentence)))
+
+
+def _stepped_up(a: Tensor, b: Tensor) -> float:
+    if not (a.any() and b.any()):
+        return float("nan")
+    r = float((a * b).sum() / (a.numel() - 1))
+    return 2 * r / (1 + r) if r > -1 else float("nan")

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from spes_hf import functional
-from spes_hf.explanation.maps import PatchMap
+from spes_hf.explanation.maps import PatchMap, Reliability
 from spes_hf.explanation.origin import Origin
-from spes_hf.explanation.reliability import Reliability
 from spes_hf.text import join_pieces, word_groups
 
 if TYPE_CHECKING:

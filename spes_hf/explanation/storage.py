@@ -21,7 +21,7 @@ from spes_hf.explanation import Explanation, PatchMap, Reliability, waveforms
 from spes_hf.explanation.soundness import check_scores, check_sound, no_constant
 from spes_hf.files import whole_file
 from spes_hf.masking.segments import feature_labels
-from spes_hf.scoring.scores import weighted_mean
+from spes_hf.scoring.eq3 import weighted_mean
 
 FORMAT = "spes_hf.explanation"
 # 2 where the waveform needs more than the 16 bits that version 1 keeps of it.

@@ -9,8 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from spes_hf.masking.designs import DESIGNS
-from spes_hf.masking.draw import keep_bits, on_device
+from spes_hf.masking.draw import DESIGNS, keep_bits, on_device
 
 Fill = Literal["mean", "zero", "min"] | float
 

@@ -17,8 +17,7 @@ from spes_hf.finite import check_finite
 from spes_hf.masking.perturbations import fill_values
 from spes_hf.masking.segments import feature_labels
 from spes_hf.methods.base import ExplainConfig
-from spes_hf.methods.run import ImpactOf, Maps, Problem, Step
-from spes_hf.methods.tokens import token_run
+from spes_hf.methods.run import ImpactOf, Maps, Problem, Step, token_run
 from spes_hf.runtime.batching import Batch
 
 
@@ -102,7 +101,7 @@ class CaptumStep:
         """Attribute all tokens. Row i of the batches belongs to token i // steps."""
 
         def probability(values: Tensor) -> Tensor:
-            return -impact_of({"features": values.unflatten(1, self.features.shape)})
+            return -impact_of(values, lambda v: {"features": v.unflatten(1, self.features.shape)})
 
         def attribute(rows: range) -> None:
             tokens = [row // self.steps for row in rows if row % self.steps == 0]

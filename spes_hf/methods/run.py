@@ -13,20 +13,17 @@ from torch import Tensor
 
 from spes_hf.adapters.types import Target, Utterance
 from spes_hf.errors import UnsupportedModelError
-from spes_hf.explanation.maps import PatchMap
-from spes_hf.explanation.reliability import Reliability, split_half
+from spes_hf.explanation.maps import PatchMap, Reliability, split_half
 from spes_hf.finite import check_finite
 from spes_hf.functional import ratio
 from spes_hf.masking.draw import mask_key
-from spes_hf.masking.perturbations import Masks, Perturbation
+from spes_hf.masking.perturbations import Masks, Perturbation, TokenPerturbation
 from spes_hf.runtime.batching import Batch
+from spes_hf.scoring.eq3 import PerturbationEstimator
 from spes_hf.scoring.scores import UnitScores
 
 # Where a run may end once it is as reliable as asked for, as shares of its masks.
 STAGES = (1 / 8, 1 / 4, 1 / 2, 1)
-
-# Runs the model on inputs that masks made, keyword arguments of `Adapter.logits`; returns the impacts, (B, K).
-ImpactOf = Callable[[dict[str, Tensor]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -118,6 +115,13 @@ class Maps:
         return Maps(**{name: value for part in found for name, value in part if value is not None})
 
 
+class ImpactOf(Protocol):
+    """What runs the model for a step."""
+
+    def __call__(self, masks: Any, apply: Callable[[Any], dict[str, Tensor]]) -> Tensor:
+        """Return the impacts, (B, K), under masks; ``apply`` makes keyword arguments of `Adapter.logits` of them."""
+
+
 class Step(Protocol):
     """A part of a method that runs the model. `Run` is the usual one."""
 
@@ -202,9 +206,7 @@ class Run:
 
     def run(self, impact_of: ImpactOf, batch: Batch) -> Iterator[int]:
         """Show the estimator every mask, batch by batch, the levels in turn; yield how many passes were done."""
-
-        def impact_under(masks: Masks) -> Tensor:
-            return impact_of(self.perturbation.apply(masks))
+        impact_under = partial(impact_of, apply=self.perturbation.apply)
 
         def show(level: int, rows: range) -> None:
             self.estimator.update(self.perturbation.draw(level, rows), impact_under)
@@ -290,3 +292,32 @@ def read_tokens(target: Target) -> Callable[[UnitScores], Maps]:
 def optional_goal(reliability: float | None, **details: Any) -> Goal | None:
     """Return the goal of a run; None where no reliability is asked for."""
     return None if reliability is None else Goal(reliability, **details)
+
+
+class TokenSettings(Protocol):
+    """What the run over tokens reads of a config."""
+
+    @property
+    def num_token_masks(self) -> int:
+        """N^Y."""
+
+    @property
+    def token_mask_prob(self) -> float:
+        """p_tok."""
+
+
+def token_run(settings: TokenSettings, problem: Problem) -> Run:
+    """Return the run over previous tokens that methods share: the spectrogram is clean (§4.1.2)."""
+    perturbation = token_perturbation(settings, problem, "token")
+    return Run(perturbation, PerturbationEstimator(levels=1), read_tokens(problem.target))
+
+
+def token_perturbation(settings: TokenSettings, problem: Problem, stream: str) -> TokenPerturbation:
+    """Return the perturbation of the previous tokens whose masks come from this stream."""
+    return TokenPerturbation(
+        units=len(problem.target.context_ids),
+        key=problem.key(stream),
+        mask_prob=settings.token_mask_prob,
+        num_masks=settings.num_token_masks,
+        device=problem.device,
+    )

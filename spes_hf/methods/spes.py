@@ -20,12 +20,20 @@ from spes_hf.masking.perturbations import (
 )
 from spes_hf.masking.segments import GRID_SIGMA, feature_labels, segment, slic_labels
 from spes_hf.methods.base import ExplainConfig
-from spes_hf.methods.run import Maps, Problem, Run, optional_goal, read_audio, read_tokens
-from spes_hf.methods.tokens import token_perturbation, token_run
-from spes_hf.scoring.eq3 import PerturbationEstimator
+from spes_hf.methods.run import (
+    Maps,
+    Problem,
+    Run,
+    optional_goal,
+    read_audio,
+    read_tokens,
+    token_perturbation,
+    token_run,
+)
+from spes_hf.scoring.eq3 import PerturbationEstimator, weighted_mean
 from spes_hf.scoring.gradient import GradientEstimator, relative
 from spes_hf.scoring.pooling import Pools, mean_of_levels, mean_z_score
-from spes_hf.scoring.scores import UnitScores, weighted_mean
+from spes_hf.scoring.scores import UnitScores
 
 
 @dataclass(frozen=True, kw_only=True)

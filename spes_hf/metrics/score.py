@@ -95,7 +95,7 @@ def area(y: np.ndarray, x: np.ndarray) -> np.ndarray:
         y: (…, S).
         x: (S,) increasing.
     """
-    return torch.trapezoid(torch.tensor(y), torch.tensor(x)).numpy() / (x[-1] - x[0])
+    return torch.trapezoid(torch.from_numpy(np.array(y)), torch.from_numpy(np.array(x))).numpy() / (x[-1] - x[0])
 
 
 def mean_points(sums: np.ndarray) -> np.ndarray:

@@ -100,8 +100,14 @@ class Batch:
             work: Does it for some of them, or runs out of memory and leaves nothing behind.
         """
         while rows:
-            some = rows[: self.size]
-            if self._fits(some, work):
+            some, fits = rows[: self.size], True
+            try:
+                work(some)
+            except (RuntimeError, MemoryError) as error:
+                if len(some) == 1 or not _asks_for_less(error):
+                    raise
+                fits = False
+            if fits:
                 rows = rows[len(some) :]
                 yield some
             else:
@@ -109,17 +115,6 @@ class Batch:
                 clear_device_cache(garbage_collection=True)
                 self.size = len(some) // 2
                 self.found.remember(self.kind, self.shape, self.size)
-
-    @staticmethod
-    def _fits(rows: range, work: Callable[[range], None]) -> bool:
-        """Do the work and return whether it fitted in memory; one row that does not is an error."""
-        try:
-            work(rows)
-        except (RuntimeError, MemoryError) as error:
-            if len(rows) == 1 or not _asks_for_less(error):
-                raise
-            return False
-        return True
 
 
 @contextmanager

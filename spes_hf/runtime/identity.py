@@ -29,6 +29,18 @@ def names_of(model: Any) -> dict[str, Any]:
     }
 
 
+def describe_model(model: Any) -> dict[str, Any]:
+    """Return what provenance says of a model: names, type, and a digest of its weights where they say which it is."""
+    adapters = sorted({name for layer in active_adapters(model).get("layers", {}).values() for name in layer})
+    return {
+        **names_of(model),
+        "revision": getattr(model.config, "_commit_hash", None),
+        "type": model.config.model_type,
+        **({"weights": weights_digest(model)} if is_all_here(model) else {}),
+        **({"adapters": adapters} if adapters else {}),
+    }
+
+
 def model_identity(model: Any) -> dict[str, Any]:
     """Return what a model is: class, configuration, and a digest of its weights; wherever it lies and came from.
 

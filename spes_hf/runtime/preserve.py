@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from spes_hf.runtime.locks import alone, model_to_itself, random_numbers
+from spes_hf.runtime.locks import alone, model_to_itself, plain_torch, random_numbers
 from spes_hf.runtime.offload import at_home
 from spes_hf.runtime.offload import devices as computing_devices
-from spes_hf.runtime.torch_state import plain_torch
 from spes_hf.runtime.workers import share_cores
 from spes_hf.runtime.wrapping import as_it_is
 

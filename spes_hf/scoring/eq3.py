@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from spes_hf.masking.perturbations import Masks
-from spes_hf.scoring.scores import UnitScores, weighted_mean
+from spes_hf.scoring.scores import UnitScores
 
 
 class PerturbationEstimator:
@@ -67,3 +67,18 @@ class PerturbationEstimator:
         picked = [pick(sums).cpu() for sums in self.sums if sums is not None]
         values, weights = tuple(sums[:-1] for sums in picked), tuple(sums[-1] for sums in picked)
         return UnitScores(values, weights, weighted_mean(values, weights))
+
+
+def weighted_mean(values: tuple[Tensor, ...], weights: tuple[Tensor, ...]) -> Tensor:
+    """Return Σ values / Σ weights over all units and levels, (K,) float32; NaN where nothing was perturbed.
+
+    With the sums of Eq. 3 it is the impact of the average mask, weighted by how much the mask perturbs.
+
+    Args:
+        values: Per level (K, F), Σ_i r_i (1 − M_i).
+        weights: Per level (F,), Σ_i (1 − M_i).
+    """
+    if not values:
+        return torch.zeros(0, dtype=torch.float32, device="cpu")
+    total = sum(w.float().double().sum() for w in weights)
+    return torch.stack([v.float().double().sum(1) for v in values]).sum(0).div(total).float()

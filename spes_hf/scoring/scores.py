@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -24,18 +23,3 @@ class UnitScores:
     weights: tuple[Tensor, ...] | None
     mean_impact: Tensor
     sentence: Tensor | None = None
-
-
-def weighted_mean(values: tuple[Tensor, ...], weights: tuple[Tensor, ...]) -> Tensor:
-    """Return Σ values / Σ weights over all units and levels, (K,) float32; NaN where nothing was perturbed.
-
-    With the sums of Eq. 3 it is the impact of the average mask, weighted by how much the mask perturbs.
-
-    Args:
-        values: Per level (K, F), Σ_i r_i (1 − M_i).
-        weights: Per level (F,), Σ_i (1 − M_i).
-    """
-    if not values:
-        return torch.zeros(0, dtype=torch.float32, device="cpu")
-    total = sum(w.float().double().sum() for w in weights)
-    return torch.stack([v.float().double().sum(1) for v in values]).sum(0).div(total).float()

@@ -42,6 +42,8 @@ def plant():
         return replace(
             explanation,
             audio_map=PatchMap(labels, (scores,)),
+            sound_impact=scores.mean(1),
+            text_impact=torch.zeros(len(scores)),
             raw_token_scores=known if token is None else known + token,
         )
 

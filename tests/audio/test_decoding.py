@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import scipy.signal
 import soundfile
-from spes_hf.data import codecs
 
+from spes_hf.audio import codecs
 from spes_hf.audio.codecs import find_ffmpeg
 from spes_hf.audio.load import AudioAs, load_audio, load_segment
 from spes_hf.errors import AudioError
@@ -171,7 +171,7 @@ def test_a_decoder_that_hangs_is_stopped(tmp_path, monkeypatch):
 
 
 def test_more_than_memory_should_hold_is_refused(contain, speech, monkeypatch):
-    from spes_hf.data import decoding
+    from spes_hf.audio import decoding
 
     path = contain("g.m4a")
     for module in (codecs, decoding):

@@ -19,11 +19,11 @@ from fuzz_cases import KINDS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, load_file, save, save_file
-from spes_hf.data import packing
 from test_storage import assert_same, make
 
 from spes_hf import ConfigError, Explanation, ExplanationFormatError, SpesError
 from spes_hf.analysis.alignments import AlignmentError, read_alignment
+from spes_hf.explanation import packing
 from spes_hf.explanation.packing import pack, unpack
 from spes_hf.explanation.soundness import check_sound
 from spes_hf.explanation.storage import DESCRIPTION, _checksum

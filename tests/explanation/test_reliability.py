@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spes_hf.explanation import PatchMap
-from spes_hf.explanation.reliability import split_half
+from spes_hf.explanation.maps import split_half
 from spes_hf.masking.perturbations import Masks
 from spes_hf.scoring.eq3 import PerturbationEstimator
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from spes_hf import Explanation, ExplanationFormatError, storage
-from spes_hf.explanation import PatchMap, Reliability
-from spes_hf.scoring.scores import weighted_mean
+from spes_hf import Explanation, ExplanationFormatError
+from spes_hf.explanation import PatchMap, Reliability, storage
+from spes_hf.scoring.eq3 import weighted_mean
 
 NAN = float("nan")
 PUBLIC = (
@@ -417,7 +417,7 @@ class PowerCut(BaseException):
 def operations(monkeypatch, fail_at):
     """Make the n-th write or replacement fail; return the names of those that were done."""
     done = []
-    write, replace = storage.Path.write_bytes, os.replace
+    sync, replace = os.fsync, os.replace
 
     def checked(name, action):
         if len(done) == fail_at:
@@ -425,13 +425,13 @@ def operations(monkeypatch, fail_at):
         done.append(name)
         return action()
 
-    def half_write(self, content):
+    def half_write(file):
         if len(done) == fail_at:
-            write(self, content[: len(content) // 2])
-        return checked("write", lambda: write(self, content))
+            os.ftruncate(file, os.fstat(file).st_size // 2)
+        return checked("write", lambda: sync(file))
 
-    monkeypatch.setattr(storage.Path, "write_bytes", half_write)
-    monkeypatch.setattr(storage.os, "replace", lambda a, b: checked("replace", lambda: replace(a, b)))
+    monkeypatch.setattr(os, "fsync", half_write)
+    monkeypatch.setattr(os, "replace", lambda a, b: checked("replace", lambda: replace(a, b)))
     return done
 
 

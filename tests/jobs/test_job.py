@@ -22,11 +22,11 @@ from spes_hf import (
     Explain,
     Explanation,
     Size,
-    distributed,
     explain_dataset,
     load_mustc,
 )
 from spes_hf.demo import load_tiny_model, tiny_clips
+from spes_hf.jobs import run as distributed
 from spes_hf.jobs import shards
 from spes_hf.jobs.run import load_explained, map_rows
 from spes_hf.jobs.schedule import Place, advise_threads, estimate_costs, find_place, split_by_cost

@@ -5,8 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spes_hf.errors import ConfigError
-from spes_hf.masking.designs import BLOCK, DESIGNS
-from spes_hf.masking.draw import keep_bits, mask_key
+from spes_hf.masking.draw import BLOCK, DESIGNS, keep_bits, mask_key
 from spes_hf.masking.perturbations import Masks
 from spes_hf.methods import SpesConfig
 

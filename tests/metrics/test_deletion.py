@@ -291,7 +291,8 @@ def test_maps_that_do_not_fit(small_whisper, explanation, changed):
             saliency=torch.rand(120, 80).index_put((torch.tensor(3), torch.tensor(4)), torch.tensor(torch.nan)),
         )
     broken = changed()
-    broken.__dict__["sentence_saliency"] = torch.full((120, 80), torch.nan)
+    for name in ("measured_sentence_saliency", "mean_token_saliency"):
+        broken.__dict__[name] = torch.full((120, 80), torch.nan)
     with pytest.raises(ConfigError, match="sentence_saliency holds 9600 values"):
         deletion(broken)
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from spes_hf import Size, workers
+from spes_hf import Size
 from spes_hf.rows import device_of
+from spes_hf.runtime import workers
 
 JOB = Path(__file__).parents[1] / "worker_job.py"
 SECONDS = 300  # a job that does not hang takes about 20

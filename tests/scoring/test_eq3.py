@@ -8,8 +8,7 @@ from spes_hf import functional
 from spes_hf.explanation import PatchMap
 from spes_hf.masking.draw import mask_key
 from spes_hf.masking.perturbations import Masks, SpectrogramPerturbation
-from spes_hf.scoring.eq3 import PerturbationEstimator
-from spes_hf.scoring.scores import weighted_mean
+from spes_hf.scoring.eq3 import PerturbationEstimator, weighted_mean
 
 
 def whole(scores, level=0):
