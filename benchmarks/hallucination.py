@@ -1,18 +1,21 @@
-"""Do the numbers of an explanation tell made-up words from heard ones? Real Whisper tiny.en, made to hallucinate.
+"""Did it hear that, or make it up? Bits from the sound, and what people use, on outputs of real Whisper models.
 
-    python benchmarks/hallucination.py --data FOLDER --work CACHE
+    python benchmarks/hallucination.py --data FOLDER --work CACHE [--model FOLDER --language de]
+    python benchmarks/hallucination.py --work CACHE --report
 
-FOLDER holds a ``manifest.jsonl`` with id, file, text, language, duration_s, speaker, gender and alignment (path of a
-JSON alignment) of every recording. What the model wrote and the explanations are kept in CACHE: a run that was stopped
-goes on, and one that is done writes its results again. Prints a table and writes
-benchmarks/results/hallucination.json and .png.
+FOLDER holds a ``manifest.jsonl`` with id, file, text, language, duration_s, speaker, gender and, for English, alignment
+of every recording. The first form lets a model (Whisper tiny.en, or a checkpoint's folder: benchmarks/whisper_base.py)
+listen to silence, noises, hum, tones, clicks, and to recordings as they are, reversed, drowned in noise, or cut to a
+fraction of a second, and keeps what it wrote, with all numbers, in CACHE; a run that was stopped goes on. The second
+form counts, prints, and writes results/hallucination.json and .png.
 
-Candidates: silence, noises, hum, tones and clicks; clips reversed, drowned in noise, or cut down to a fraction of a
-second; undisturbed clips, and short phrases out of longer ones. An output is *hallucinated* if it holds a word although
-nothing was said, or if its word error rate against what was said is 80 % or more; it is *sound* if nothing was done to
-the clip but cutting it between words, and the word error rate is 20 % or less. What lies between is left out. Of what
-is cut to a fraction of a second, only phrases without any of its words count as hallucinated: half a word may well be
-heard as another one. At most three outputs have the same wording.
+An output is *made up* if it holds a word although nothing was said, or if its word error rate against what was said is
+80 % or more; it is *heard* if nothing was done to the recording but cutting it between words, and that rate is 20 % or
+less. What lies between is left out. Of what is cut to a fraction of a second, only phrases without any of its
+words count as made up. At most three outputs of a model have the same wording.
+
+Numbers and settings were chosen, and the probability fitted, on one half of the speakers and sounds; the other half is
+reported.
 """
 
 from __future__ import annotations
@@ -20,43 +23,50 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import re
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from hallucination_sounds import NONSPEECH, RATE, UNDISTURBED, Candidate, nonspeech, speech
+from torch import Tensor
 
-from spes_hf import Explainer, Explanation, SpesConfig, get_adapter
-from spes_hf.adapters import Adapter, GenerationOptions
-from spes_hf.analysis.modality import top_share
-from spes_hf.analysis.scattering import kurtosis
-from spes_hf.analysis.stats import to_json
+from spes_hf import get_adapter
+from spes_hf.adapters import Adapter, GenerationOptions, Target, Utterance
 from spes_hf.audio.load import load_audio
-from spes_hf.demo import load_demo_model
+from spes_hf.demo import demo_audio, load_demo_model
 from spes_hf.files import read_json_lines
-from spes_hf.functional import area_under_curve, size_curve
+from spes_hf.functional import evidence_bits, token_probabilities
+from spes_hf.bits import bits_per_word, spoken
 from spes_hf.metrics.bootstrap import percentile_interval
 from spes_hf.metrics.quality import wer
-from spes_hf.metrics.size import THRESHOLDS
+from spes_hf.text import join_pieces, word_groups
 
 SAME_TEXT = 3  # how many outputs of one wording are used; most noises make the model write "you"
-MAX_TOKENS = {"max_new_tokens": 40}  # some hallucinations never end
-HALLUCINATED_WER, SOUND_WER = 80.0, 20.0
+MAX_NEW_TOKENS = 100  # some made-up texts never end
+MADE_UP_WER, HEARD_WER = 80.0, 20.0
 NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")
 SAMPLES = 2_000
-SORTS = ("no_speech", "drowned_or_cut", "reversed")
-LEGEND = {
-    "no_speech": "hallucinated: no speech",
-    "drowned_or_cut": "hallucinated: drowned or cut speech",
-    "reversed": "hallucinated: reversed speech",
-    "sound": "sound",
+# What stands for "no sound".
+EMPTY = ("mean", "min", "silence", "floor")
+# Whisper's own thresholds.
+LOG_PROBABILITY, NO_SPEECH_PROBABILITY, COMPRESSION = -1.0, 0.6, 2.4
+# Name → title, and whether made-up outputs have the higher values.
+NUMBERS: dict[str, tuple[str, bool]] = {
+    **{f"word_{empty}": (f"bits a word, no sound = {empty}", False) for empty in EMPTY},
+    "token_mean": ("bits a token", False),
+    "least_mean": ("bits of the least word", False),
+    "median_mean": ("bits, median of words", False),
+    "letter_mean": ("bits a letter", False),
+    "log_probability": ("average log-probability", False),
+    "no_speech": ("no-speech probability", True),
+    "compression": ("compression ratio", True),
+    "rule": ("Whisper's rule of all three", True),
 }
+SORTS = ("no speech", "drowned or cut", "reversed", "repetition")
 
 # ------------------------------------------------------------------------------------------------- what the model does
 
@@ -66,341 +76,275 @@ def normalise(text: str) -> str:
     return " ".join(re.sub(r"[^\w' ]", " ", text.lower().replace("’", "'")).split())
 
 
-def error_rate(written: str, said: str) -> float:
-    """Return the word error rate of normalised texts, in %, at most 100; where nothing was said, 100 for any word."""
-    written, said = normalise(written), re.sub(r"\(\d+\)", "", said)
-    said = normalise(said)
-    return wer([written], [said]) if said else 100.0 * bool(written)
-
-
 def label(kind: str, written: str, said: str) -> str | None:
-    """Return "hallucinated", "sound" or None."""
-    rate, words = error_rate(written, said), normalise(written).split()
-    if kind == "cut" and (len(words) < 2 or set(words) & set(normalise(said).split())):
+    """Return "made up", "heard" or None."""
+    written, said = normalise(written), normalise(re.sub(r"\(\d+\)", "", said))
+    rate = wer([written], [said]) if said else 100.0 * bool(written)
+    words = written.split()
+    if kind == "cut" and (len(words) < 2 or set(words) & set(said.split())):
         return None  # a word, or a part of one, may have been heard rightly
     if kind in UNDISTURBED:
-        return "sound" if rate <= SOUND_WER else None
-    return "hallucinated" if words and rate >= HALLUCINATED_WER else None
+        return "heard" if rate <= HEARD_WER else None
+    return "made up" if words and rate >= MADE_UP_WER else None
 
 
-def no_speech_probability(adapter: Adapter, inputs: dict[str, torch.Tensor]) -> float:
+def no_speech_probability(adapter: Adapter, states: Tensor, prefix: Tensor) -> float:
     """Return the probability of Whisper's token for "no speech" right after the start token."""
     vocabulary = adapter.tokenizer.get_vocab()
     token = next(vocabulary[name] for name in NO_SPEECH if name in vocabulary)
-    start = torch.tensor([[adapter.model.generation_config.decoder_start_token_id]])
     with torch.no_grad():
-        logits = adapter.model(**inputs, decoder_input_ids=start).logits[0, -1]
-    return float(logits.float().softmax(-1)[token])
+        output = adapter.forward({**adapter.decoder_inputs({}, states, 1), "decoder_input_ids": prefix[None, :1]})
+    return float(output.logits[0, -1].float().softmax(-1)[token])
 
 
-def listen(candidates: Iterable[Candidate], adapter: Adapter, file: Path) -> dict[str, dict[str, Any]]:
-    """Return what the model writes for every candidate; kept in a file, one line each."""
-    heard = {}
-    if file.is_file():
-        heard = {row["id"]: row for row in read_json_lines(file)}
-    for candidate in candidates:
-        if candidate.id in heard:
-            continue
-        utterance = adapter.encode(load_audio(candidate.samples, RATE, RATE))
-        target = adapter.generate(utterance, GenerationOptions(generate_kwargs=MAX_TOKENS))
-        row = {
-            "id": candidate.id,
-            "written": adapter.text(target.token_ids),
-            "tokens": len(target.token_ids),
-            "no_speech": no_speech_probability(adapter, utterance.inputs),
-        }
-        with file.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(row, ensure_ascii=False) + "\n")
-        heard[candidate.id] = row
-        print(f"heard {candidate.id}: {row['written']!r} ({candidate.said})", flush=True)
-    return heard
+def without_sound(empty: str, utterance: Utterance, adapter: Adapter, floor: Tensor) -> Tensor:
+    """Return the features, (T, C), that stand for no sound."""
+    features = utterance.features
+    if empty == "mean":
+        return features.mean(0).expand_as(features)
+    if empty == "min":
+        return features.min().expand_as(features)
+    if empty == "floor":
+        return floor.expand_as(features)
+    samples = np.zeros(len(utterance.waveform.samples), np.float32)
+    return adapter.encode(load_audio(samples, RATE, RATE)).features
 
 
-def choose(candidates: list[Candidate], heard: dict[str, dict[str, Any]], count: int) -> list[tuple[str, Candidate]]:
-    """Return at most ``count`` candidates of either label, kinds and genders in turn, few of one wording."""
-    chosen: dict[str, list[tuple[str, Candidate]]] = {}
-    for name in ("hallucinated", "sound"):
-        piles: dict[Any, list[Candidate]] = {}
-        wordings: dict[str, int] = {}
-        for c in sorted(candidates, key=lambda c: hashlib.sha256(c.id.encode()).digest()):
-            if label(c.kind, heard[c.id]["written"], c.said) == name:
-                wording = normalise(heard[c.id]["written"])
-                wordings[wording] = wordings.get(wording, 0) + 1
-                if wordings[wording] > SAME_TEXT:
-                    continue
-                piles.setdefault((c.kind, c.gender), []).append(c)
-        turns = [c for turn in zip_longest(*(piles[key] for key in sorted(piles))) for c in turn if c]
-        chosen[name] = [(name, c) for c in turns[:count]]
-    return [pair for turn in zip_longest(*chosen.values()) for pair in turn if pair]
+def noise_floor(adapter: Adapter) -> Tensor:
+    """Return the mean spectrum, (C,), of the quietest tenth of another recording."""
+    features = adapter.encode(load_audio(demo_audio(), RATE)).features
+    quiet = features.mean(1).argsort()[: len(features) // 10]
+    return features[quiet].mean(0)
 
 
-# ------------------------------------------------------------------------------------------------------------ numbers
-
-
-@dataclass(frozen=True)
-class Number:
-    """A number that may tell hallucinated outputs from sound ones.
-
-    Attributes:
-        title: What it is, for people.
-        group: "explanation", "model" (what Whisper says of itself) or "control" (what ought to tell nothing).
-        higher: Whether hallucinated outputs were expected to have the higher values.
-    """
-
-    title: str
-    group: str
-    higher: bool
-
-
-NUMBERS = {
-    "text_share": Number("text share, mean over tokens", "explanation", True),
-    "text_share_median": Number("text share, median over tokens", "explanation", True),
-    "text_share_later": Number("text share, without the first token", "explanation", True),
-    "top_share": Number("share of top saliency in text", "explanation", True),
-    "sound_impact": Number("impact of hiding sound (nats)", "explanation", False),
-    "kurtosis_tokens": Number("kurtosis, mean of token maps", "explanation", False),
-    "kurtosis_sentence": Number("kurtosis of the sentence map", "explanation", False),
-    "reliability": Number("reliability of the sentence map", "explanation", False),
-    "size_audio": Number("size of the audio maps", "explanation", True),
-    "probability": Number("mean token probability", "model", False),
-    "log_probability": Number("mean log-probability", "model", False),
-    "no_speech": Number("no-speech probability", "model", True),
-    "compression": Number("compression ratio of the text", "model", True),
-    "tokens": Number("number of tokens", "control", False),
-    "seconds": Number("duration (s)", "control", False),
-}
-
-
-def numbers(explanation: Explanation, heard: dict[str, Any]) -> dict[str, float]:
+def numbers(adapter: Adapter, utterance: Utterance, target: Target, states: Tensor, floor: Tensor) -> dict[str, float]:
     """Return all numbers of one output."""
-    share, probabilities = explanation.text_share, explanation.probabilities.double()
-    sound = explanation.sound_impact
-    sentence = explanation.sentence_saliency
-    text = explanation.text.strip().encode()
-    size = area_under_curve(size_curve(explanation.audio_saliency, THRESHOLDS), torch.tensor(THRESHOLDS))
-    sharpness = [kurtosis(explanation.audio_map.dense(k)) for k in range(len(explanation))]
+    ids = target.token_ids
+    pieces, special = adapter.pieces(ids), adapter.is_special(ids)
+    groups = word_groups(pieces, special)
+    words = [join_pieces([pieces[k] for k in group]) for group in groups]
+    written = ~torch.tensor(special)
+    with torch.no_grad():
+        clean = adapter.logits(utterance, target, states=states)[0]
+        log_p = token_probabilities(clean, ids).double().clamp_min(1e-30).log()
+        bits = {}
+        for empty in EMPTY:
+            features = without_sound(empty, utterance, adapter, floor)
+            bits[empty] = evidence_bits(clean, adapter.logits(utterance, target, features=features[None])[0], ids)
+    of_words = {name: [float(b[list(g)].sum()) for g in groups] for name, b in bits.items()}
+    told = [b for _, b in spoken(words, of_words["mean"])] or [math.nan]
+    text = adapter.text(ids).strip()
+    compression = len(text.encode()) / max(1, len(zlib.compress(text.encode())))
+    silent = no_speech_probability(adapter, states, target.prefix_ids)
+    average = float(log_p.mean())
+    rule = compression > COMPRESSION or average < LOG_PROBABILITY or silent > NO_SPEECH_PROBABILITY
     return {
-        "text_share": float(share.mean()),
-        "text_share_median": float(share.median()),
-        "text_share_later": float(share[1:].mean()),
-        "top_share": float(top_share(explanation).mean()),
-        "sound_impact": float(sound.mean()),
-        "kurtosis_tokens": float(np.nanmean(sharpness)),
-        "kurtosis_sentence": kurtosis(sentence),
-        "reliability": explanation.reliability.sentence,
-        "size_audio": float(size),
-        "probability": float(probabilities.mean()),
-        "log_probability": float(probabilities.clamp_min(1e-12).log().mean()),
-        "no_speech": heard["no_speech"],
-        "compression": len(text) / max(1, len(zlib.compress(text))),
-        "tokens": float(len(explanation)),
-        "seconds": len(explanation.waveform) / explanation.sampling_rate,
+        **{f"word_{name}": bits_per_word(words, values) for name, values in of_words.items()},
+        "token_mean": float(bits["mean"][written].mean()) if written.any() else math.nan,
+        "least_mean": min(told),
+        "median_mean": float(np.median(told)),
+        "letter_mean": sum(told) / max(1, sum(c.isalnum() for c in text)),
+        "log_probability": average,
+        "no_speech": silent,
+        "compression": compression,
+        "rule": float(rule),
+        "words": float(len(told)),
     }
 
 
-def explain_chosen(
-    chosen: list[tuple[str, Candidate]],
-    heard: dict[str, dict[str, Any]],
-    model: tuple[Any, Any],
-    config: SpesConfig,
-    folder: Path,
-) -> list[dict[str, Any]]:
-    """Return a row for each chosen candidate; explanations are kept in a folder."""
-    explainer = Explainer(*model, config, progress=False)
-    rows = []
-    for index, (name, candidate) in enumerate(chosen, 1):
-        path = folder / candidate.id
-        if (path / "explanation.json").is_file():
-            explanation = Explanation.load(path)
-        else:
-            print(f"explaining {index} of {len(chosen)}: {candidate.id}", flush=True)
-            explanation = explainer(
-                candidate.samples, sampling_rate=RATE, generate_kwargs=MAX_TOKENS, utterance_id=candidate.id
-            )
-            explanation.save(path)
-        rows.append(
-            {
-                "id": candidate.id,
-                "label": name,
-                "kind": candidate.kind,
-                "speaker": candidate.speaker,
-                "gender": candidate.gender,
-                "said": candidate.said,
-                "written": explanation.text,
-                "word_error_rate": error_rate(explanation.text, candidate.said),
-                **numbers(explanation, heard[candidate.id]),
-            }
-        )
-    return rows
+def listen(options: argparse.Namespace) -> None:
+    """Let the model listen to every candidate, and keep what it wrote, one line each."""
+    from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
+
+    if options.model is None:
+        model, processor = load_demo_model()
+    else:
+        model = AutoModelForSpeechSeq2Seq.from_pretrained(options.model)
+        processor = AutoProcessor.from_pretrained(options.model)
+    adapter = get_adapter(model, processor)
+    language = options.language if options.model else None
+    name = "tiny.en" if options.model is None else f"{Path(options.model).name}, {options.language}"
+    file = options.work / f"{name.replace(', ', '-')}.jsonl"
+    done = {row["id"] for row in read_json_lines(file)} if file.is_file() else set()
+    floor = noise_floor(adapter)
+    settings = GenerationOptions(language=language, generate_kwargs={"max_new_tokens": MAX_NEW_TOKENS})
+    candidates = [*nonspeech(), *speech(options.data, options.language, options.longest)]
+    for index, candidate in enumerate(candidates, 1):
+        if candidate.id in done:
+            continue
+        utterance = adapter.encode(load_audio(candidate.samples, RATE, RATE))
+        target, states = adapter.generate_with_states(utterance, settings)
+        text = adapter.text(target.token_ids)
+        row = {"model": name, **about(candidate), "written": text, "label": label(candidate.kind, text, candidate.said)}
+        if row["label"] is not None:
+            row |= numbers(adapter, utterance, target, states, floor)
+        with file.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+        print(f"{index} of {len(candidates)}: {candidate.id} {row['label']}: {text!r}", flush=True)
+
+
+def about(candidate: Candidate) -> dict[str, str]:
+    """Return what is known of a candidate."""
+    return {name: getattr(candidate, name) for name in ("id", "kind", "said", "speaker", "gender")}
 
 
 # --------------------------------------------------------------------------------------------------------- statistics
 
 
-def auc(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return how often a value of the first group is above one of the second, ties half: (…,) for (…, n) and (…, m)."""
-    difference = first[..., :, None] - second[..., None, :]
-    return ((difference > 0) + 0.5 * (difference == 0)).mean((-2, -1))
-
-
-def resampled_auc(first: np.ndarray, second: np.ndarray, samples: int = SAMPLES, seed: int = 0) -> dict[str, Any]:
-    """Return the AUC and its 95 % interval, by drawing outputs of either group with replacement."""
-    first, second = first[np.isfinite(first)], second[np.isfinite(second)]
-    generator = np.random.default_rng(seed)
-    drawn = auc(
-        first[generator.integers(0, len(first), (samples, len(first)))],
-        second[generator.integers(0, len(second), (samples, len(second)))],
-    )
-    interval = percentile_interval(drawn)
-    n = [len(first), len(second)]
-    return {"auc": float(auc(first, second)), "low": interval.low, "high": interval.high, "n": n}
-
-
-def matched_auc(
-    rows: list[dict[str, Any]], name: str, sign: int, by: str = "tokens", within: float = 2
-) -> dict[str, Any]:
-    """Return the AUC over those pairs of a hallucinated and a sound output that are about equally long.
-
-    Args:
-        rows: Of both labels.
-        name: The number.
-        sign: -1 where hallucinated outputs were expected to have lower values.
-        by: What length is.
-        within: How far the lengths of a pair may differ.
-    """
-    groups = [[r for r in rows if r["label"] == g and np.isfinite(r[name])] for g in ("hallucinated", "sound")]
-    pairs = [sign * (h[name] - s[name]) for h in groups[0] for s in groups[1] if abs(h[by] - s[by]) <= within]
-    difference = np.array(pairs)
-    share = float(((difference > 0) + 0.5 * (difference == 0)).mean()) if pairs else float("nan")
-    return {"auc": share, "pairs": len(pairs)}
-
-
-def analyse(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return for every number how well it tells the labels apart: of all, by sort of hallucination, at equal length."""
-    sound = [r for r in rows if r["label"] == "sound"]
-    hallucinated = [r for r in rows if r["label"] == "hallucinated"]
-    sorts = {"all": hallucinated, **{name: [r for r in hallucinated if sort_of(r) == name] for name in SORTS}}
-    found: dict[str, Any] = {}
-    for name, number in NUMBERS.items():
-        sign = 1 if number.higher else -1
-
-        def values(group: list[dict[str, Any]], name: str = name, sign: int = sign) -> np.ndarray:
-            return sign * np.array([r[name] for r in group], dtype=np.float64)
-
-        found[name] = {
-            "title": number.title,
-            "group": number.group,
-            "expected": "higher" if number.higher else "lower",
-            "median": {
-                "hallucinated": float(np.nanmedian(sign * values(hallucinated))),
-                "sound": float(np.nanmedian(sign * values(sound))),
-            },
-            **{sort: resampled_auc(values(group), values(sound)) for sort, group in sorts.items() if group},
-            "equally_long": matched_auc(rows, name, sign),
-        }
-    return found
-
-
-def print_table(found: dict[str, Any]) -> None:
-    """Print medians and AUCs."""
-    columns = (*SORTS, "equally_long")
-    heads = "".join(f"{name.replace('_', ' '):>15}" for name in columns)
-    print(f"{'':36}{'expected':>9}{'halluc.':>9}{'sound':>9}   {'AUC':18}{heads}")
-    for entry in found.values():
-        medians = "".join(f"{entry['median'][g]:9.3f}" for g in ("hallucinated", "sound"))
-        whole = f"{entry['all']['auc']:.2f} [{entry['all']['low']:.2f}, {entry['all']['high']:.2f}]"
-        parts = "".join(f"{entry[name]['auc'] if name in entry else np.nan:>15.2f}" for name in columns)
-        print(f"{entry['title']:36}{entry['expected']:>9}{medians}   {whole:18}{parts}")
-
-
-def draw(rows: list[dict[str, Any]], found: dict[str, Any], file: Path) -> None:
-    """Draw every number of every output, hallucinated beside sound."""
-    from spes_hf.viz.figures import bare_figure
-
-    columns = 5
-    lines = -(-len(NUMBERS) // columns)
-    figure = bare_figure(2.5 * columns, 2.5 * lines)
-    axes = figure.subplots(lines, columns).ravel()
-    jitter = np.random.default_rng(0)
-    styles = {
-        "no_speech": dict(marker="s", color="#f16913", s=16),
-        "drowned_or_cut": dict(marker="^", color="#08306b", s=18),
-        "reversed": dict(marker="x", color="black", s=18, linewidth=1.1),
-        "sound": dict(marker="o", facecolor="white", edgecolor="#555555", s=17, linewidth=0.9),
-    }
-    for ax, (name, number) in zip(axes, NUMBERS.items(), strict=False):
-        for sort, style in styles.items():
-            values = [r[name] for r in rows if sort_of(r) == sort]
-            place = (1.0 if sort == "sound" else 0.0) + jitter.uniform(-0.22, 0.22, len(values))
-            ax.scatter(place, values, label=LEGEND[sort], **style)
-        for x, group in enumerate(("hallucinated", "sound")):
-            ax.hlines(np.nanmedian([r[name] for r in rows if r["label"] == group]), x - 0.32, x + 0.32, color="black")
-        result = found[name]["all"]
-        ax.set_title(f"{number.title}\nAUC {result['auc']:.2f} [{result['low']:.2f}, {result['high']:.2f}]", fontsize=8)
-        ax.set_xticks([0, 1], ["hallucinated", "sound"], fontsize=8)
-        ax.set_xlim(-0.5, 1.5)
-        ax.tick_params(axis="y", labelsize=7)
-        ax.spines[["top", "right"]].set_visible(False)
-        if number.group != "explanation":
-            ax.set_facecolor("0.95")
-    for ax in axes[len(NUMBERS) :]:
-        ax.set_visible(False)
-    handles, titles = axes[0].get_legend_handles_labels()
-    figure.legend(handles, titles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=90)
+def half(row: dict[str, Any]) -> str:
+    """Return "choice" or "report": a speaker, or a sound that is no speech, is in one of them, for all models."""
+    key = row["speaker"] or re.sub(r"^(cut|clip|phrase|reversed|drowned-?\d*dB)-", "", row["id"])
+    return ("choice", "report")[hashlib.sha256(key.encode()).digest()[0] % 2]
 
 
 def sort_of(row: dict[str, Any]) -> str:
-    """Return "sound", or what made the model hallucinate: one of SORTS."""
-    if row["label"] == "sound":
-        return "sound"
+    """Return "heard", or what made the model make something up."""
+    if row["label"] == "heard":
+        return "heard"
+    if row["compression"] > COMPRESSION:
+        return "repetition"
     if row["kind"] in NONSPEECH:
-        return "no_speech"
-    return "reversed" if row["kind"] == "reversed" else "drowned_or_cut"
+        return "no speech"
+    return "reversed" if row["kind"] == "reversed" else "drowned or cut"
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Listen, choose, explain, count, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with manifest.jsonl and recordings")
-    parser.add_argument("--work", type=Path, required=True, help="folder in which texts and explanations are kept")
-    parser.add_argument("--count", type=int, default=40, help="outputs of either label, at most (default: 40)")
-    parser.add_argument("--listen", action="store_true", help="only write down what the model hears")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "hallucination.json")
-    options = parser.parse_args(arguments)
-    config = SpesConfig.fast(masks_per_token=1)
-    model = load_demo_model()
-    options.work.mkdir(parents=True, exist_ok=True)
-    candidates = [*nonspeech(), *speech(options.data)]
-    heard = listen(candidates, get_adapter(*model), options.work / "heard.jsonl")
-    labels = {c.id: label(c.kind, heard[c.id]["written"], c.said) for c in candidates}
-    counts: dict[str, dict[str, int]] = {}
-    for c in candidates:
-        tally = counts.setdefault(c.kind, {"candidates": 0, "hallucinated": 0, "sound": 0, "left out": 0})
-        tally["candidates"] += 1
-        tally[labels[c.id] or "left out"] += 1
-    for kind, tally in counts.items():
-        print(kind, tally)
-    if options.listen:
-        return
-    rows = explain_chosen(choose(candidates, heard, options.count), heard, model, config, options.work / "explanations")
-    found = analyse(rows)
-    print_table(found)
-    result = {
-        "model": "Whisper tiny.en",
-        "config": config.to_dict(),
-        "generate_kwargs": MAX_TOKENS,
-        "thresholds": {"hallucinated_wer_at_least": HALLUCINATED_WER, "sound_wer_at_most": SOUND_WER},
-        "candidates": counts,
-        "outputs": {g: sum(r["label"] == g for r in rows) for g in ("hallucinated", "sound")},
-        "numbers": found,
-        "rows": [{k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in rows],
+def few_of_a_wording(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows that have a label, at most so many of each model's wordings, in an order that nothing decides."""
+    kept, counts = [], {}
+    for row in sorted(rows, key=lambda row: hashlib.sha256(row["id"].encode()).digest()):
+        key = (row["model"], normalise(row["written"]))
+        counts[key] = counts.get(key, 0) + 1
+        if row["label"] is not None and counts[key] <= SAME_TEXT and math.isfinite(row["word_mean"]):
+            kept.append(row)
+    return kept
+
+
+def auc(made_up: np.ndarray, heard: np.ndarray) -> np.ndarray:
+    """Return how often a value of the first group is above one of the second, ties half: (…,) for (…, n), (…, m)."""
+    difference = made_up[..., :, None] - heard[..., None, :]
+    return ((difference > 0) + 0.5 * (difference == 0)).mean((-2, -1))
+
+
+def judged(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """Return a number's AUC with its 95 % interval over outputs, its AUC by sort, and its medians."""
+    sign = 1 if NUMBERS[name][1] else -1
+    groups = {g: np.array([r[name] for r in rows if r["label"] == g]) for g in ("made up", "heard")}
+    made_up, heard = (sign * values for values in groups.values())
+    generator = np.random.default_rng(0)
+    drawn = auc(
+        made_up[generator.integers(0, len(made_up), (SAMPLES, len(made_up)))],
+        heard[generator.integers(0, len(heard), (SAMPLES, len(heard)))],
+    )
+    interval = percentile_interval(drawn)
+    sorts = {sort: sign * np.array([r[name] for r in rows if sort_of(r) == sort]) for sort in SORTS}
+    return {
+        "auc": float(auc(made_up, heard)),
+        "interval": [interval.low, interval.high],
+        "medians": {group: float(np.median(values)) for group, values in groups.items()},
+        **{sort: float(auc(values, heard)) for sort, values in sorts.items() if len(values)},
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(to_json(result), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    draw(rows, found, options.out.with_suffix(".png"))
-    print(f"wrote {options.out} and {options.out.with_suffix('.png')}")
+
+
+def fit(rows: list[dict[str, Any]]) -> tuple[float, float]:
+    """Return intercept and slope of the log-odds of "made up" by log2(1 + bits a word); both labels weigh alike."""
+    from scipy.optimize import minimize
+
+    x = np.log2(1 + np.maximum(0, [r["word_mean"] for r in rows]))
+    y = np.array([r["label"] == "made up" for r in rows])
+    weight = np.where(y, 0.5 / y.sum(), 0.5 / (~y).sum())
+
+    def loss(at: np.ndarray) -> float:
+        odds = at[0] + at[1] * x
+        return float((weight * np.logaddexp(0, np.where(y, -odds, odds))).sum())
+
+    found = minimize(loss, np.zeros(2)).x
+    return float(found[0]), float(found[1])
+
+
+def verdicts(rows: list[dict[str, Any]], intercept: float, slope: float) -> dict[str, Any]:
+    """Return how often the verdict is right, and how far the probabilities are from what happened."""
+    p = np.array([1 / (1 + math.exp(-(intercept + slope * math.log2(1 + max(0, r["word_mean"]))))) for r in rows])
+    y = np.array([r["label"] == "made up" for r in rows])
+    return {
+        "made up, said so": float((p[y] > 0.5).mean()),
+        "heard, said so": float((p[~y] <= 0.5).mean()),
+        "threshold_bits": 2 ** (-intercept / slope) - 1,
+        "brier": float(((p - y) ** 2).mean()),
+    }
+
+
+def report(options: argparse.Namespace) -> None:
+    """Count, print, write, draw."""
+    rows = [row for file in sorted(options.work.glob("*.jsonl")) for row in read_json_lines(file)]
+    kept = few_of_a_wording(rows)
+    english = [r for r in kept if r["model"] == "tiny.en"]
+    chosen, shown = ([r for r in english if half(r) == which] for which in ("choice", "report"))
+    others = [r for r in kept if r["model"] != "tiny.en"]
+    intercept, slope = fit(chosen)
+    groups = {"choice": chosen, "report": shown, "all of tiny.en": english, "other languages": others}
+    found: dict[str, Any] = {"fit": {"intercept": intercept, "slope": slope}}
+    for title, group in groups.items():
+        if not group:
+            continue
+        counts = {name: sum(r["label"] == name for r in group) for name in ("made up", "heard")}
+        found[title] = {
+            "outputs": counts,
+            "numbers": {name: judged(group, name) for name in NUMBERS},
+            "verdict": verdicts(group, intercept, slope),
+        }
+        print(f"\n{title}: {counts}, {found[title]['verdict']}")
+        for name, (label_, _) in NUMBERS.items():
+            entry = found[title]["numbers"][name]
+            sorts = "".join(f"{entry.get(sort, math.nan):8.2f}" for sort in SORTS)
+            medians = "".join(f"{v:9.2f}" for v in entry["medians"].values())
+            low, high = entry["interval"]
+            print(f"{label_:34}{medians}   {entry['auc']:.3f} [{low:.2f}, {high:.2f}]{sorts}")
+    found["rows"] = [{k: round(v, 4) if isinstance(v, float) else v for k, v in r.items()} for r in kept]
+    options.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    draw(shown, found["report"]["numbers"], options.out.with_suffix(".png"))
+
+
+def draw(rows: list[dict[str, Any]], found: dict[str, Any], file: Path) -> None:
+    """Draw bits a word and what people use, made-up outputs beside heard ones."""
+    from spes_hf.viz.figures import bare_figure
+
+    names = ("word_mean", "log_probability", "no_speech", "compression")
+    figure = bare_figure(11, 3.6)
+    axes = figure.subplots(1, len(names))
+    jitter = np.random.default_rng(0)
+    styles = dict(zip((*SORTS, "heard"), ("s", "^", "x", "D", "o"), strict=True))
+    for ax, name in zip(axes, names, strict=True):
+        for sort, marker in styles.items():
+            values = [r[name] for r in rows if sort_of(r) == sort]
+            x = (sort == "heard") + jitter.uniform(-0.25, 0.25, len(values))
+            colour = "#2b6cb0" if sort == "heard" else "#c05621"
+            ax.scatter(x, values, s=18, marker=marker, alpha=0.75, color=colour, label=sort)
+        low, high = found[name]["interval"]
+        ax.set_title(f"{NUMBERS[name][0]}\nAUC {found[name]['auc']:.2f} [{low:.2f}, {high:.2f}]", fontsize=9)
+        ax.set_xticks([0, 1], ["made up", "heard"], fontsize=9)
+        ax.set_xlim(-0.5, 1.5)
+        ax.tick_params(axis="y", labelsize=8)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_yscale("symlog", linthresh=1)
+    axes[0].axhline(1, color="0.6", linewidth=0.8)
+    handles, titles = axes[0].get_legend_handles_labels()
+    figure.legend(handles, titles, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+    figure.savefig(file, dpi=110)
+
+
+def main() -> None:
+    """Listen, or report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with manifest.jsonl and recordings")
+    parser.add_argument("--work", type=Path, required=True, help="folder in which texts and numbers are kept")
+    parser.add_argument("--model", help="a checkpoint's folder (default: Whisper tiny.en, which needs no hub)")
+    parser.add_argument("--language", default="en")
+    parser.add_argument("--longest", type=float, default=8.0, help="longest recording used whole, in seconds")
+    parser.add_argument("--report", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "hallucination.json")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    report(options) if options.report else listen(options)
 
 
 if __name__ == "__main__":

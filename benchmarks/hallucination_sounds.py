@@ -123,18 +123,19 @@ def nonspeech() -> Iterator[Candidate]:
         yield made("murmur", murmur, (-12, -30)[number % 2], (1.5, 2.0, 3.0, 4.0)[number // 2], number)
 
 
-def speech(data: Path) -> Iterator[Candidate]:
-    """Yield English clips as they are, phrases cut between words, and clips with something done to them."""
-    manifest = read_manifest(data)
-    for index, row in enumerate(r for r in manifest.values() if r["language"] == "en" and r.get("alignment")):
+def speech(data: Path, language: str = "en", longest_s: float = LONGEST_S) -> Iterator[Candidate]:
+    """Yield clips as they are, phrases cut between words, and clips with something done to them."""
+    for index, row in enumerate(r for r in read_manifest(data).values() if r["language"] == language):
         samples, rate = soundfile.read(data / row["file"], dtype="float32")
         if rate != RATE:
             raise SystemExit(f"error: {row['file']} is at {rate} Hz; recordings are to be at {RATE} Hz")
-        words = json.loads((data / row["alignment"]).read_text(encoding="utf-8"))["words"]
-        words = [w for w in words if not w["word"].startswith("<")]
+        words = []
+        if row.get("alignment"):
+            found = json.loads((data / row["alignment"]).read_text(encoding="utf-8"))["words"]
+            words = [w for w in found if not w["word"].startswith("<")]
         about = {"clip": row["id"], "speaker": row.get("speaker") or "", "gender": row.get("gender") or ""}
         generator = np.random.default_rng(zlib.crc32(row["id"].encode()))
-        if row["duration_s"] <= LONGEST_S:
+        if row["duration_s"] <= longest_s:
             yield Candidate(f"clip-{row['id']}", "clip", samples, row["text"], **about)
             yield Candidate(f"reversed-{row['id']}", "reversed", samples[::-1].copy(), row["text"], **about)
             ratio = (-10, -15, -20)[index % 3]
@@ -142,9 +143,10 @@ def speech(data: Path) -> Iterator[Candidate]:
             noise *= np.sqrt(np.mean(samples**2) / np.mean(noise**2)) * 10 ** (-ratio / 20)
             drowned = at_level(samples + noise, -20)
             yield Candidate(f"drowned{ratio}dB-{row['id']}", "drowned", drowned, row["text"], **about)
-        else:
+        elif words:
             yield phrase(row["id"], samples, words, generator, about)
-        yield cut(row["id"], samples, words, generator, about)
+        if words:
+            yield cut(row["id"], samples, words, generator, about)
 
 
 def phrase(

@@ -10,7 +10,7 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:
     from spes_hf.adapters import get_adapter, list_adapters, register_adapter
     from spes_hf.corpora.mustc import load_mustc
-    from spes_hf.corpora.transforms import Explain
+    from spes_hf.corpora.transforms import Explain, SoundCheck
     from spes_hf.engine import Explainer, explain
     from spes_hf.errors import (
         AudioError,
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from spes_hf.explanation import Explanation
+    from spes_hf.hearing import Hearing, SoundChecker, sound_check
     from spes_hf.jobs.run import explain_dataset
     from spes_hf.methods import (
         BubbleNoiseConfig,
@@ -53,11 +54,14 @@ _HOME = {
     "ExplanationFormatError": "spes_hf.errors",
     "FeatureWiseConfig": "spes_hf.methods",
     "GradientConfig": "spes_hf.methods",
+    "Hearing": "spes_hf.hearing",
     "Insertion": "spes_hf.metrics",
     "NumericsError": "spes_hf.errors",
     "OutOfMemoryError": "spes_hf.errors",
     "RandomConfig": "spes_hf.methods",
     "Size": "spes_hf.metrics",
+    "SoundCheck": "spes_hf.corpora.transforms",
+    "SoundChecker": "spes_hf.hearing",
     "SpesConfig": "spes_hf.methods",
     "SpesError": "spes_hf.errors",
     "UnsupportedModelError": "spes_hf.errors",
@@ -70,6 +74,7 @@ _HOME = {
     "load_mustc": "spes_hf.corpora.mustc",
     "register_adapter": "spes_hf.adapters",
     "register_method": "spes_hf.methods",
+    "sound_check": "spes_hf.hearing",
 }
 
 __all__ = [
@@ -86,11 +91,14 @@ __all__ = [
     "ExplanationFormatError",
     "FeatureWiseConfig",
     "GradientConfig",
+    "Hearing",
     "Insertion",
     "NumericsError",
     "OutOfMemoryError",
     "RandomConfig",
     "Size",
+    "SoundCheck",
+    "SoundChecker",
     "SpesConfig",
     "SpesError",
     "UnsupportedModelError",
@@ -104,6 +112,7 @@ __all__ = [
     "load_mustc",
     "register_adapter",
     "register_method",
+    "sound_check",
 ]
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spes_hf import __version__
+from spes_hf.bits import NOT_HEARD_BITS, probability_made_up, spoken
 from spes_hf.errors import AudioError, ConfigError, ExplanationFormatError, SpesError, UnsupportedModelError
 from spes_hf.names import PRESETS, TINY_MODELS
 
@@ -196,21 +198,15 @@ def draw(explanation: Explanation, folder: Path) -> None:
 
 
 def summary(explanation: Explanation, folder: Path) -> str:
-    """Return what a user wants to know at the end: the text, what rests on text, and where the page is."""
+    """Return what a user wants to know at the end: the text, what the sound had no part in, and where the page is."""
     from spes_hf.viz.scale import passes, printable
 
-    words = explanation.words()
-    leaning = [
-        f"{printable(word.strip())} ({share:.0%})"
-        for word, share in zip(words.tokens, words.text_share.tolist(), strict=True)
-        if share > 0.5
-    ]
     cost = explanation.origin.cost
     lines = [
         "",
         f"  {printable(explanation.text)}",
         "",
-        f"rest on earlier text more than on sound: {', '.join(leaning) if leaning else 'none'}",
+        *_heard(explanation),
         f"split-half reliability of the sentence map: {explanation.reliability.sentence:.2f}"
         f" ({passes(cost)}, {cost.get('seconds', 0):.0f} s)",
         f"page: {folder / 'explanation.html'}",
@@ -218,6 +214,21 @@ def summary(explanation: Explanation, folder: Path) -> str:
         f"in Python: Explanation.load({str(folder)!r})",
     ]
     return "\n".join(lines)
+
+
+def _heard(explanation: Explanation) -> list[str]:
+    """Return what the sound told, line by line."""
+    from spes_hf.viz.scale import printable
+
+    words, mean = explanation.words(), explanation.bits_per_word
+    if math.isnan(mean):
+        return ["no word was written"]
+    told = f"{mean:.1f} bits a word from the sound"
+    lines = [f"probably made up: {told}" if probability_made_up(mean) > 0.5 else f"heard: {told}"]
+    rows = spoken(words.tokens, words.sound_bits.tolist())
+    guessed = [f"{printable(word)} ({bits:.1f})" for word, bits in rows if bits < NOT_HEARD_BITS]
+    lines.append(f"words that the sound had no part in (under 1 bit): {', '.join(guessed) if guessed else 'none'}")
+    return lines
 
 
 def _explain(options: argparse.Namespace, config: SpesConfig, model: Any, processor: Any, **arguments: Any) -> None:

@@ -24,6 +24,7 @@ from spes_hf.provenance import describe
 from spes_hf.runtime.batching import Batch, FoundSizes, check_batch_size, enough_memory, starting_batch_size
 from spes_hf.runtime.locks import alone
 from spes_hf.runtime.preserve import leave_unchanged
+from spes_hf.scoring.evidence import PASSES, Evidence, measure_evidence
 from spes_hf.scoring.impact import make_impact
 
 
@@ -157,6 +158,7 @@ class Explainer:
         options = GenerationOptions(language, task, tgt_lang, {} if generate_kwargs is None else generate_kwargs)
         options = options.with_defaults(self.adapter.settings, text_given=text is not None)
         self.adapter.check_options(options)
+        config = self.config if text is None else self.config.for_given_text()
         waveform = load_audio(audio, self.adapter.sampling_rate, sampling_rate)
         started = time.perf_counter()
         with (
@@ -171,10 +173,10 @@ class Explainer:
                     target = self.adapter.generate(utterance, options)
                 else:
                     target = self.adapter.encode_text(utterance, text, options)
-                found = self._find(utterance, target, utterance_id)
+                found = self._find(config, utterance, target, utterance_id)
         provenance = describe(
             self.adapter,
-            self.config,
+            config,
             utterance,
             target,
             options,
@@ -211,7 +213,9 @@ class Explainer:
             context_pieces=tuple(adapter.pieces(target.context_ids)),
             special=tuple(adapter.is_special(target.token_ids)),
             prefix_length=len(target.prefix_ids),
-            probabilities=found.probabilities,
+            probabilities=found.evidence.probabilities,
+            token_sound_bits=found.evidence.sound_bits,
+            token_text_bits=found.evidence.text_bits,
             features=utterance.features,
             times=utterance.times,
             frequencies=utterance.frequencies,
@@ -232,7 +236,7 @@ class Explainer:
             return nullcontext()
         return torch.autocast(self.adapter.device.type, getattr(torch, self.autocast))
 
-    def _find(self, utterance: Utterance, target: Target, utterance_id: str) -> _Found:
+    def _find(self, config: ExplainConfig, utterance: Utterance, target: Target, utterance_id: str) -> _Found:
         """Return the maps of an output, and what it took: plan, run, read."""
         adapter = self.adapter
         with torch.no_grad():
@@ -240,9 +244,10 @@ class Explainer:
             reference = adapter.logits(utterance, target, states=states)[0]
             cross = adapter.cross_attention(utterance, target, states)
         dtype = adapter.dtype if self.autocast is None else getattr(torch, self.autocast)
-        impact = make_impact(self.config.impact, reference, target.token_ids.to(adapter.device), dtype)
+        impact = make_impact(config.impact, reference, target.token_ids.to(adapter.device), dtype)
         problem = Problem(utterance, target, adapter.device, self.seed, utterance_id, adapter.differentiable, dtype)
-        passes = _Passes(forward=1)  # the clean pass
+        evidence = measure_evidence(adapter, utterance, target, reference, config.fill, states, cross)
+        passes = _Passes(forward=1 + PASSES)  # the clean pass, and those without sound and without text
 
         def impact_of(masks: Any, apply: Callable[[Any], dict[str, Tensor]]) -> Tensor:
             inputs = apply(masks)
@@ -250,7 +255,7 @@ class Explainer:
             passes.count(next(iter(inputs.values())))
             return impact(logits)
 
-        plan = self.config.plan(problem)
+        plan = config.plan(problem)
         steps = [part for part in plan if not isinstance(part, Maps)]
         finished = [part for part in plan if isinstance(part, Maps)]
         total = sum(step.passes for step in steps)
@@ -263,7 +268,7 @@ class Explainer:
                 ):
                     bar.update(done)
         maps = Maps.merged([*finished, *(step.maps(dtype) for step in steps)])
-        return _Found(maps, _probabilities(reference, target.token_ids.to(adapter.device)).cpu(), passes)
+        return _Found(maps, evidence, passes)
 
 
 @dataclass
@@ -289,12 +294,12 @@ class _Found:
 
     Attributes:
         maps: All maps.
-        probabilities: (K,) of the explained tokens, float32.
+        evidence: What sound and text told of each token.
         passes: What it took.
     """
 
     maps: Maps
-    probabilities: Tensor
+    evidence: Evidence
     passes: _Passes
 
 
@@ -303,8 +308,3 @@ def _shared_graphs() -> AbstractContextManager[Any]:
     from torch._functorch import config
 
     return config.patch(donated_buffer=False)
-
-
-def _probabilities(logits: Tensor, token_ids: Tensor) -> Tensor:
-    """Return the probability of each explained token, (K,) float32."""
-    return logits.float().softmax(-1).gather(1, token_ids[:, None]).squeeze(1)

@@ -16,6 +16,7 @@ Masks: 1 = keep, 0 = perturb. Section and equation numbers are those of the SPES
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -54,6 +55,40 @@ def kl_divergence(reference_logits: Tensor, perturbed_logits: Tensor) -> Tensor:
     log_q = allowed(perturbed_logits).float().log_softmax(-1)
     p = log_p.exp()
     return torch.where(p == 0, 0.0, p * (log_p - log_q)).sum(-1).clamp_min(0.0)
+
+
+def token_probabilities(logits: Tensor, token_ids: Tensor) -> Tensor:
+    """Return the probability of each token, (…, K) float32.
+
+    Args:
+        logits: (…, K, V).
+        token_ids: (K,).
+    """
+    return _token_log_probabilities(logits, token_ids).exp().float()
+
+
+def evidence_bits(reference_logits: Tensor, other_logits: Tensor, token_ids: Tensor) -> Tensor:
+    """Return log2 p(y_k) − log2 q(y_k): how much likelier a token is under the first logits, in bits.
+
+    3 bits: 8 times likelier; below 0: less likely. With q from a run without sound these are the sound's bits, with q
+    from a run without the written text the text's. Bits of the tokens of a word add up. Not from the paper.
+
+    Args:
+        reference_logits: (…, K, V), from the clean input.
+        other_logits: (…, K, V), from the input without what is measured.
+        token_ids: (K,) explained tokens.
+
+    Returns:
+        (…, K) float32; NaN where the logits are no distribution.
+    """
+    nats = _token_log_probabilities(reference_logits, token_ids) - _token_log_probabilities(other_logits, token_ids)
+    return (nats / math.log(2)).float()
+
+
+def _token_log_probabilities(logits: Tensor, token_ids: Tensor) -> Tensor:
+    """Return log p of each token, (…, K), in float32; the vocabulary is summed up in the logits' own width or more."""
+    log_p = allowed(logits).float().log_softmax(-1)
+    return log_p.gather(-1, token_ids.expand(log_p.shape[:-1]).unsqueeze(-1)).squeeze(-1)
 
 
 def probability_difference(reference_logits: Tensor, perturbed_logits: Tensor, token_ids: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Does a token rest on sound or on text? (§8.2)."""
+"""What told the model a token: sound, or the text before it? (§8.2)."""
 
 from __future__ import annotations
 
@@ -19,16 +19,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_MEANS = ("sound_bits", "text_bits", "top_share")
+
+
 @dataclass(frozen=True)
 class TokenBalance:
-    """What one token rests on.
+    """What told the model one token.
 
     Attributes:
         utterance: Name of the utterance.
         index: Of the token.
         token: The token.
         probability: That the model gave it.
-        text_share: How much the token rests on text, by impacts (`Explanation.text_share`); NaN where not known.
+        sound_bits: Evidence from the sound (`Explanation.sound_bits`); NaN where it is not known.
+        text_bits: Evidence from the text before it, likewise.
         top_share: Share of the top saliency that the token map holds (`top_share`).
     """
 
@@ -36,29 +40,31 @@ class TokenBalance:
     index: int
     token: str
     probability: float
-    text_share: float
+    sound_bits: float
+    text_bits: float
     top_share: float
 
 
 @dataclass(frozen=True)
 class TypeBalance:
-    """What a token type rests on: means over its n occurrences."""
+    """What told the model a token type: means over its n occurrences."""
 
     token: str
     n: int
-    text_share: float
+    sound_bits: float
+    text_bits: float
     top_share: float
 
 
 @dataclass(frozen=True)
 class ModalityBalance:
-    """What tokens rest on: sound, or the text before them.
+    """What told the model its tokens: sound, or the text before them.
 
     Attributes:
-        tokens: Every token, the most textual first; those whose share is not known come last.
-        types: Token types that occur often enough, the most textual first.
-        utterances: Name of the utterance → mean text share of its tokens, the most textual first: where to look first
-            if the model may have made something up.
+        tokens: Every token, those first that the sound told least; those whose bits are not known come last.
+        types: Token types that occur often enough, in the same order.
+        utterances: Name of the utterance → bits a word from the sound, the fewest first: where to look first if the
+            model may have made something up.
         min_count: How often a type has to occur.
         note: "too few: …" where no type does; else empty.
     """
@@ -75,15 +81,15 @@ class ModalityBalance:
 
     def __str__(self) -> str:
         def line(types: tuple[TypeBalance, ...]) -> str:
-            return ", ".join(f"{t.token!r} {t.text_share:.2f} ({t.n}×)" for t in types)
+            return ", ".join(f"{t.token!r} {t.sound_bits:.1f} ({t.n}×)" for t in types)
 
         return (
-            f"modality balance of {len(self.tokens)} tokens\n"
-            f"  most textual: {line(self.types[:5])}\n  most acoustic: {line(self.types[5:][-5:])}"
+            f"bits from the sound, {len(self.tokens)} tokens\n"
+            f"  most guessed: {line(self.types[:5])}\n  most heard: {line(self.types[5:][-5:])}"
         )
 
     def plot(self, count: int = 8) -> tuple[Figure, Axes]:
-        """Return a figure of the token types that rest most on text and most on sound, and its axes.
+        """Return a figure of the token types that were most guessed and most heard, and its axes.
 
         Args:
             count: How many of each.
@@ -96,21 +102,20 @@ class ModalityBalance:
             drawing.say(ax, self.note)
             return figure, ax
         positions = np.arange(len(shown))
-        drawing.bars(ax, [t.token for t in shown], [1.0] * len(shown), [t.n for t in shown], drawing.MIDDLE)
-        ax.barh(positions, [t.text_share for t in shown], color=drawing.DARK, height=0.72)
-        ax.set_xlim(0, 1)
-        ax.axvline(0.5, color="white", linewidth=1.2, linestyle=(0, (3, 2)))
-        ax.plot([t.top_share for t in shown], positions, "D", color="white", markeredgecolor="black", markersize=5,
-                label="share of the top saliency that text holds")  # fmt: skip
+        drawing.bars(ax, [t.token for t in shown], [t.sound_bits for t in shown], [t.n for t in shown], drawing.DARK)
+        ax.plot([t.text_bits for t in shown], positions, "D", color="white", markeredgecolor="black", markersize=5,
+                label="bits from the text before")  # fmt: skip
+        ax.axvline(0, color="0.3", linewidth=0.8)
+        ax.axvline(1, color="0.5", linewidth=1, linestyle=(0, (3, 2)))
         if both:
             ax.axhline(count - 0.5, color="black", linewidth=1, linestyle=(0, (4, 3)))
-        ax.set_xlabel("how much the token rests on text (dark) and on sound (light)")
+        ax.set_xlabel("bits from the sound (bars; left of the dashed line: guessed)")
         ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), frameon=False, fontsize=8)
         return figure, ax
 
 
 def modality_balance(explanations: Any, *, min_count: int = 1) -> ModalityBalance:
-    """Return for every token whether it rests on sound or on the text before it.
+    """Return for every token how much the sound told the model, and how much the text before it.
 
     Args:
         explanations: Explanations, folders of saved ones, or rows that have one; or a folder of saved ones.
@@ -121,31 +126,30 @@ def modality_balance(explanations: Any, *, min_count: int = 1) -> ModalityBalanc
     """
     check_count("min_count", min_count)
     tokens: list[TokenBalance] = []
+    utterances: dict[str, float] = {}
     for item in named(explanations):
         explanation = item.explanation
-        shares = zip(
-            explanation.token_probabilities.tolist(),
-            explanation.text_share.tolist(),
-            top_share(explanation).tolist(),
-            strict=True,
+        columns = (
+            explanation.token_probabilities,
+            explanation.sound_bits,
+            explanation.text_bits,
+            top_share(explanation),
         )
-        for k, values in enumerate(shares):
+        for k, values in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
             tokens.append(TokenBalance(item.name, k, token_label(explanation, k), *values))
+        utterances[item.name] = explanation.bits_per_word
     by_type: dict[str, list[TokenBalance]] = {}
-    by_utterance: dict[str, list[TokenBalance]] = {}
     for token in tokens:
         by_type.setdefault(token.token, []).append(token)
-        by_utterance.setdefault(token.utterance, []).append(token)
     types = [
-        TypeBalance(name, len(found), _mean([t.text_share for t in found]), _mean([t.top_share for t in found]))
+        TypeBalance(name, len(found), *(_mean([getattr(t, key) for t in found]) for key in _MEANS))
         for name, found in by_type.items()
         if len(found) >= min_count
     ]
-    utterances = {name: _mean([t.text_share for t in found]) for name, found in by_utterance.items()}
     return ModalityBalance(
-        tokens=tuple(sorted(tokens, key=lambda t: _falling(t.text_share))),
-        types=tuple(sorted(types, key=lambda t: _falling(t.text_share))),
-        utterances=dict(sorted(utterances.items(), key=lambda entry: _falling(entry[1]))),
+        tokens=tuple(sorted(tokens, key=lambda t: _rising(t.sound_bits))),
+        types=tuple(sorted(types, key=lambda t: _rising(t.sound_bits))),
+        utterances=dict(sorted(utterances.items(), key=lambda entry: _rising(entry[1]))),
         min_count=min_count,
         note="" if types else f"{TOO_FEW}: no token type occurs {min_count} times; explain more, or lower min_count",
     )
@@ -167,8 +171,8 @@ def top_share(explanation: Explanation) -> Tensor:
     return text / (text + sound).clamp_min(1e-12)
 
 
-def _falling(value: float) -> tuple[bool, float]:
-    return (bool(np.isnan(value)), -value)
+def _rising(value: float) -> tuple[bool, float]:
+    return (bool(np.isnan(value)), value)
 
 
 def _mean(values: list[float]) -> float:

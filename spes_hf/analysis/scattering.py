@@ -28,14 +28,14 @@ class TokenKurtosis:
         token: The token.
         n: How many occurrences there are.
         kurtosis: Mean over occurrences of the excess kurtosis of the spectrogram's map (0 for a normal distribution).
-        text_share: Mean over occurrences of `Explanation.text_share`; NaN where it is not known.
+        sound_bits: Mean over occurrences of `Explanation.sound_bits`; NaN where they are not known.
         top_share: Mean over occurrences of the share of the top saliency that the token map holds.
     """
 
     token: str
     n: int
     kurtosis: float
-    text_share: float
+    sound_bits: float
     top_share: float
 
 
@@ -49,8 +49,8 @@ class Scatter:
         min_count: How often a type has to occur.
         n: How many maps there are, of all types.
         constant: How many maps are constant, and have no kurtosis.
-        against_text_share: Spearman's correlation over tokens of kurtosis and `Explanation.text_share`; negative where
-            tokens that rest on text have scattered maps of the sound.
+        against_sound_bits: Spearman's correlation over tokens of kurtosis and `Explanation.sound_bits`; positive where
+            tokens that the sound told have sharp maps of it.
         against_top_share: The same with the share of the top saliency that the token map holds. Both maps share one
             scale, so that a sharp map of the sound lowers this share by itself: the weaker evidence.
         note: "too few: …" where no type occurs often enough; else empty.
@@ -61,11 +61,11 @@ class Scatter:
     min_count: int
     n: int
     constant: int
-    against_text_share: Test
+    against_sound_bits: Test
     against_top_share: Test
     note: str = ""
     occurrences: tuple[tuple[str, float, float], ...] = field(default=(), repr=False)
-    """Token, kurtosis and text share of every map."""
+    """Token, kurtosis and sound bits of every map."""
 
     def top(self, count: int = 5) -> tuple[TokenKurtosis, ...]:
         """Return the types with the sharpest maps, the sharpest first."""
@@ -86,7 +86,7 @@ class Scatter:
         return (
             f"scatter of {self.n} maps, {len(self.types)} token types of at least {self.min_count}\n"
             f"  sharpest: {line(self.top())}\n  most scattered: {line(self.types[5:][-5:])}\n"
-            f"  kurtosis and text share: {self.against_text_share}\n"
+            f"  kurtosis and sound bits: {self.against_sound_bits}\n"
             f"  kurtosis and top share: {self.against_top_share}"
         )
 
@@ -133,10 +133,10 @@ def scatter(explanations: Any, *, min_count: int = 3) -> Scatter:
     rows: list[tuple[float, float, float]] = []
     for item in named(explanations):
         explanation = item.explanation
-        text, top = explanation.text_share.tolist(), top_share(explanation).tolist()
+        bits, top = explanation.sound_bits.tolist(), top_share(explanation).tolist()
         for k in range(len(explanation)):
             tokens.append(token_label(explanation, k))
-            rows.append((kurtosis(explanation.audio_map.dense(k)), text[k], top[k]))
+            rows.append((kurtosis(explanation.audio_map.dense(k)), bits[k], top[k]))
     names = np.array(tokens, dtype=object)
     values = np.array(rows, dtype=np.float64).reshape(-1, 3)
     known = np.isfinite(values[:, 0])
@@ -146,16 +146,16 @@ def scatter(explanations: Any, *, min_count: int = 3) -> Scatter:
         if len(mine) < min_count:
             rare += 1
             continue
-        text = mine[np.isfinite(mine[:, 1]), 1]
-        share = float(text.mean()) if len(text) else float("nan")
-        types.append(TokenKurtosis(name, len(mine), float(mine[:, 0].mean()), share, float(mine[:, 2].mean())))
+        bits = mine[np.isfinite(mine[:, 1]), 1]
+        mean = float(bits.mean()) if len(bits) else float("nan")
+        types.append(TokenKurtosis(name, len(mine), float(mine[:, 0].mean()), mean, float(mine[:, 2].mean())))
     return Scatter(
         types=tuple(sorted(types, key=lambda t: -t.kurtosis)),
         rare=rare,
         min_count=min_count,
         n=int(known.sum()),
         constant=int((~known).sum()),
-        against_text_share=rank_correlation(values[:, 0], values[:, 1]),
+        against_sound_bits=rank_correlation(values[:, 0], values[:, 1]),
         against_top_share=rank_correlation(values[:, 0], values[:, 2]),
         note="" if types else f"{TOO_FEW}: no token type occurs {min_count} times; explain more, or lower min_count",
         occurrences=tuple(zip(tokens, values[:, 0].tolist(), values[:, 1].tolist(), strict=True)),

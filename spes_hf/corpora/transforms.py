@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -15,29 +16,126 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from spes_hf.adapters import GenerationOptions
+from spes_hf.adapters import Adapter, GenerationOptions
 from spes_hf.audio.load import Waveform, load_audio
 from spes_hf.audio.stored import is_column
 from spes_hf.engine import Explainer
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
 from spes_hf.explanation.origin import without_time
+from spes_hf.hearing import SoundChecker
 from spes_hf.methods import ExplainConfig
 from spes_hf.metrics.deletion import Deletion, Insertion
 from spes_hf.metrics.rows import as_dict
 from spes_hf.metrics.size import Size
 from spes_hf.rows import RowTransform, is_lazy, is_lazy_batch, raw
 
-__all__ = ["Deletion", "Explain", "Insertion", "RowTransform", "Size"]
+__all__ = ["Deletion", "Explain", "Insertion", "RowTransform", "Size", "SoundCheck"]
+
+# Columns with a number for each token.
+_NUMBERS = ("token_probabilities", "sound_bits", "text_bits")
 
 
-class Explain(RowTransform):
+class AudioTransform(RowTransform):
+    """What `Explain` and `SoundCheck` share: where the audio is, what the model is told, and rows that fail."""
+
+    def __init__(
+        self,
+        *,
+        audio_column: str,
+        id_column: str,
+        text_column: str | None,
+        sampling_rate: int | None,
+        language: str | None,
+        task: str | None,
+        tgt_lang: str | None,
+        generate_kwargs: Mapping[str, Any] | None,
+    ):
+        self.audio_column = audio_column
+        self.id_column = id_column
+        self.text_column = text_column
+        self.sampling_rate = sampling_rate
+        self.options: dict[str, Any] = {"language": language, "task": task, "tgt_lang": tgt_lang}
+        self.generate_kwargs = {} if generate_kwargs is None else dict(generate_kwargs)
+        # Once, and not as an error in every row.
+        options = GenerationOptions(**self.options, generate_kwargs=self.generate_kwargs)
+        self.adapter.check_options(options.with_defaults(self.adapter.settings))
+
+    @property
+    @abstractmethod
+    def adapter(self) -> Adapter:
+        """The adapter of the model."""
+
+    @abstractmethod
+    def of_audio(self, waveform: Waveform, text: str | None, utterance_id: str) -> dict[str, Any]:
+        """Return the columns of one utterance, without "error"."""
+
+    @abstractmethod
+    def empty(self) -> dict[str, Any]:
+        """Return the columns of an utterance that failed, empty but of their types."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The columns that the transform looks at."""
+        return tuple(name for name in (self.audio_column, self.id_column, self.text_column) if name is not None)
+
+    @property
+    def running_model(self) -> Any:
+        """The model that runs."""
+        return self.adapter.model
+
+    def __call__(self, row: Mapping[str, Any], rank: int | None = None) -> dict[str, Any]:
+        """Return the row, or the batch of rows, with the columns that this transform adds.
+
+        Args:
+            row: A row that has the columns which this transform was told of.
+            rank: Of a worker, as ``Dataset.map(…, with_rank=True)`` passes it: the model moves to that accelerator.
+
+        Raises:
+            ConfigError: If there is no such column.
+        """
+        self.take_place(rank)
+        for name in (self.audio_column, self.text_column):
+            if name is not None and name not in row:
+                raise ConfigError(
+                    f"row has no column {name!r} (it has {', '.join(map(str, row))}); pass audio_column=… (and "
+                    "text_column=…) as the data set names them"
+                )
+        batch = is_lazy_batch(row) if is_lazy(row) else is_column(row[self.audio_column], row)
+        if batch:
+            return self.of_batch(row)
+        try:
+            waveform = self.waveform_of(row)
+            text = None if self.text_column is None else row[self.text_column] or ""
+            found = self.of_audio(waveform, text, self._id_of(row, waveform))
+        except Exception as error:
+            if is_fatal(error):
+                raise
+            return {**as_dict(row), **self.empty(), "error": describe_error(error)}
+        return {**as_dict(row), **found, "error": ""}
+
+    def waveform_of(self, row: Mapping[str, Any]) -> Waveform:
+        """Return the audio of a row.
+
+        Raises:
+            AudioError: If the audio cannot be read, or is too short.
+        """
+        return load_audio(raw(row, self.audio_column), self.adapter.sampling_rate, self.sampling_rate)
+
+    def _id_of(self, row: Mapping[str, Any], waveform: Waveform) -> str:
+        known = row.get(self.id_column)
+        if known is not None:
+            return str(known)
+        return hashlib.blake2b(waveform.samples.tobytes(), digest_size=8).hexdigest()
+
+
+class Explain(AudioTransform):
     """Explains the audio of a row, and puts the explanation next to it.
 
     The columns that it adds: "explanation", the whole of it as bytes (`Explanation.from_row` reads them); to look at,
-    "prediction", "tokens", "token_probabilities", "reliability" (of the sentence map; NaN where there is none) and
-    "reached_length_limit"; and "error". An utterance that cannot be explained has the reason there, and nothing in the
-    others; the job goes on. Where all is well, "error" is empty.
+    "prediction", "tokens", "token_probabilities", "sound_bits" and "text_bits" (of each token), "reliability" (of the
+    sentence map; NaN where there is none) and "reached_length_limit"; and "error". An utterance that cannot be
+    explained has the reason there, and nothing in the others; the job goes on. Where all is well, "error" is empty.
 
     Mask i of an utterance depends on the seed, the utterance's id and i alone. Without an id, the id is a digest of the
     audio.
@@ -87,73 +185,47 @@ class Explain(RowTransform):
         seed: int = 0,
     ):
         self.explainer = Explainer(model, processor, config, batch_size=batch_size, seed=seed, progress=False)
-        self.audio_column = audio_column
-        self.id_column = id_column
-        self.text_column = text_column
-        self.sampling_rate = sampling_rate
-        self.options: dict[str, Any] = {"language": language, "task": task, "tgt_lang": tgt_lang}
-        self.generate_kwargs = {} if generate_kwargs is None else dict(generate_kwargs)
-        # Once, and not as an error in every row.
-        options = GenerationOptions(**self.options, generate_kwargs=self.generate_kwargs)
-        self.explainer.adapter.check_options(options.with_defaults(self.explainer.adapter.settings))
+        super().__init__(
+            audio_column=audio_column,
+            id_column=id_column,
+            text_column=text_column,
+            sampling_rate=sampling_rate,
+            language=language,
+            task=task,
+            tgt_lang=tgt_lang,
+            generate_kwargs=generate_kwargs,
+        )
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        """The columns that the transform looks at."""
-        return tuple(name for name in (self.audio_column, self.id_column, self.text_column) if name is not None)
+    def adapter(self) -> Adapter:
+        """The adapter of the model that is explained."""
+        return self.explainer.adapter
 
     def columns(self) -> dict[str, Any]:
         """Return the columns that the transform adds, as `datasets` feature types."""
         from datasets import List, Value
 
+        numbers = List(Value("float64"))
         return {
             # Offsets of 64 bits: a few hundred long utterances pass 2 GiB.
             "explanation": Value("large_binary"),
             "prediction": Value("string"),
             "tokens": List(Value("string")),
-            "token_probabilities": List(Value("float64")),
+            **dict.fromkeys(_NUMBERS, numbers),
+            "bits_per_word": Value("float64"),
             "reliability": Value("float64"),
             "reached_length_limit": Value("bool"),
             "error": Value("string"),
         }
 
-    @property
-    def running_model(self) -> Any:
-        """The model that is explained."""
-        return self.explainer.adapter.model
-
-    def __call__(self, row: Mapping[str, Any], rank: int | None = None) -> dict[str, Any]:
-        """Return the row, or the batch of rows, with its explanation.
-
-        Args:
-            row: A row that has the columns which this transform was told of.
-            rank: Of a worker, as ``Dataset.map(…, with_rank=True)`` passes it: the model moves to that accelerator.
-
-        Raises:
-            ConfigError: If there is no such column.
-        """
-        self.take_place(rank)
-        for name in (self.audio_column, self.text_column):
-            if name is not None and name not in row:
-                raise ConfigError(
-                    f"row has no column {name!r} (it has {', '.join(map(str, row))}); pass audio_column=… (and "
-                    "text_column=…) as the data set names them"
-                )
-        batch = is_lazy_batch(row) if is_lazy(row) else is_column(row[self.audio_column], row)
-        if batch:
-            return self.of_batch(row)
-        try:
-            explanation = self.explain(row)
-        except Exception as error:
-            if is_fatal(error):
-                raise
-            return {**as_dict(row), **failed_columns(error)}
+    def of_audio(self, waveform: Waveform, text: str | None, utterance_id: str) -> dict[str, Any]:
+        """Return the columns of one utterance."""
+        explanation = self._explained(waveform, text, utterance_id)
         # A row is the same whenever, and by whichever process, it is computed.
         found = replace(explanation, provenance=without_time(explanation.provenance)).to_row()
         # Arrays keep their type where they are empty; lists would leave it open.
         found["tokens"] = np.array(found["tokens"], dtype=str)
-        found["token_probabilities"] = np.array(found["token_probabilities"], dtype=np.float64)
-        return {**as_dict(row), **found, "error": ""}
+        return found | {name: np.array(found[name], dtype=np.float64) for name in _NUMBERS}
 
     def explain(self, row: Mapping[str, Any]) -> Explanation:
         """Return the explanation of a row.
@@ -162,37 +234,116 @@ class Explain(RowTransform):
             AudioError: If the audio cannot be read, or is too short or too long.
             ConfigError: If the text cannot be explained.
         """
-        rate = self.explainer.adapter.sampling_rate
-        waveform = load_audio(raw(row, self.audio_column), rate, self.sampling_rate)
-        return self.explainer(
-            waveform,
-            text=None if self.text_column is None else row[self.text_column] or "",
-            generate_kwargs=self.generate_kwargs,
-            utterance_id=self._id_of(row, waveform),
-            **self.options,
+        waveform = self.waveform_of(row)
+        text = None if self.text_column is None else row[self.text_column] or ""
+        return self._explained(waveform, text, self._id_of(row, waveform))
+
+    def _explained(self, waveform: Waveform, text: str | None, utterance_id: str) -> Explanation:
+        settings = {"generate_kwargs": self.generate_kwargs, **self.options}
+        return self.explainer(waveform, text=text, utterance_id=utterance_id, **settings)
+
+    def empty(self) -> dict[str, Any]:
+        """Return the columns of an utterance that could not be explained.
+
+        They are empty, not None, so that the types of a data set can be read off rows that all failed.
+        """
+        return {
+            "explanation": b"",
+            "prediction": "",
+            "tokens": np.array([], dtype=str),
+            **{name: np.array([], dtype=np.float64) for name in _NUMBERS},
+            "bits_per_word": float("nan"),
+            "reliability": float("nan"),
+            "reached_length_limit": False,
+        }
+
+
+class SoundCheck(AudioTransform):
+    """Says of the audio of a row whether the model heard what it writes or made it up: three passes, no map.
+
+    The columns that it adds: "prediction", "words", "word_bits" (of each word, from the sound), "bits_per_word",
+    "probability_made_up", "verdict" ("heard", "made up" or "nothing written"), "reached_length_limit" and "error". See
+    `spes_hf.sound_check`. Takes the arguments of `Explain`, but for those of methods.
+
+    Examples:
+        >>> rows = dataset.map(SoundCheck(model, processor))  # doctest: +SKIP
+        >>> suspicious = rows.filter(lambda row: row["verdict"] == "made up")  # doctest: +SKIP
+    """
+
+    key: ClassVar[str] = "verdict"
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any = None,
+        *,
+        audio_column: str = "audio",
+        id_column: str = "id",
+        text_column: str | None = None,
+        sampling_rate: int | None = None,
+        language: str | None = None,
+        task: str | None = None,
+        tgt_lang: str | None = None,
+        generate_kwargs: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ):
+        self.checker = SoundChecker(model, processor, seed=seed)
+        super().__init__(
+            audio_column=audio_column,
+            id_column=id_column,
+            text_column=text_column,
+            sampling_rate=sampling_rate,
+            language=language,
+            task=task,
+            tgt_lang=tgt_lang,
+            generate_kwargs=generate_kwargs,
         )
 
-    def _id_of(self, row: Mapping[str, Any], waveform: Waveform) -> str:
-        known = row.get(self.id_column)
-        if known is not None:
-            return str(known)
-        return hashlib.blake2b(waveform.samples.tobytes(), digest_size=8).hexdigest()
+    @property
+    def adapter(self) -> Adapter:
+        """The adapter of the model that is checked."""
+        return self.checker.adapter
 
+    def columns(self) -> dict[str, Any]:
+        """Return the columns that the transform adds, as `datasets` feature types."""
+        from datasets import List, Value
 
-def failed_columns(error: Exception | str) -> dict[str, Any]:
-    """Return the columns of `Explain` for an utterance that could not be explained.
+        return {
+            "prediction": Value("string"),
+            "words": List(Value("string")),
+            "word_bits": List(Value("float64")),
+            "bits_per_word": Value("float64"),
+            "probability_made_up": Value("float64"),
+            "verdict": Value("string"),
+            "reached_length_limit": Value("bool"),
+            "error": Value("string"),
+        }
 
-    They are empty, not None, so that the types of a data set can be read off rows that all failed.
-    """
-    return {
-        "explanation": b"",
-        "prediction": "",
-        "tokens": np.array([], dtype=str),
-        "token_probabilities": np.array([], dtype=np.float64),
-        "reliability": float("nan"),
-        "reached_length_limit": False,
-        "error": error if isinstance(error, str) else describe_error(error),
-    }
+    def of_audio(self, waveform: Waveform, text: str | None, utterance_id: str) -> dict[str, Any]:
+        """Return the columns of one utterance."""
+        settings = {"generate_kwargs": self.generate_kwargs, **self.options}
+        found = self.checker(waveform, text=text, utterance_id=utterance_id, **settings)
+        return {
+            "prediction": found.text,
+            "words": np.array(found.words, dtype=str),
+            "word_bits": np.array(found.word_bits, dtype=np.float64),
+            "bits_per_word": found.bits_per_word,
+            "probability_made_up": found.probability_made_up,
+            "verdict": found.verdict,
+            "reached_length_limit": found.reached_length_limit,
+        }
+
+    def empty(self) -> dict[str, Any]:
+        """Return the columns of an utterance that could not be checked."""
+        return {
+            "prediction": "",
+            "words": np.array([], dtype=str),
+            "word_bits": np.array([], dtype=np.float64),
+            "bits_per_word": float("nan"),
+            "probability_made_up": float("nan"),
+            "verdict": "",
+            "reached_length_limit": False,
+        }
 
 
 def describe_error(error: Exception) -> str:

@@ -80,6 +80,9 @@ def to_row(explanation: Explanation) -> dict[str, Any]:
         "prediction": explanation.text,
         "tokens": explanation.tokens,
         "token_probabilities": explanation.token_probabilities.tolist(),
+        "sound_bits": explanation.sound_bits.tolist(),
+        "text_bits": explanation.text_bits.tolist(),
+        "bits_per_word": explanation.bits_per_word,
         "reliability": float(explanation.reliability.sentence),
         "reached_length_limit": explanation.reached_length_limit,
     }

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from spes_hf import functional
+from spes_hf.bits import bits_per_word
 from spes_hf.explanation.maps import PatchMap, Reliability
 from spes_hf.explanation.origin import Origin
 from spes_hf.text import join_pieces, word_groups
@@ -40,6 +41,8 @@ class Explanation:
         special: Whether the explained token is a special one (end of sequence).
         prefix_length: How many decoder inputs the model did not choose (start and prompt tokens).
         probabilities: Per explained token, the probability that the model gave it.
+        token_sound_bits: (K,) float32, `sound_bits` over tokens; NaN in explanations of before.
+        token_text_bits: (K,) float32, `text_bits` over tokens, likewise.
         features: (T, C) float32, the spectrogram as the model saw it, true frames only.
         times: (T,) in seconds.
         frequencies: (C,) in Hz.
@@ -64,6 +67,8 @@ class Explanation:
     special: tuple[bool, ...]
     prefix_length: int
     probabilities: Tensor
+    token_sound_bits: Tensor
+    token_text_bits: Tensor
     features: Tensor
     times: Tensor
     frequencies: Tensor
@@ -208,16 +213,39 @@ class Explanation:
         return self._normalised[0].mean(0)
 
     @property
-    def text_share(self) -> Tensor:
-        """(K,) how much a token rests on text, in [0, 1]; above 0.5, more than on sound.
+    def sound_bits(self) -> Tensor:
+        """(K,) bits of evidence from the sound: log2 of how much likelier it made the token, the text before it given.
 
-        Mean impact of hiding a token that the model wrote, over the sum of that and the mean impact of hiding sound.
-        0 for the first token, which has no text before it (start and prompt tokens are none), and where neither moves
-        the distribution; NaN where sound and text were hidden jointly, or not hidden at all. Not from the paper.
+        0 bits: the model would have written it as surely without the sound (every frame at its fill value); 8 bits: 256
+        times likelier with it; below 0: the sound spoke against it. Over words, the sum over their tokens. Not from the
+        paper; `functional.evidence_bits`.
         """
-        token, audio = self.text_impact.clamp_min(0), self.sound_impact.clamp_min(0)
-        share = functional.ratio(token, token + audio)
-        return self._mean_over_groups(share.masked_fill((token + audio).isnan(), torch.nan))
+        return self._sum_over_groups(self.token_sound_bits)
+
+    @property
+    def text_bits(self) -> Tensor:
+        """(K,) the same for the text that the model wrote before the token, the sound given.
+
+        Without the text, the embeddings of all tokens that the model wrote are zero; start and prompt tokens stay. 0
+        for the first token, but for rounding. Over words, the sum over their tokens.
+        """
+        return self._sum_over_groups(self.token_text_bits)
+
+    @property
+    def probability_without_sound(self) -> Tensor:
+        """(K,) probability of the token without the sound; for words, the product over their tokens."""
+        return self.token_probabilities * 2 ** (-self.sound_bits)
+
+    @property
+    def probability_without_text(self) -> Tensor:
+        """(K,) probability of the token without the text before it; for words, the product over their tokens."""
+        return self.token_probabilities * 2 ** (-self.text_bits)
+
+    @property
+    def bits_per_word(self) -> float:
+        """Mean sound bits of the words that have a letter or digit; NaN where there is none, or bits are not known."""
+        words = self.words()
+        return bits_per_word(words.tokens, words.sound_bits.tolist())
 
     @property
     def reliability(self) -> Reliability:
@@ -253,7 +281,7 @@ class Explanation:
 
         Special tokens are explained by tokens only and left out; punctuation marks are words of their own. In the
         context, start and prompt tokens stay single. A word's own earlier tokens are no context of it. The
-        probability of a word is the product, its reliability and text share are the means over its tokens.
+        probability of a word is the product over its tokens, its bits are the sum, its reliability is the mean.
         """
         if self.over_words:
             return self
@@ -271,6 +299,11 @@ class Explanation:
     @property
     def _context_groups(self) -> Sequence[tuple[int, ...]]:
         return _singles(self.context_pieces) if self.context_groups is None else self.context_groups
+
+    def _sum_over_groups(self, values: Tensor) -> Tensor:
+        if self.groups is None:
+            return values
+        return torch.stack([values[list(g)].sum() for g in self.groups]) if self.groups else values[:0]
 
     def _mean_over_groups(self, values: Tensor) -> Tensor:
         if self.groups is None:
@@ -314,7 +347,7 @@ class Explanation:
         """Return the explanation as the entries of a row of a table, the whole of it as bytes at "explanation".
 
         Beside it, to look at: "prediction" (the text), "tokens", "token_probabilities", "reliability" (of the sentence
-        map) and "reached_length_limit".
+        map), "sound_bits", "text_bits" and "reached_length_limit".
         """
         from spes_hf.explanation.packing import to_row
 

@@ -50,6 +50,8 @@ def check_sound(explanation: Explanation) -> Explanation:
         "frequencies": (e.frequencies, (bins,)),
         "probabilities": (e.probabilities, (tokens,)),
         "raw_token_scores": (e.raw_token_scores, (tokens, context)),
+        "token_sound_bits": (e.token_sound_bits, (tokens,)),
+        "token_text_bits": (e.token_text_bits, (tokens,)),
         "text_impact": (e.text_impact, (tokens,)),
         "sound_impact": (e.sound_impact, (tokens,)),
         "reliability": (e.token_reliability.tokens, (tokens,)),

@@ -46,6 +46,8 @@ _TENSOR_FIELDS = {
     "text_impact": "token_mean_impact",
     "sound_impact": "audio_mean_impact",
 }
+# Those that explanations of before do not have; NaN there.
+_BITS = ("token_sound_bits", "token_text_bits")
 _TUPLE_FIELDS = ("pieces", "token_id_list", "context_pieces", "special", "groups", "context_groups")
 _PLAIN_FIELDS = ("text", "prefix_length", "sampling_rate", "provenance")
 
@@ -155,6 +157,7 @@ def _tensors(explanation: Explanation) -> dict[str, Tensor]:
     tensors = {stored: getattr(explanation, name) for name, stored in _TENSOR_FIELDS.items()}
     if torch.allclose(explanation.sound_impact, _impact_of(explanation.audio_map), rtol=0, atol=0, equal_nan=True):
         del tensors["audio_mean_impact"]  # it can be worked out
+    tensors |= {name: bits for name in _BITS if not (bits := getattr(explanation, name)).isnan().all()}
     tensors["reliability"] = explanation.token_reliability.tokens
     name, stored = waveforms.to_stored(explanation.waveform)
     tensors[name] = stored
@@ -178,6 +181,7 @@ def _explanation(description: dict[str, Any], tensors: dict[str, Tensor]) -> Exp
     if "audio_mean_impact" not in tensors:
         tensors = {**tensors, "audio_mean_impact": _impact_of(values["audio_map"])}
     values |= {name: tensors[stored] for name, stored in _TENSOR_FIELDS.items()}
+    values |= {name: tensors.get(name, torch.full_like(values["probabilities"], torch.nan)) for name in _BITS}
     sentence = description["reliability_of_sentence"]
     values["token_reliability"] = Reliability(tensors["reliability"], math.nan if sentence is None else float(sentence))
     values["waveform"] = waveforms.from_stored(tensors)

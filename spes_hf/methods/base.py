@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from spes_hf import __version__
 from spes_hf.checks import DerivedInt, DerivedStr, check, is_count, is_number, to_json_value
@@ -17,6 +17,7 @@ from spes_hf.files import TextFileError, read_json
 from spes_hf.masking.perturbations import Fill
 from spes_hf.methods.run import Maps, Problem, Step
 
+IMPACTS = ("kl", "log-probability", "probability", "contrastive")
 ConfigT = TypeVar("ConfigT", bound="ExplainConfig")
 
 _METHODS: dict[str, type[ExplainConfig]] = {}
@@ -64,8 +65,10 @@ class ExplainConfig:
         num_token_masks: N^Y, how many times the previous tokens are perturbed on their own.
         spectrogram_mask_prob: p_spec, the probability that a unit of the spectrogram is perturbed.
         token_mask_prob: p_tok, the probability that a previous token is perturbed.
-        impact: "kl" (§4.2), "probability" (fall of the token's probability) or "contrastive" (fall of the token's
-            log-odds against the runner-up of the clean run).
+        impact: "kl" (§4.2), "log-probability" (fall of the token's log-probability, in nats), "probability" (fall of
+            the token's probability) or "contrastive" (fall of the token's log-odds against the runner-up of the clean
+            run). Unless you say otherwise, "kl" for what the model wrote and "log-probability" for a given text: KL
+            tells how the whole distribution moves, whichever token is explained.
         fill: What perturbed features become: "mean" (of each mel bin over the utterance), "zero", "min" (of the
             spectrogram) or a number.
     """
@@ -74,7 +77,7 @@ class ExplainConfig:
     num_token_masks: int = 500
     spectrogram_mask_prob: float = 0.5
     token_mask_prob: float = 0.4
-    impact: Literal["kl", "probability", "contrastive"] = "kl"
+    impact: str = DerivedStr("kl")
     fill: Fill = "mean"
 
     method: ClassVar[str]
@@ -95,11 +98,17 @@ class ExplainConfig:
         for name in ("spectrogram_mask_prob", "token_mask_prob"):
             value = getattr(self, name)
             check(self, name, is_number(value) and 0 < value < 1, "a probability above 0 and below 1")
-        check(self, "impact", self.impact in ("kl", "probability", "contrastive"), "kl, probability, contrastive")
+        check(self, "impact", self.impact in IMPACTS, ", ".join(IMPACTS))
         named = isinstance(self.fill, str) and self.fill in ("mean", "zero", "min")
         check(self, "fill", named or is_number(self.fill), '"mean", "zero", "min" or a finite number')
 
         self._refuse_unread()
+
+    def for_given_text(self: ConfigT) -> ConfigT:
+        """Return the config for a text that the model did not write: its impact depends on the text, unless asked."""
+        if not isinstance(self.impact, DerivedStr):
+            return self
+        return self.changed(**self.read({"impact": "log-probability"}))
 
     def plan(self, problem: Problem) -> Sequence[Step | Maps]:
         """Return what the method does for an utterance: runs of the model, or maps that need none.

@@ -26,7 +26,7 @@ class CaptumConfig(ExplainConfig):
     """Gradients of a token's probability with respect to the spectrogram, through Captum (the extra "captum").
 
     Tokens are perturbed as in SPES. The gradient of the KL divergence is 0 at the clean input, so the impact is
-    "probability" or "contrastive". `fill` is where integrated gradients start from.
+    another: "probability", "log-probability" or "contrastive". `fill` is where integrated gradients start from.
 
     Attributes:
         attribution: "saliency" (absolute gradient), "input_x_gradient" or "integrated_gradients".
@@ -34,7 +34,7 @@ class CaptumConfig(ExplainConfig):
     """
 
     num_spectrogram_masks: int = 0
-    impact: Literal["kl", "probability", "contrastive"] = "probability"
+    impact: str = "probability"
     attribution: Literal["saliency", "input_x_gradient", "integrated_gradients"] = "integrated_gradients"
     steps: int = 16
 
@@ -54,7 +54,7 @@ class CaptumConfig(ExplainConfig):
         names = ("saliency", "input_x_gradient", "integrated_gradients")
         check(self, "attribution", self.attribution in names, ", ".join(names))
         check(self, "steps", is_count(self.steps), "a whole number, at least 1")
-        allowed = "probability, contrastive, since the gradient of KL at the clean input is 0"
+        allowed = "log-probability, probability, contrastive, since the gradient of KL at the clean input is 0"
         check(self, "impact", self.impact != "kl", allowed)
 
     def plan(self, problem: Problem) -> Sequence[Step]:

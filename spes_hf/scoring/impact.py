@@ -14,6 +14,9 @@ from spes_hf.finite import allowed, check_logits, not_finite
 # cache; an accelerator wants fewer, larger steps.
 _BLOCK, _SHARE = 2**17, 16
 
+# The least log-probability: that of a token that is suppressed.
+_LEAST = -100.0
+
 # e to this power is far from the ends of float32.
 _SAFE = 40.0
 
@@ -121,12 +124,26 @@ class ProbabilityImpact(Impact):
             column = logits[:, k].float()  # once, as in `KLImpact`
             normaliser = column.logsumexp(-1)
             chosen = column[:, self.token_ids[k]]
-            found.append(torch.where(normaliser.isfinite(), (chosen - normaliser).exp(), torch.nan))
+            found.append(torch.where(normaliser.isfinite(), self._of(chosen, normaliser), torch.nan))
         return torch.stack(found, dim=1)
+
+    def _of(self, chosen: Tensor, normaliser: Tensor) -> Tensor:
+        """Return what is compared, from the token's logits and log Σ exp of all."""
+        return (chosen - normaliser).exp()
 
     def measure(self, logits: Tensor) -> Tensor:
         """Return the falls in probability, (B, K) float32."""
         return self.reference_probability - self._probability(logits)
+
+
+class LogProbabilityImpact(ProbabilityImpact):
+    """log p(y_k) − log q(y_k), the fall of the token's log-probability, in nats. Not from the paper.
+
+    It depends on the token, also on one that the model would not write: what made it likelier counts for it.
+    """
+
+    def _of(self, chosen: Tensor, normaliser: Tensor) -> Tensor:
+        return (chosen - normaliser).clamp_min(_LEAST)
 
 
 class ContrastiveImpact(Impact):
@@ -154,6 +171,7 @@ class ContrastiveImpact(Impact):
 
 _IMPACTS: dict[str, type[Impact]] = {
     "kl": KLImpact,
+    "log-probability": LogProbabilityImpact,
     "probability": ProbabilityImpact,
     "contrastive": ContrastiveImpact,
 }

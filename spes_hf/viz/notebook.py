@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
+from spes_hf.bits import NOT_HEARD_BITS, in_words, probability_made_up
 from spes_hf.viz import scale
 from spes_hf.viz.figures import bare_figure, draw_overlay
 
@@ -21,13 +22,15 @@ if TYPE_CHECKING:
 _SOUND_RGB, _TEXT_RGB = "241,105,19", "32,112,180"
 _QUIET = "opacity:.75;font-size:12px"
 _LOW_PROBABILITY = 0.5
+# So many bits have the deepest colour.
+_FULL_BITS = 10.0
 
 
 def notebook_html(explanation: Explanation) -> str:
-    """Return the fragment: words coloured by what they rest on, sentence map, numbers; see `spes_hf.viz`."""
+    """Return the fragment: words coloured by how much the sound told, sentence map, numbers; see `spes_hf.viz`."""
     legend = (
-        f'<span style="{_tint(0.15)}">&nbsp;rests on sound&nbsp;</span> '
-        f'<span style="{_tint(0.85)}">&nbsp;rests on earlier text&nbsp;</span> '
+        f'<span style="{_tint(_FULL_BITS)}">&nbsp;heard: the deeper, the more bits&nbsp;</span> '
+        f'<span style="{_tint(0.0)}">&nbsp;not heard: under {NOT_HEARD_BITS:.0f} bit&nbsp;</span> '
         f'<span style="border-bottom:2px dotted">probability below {_LOW_PROBABILITY:.0%}</span>'
     )
     return (
@@ -42,28 +45,29 @@ def notebook_html(explanation: Explanation) -> str:
 
 
 def _transcript(explanation: Explanation) -> str:
-    """Return the words (or tokens), each on the colour of what it rests on."""
+    """Return the words (or tokens), each on the colour of what the sound told of it."""
     shown = explanation.words() if len(explanation.words().groups or ()) else explanation
     parts: list[str] = []
-    share, probability = shown.text_share.tolist(), shown.token_probabilities.tolist()
+    bits, probability = shown.sound_bits.tolist(), shown.token_probabilities.tolist()
     for k, name in enumerate(shown.tokens):
         if name.startswith(" ") and parts:
             parts.append(" ")
-        style = _tint(share[k])
+        style = _tint(bits[k]) if any(c.isalnum() for c in name) else _tint(math.nan)
         if probability[k] < _LOW_PROBABILITY:
             style += ";border-bottom:2px dotted"
-        about = f"rests on sound {1 - share[k]:.0%}, on earlier text {share[k]:.0%}; probability {probability[k]:.1%}"
+        about = f"{in_words(bits[k])}; probability {probability[k]:.1%}"
         text = html.escape(scale.shown(name, 200))
         parts.append(f'<bdi style="{style}" title="{about}">{text}</bdi>')
     return "".join(parts)
 
 
-def _tint(text_share: float) -> str:
-    """Return a style: orange for sound, blue for text, clear in between."""
-    if math.isnan(text_share):
+def _tint(bits: float) -> str:
+    """Return a style: orange for what was heard, the deeper the more bits; blue for what was not."""
+    if math.isnan(bits):
         return "padding:1px 2px"
-    rgb = _TEXT_RGB if text_share > 0.5 else _SOUND_RGB
-    return f"background:rgba({rgb},{0.9 * abs(text_share - 0.5):.2f});border-radius:3px;padding:1px 2px"
+    heard = bits >= NOT_HEARD_BITS
+    depth = 0.12 + 0.38 * min(1.0, bits / _FULL_BITS) if heard else 0.4
+    return f"background:rgba({_SOUND_RGB if heard else _TEXT_RGB},{depth:.2f});border-radius:3px;padding:1px 2px"
 
 
 def _picture(explanation: Explanation) -> str:
@@ -93,7 +97,12 @@ def _numbers(explanation: Explanation) -> str:
         "reliability not known" if math.isnan(sure) else f"reliability {sure:.2f}",
     ]
     line = html.escape(" · ".join(part for part in parts if part))
+    mean = explanation.bits_per_word
+    if not math.isnan(mean):
+        line = f"{mean:.1f} bits a word from the sound · {line}"
     warnings = []
+    if probability_made_up(mean) > 0.5:
+        warnings.append(f"Probably made up: {mean:.1f} bits a word from the sound.")
     if not math.isnan(sure) and sure < scale.LOW_RELIABILITY:
         warnings.append(scale.LOW_RELIABILITY_WARNING)
     if explanation.reached_length_limit:

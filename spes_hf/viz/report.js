@@ -193,11 +193,10 @@
 
   // The numbers
   function describe() {
-    const { shown, probability, text_share: share, reliability } = level(), k = state.index;
+    const { shown, probability, sound_bits, text_bits, heard, reliability } = level(), k = state.index;
     const heading = $("heading");
     if (k === null) heading.replaceChildren("The whole sentence");
     else heading.replaceChildren(quoted(shown[k]), make("small", {}, `${noun()} ${k} of ${shown.length}, counted from 0`));
-    const text = k === null ? data.sentence.text_share : share[k];
     const sure = k === null ? data.sentence.reliability : reliability[k];
     const entries = [];
     if (k !== null) entries.push(["probability", percent(probability[k], 1)]);
@@ -205,12 +204,14 @@
       const least = probability.reduce((best, p, i) => (p < probability[best] ? i : best), 0);
       entries.push([`least probable ${noun()}`, quoted(shown[least]), `, ${percent(probability[least])}`]);
     }
-    if (text != null) {
-      const halves = make("span", { class: "halves", "aria-hidden": "true" }, make("span"), make("span"));
-      halves.children[0].style.flex = 1 - text; halves.children[1].style.flex = text;
-      const words = [make("span", { class: "sound" }, `sound ${percent(1 - text)}`), " · ",
-        make("span", { class: "text" }, `text ${percent(text)}`)];
-      entries.push([k === null ? "rests on, on average" : "rests on", ...words, halves]);
+    const bits = k === null ? data.sentence.bits_per_word : sound_bits[k];
+    if (bits != null && k === null)
+      entries.push(["from the sound", make("span", { class: "sound" }, `${bits.toFixed(1)} bits a word`),
+        data.sentence.made_up > 0.5 ? ": probably made up" : ""]);
+    else if (bits != null) {
+      entries.push(["from the sound", make("span", { class: "sound" }, heard[k])]);
+      if (text_bits[k] != null)
+        entries.push(["from earlier text", make("span", { class: "text" }, `${text_bits[k].toFixed(1)} bits`)]);
     }
     const many = k !== null && level().groups[k].length > 1;
     entries.push([many ? "reliability, mean of its tokens" : "reliability of the map", number(sure)]);

@@ -19,6 +19,7 @@ import soundfile
 from PIL import Image
 from torch import Tensor
 
+from spes_hf.bits import in_words, probability_made_up
 from spes_hf.viz import scale
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ def page_data(explanation: Explanation) -> dict[str, Any]:
         "sentence": {
             "map": grey_png(tokens.sentence_saliency),
             "reliability": tokens.reliability.sentence,
-            "text_share": float(tokens.text_share.mean()),
+            "bits_per_word": tokens.bits_per_word,
+            "made_up": probability_made_up(tokens.bits_per_word),
         },
         "maps": [grey_png(saliency) for saliency in tokens.audio_saliency],
         "levels": {"tokens": _level(tokens), "words": _level(tokens.words())},
@@ -126,7 +128,9 @@ def _level(explanation: Explanation) -> dict[str, Any]:
         "special": [all(explanation.special[k] for k in group) for group in groups],
         "groups": groups,
         "probability": _rounded(explanation.token_probabilities),
-        "text_share": _rounded(explanation.text_share),
+        "sound_bits": _rounded(explanation.sound_bits),
+        "text_bits": _rounded(explanation.text_bits),
+        "heard": [in_words(bits) for bits in explanation.sound_bits.tolist()],
         "reliability": explanation.reliability.tokens.tolist(),
         "prefix": explanation.prefix_length,
         "context": [scale.shown(name, 200) for name in explanation.context_tokens],

@@ -1,0 +1,42 @@
+"""Bits of evidence from the sound: over words, as a verdict, in plain words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+# Words with fewer bits: without the sound, the model would have written them half as surely or more.
+NOT_HEARD_BITS = 1.0
+
+# Log-odds that an output was made up = INTERCEPT + SLOPE · log2(1 + bits a word). Fitted by benchmarks/sound_bits.py on
+# one half of the speakers and sounds; docs/hallucination.md reports the other half.
+INTERCEPT, SLOPE = 6.0, -3.0
+
+
+def bits_per_word(words: Sequence[str], bits: Iterable[float]) -> float:
+    """Return the mean of the bits of the words that have a letter or digit; NaN where there is none."""
+    told = [b for _, b in spoken(words, bits)]
+    return sum(told) / len(told) if told else math.nan
+
+
+def spoken(words: Sequence[str], bits: Iterable[float]) -> list[tuple[str, float]]:
+    """Return the words that have a letter or digit, without spaces, with their bits."""
+    return [(w.strip(), float(b)) for w, b in zip(words, bits, strict=True) if any(c.isalnum() for c in w)]
+
+
+def probability_made_up(mean_bits: float) -> float:
+    """Return the probability that an output was made up, from its bits a word; NaN for NaN."""
+    if math.isnan(mean_bits):
+        return math.nan
+    return 1 / (1 + math.exp(-(INTERCEPT + SLOPE * math.log2(1 + max(0.0, mean_bits)))))
+
+
+def in_words(bits: float) -> str:
+    """Return what a number of bits says, such as "8 bits: 256 times likelier with the sound than without"."""
+    if math.isnan(bits):
+        return "not known"
+    times = 2 ** min(abs(bits), 1000.0)
+    shown = f"{times:,.0f}" if times >= 10 else f"{times:.1f}"
+    if abs(bits) < 0.05:
+        return "0 bits: as likely without the sound"
+    return f"{bits:.1f} bits: {shown} times {'likelier' if bits > 0 else 'less likely'} with the sound than without"

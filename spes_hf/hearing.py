@@ -1,0 +1,152 @@
+"""Did it hear that, or make it up? Bits of evidence from the sound, in three passes and without a map."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from spes_hf.adapters import GenerationOptions, get_adapter
+from spes_hf.audio.load import load_audio
+from spes_hf.bits import NOT_HEARD_BITS, bits_per_word, probability_made_up, spoken
+from spes_hf.masking.draw import mask_key
+from spes_hf.runtime.batching import enough_memory
+from spes_hf.runtime.locks import alone
+from spes_hf.runtime.preserve import leave_unchanged
+from spes_hf.scoring.evidence import measure_evidence
+from spes_hf.text import join_pieces, word_groups
+
+Verdict = Literal["heard", "made up", "nothing written"]
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """What a model wrote, and how much of it the sound told.
+
+    Attributes:
+        text: The output.
+        words: Its words; punctuation marks are words of their own.
+        word_bits: For every word, log2 of how much likelier the sound made it (`Explanation.sound_bits`).
+        bits_per_word: Mean over the words that have a letter or digit; NaN where there is none.
+        probability_made_up: That an output with so many bits a word was made up; NaN where nothing was written.
+        reached_length_limit: Whether a length limit cut the text.
+    """
+
+    text: str
+    words: tuple[str, ...]
+    word_bits: tuple[float, ...]
+    bits_per_word: float
+    probability_made_up: float
+    reached_length_limit: bool = False
+
+    @property
+    def verdict(self) -> Verdict:
+        """What is the likelier: "made up" or "heard"; "nothing written" where there is no word."""
+        if math.isnan(self.bits_per_word):
+            return "nothing written"
+        return "made up" if self.probability_made_up > 0.5 else "heard"
+
+    @property
+    def not_heard(self) -> tuple[str, ...]:
+        """The words that the sound had no part in: under 1 bit."""
+        return tuple(w for w, bits in self._spoken() if bits < NOT_HEARD_BITS)
+
+    def _spoken(self) -> list[tuple[str, float]]:
+        return spoken(self.words, self.word_bits)
+
+    def __str__(self) -> str:
+        if self.verdict == "nothing written":
+            return "nothing written"
+        return (
+            f"{self.text.strip()!r}: {'probably made up' if self.verdict == 'made up' else 'heard'}, "
+            f"{self.bits_per_word:.1f} bits a word"
+        )
+
+
+def sound_check(
+    model: Any,
+    processor: Any = None,
+    audio: Any = None,
+    sampling_rate: int | None = None,
+    language: str | None = None,
+    task: str | None = None,
+    tgt_lang: str | None = None,
+    text: str | None = None,
+    generate_kwargs: Mapping[str, Any] | None = None,
+) -> Hearing:
+    """Return what the model writes for this audio, and whether it heard that or made it up.
+
+    Runs the model once to write, once on its output, and once on that without the sound: no masks, no map. Arguments
+    are those of `explain`.
+
+    Examples:
+        >>> print(sound_check(model, processor, "clip.wav"))  # doctest: +SKIP
+        'Thank you for watching.': probably made up, 0.4 bits a word
+
+    Raises:
+        UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
+        AudioError: If the audio cannot be read, or is too short or too long.
+        ConfigError: If an argument has a value outside what is allowed.
+    """
+    return SoundChecker(model, processor)(
+        audio,
+        sampling_rate=sampling_rate,
+        language=language,
+        task=task,
+        tgt_lang=tgt_lang,
+        text=text,
+        generate_kwargs=generate_kwargs,
+    )
+
+
+class SoundChecker:
+    """`sound_check` for many utterances: checks model and processor once.
+
+    Args:
+        model: A speech-to-text model of a known family, or a pipeline; left exactly as it was.
+        processor: Its processor.
+        seed: For generation that draws at random.
+    """
+
+    def __init__(self, model: Any, processor: Any = None, *, seed: int = 0):
+        self.adapter = get_adapter(model, processor)
+        self.seed = seed
+
+    def __call__(
+        self,
+        audio: Any,
+        *,
+        sampling_rate: int | None = None,
+        language: str | None = None,
+        task: str | None = None,
+        tgt_lang: str | None = None,
+        text: str | None = None,
+        generate_kwargs: Mapping[str, Any] | None = None,
+        utterance_id: str = "",
+    ) -> Hearing:
+        """Return the check of one utterance; arguments are those of `Explainer`."""
+        adapter = self.adapter
+        options = GenerationOptions(language, task, tgt_lang, {} if generate_kwargs is None else generate_kwargs)
+        options = options.with_defaults(adapter.settings, text_given=text is not None)
+        adapter.check_options(options)
+        waveform = load_audio(audio, adapter.sampling_rate, sampling_rate)
+        with (
+            leave_unchanged(adapter.model, seed=mask_key(self.seed, utterance_id, "generate")),
+            enough_memory(f"model with audio of {waveform.duration_s:.1f} s"),
+        ):
+            with alone():
+                utterance = adapter.encode(waveform)
+            if text is None:
+                target, states = adapter.generate_with_states(utterance, options)
+            else:
+                target, states = adapter.encode_text(utterance, text, options), None
+            evidence = measure_evidence(adapter, utterance, target, states=states, of_text=False)
+        pieces, special = adapter.pieces(target.token_ids), adapter.is_special(target.token_ids)
+        groups = word_groups(pieces, special)
+        words = tuple(join_pieces([pieces[k] for k in group]) for group in groups)
+        bits = tuple(float(evidence.sound_bits[list(group)].sum()) for group in groups)
+        mean = bits_per_word(words, bits)
+        return Hearing(
+            adapter.text(target.token_ids), words, bits, mean, probability_made_up(mean), not target.complete
+        )
