@@ -160,6 +160,8 @@ def synthetic(found: Explanation, tokens: int, frames: int, bins: int, patches: 
         sentence_map=None,
         raw_token_scores=torch.rand(tokens, tokens),
         text_impact=torch.rand(tokens),
+        token_sound_bits=torch.rand(tokens),
+        token_text_bits=torch.rand(tokens),
         sound_impact=torch.rand(tokens),
         waveform=torch.rand(frames * 160) * 2 - 1,
     )

@@ -62,6 +62,8 @@ def sample() -> Explanation:
         audio_map=PatchMap(
             labels, tuple(torch.rand(tokens, patches, generator=generator) for _ in range(2)), (counts, counts.clone())
         ),
+        token_sound_bits=torch.randn(tokens, generator=generator),
+        token_text_bits=torch.randn(tokens, generator=generator),
         raw_token_scores=scores.masked_fill(later, torch.nan),
         text_impact=torch.rand(tokens, generator=generator),
         sound_impact=torch.rand(tokens, generator=generator),
@@ -182,7 +184,7 @@ def use(explanation: Explanation, rng: random.Random) -> None:
     """Do with an explanation what people do."""
     for ex in (explanation, explanation.words()):
         _ = ex.text, ex.tokens, ex.token_ids, ex.token_probabilities, ex.context_tokens, ex.raw_audio, ex.raw_token
-        _ = ex.audio_saliency, ex.token_saliency, ex.sentence_saliency, ex.text_share, repr(ex)
+        _ = ex.audio_saliency, ex.token_saliency, ex.sentence_saliency, ex.sound_bits, ex.evidence(), repr(ex)
         report.page(ex)
     if rng.random() < 0.1:
         notebook_html(explanation)

@@ -37,10 +37,10 @@ from torch import Tensor
 from spes_hf import get_adapter
 from spes_hf.adapters import Adapter, GenerationOptions, Target, Utterance
 from spes_hf.audio.load import load_audio
+from spes_hf.bits import bits_per_word, spoken
 from spes_hf.demo import demo_audio, load_demo_model
 from spes_hf.files import read_json_lines
 from spes_hf.functional import evidence_bits, token_probabilities
-from spes_hf.bits import bits_per_word, spoken
 from spes_hf.metrics.bootstrap import percentile_interval
 from spes_hf.metrics.quality import wer
 from spes_hf.text import join_pieces, word_groups
@@ -50,6 +50,7 @@ MAX_NEW_TOKENS = 100  # some made-up texts never end
 MADE_UP_WER, HEARD_WER = 80.0, 20.0
 NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")
 SAMPLES = 2_000
+PRIOR = 0.1  # how many outputs of a corpus are made up
 # What stands for "no sound".
 EMPTY = ("mean", "min", "silence", "floor")
 # Whisper's own thresholds.
@@ -246,10 +247,10 @@ def judged(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
 
 
 def fit(rows: list[dict[str, Any]]) -> tuple[float, float]:
-    """Return intercept and slope of the log-odds of "made up" by log2(1 + bits a word); both labels weigh alike."""
+    """Return intercept and slope of the log-odds of "made up" by log2(1 + bits a token), at the prior."""
     from scipy.optimize import minimize
 
-    x = np.log2(1 + np.maximum(0, [r["word_mean"] for r in rows]))
+    x = np.log2(1 + np.maximum(0, [r["token_mean"] for r in rows]))
     y = np.array([r["label"] == "made up" for r in rows])
     weight = np.where(y, 0.5 / y.sum(), 0.5 / (~y).sum())
 
@@ -258,12 +259,12 @@ def fit(rows: list[dict[str, Any]]) -> tuple[float, float]:
         return float((weight * np.logaddexp(0, np.where(y, -odds, odds))).sum())
 
     found = minimize(loss, np.zeros(2)).x
-    return float(found[0]), float(found[1])
+    return float(found[0]) + math.log(PRIOR / (1 - PRIOR)), float(found[1])
 
 
 def verdicts(rows: list[dict[str, Any]], intercept: float, slope: float) -> dict[str, Any]:
     """Return how often the verdict is right, and how far the probabilities are from what happened."""
-    p = np.array([1 / (1 + math.exp(-(intercept + slope * math.log2(1 + max(0, r["word_mean"]))))) for r in rows])
+    p = np.array([1 / (1 + math.exp(-(intercept + slope * math.log2(1 + max(0, r["token_mean"]))))) for r in rows])
     y = np.array([r["label"] == "made up" for r in rows])
     return {
         "made up, said so": float((p[y] > 0.5).mean()),
@@ -308,7 +309,7 @@ def draw(rows: list[dict[str, Any]], found: dict[str, Any], file: Path) -> None:
     """Draw bits a word and what people use, made-up outputs beside heard ones."""
     from spes_hf.viz.figures import bare_figure
 
-    names = ("word_mean", "log_probability", "no_speech", "compression")
+    names = ("token_mean", "log_probability", "no_speech", "compression")
     figure = bare_figure(11, 3.6)
     axes = figure.subplots(1, len(names))
     jitter = np.random.default_rng(0)

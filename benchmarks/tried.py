@@ -39,7 +39,7 @@ from spes_hf.masking.draw import DESIGNS, keep_bits, mask_key
 from spes_hf.masking.perturbations import fill_values
 from spes_hf.masking.segments import feature_labels, segment
 from spes_hf.scoring.impact import make_impact
-from spes_hf.scoring.pooling import Pools, mean_z_score
+from spes_hf.scoring.pooling import Pools, mean_of_scaled_levels
 
 FRACTIONS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 FIRST = 0.2
@@ -197,28 +197,31 @@ def by_gradient(clip: Clip) -> Iterator[tuple[str, Tensor]]:
     """Yield the maps of gradients under 32 masks, 96 forward equivalents: the default, and one thing changed."""
     pools = clip.pools(*SHOWN)
     default = clip.of_design("antithetic")
-    yield "default", mean_z_score(default.mean(0), pools)
+    yield "default", mean_of_scaled_levels(default.mean(0), pools)
     for design in ("independent", "balanced", "sobol"):
-        yield f"{design} masks", mean_z_score(clip.of_design(design).mean(0), pools)
+        yield f"{design} masks", mean_of_scaled_levels(clip.of_design(design).mean(0), pools)
     for phi in (160.0, 400.0, 800.0):
-        yield f"masks of φ = {phi:.0f}", mean_z_score(clip.gradients(phi=phi).mean(0), pools)
+        yield f"masks of φ = {phi:.0f}", mean_of_scaled_levels(clip.gradients(phi=phi).mean(0), pools)
     for probability in (0.4, 0.6):
         changed = clip.gradients(probability=probability)
-        yield f"mask probability {probability}", mean_z_score(changed.mean(0), pools)
+        yield f"mask probability {probability}", mean_of_scaled_levels(changed.mean(0), pools)
     for inwards in (0.1, 0.2):
-        yield f"mask values {inwards}, {1 - inwards}", mean_z_score(clip.gradients(inwards=inwards).mean(0), pools)
+        yield (
+            f"mask values {inwards}, {1 - inwards}",
+            mean_of_scaled_levels(clip.gradients(inwards=inwards).mean(0), pools),
+        )
     for epsilon in (0.001, 0.1):
-        yield f"ε = {epsilon}", mean_z_score(clip.gradients(relation=relative(epsilon)).mean(0), pools)
-    yield "Σ r", mean_z_score(clip.gradients(relation=lambda impact: impact).mean(0), pools)
+        yield f"ε = {epsilon}", mean_of_scaled_levels(clip.gradients(relation=relative(epsilon)).mean(0), pools)
+    yield "Σ r", mean_of_scaled_levels(clip.gradients(relation=lambda impact: impact).mean(0), pools)
     mean = default.mean(0)
     for phis in ((80.0, 400.0), (400.0, 1600.0), (160.0,), ()):
         shown = ", ".join(["features", *(f"φ = {phi:.0f}" for phi in phis)])
-        yield f"map of {shown}", mean_z_score(mean, clip.pools(*phis))
+        yield f"map of {shown}", mean_of_scaled_levels(mean, clip.pools(*phis))
     spread = pools.spread(mean)
-    yield "map of φ = 160, 800", mean_z_score(mean, Pools(pools.labels[1:, None]))
+    yield "map of φ = 160, 800", mean_of_scaled_levels(mean, Pools(pools.labels[1:, None]))
     yield "levels weighted by reliability", weighted(default, pools)
     yield "features smoothed along edges", z_score(torch.from_numpy(guided(clip, spread[0])).flatten())
-    yield "128 masks", mean_z_score(clip.gradients(masks=128).mean(0), pools)
+    yield "128 masks", mean_of_scaled_levels(clip.gradients(masks=128).mean(0), pools)
 
 
 def agreement(clip: Clip) -> Iterator[tuple[str, float]]:
@@ -227,7 +230,7 @@ def agreement(clip: Clip) -> Iterator[tuple[str, float]]:
     for design in TABLES:
         both = [clip.of_design(design, seed) for seed in (0, 1)]
         for masks in (8, 16, 32):
-            maps = torch.stack([mean_z_score(gradients[:masks].mean(0), pools) for gradients in both])
+            maps = torch.stack([mean_of_scaled_levels(gradients[:masks].mean(0), pools) for gradients in both])
             yield f"{design}, {masks} masks", float(torch.corrcoef(maps)[0, 1])
 
 

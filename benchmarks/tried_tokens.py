@@ -26,7 +26,7 @@ from tried import Clip, arguments, eq3, load_clips, output, table
 
 from spes_hf import SpesConfig
 from spes_hf.functional import z_score
-from spes_hf.scoring.pooling import Pools, mean_of_levels, mean_z_score
+from spes_hf.scoring.pooling import Pools, mean_of_levels, mean_of_scaled_levels
 
 TODAY = SpesConfig()
 POOLS = TODAY.pool_patches_per_second or ()
@@ -61,7 +61,7 @@ def uneven(clip: Clip, labels: Tensor, probabilities: tuple[float, ...], masks: 
 
 def pooled(maps: Tensor, pools: Pools, levels_as_z_scores: bool = False) -> Tensor:
     """Return the maps of all tokens, (K, T·C), in means over patches."""
-    combined = mean_z_score if levels_as_z_scores else mean_of_levels
+    combined = mean_of_scaled_levels if levels_as_z_scores else mean_of_levels
     return torch.stack([combined(values, pools) for values in maps])
 
 

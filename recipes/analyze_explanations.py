@@ -390,29 +390,27 @@ def scatter_section(explanations: Any, min_count: int) -> Section:
     if found.note:
         section.say(found.note, "warn")
     section.show("figure10", "Token types by the mean kurtosis of their maps.", found.plot())
-    section.say(f"Kurtosis and how much the token rests on text, over tokens: {found.against_text_share}.")
+    section.say(f"Kurtosis and the bits from the sound, over tokens: {found.against_sound_bits}.")
     section.say(f"Kurtosis and the share of the top saliency that text holds: {found.against_top_share}.", "quiet")
     return section
 
 
 def modality_section(explanations: Any, min_count: int) -> Section:
-    """Returns what tokens rest on."""
+    """Returns what told the model its tokens."""
     section = Section("§8.2 Sound or text?", "modality_balance")
     found = modality_balance(explanations, min_count=min_count)
     section.data = found.to_dict()
     if found.note:
         section.say(found.note, "warn")
-    section.show("modality", "Token types that rest most on text (top) and most on sound (bottom).", found.plot())
-    section.say("Single tokens that rest most on text, end of sequence and punctuation left out:")
+    section.show("modality", "Token types that were most guessed (top) and most heard (bottom).", found.plot())
+    section.say("Single tokens that the sound told least, end of sequence and punctuation left out:")
     rows = [t for t in found.tokens if any(c.isalnum() for c in t.token) and not t.token.startswith("<")][:10]
     section.table(
-        ["token", "utterance", "text share", "probability"],
-        [[shown(t.token), t.utterance, round(t.text_share, 2), round(t.probability, 2)] for t in rows],
+        ["token", "utterance", "bits from the sound", "probability"],
+        [[shown(t.token), t.utterance, round(t.sound_bits, 1), round(t.probability, 2)] for t in rows],
     )
-    section.say(
-        "Utterances whose tokens rest most on text: where to look first if the model may have made something up."
-    )
-    section.table(["utterance", "mean text share"], [[n, round(v, 2)] for n, v in list(found.utterances.items())[:5]])
+    section.say("Utterances with the fewest bits a token: where to look first if the model may have made something up.")
+    section.table(["utterance", "bits a token"], [[n, round(v, 1)] for n, v in list(found.utterances.items())[:5]])
     return section
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 # Words with fewer bits: without the sound, the model would have written them half as surely or more.
 NOT_HEARD_BITS = 1.0
 
-# Log-odds that an output was made up = INTERCEPT + SLOPE · log2(1 + bits a word). Fitted by benchmarks/sound_bits.py on
-# one half of the speakers and sounds; docs/hallucination.md reports the other half.
-INTERCEPT, SLOPE = 6.0, -3.0
+# Log-odds that an output was made up = INTERCEPT + SLOPE · log2(1 + bits a token), if one output in ten is. Fitted by
+# benchmarks/hallucination.py on one half of the speakers and sounds; docs/hallucination.md reports the other half.
+INTERCEPT, SLOPE = 16.24, -6.82
 
 
 def bits_per_word(words: Sequence[str], bits: Iterable[float]) -> float:
@@ -25,7 +25,7 @@ def spoken(words: Sequence[str], bits: Iterable[float]) -> list[tuple[str, float
 
 
 def probability_made_up(mean_bits: float) -> float:
-    """Return the probability that an output was made up, from its bits a word; NaN for NaN."""
+    """Return the probability that an output was made up, from its bits a token; NaN for NaN."""
     if math.isnan(mean_bits):
         return math.nan
     return 1 / (1 + math.exp(-(INTERCEPT + SLOPE * math.log2(1 + max(0.0, mean_bits)))))

@@ -1,4 +1,4 @@
-"""The command line: ``spes-hf explain | report | demo``.
+"""The command line: ``spes-hf explain | check | report | demo``.
 
 Exit codes: 0 done, 2 wrong arguments or settings, 3 audio that cannot be explained, 4 a model that cannot be loaded or
 has no adapter, 5 a folder that holds no explanation, 1 any other error, 130 interrupted.
@@ -66,29 +66,35 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="exit codes: " + (__doc__ or "").split("Exit codes: ")[1].replace("\n", " ").strip(),
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="explain | report | demo")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="explain | check | report | demo")
 
     explain = commands.add_parser("explain", help="explain what a model writes for a recording")
     explain.add_argument("audio", metavar="AUDIO", help="a recording that libsndfile reads (WAV, FLAC, OGG, MP3, …)")
-    explain.add_argument(
-        "--model",
-        required=True,
-        metavar="ID_OR_PATH",
-        help=f"a model of the Hub, a folder, or without a hub: {DEMO} (Whisper tiny.en), {', '.join(TINY_MODELS)}",
-    )
-    explain.add_argument("--language", help="language of the speech (Whisper)")
-    explain.add_argument("--task", choices=("transcribe", "translate"), help="what Whisper shall do")
-    explain.add_argument("--tgt-lang", help="language of the text (SeamlessM4T, multilingual Speech2Text)")
     explain.add_argument("--text", help="explain this output instead of the one that the model generates")
-    explain.add_argument("--num-beams", type=int, metavar="N", help="width of beam search")
-    explain.add_argument("--device", default=None, help="where the model runs, for example cuda (default: cuda if any)")
-    explain.add_argument(
-        "--dtype",
-        choices=("auto", "float32", "bfloat16", "float16"),
-        default="auto",
-        help="type of the weights (default: auto, the checkpoint's own, on a CPU float32)",
-    )
     explain.set_defaults(run=run_explain, preset="default")
+
+    check = commands.add_parser("check", help="did the model hear what it writes, or make it up? Three passes, no maps")
+    check.add_argument("audio", nargs="+", metavar="AUDIO", help="recordings")
+    check.set_defaults(run=run_check)
+
+    for command in (explain, check):
+        command.add_argument(
+            "--model",
+            required=True,
+            metavar="ID_OR_PATH",
+            help=f"a model of the Hub, a folder, or without a hub: {DEMO} (Whisper tiny.en), {', '.join(TINY_MODELS)}",
+        )
+        command.add_argument("--language", help="language of the speech (Whisper)")
+        command.add_argument("--task", choices=("transcribe", "translate"), help="what Whisper shall do")
+        command.add_argument("--tgt-lang", help="language of the text (SeamlessM4T, multilingual Speech2Text)")
+        command.add_argument("--num-beams", type=int, metavar="N", help="width of beam search")
+        command.add_argument("--device", help="where the model runs, for example cuda (default: cuda if any)")
+        command.add_argument(
+            "--dtype",
+            choices=("auto", "float32", "bfloat16", "float16"),
+            default="auto",
+            help="type of the weights (default: auto, the checkpoint's own, on a CPU float32)",
+        )
 
     demo = commands.add_parser("demo", help="explain a clip of J. F. Kennedy with Whisper tiny.en; no hub needed")
     demo.set_defaults(run=run_demo, preset="fast")
@@ -107,7 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("folder", type=Path, metavar="DIR", help="a folder that explain or Explanation.save() wrote")
     report.set_defaults(run=run_report)
 
-    for command in (explain, demo, report):
+    for command in (explain, check, demo, report):
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -133,6 +139,28 @@ def run_explain(options: argparse.Namespace) -> None:
         text=options.text,
         generate_kwargs=generate_kwargs,
     )
+
+
+def run_check(options: argparse.Namespace) -> None:
+    """Say of recordings whether the model heard what it writes; one that cannot be read does not stop the others."""
+    from spes_hf.hearing import SoundChecker
+    from spes_hf.viz.scale import printable
+
+    checker = SoundChecker(*load_model(options.model, options.device, options.dtype))
+    settings = {"language": options.language, "task": options.task, "tgt_lang": options.tgt_lang}
+    beams = {} if options.num_beams is None else {"num_beams": options.num_beams}
+    failed: list[SpesError] = []
+    for audio in options.audio:
+        try:
+            found = checker(audio, generate_kwargs=beams, **settings)
+        except AudioError as error:
+            failed.append(error)
+            print(f"{audio}\n  {error}", file=sys.stderr)
+            continue
+        guessed = ", ".join(map(printable, found.not_heard))
+        print(f"{audio}\n  {printable(str(found))}" + (f"\n  not heard (under 1 bit): {guessed}" if guessed else ""))
+    if failed:
+        raise AudioError(f"{len(failed)} of {len(options.audio)} recordings could not be checked; see above")
 
 
 def run_demo(options: argparse.Namespace) -> None:
@@ -220,10 +248,10 @@ def _heard(explanation: Explanation) -> list[str]:
     """Return what the sound told, line by line."""
     from spes_hf.viz.scale import printable
 
-    words, mean = explanation.words(), explanation.bits_per_word
+    words, mean = explanation.words(), explanation.bits_per_token
     if math.isnan(mean):
         return ["no word was written"]
-    told = f"{mean:.1f} bits a word from the sound"
+    told = f"{mean:.1f} bits a token from the sound"
     lines = [f"probably made up: {told}" if probability_made_up(mean) > 0.5 else f"heard: {told}"]
     rows = spoken(words.tokens, words.sound_bits.tolist())
     guessed = [f"{printable(word)} ({bits:.1f})" for word, bits in rows if bits < NOT_HEARD_BITS]

@@ -139,9 +139,22 @@ def z_score(values: Tensor) -> Tensor:
     """
     values = values.double()
     centred = values - values.mean() if values.numel() else values
+    deviation = _deviation(values)
+    return torch.zeros_like(centred) if deviation is None else centred / deviation
+
+
+def scaled(values: Tensor) -> Tensor:
+    """Return values over their sample standard deviation, in float64; 0 where `z_score` is: the zero stays."""
+    deviation = _deviation(values.double())
+    return torch.zeros_like(values.double()) if deviation is None else values.double() / deviation
+
+
+def _deviation(values: Tensor) -> Tensor | None:
+    """Return the sample standard deviation of float64 values; None where they are constant."""
+    centred = values - values.mean() if values.numel() else values
     deviation = centred.square().sum().div(max(1, values.numel() - 1)).sqrt()
     constant = values.numel() < 2 or bool(deviation <= 1e-6 * values.abs().max())
-    return torch.zeros_like(centred) if constant else centred / deviation
+    return None if constant else deviation
 
 
 def standardize(audio: Tensor, token: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

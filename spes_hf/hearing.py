@@ -29,7 +29,9 @@ class Hearing:
         words: Its words; punctuation marks are words of their own.
         word_bits: For every word, log2 of how much likelier the sound made it (`Explanation.sound_bits`).
         bits_per_word: Mean over the words that have a letter or digit; NaN where there is none.
-        probability_made_up: That an output with so many bits a word was made up; NaN where nothing was written.
+        bits_per_token: Mean over tokens, special ones left out, which tells best; NaN where there is none.
+        probability_made_up: That an output with so many bits a token was made up, if one in ten is; NaN where nothing
+            was written.
         reached_length_limit: Whether a length limit cut the text.
     """
 
@@ -37,13 +39,14 @@ class Hearing:
     words: tuple[str, ...]
     word_bits: tuple[float, ...]
     bits_per_word: float
+    bits_per_token: float
     probability_made_up: float
     reached_length_limit: bool = False
 
     @property
     def verdict(self) -> Verdict:
         """What is the likelier: "made up" or "heard"; "nothing written" where there is no word."""
-        if math.isnan(self.bits_per_word):
+        if math.isnan(self.bits_per_word) or math.isnan(self.bits_per_token):
             return "nothing written"
         return "made up" if self.probability_made_up > 0.5 else "heard"
 
@@ -60,7 +63,7 @@ class Hearing:
             return "nothing written"
         return (
             f"{self.text.strip()!r}: {'probably made up' if self.verdict == 'made up' else 'heard'}, "
-            f"{self.bits_per_word:.1f} bits a word"
+            f"{self.bits_per_token:.1f} bits a token"
         )
 
 
@@ -82,7 +85,7 @@ def sound_check(
 
     Examples:
         >>> print(sound_check(model, processor, "clip.wav"))  # doctest: +SKIP
-        'Thank you for watching.': probably made up, 0.4 bits a word
+        'Thank you for watching.': probably made up, 0.4 bits a token
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
@@ -146,7 +149,14 @@ class SoundChecker:
         groups = word_groups(pieces, special)
         words = tuple(join_pieces([pieces[k] for k in group]) for group in groups)
         bits = tuple(float(evidence.sound_bits[list(group)].sum()) for group in groups)
-        mean = bits_per_word(words, bits)
+        written = evidence.sound_bits[[not s for s in special]]
+        mean = float(written.mean()) if len(written) else math.nan
         return Hearing(
-            adapter.text(target.token_ids), words, bits, mean, probability_made_up(mean), not target.complete
+            text=adapter.text(target.token_ids),
+            words=words,
+            word_bits=bits,
+            bits_per_word=bits_per_word(words, bits),
+            bits_per_token=mean,
+            probability_made_up=probability_made_up(mean),
+            reached_length_limit=not target.complete,
         )

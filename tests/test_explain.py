@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import os
 import shutil
 
@@ -79,7 +80,7 @@ def test_engine_equals_the_literal_method(small_whisper, tone, impact, perturb, 
     masks = {"num_spectrogram_masks": 13} if joint else {"num_spectrogram_masks": 13, "num_token_masks": 11}
     config = pyramid(**masks, impact=impact, perturb=perturb, fill=fill)
     explanation = run(model, processor, tone, config=config)
-    assert explanation.provenance["cost"]["forward_passes"] == 1 + 13 + (0 if joint else 11)
+    assert explanation.provenance["cost"]["forward_passes"] == 3 + 13 + (0 if joint else 11)
     inputs = processor(tone, sampling_rate=16_000, return_tensors="pt", return_attention_mask=True, max_length=32_000)
     window = inputs.input_features
     frames = int(inputs.attention_mask.sum())
@@ -306,21 +307,62 @@ def test_a_given_text_is_explained(small_whisper, tone):
     assert found.provenance["output"]["given"] is True
 
 
-def test_text_share_is_about_text_that_the_model_wrote(explanation, small_whisper, tone):
+def test_impact_of_text_is_about_text_that_the_model_wrote(explanation, small_whisper, tone):
     prefix, raw, impact = explanation.prefix_length, explanation.raw_token, explanation.text_impact
-    sound = explanation.sound_impact
-    assert explanation.text_share[0] == 0  # nothing but start tokens comes before it
     assert impact[1] == pytest.approx(float(raw[1, prefix]), rel=1e-4)  # one written token comes before it
     assert abs(raw[1, : prefix + 1].mean() - raw[1, prefix]) > 0.1 * raw[1, prefix]  # the start tokens would show
     for k in range(2, len(explanation)):
         written = raw[k, prefix : prefix + k]
         assert written.min() - 1e-6 <= impact[k] <= written.max() + 1e-6
-    torch.testing.assert_close(explanation.text_share[1:], (impact / (impact + sound))[1:])
-    assert (explanation.text_share[1:] > 0).all() and (explanation.text_share < 1).all()
     joint = run(
         *small_whisper, tone, config=SpesConfig(estimator="perturbation", num_spectrogram_masks=6, perturb="joint")
     )
-    assert joint.text_share.isnan().all()
+    assert joint.text_impact.isnan().all()
+
+
+def test_bits_are_those_of_plain_calls(explanation, small_whisper, tone):
+    """With the window's true frames at their mean, and with the embeddings of what the model wrote at zero."""
+    model, processor = small_whisper
+    window = processor(tone, sampling_rate=16_000, return_tensors="pt").input_features
+    silent = window.clone()
+    silent[:, :, :120] = explanation.features.mean(0)[:, None]
+    prefix, ids = explanation.prefix_length, torch.tensor(explanation.token_ids)
+    start = processor.tokenizer.convert_tokens_to_ids(explanation.context_tokens[:prefix])
+    context = torch.tensor([[*start, *explanation.token_ids[:-1]]])
+
+    def log2_probability(features, keep=None):
+        hook = model.get_decoder().embed_tokens.register_forward_hook(
+            lambda module, args, output: output if keep is None else output * keep
+        )
+        with torch.no_grad():
+            logits = model(input_features=features, decoder_input_ids=context).logits[0, prefix - 1 :]
+        hook.remove()
+        return logits.log_softmax(-1).gather(1, ids[:, None]).squeeze(1) / math.log(2)
+
+    clean = log2_probability(window)
+    keep = (torch.arange(context.shape[1]) < prefix).float()[:, None]
+    torch.testing.assert_close(explanation.sound_bits, clean - log2_probability(silent), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(explanation.text_bits, clean - log2_probability(window, keep), rtol=1e-4, atol=1e-4)
+    assert explanation.text_bits[0].abs() < 1e-4 < explanation.text_bits[1:].abs().min()  # nothing was written before
+    torch.testing.assert_close(
+        explanation.probability_without_sound, 2 ** log2_probability(silent), rtol=1e-3, atol=1e-9
+    )
+
+
+def test_two_given_texts_give_two_maps_unless_kl_is_asked_for(small_whisper, tone):
+    def maps(text, **settings):
+        config = SpesConfig(num_spectrogram_masks=4, masks_per_token=4, num_token_masks=4, **settings)
+        found = explain(*small_whisper, tone, config=config, text=text, progress=False)
+        return found, found.raw_audio_saliency[0]
+
+    one, of_one = maps("ask")
+    other, of_other = maps("not")
+    assert one.origin.config["impact"] == "log-probability"
+    assert torch.corrcoef(torch.stack([of_one.flatten(), of_other.flatten()]))[0, 1] < 0.99
+    by_name, position = maps("ask", impact="kl")
+    assert by_name.origin.config["impact"] == "kl"
+    torch.testing.assert_close(position, maps("not", impact="kl")[1])  # KL tells of the place alone
+    assert any("KL" in note for note in by_name.notes) and not any("KL" in note for note in one.notes)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -14,7 +14,7 @@ from agreement import assert_explanations_agree
 from scipy.stats import spearmanr
 from settings import pyramid
 
-from spes_hf import Explanation, SpesConfig, cli, explain
+from spes_hf import Explanation, SpesConfig, cli, explain, sound_check
 from spes_hf.audio.load import load_audio
 
 pytestmark = pytest.mark.real_model
@@ -59,16 +59,35 @@ def test_saliency_moves_forward_with_the_words(explanation):
     assert spearmanr(order, centroids[order]).statistic >= 0.95
 
 
-def test_what_was_said_before_rests_on_text_when_it_is_said_again(explanation):
-    """The clip says "what your country can do for you" twice over, turned round; the second time text tells more."""
+def test_what_the_sound_told(explanation):
+    """The first time a phrase is said the sound tells it; said again, turned round, text tells it, too."""
     words = explanation.words()
-    said = [(word.strip(), share) for word, share in zip(words.tokens, words.text_share.tolist(), strict=True)]
-    for word, more in {"your": 0.1, "country": 0.1, "what": 0.05, "can": 0.0, "do": 0.0}.items():
-        first, second = (share for other, share in said if other == word)
-        assert second > first + more, word
-    share = dict(said[:8])  # "And so my fellow Americans ask not what"
-    assert share["And"] == 0  # no text before it
-    assert share["not"] < 0.5 < share["so"]  # nothing but the sound tells "not"
+    said = [(word.strip(), bits) for word, bits in zip(words.tokens, words.sound_bits.tolist(), strict=True)]
+    measured = {"fellow": [10.1], "country": [7.7, 2.6], "do": [1.2, 0.1], ".": [0.0]}
+    for word, expected in measured.items():
+        assert [bits for other, bits in said if other == word] == pytest.approx(expected, abs=0.2), word
+    for word in ("your", "country", "what", "can", "do"):
+        first, second = (bits for other, bits in said if other == word)
+        assert second < first - 1, word
+    again = [
+        p for w, p in zip(words.tokens, words.probability_without_sound.tolist(), strict=True) if w.strip() == "do"
+    ]
+    assert again[1] == pytest.approx(0.92, abs=0.02)  # the model would have written it in silence
+
+
+def test_what_is_written_for_silence_was_not_heard(whisper):
+    found = sound_check(*whisper, np.zeros(32_000, dtype=np.float32), sampling_rate=16_000)
+    assert found.not_heard == ("you",) and found.bits_per_token == pytest.approx(0, abs=0.01)
+    assert found.verdict == "made up" and "probably made up, 0.0 bits a token" in str(found)
+
+
+def test_the_check_agrees_with_the_explanation(whisper, jfk, explanation):
+    found = sound_check(*whisper, jfk)
+    words = explanation.words()
+    assert found.text == explanation.text and list(found.words) == words.tokens
+    assert list(found.word_bits) == pytest.approx(words.sound_bits.tolist(), abs=1e-3)
+    assert found.verdict == "heard" and found.not_heard == ("do",)
+    assert found.bits_per_token == pytest.approx(explanation.bits_per_token, abs=1e-3)
 
 
 def test_features_are_what_the_model_saw(whisper, jfk, explanation):

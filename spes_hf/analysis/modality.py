@@ -63,7 +63,7 @@ class ModalityBalance:
     Attributes:
         tokens: Every token, those first that the sound told least; those whose bits are not known come last.
         types: Token types that occur often enough, in the same order.
-        utterances: Name of the utterance → bits a word from the sound, the fewest first: where to look first if the
+        utterances: Name of the utterance → bits a token from the sound, the fewest first: where to look first if the
             model may have made something up.
         min_count: How often a type has to occur.
         note: "too few: …" where no type does; else empty.
@@ -137,7 +137,7 @@ def modality_balance(explanations: Any, *, min_count: int = 1) -> ModalityBalanc
         )
         for k, values in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
             tokens.append(TokenBalance(item.name, k, token_label(explanation, k), *values))
-        utterances[item.name] = explanation.bits_per_word
+        utterances[item.name] = explanation.bits_per_token
     by_type: dict[str, list[TokenBalance]] = {}
     for token in tokens:
         by_type.setdefault(token.token, []).append(token)

@@ -1,4 +1,4 @@
-"""One utterance on one page: what every token rests on, in sound and in text (Fig. 3)."""
+"""One utterance on one page: the sound that spoke for every token (Fig. 3)."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def plot_overview(explanation: Explanation, longest: int = 40) -> tuple[Figure, 
     start, end = scale.time_extent(explanation.times)
     figure = drawing.new_figure(min(14.0, max(6.0, 2.5 + 0.9 * (end - start))), 1.0 + 0.62 * max(count, 1))
     axes = list(figure.subplots(max(count, 1), 1, sharex=True, sharey=True, squeeze=False)[:, 0])
-    maps, tokens = explanation.audio_saliency, explanation.tokens
+    tokens = explanation.tokens
     for k, ax in enumerate(axes[:count]):
-        draw_overlay(ax, explanation, maps[k])
+        draw_overlay(ax, explanation, explanation.evidence(k))
         label = ax.set_ylabel(scale.shown(tokens[k], 16), rotation=0, ha="right", va="center", fontsize=10)
         drawing.take_literally(label)
         ticks = [(hz, at) for hz, at in scale.frequency_ticks(explanation.frequencies) if hz in (500, 4000)]
@@ -46,7 +46,7 @@ def plot_overview(explanation: Explanation, longest: int = 40) -> tuple[Figure, 
     kind = "word" if explanation.over_words else "token"
     left_out = f" (the first {count} of {len(explanation)})" if count < len(explanation) else ""
     title = figure.suptitle(
-        f"what each {kind} of “{scale.shown(explanation.text, 70)}” rests on{left_out}", fontsize=11
+        f"the sound that spoke for each {kind} of “{scale.shown(explanation.text, 70)}”{left_out}", fontsize=11
     )
     drawing.take_literally(title)
     return figure, axes

@@ -212,7 +212,7 @@ class Explain(AudioTransform):
             "prediction": Value("string"),
             "tokens": List(Value("string")),
             **dict.fromkeys(_NUMBERS, numbers),
-            "bits_per_word": Value("float64"),
+            "bits_per_token": Value("float64"),
             "reliability": Value("float64"),
             "reached_length_limit": Value("bool"),
             "error": Value("string"),
@@ -252,7 +252,7 @@ class Explain(AudioTransform):
             "prediction": "",
             "tokens": np.array([], dtype=str),
             **{name: np.array([], dtype=np.float64) for name in _NUMBERS},
-            "bits_per_word": float("nan"),
+            "bits_per_token": float("nan"),
             "reliability": float("nan"),
             "reached_length_limit": False,
         }
@@ -262,8 +262,8 @@ class SoundCheck(AudioTransform):
     """Says of the audio of a row whether the model heard what it writes or made it up: three passes, no map.
 
     The columns that it adds: "prediction", "words", "word_bits" (of each word, from the sound), "bits_per_word",
-    "probability_made_up", "verdict" ("heard", "made up" or "nothing written"), "reached_length_limit" and "error". See
-    `spes_hf.sound_check`. Takes the arguments of `Explain`, but for those of methods.
+    "bits_per_token", "probability_made_up", "verdict" ("heard", "made up" or "nothing written"), "reached_length_limit"
+    and "error". See `spes_hf.sound_check`. Takes the arguments of `Explain`, but for those of methods.
 
     Examples:
         >>> rows = dataset.map(SoundCheck(model, processor))  # doctest: +SKIP
@@ -313,6 +313,7 @@ class SoundCheck(AudioTransform):
             "words": List(Value("string")),
             "word_bits": List(Value("float64")),
             "bits_per_word": Value("float64"),
+            "bits_per_token": Value("float64"),
             "probability_made_up": Value("float64"),
             "verdict": Value("string"),
             "reached_length_limit": Value("bool"),
@@ -328,6 +329,7 @@ class SoundCheck(AudioTransform):
             "words": np.array(found.words, dtype=str),
             "word_bits": np.array(found.word_bits, dtype=np.float64),
             "bits_per_word": found.bits_per_word,
+            "bits_per_token": found.bits_per_token,
             "probability_made_up": found.probability_made_up,
             "verdict": found.verdict,
             "reached_length_limit": found.reached_length_limit,
@@ -340,6 +342,7 @@ class SoundCheck(AudioTransform):
             "words": np.array([], dtype=str),
             "word_bits": np.array([], dtype=np.float64),
             "bits_per_word": float("nan"),
+            "bits_per_token": float("nan"),
             "probability_made_up": float("nan"),
             "verdict": "",
             "reached_length_limit": False,

@@ -82,7 +82,7 @@ def to_row(explanation: Explanation) -> dict[str, Any]:
         "token_probabilities": explanation.token_probabilities.tolist(),
         "sound_bits": explanation.sound_bits.tolist(),
         "text_bits": explanation.text_bits.tolist(),
-        "bits_per_word": explanation.bits_per_word,
+        "bits_per_token": explanation.bits_per_token,
         "reliability": float(explanation.reliability.sentence),
         "reached_length_limit": explanation.reached_length_limit,
     }

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from spes_hf import functional
-from spes_hf.bits import bits_per_word
 from spes_hf.explanation.maps import PatchMap, Reliability
 from spes_hf.explanation.origin import Origin
 from spes_hf.text import join_pieces, word_groups
@@ -137,6 +136,18 @@ class Explanation:
         return self.origin.text_given
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader has to know: what was done to the audio, what was explained, and how."""
+        notes = [f"Audio: {note}" for note in self.origin.notes]
+        if self.text_given:
+            notes.append("The text was given, not generated: probabilities are those of this text, token by token.")
+            if self.origin.config.get("impact") == "kl":
+                notes.append(
+                    "KL tells how the prediction moves at each place of the text, whatever token is given there."
+                )
+        return tuple(notes)
+
+    @property
     def reached_length_limit(self) -> bool:
         """Whether a length limit cut the text."""
         return self.origin.reached_length_limit
@@ -194,6 +205,48 @@ class Explanation:
         measured = self.measured_sentence_saliency
         return self.mean_token_saliency if measured is None else measured
 
+    def evidence(self, token: int | str | None = None) -> Tensor:
+        """Return the map of a token (or word) with its sign and unit, (T, C): 0 = no effect, below 0: spoke against it.
+
+        From gradients, the impact of hiding a feature; from Eq. 3, how much more hiding it moves the model than the
+        average mask does; over words, the mean over their tokens. For pictures: metrics take the maps in [0, 1].
+        `evidence_unit` names the unit.
+
+        Args:
+            token: Index of the token (or word), or its text if it occurs once; None: the whole sentence, in standard
+                deviations where the method measures it on its own, else the mean of the tokens' maps in theirs.
+
+        Raises:
+            IndexError: If the index is out of range.
+            KeyError: If the text does not occur, or occurs more than once.
+        """
+        if token is not None:
+            group = self._groups[self.find(token)]
+            return torch.stack([self._evidence_of(k) for k in group]).mean(0)
+        if self.sentence_map is not None:
+            return self.sentence_map.dense(0)
+        scaled = [functional.scaled(self._evidence_of(k)) for k in range(len(self.pieces))]
+        return torch.stack(scaled).mean(0).float()
+
+    def evidence_unit(self, token: int | str | None = None) -> str:
+        """Return the unit of `evidence`: "nats", "probability", "standard deviations" or "loudness", ….
+
+        Args:
+            token: As for `evidence`.
+        """
+        units = {"energy": "feature units", "random": "no unit"}
+        impact = str(self.origin.config.get("impact", "kl"))
+        return (
+            "standard deviations"
+            if token is None
+            else units.get(self.method, "probability" if impact == "probability" else "nats")
+        )
+
+    def _evidence_of(self, k: int) -> Tensor:
+        """Return the evidence for one token, (T, C)."""
+        dense = self.audio_map.dense(k)
+        return dense if self.audio_map.weights is None else dense - self.sound_impact[k].nan_to_num(0.0)
+
     @property
     def sentence_kind(self) -> Literal["measured", "mean"]:
         """Which map `sentence_saliency` is: "measured" on the sentence, or the "mean" of its tokens' maps."""
@@ -242,10 +295,13 @@ class Explanation:
         return self.token_probabilities * 2 ** (-self.text_bits)
 
     @property
-    def bits_per_word(self) -> float:
-        """Mean sound bits of the words that have a letter or digit; NaN where there is none, or bits are not known."""
-        words = self.words()
-        return bits_per_word(words.tokens, words.sound_bits.tolist())
+    def bits_per_token(self) -> float:
+        """Mean sound bits of the tokens of the text, special ones left out; NaN where there is none.
+
+        Few bits over a whole output mean that it was probably made up (`spes_hf.sound_check`).
+        """
+        written = self.token_sound_bits[~torch.tensor(self.special, dtype=torch.bool, device="cpu")]
+        return float(written.mean()) if len(written) else float("nan")
 
     @property
     def reliability(self) -> Reliability:

@@ -32,7 +32,7 @@ from spes_hf.methods.run import (
 )
 from spes_hf.scoring.eq3 import PerturbationEstimator, weighted_mean
 from spes_hf.scoring.gradient import GradientEstimator, relative
-from spes_hf.scoring.pooling import Pools, mean_of_levels, mean_z_score
+from spes_hf.scoring.pooling import Pools, mean_of_levels, mean_of_scaled_levels
 from spes_hf.scoring.scores import UnitScores
 
 
@@ -66,7 +66,8 @@ class SpesConfig(ExplainConfig):
         pool_patches_per_second: φ of the patches that share the mean of their features' scores in the maps of tokens,
             averaged over levels; None for no pooling; "gradient" only.
         sentence_patches_per_second: φ of the patches whose means the map of the sentence is made of, beside the
-            features themselves, every level as z-scores; None to pool it as the tokens' maps; "gradient" only.
+            features themselves, every level in its standard deviations; None to pool it as the tokens' maps;
+            "gradient" only.
         sentence_impact: What adds up to the impact on the sentence, whose gradient its map is: "relative" (Σ_k log(1 +
             r_k / 0.01), so that tokens count alike however far they move) or "sum" (Σ_k r_k); None for "relative" with
             the impact "kl" and "sum" with the others, whose gradient does not vanish where they are small. "gradient"
@@ -283,7 +284,7 @@ def _gradient_run(config: SpesConfig, problem: Problem) -> Run:
         relative if kind == "relative" else None,
         problem.dtype,
     )
-    combined = mean_z_score if len(coarse) else mean_of_levels
+    combined = mean_of_scaled_levels if len(coarse) else mean_of_levels
     shown = Pools(torch.cat([singles, coarse]) if len(coarse) else pools)
 
     def read(scores: UnitScores) -> Maps:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spes_hf.functional import z_score
+from spes_hf.functional import scaled
 
 
 class Pools:
@@ -38,6 +38,9 @@ def mean_of_levels(values: Tensor, pools: Pools) -> Tensor:
     return pools.spread(values).mean(0)
 
 
-def mean_z_score(values: Tensor, pools: Pools) -> Tensor:
-    """Return the same with every level as z-scores first: means over large patches differ less than over small ones."""
-    return torch.stack([z_score(level) for level in pools.spread(values)]).mean(0)
+def mean_of_scaled_levels(values: Tensor, pools: Pools) -> Tensor:
+    """Return the same with every level in units of its standard deviation: means over large patches differ less.
+
+    Nothing is subtracted: what has no effect stays at 0.
+    """
+    return torch.stack([scaled(level) for level in pools.spread(values)]).mean(0)

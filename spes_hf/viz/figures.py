@@ -22,32 +22,36 @@ if TYPE_CHECKING:
 
     from spes_hf.explanation import Explanation
 
-_SOUND = LinearSegmentedColormap.from_list("spes_sound", scale.SOUND_ON_LIGHT)
+_SIGNED = LinearSegmentedColormap.from_list(
+    "spes_signed", (*reversed(scale.AGAINST_ON_LIGHT), "#ffffff", *scale.SOUND_ON_LIGHT)
+)
 _TEXT = LinearSegmentedColormap.from_list("spes_text", scale.TEXT_ON_LIGHT)
 _GREYS = LinearSegmentedColormap.from_list("spes_greys", scale.GREYS_ON_LIGHT)
 
 
 def plot_saliency(explanation: Explanation, token: int | str | None = None) -> tuple[Figure, Sequence[Axes]]:
     """Return a figure of spectrogram, saliency and overlay, and its three axes; see `spes_hf.viz.plot_saliency`."""
-    saliency, title, reliability = _map_and_title(explanation, token)
+    evidence, title, reliability = _map_and_title(explanation, token)
     start, end = scale.time_extent(explanation.times)
     figure = _figure(min(16.0, max(7.0, 2.5 + 0.75 * (end - start))), 6.4)
     axes = list(figure.subplots(3, 1, sharex=True, sharey=True))
-    limits = scale.saliency_limits(saliency)
-
+    end_of_scale = scale.evidence_limit(evidence)
     loudness = scale.spectrogram_limits(explanation.features)
     spectrogram = _draw(axes[0], explanation, explanation.features, "gray_r", loudness)
-    heat = _draw(axes[1], explanation, saliency, _SOUND, limits)
-    draw_overlay(axes[2], explanation, saliency)
+    heat = _draw(axes[1], explanation, evidence, _SIGNED, (-end_of_scale, end_of_scale))
+    draw_overlay(axes[2], explanation, evidence)
 
     label = "feature, as the\nmodel sees it"
     figure.colorbar(spectrogram, ax=axes[:1], extend="both", label=label, pad=0.01, fraction=0.05)
     bar = figure.colorbar(heat, ax=axes[1:], extend="both", pad=0.01, fraction=0.05)
-    low, high = float(saliency.min()), float(saliency.max())
-    shown = f"saliency, median to {scale.HIGH_PERCENTILE:g}th percentile"
-    bar.set_label(f"{shown}\n(the map runs from {low:.2f} to {high:.2f})")
+    against = float(evidence.min()) < 0
+    bar.ax.set_ylim(-end_of_scale if against else 0.0, end_of_scale)
+    bar.set_label(
+        f"evidence from the sound ({explanation.evidence_unit(token)})\n0: no effect"
+        + ("; below: against it" * against)
+    )
     known = "" if math.isnan(reliability) else f" (split-half reliability {reliability:.2f})"
-    names = ("spectrogram", f"saliency{known}", "saliency over spectrogram")
+    names = ("spectrogram", f"evidence{known}", "evidence over spectrogram")
     for ax, name in zip(axes, names, strict=True):
         ax.set_title(name, loc="left", fontsize=9, color="0.3")
     axes[2].set_xlabel("time (s)")
@@ -86,22 +90,22 @@ def plot_tokens(explanation: Explanation) -> tuple[Figure, Axes]:
     if 0 < explanation.prefix_length < columns:
         ax.axvline(explanation.prefix_length - 0.5, color="0.25", linewidth=0.8)
     figure.colorbar(image, ax=ax, label="saliency, on one scale with the sound's", pad=0.02, fraction=0.05, aspect=30)
-    ax.set_title("the earlier text that each output rests on (hatched: not yet written)", loc="left", fontsize=9)
+    ax.set_title("the earlier text that mattered for each output (hatched: not yet written)", loc="left", fontsize=9)
     return figure, ax
 
 
-def draw_overlay(ax: Axes, explanation: Explanation, saliency: Tensor) -> AxesImage:
-    """Draw a map over the spectrogram and return the map's image; it is clear up to the median, then less and less so.
+def draw_overlay(ax: Axes, explanation: Explanation, evidence: Tensor) -> AxesImage:
+    """Draw a map over the spectrogram and return the map's image; it is clear at 0, then less and less so.
 
     Args:
         ax: Where to draw.
         explanation: Whose spectrogram.
-        saliency: (T, C) in [0, 1].
+        evidence: (T, C), signed; 0 = no effect.
     """
     _draw(ax, explanation, explanation.features, _GREYS, scale.spectrogram_limits(explanation.features))
-    low, high = scale.saliency_limits(saliency)
-    opacity = ((saliency - low) / (high - low)).clamp(0, 1)
-    return _draw(ax, explanation, saliency, _SOUND, (low, high), alpha=opacity.T.numpy())
+    end = scale.evidence_limit(evidence)
+    opacity = (evidence.abs() / end).clamp(0, 1)
+    return _draw(ax, explanation, evidence, _SIGNED, (-end, end), alpha=opacity.T.numpy())
 
 
 def bare_figure(width: float, height: float, dpi: float = 100) -> Figure:
@@ -125,13 +129,13 @@ def _map_and_title(explanation: Explanation, token: int | str | None) -> tuple[T
     """Return the map (T, C), its title and its reliability."""
     if token is None:
         text = scale.shown(explanation.text, 90)
-        return explanation.sentence_saliency, f"whole sentence: “{text}”", explanation.reliability.sentence
+        return explanation.evidence(), f"whole sentence: “{text}”", explanation.reliability.sentence
     k = explanation.find(token)
     kind = "word" if explanation.over_words else "token"
     reliability = float(explanation.reliability.tokens[k])
     probability = float(explanation.token_probabilities[k])
     title = f"“{scale.shown(explanation.tokens[k], 60)}”: {kind} {k}, probability {probability:.2f}"
-    return explanation.audio_saliency[k], title, reliability
+    return explanation.evidence(k), title, reliability
 
 
 def _draw(

@@ -37,7 +37,7 @@ def notebook_html(explanation: Explanation) -> str:
         '<div style="max-width:860px">'
         f'<div style="font:17px/1.9 Georgia,serif">{_transcript(explanation)}</div>'
         f'<div style="{_QUIET};margin:2px 0 8px">{legend}</div>'
-        f'<img alt="Saliency of the whole sentence over the spectrogram" style="max-width:100%;background:#fff" '
+        f'<img alt="Evidence for the whole sentence over the spectrogram" style="max-width:100%;background:#fff" '
         f'src="data:image/png;base64,{_picture(explanation)}">'
         f'<div style="{_QUIET};margin-top:4px">{_numbers(explanation)}</div>'
         "</div>"
@@ -74,7 +74,7 @@ def _picture(explanation: Explanation) -> str:
     """Return the sentence map over the spectrogram as a PNG in base64."""
     figure = bare_figure(8.6, 2.1, dpi=110)
     ax = figure.subplots()
-    draw_overlay(ax, explanation, explanation.sentence_saliency)
+    draw_overlay(ax, explanation, explanation.evidence())
     ax.set_xlabel("time (s)", fontsize=8)
     ax.set_ylabel("frequency (Hz)", fontsize=8)
     ax.tick_params(labelsize=8)
@@ -97,12 +97,12 @@ def _numbers(explanation: Explanation) -> str:
         "reliability not known" if math.isnan(sure) else f"reliability {sure:.2f}",
     ]
     line = html.escape(" · ".join(part for part in parts if part))
-    mean = explanation.bits_per_word
+    mean = explanation.bits_per_token
     if not math.isnan(mean):
-        line = f"{mean:.1f} bits a word from the sound · {line}"
+        line = f"{mean:.1f} bits a token from the sound · {line}"
     warnings = []
     if probability_made_up(mean) > 0.5:
-        warnings.append(f"Probably made up: {mean:.1f} bits a word from the sound.")
+        warnings.append(f"Probably made up: {mean:.1f} bits a token from the sound.")
     if not math.isnan(sure) and sure < scale.LOW_RELIABILITY:
         warnings.append(scale.LOW_RELIABILITY_WARNING)
     if explanation.reached_length_limit:

@@ -18,10 +18,11 @@
   const quoted = (text) => make("bdi", { class: "quoted" }, `“${text}”`);
   const percent = (value, digits = 0) => (value == null ? "–" : `${(100 * value).toFixed(digits)} %`);
   const number = (value, digits = 2) => (value == null ? "–" : value.toFixed(digits).replace("-", "−"));
+  const amount = (value) => (value === 0 ? "0" : number(value, Math.max(0, 2 - Math.floor(Math.log10(Math.abs(value))) - 1)));
   const seconds = (value) => `${value.toFixed(2)} s`;
   const hertz = (value) => `${value < 1000 ? Math.round(value) : (value / 1000).toFixed(1) + " k"}${value < 1000 ? " " : ""}Hz`;
 
-  // Maps: rows are mel bins, the highest on top; values in [0, 1].
+  // Maps: rows are mel bins, the highest on top; grey values in [0, 1], or evidence: 128 is 0, 255 is its scale.
   const decoded = new Map();
   function decode(png) {
     if (!decoded.has(png)) {
@@ -38,9 +39,12 @@
     }
     return decoded.get(png);
   }
-  async function saliencyOf(name, index) {
-    if (index === null) return decode(data.sentence.map);
-    const maps = await Promise.all(data.levels[name].groups[index].map((k) => decode(data.maps[k])));
+  async function evidence({ map, scale }) {
+    return (await decode(map)).map((v) => (scale * (Math.round(255 * v) - 128)) / 127);
+  }
+  async function evidenceOf(name, index) {
+    if (index === null) return evidence(data.sentence);
+    const maps = await Promise.all(data.levels[name].groups[index].map((k) => evidence(data.maps[k])));
     return maps.length === 1 ? maps[0] : maps[0].map((_, i) => maps.reduce((sum, map) => sum + map[i], 0) / maps.length);
   }
 
@@ -55,15 +59,15 @@
     });
   }
   const ramps = Object.fromEntries(Object.entries(data.colours).map(
-    ([theme, { greys, sound }]) => [theme, { greys: ramp(greys), sound: ramp(sound) }]));
+    ([theme, { greys, sound, against }]) => [theme, { greys: ramp(greys), sound: ramp(sound), against: ramp(against) }]));
   const colours = () => ramps[dark.matches ? "dark" : "light"];
 
-  // The chosen map, its order statistics, and its colour scale
+  // The chosen map, the order statistics of its size, and its colour scale
   let map = null, sorted = null, spectrogram = null;
   const quantile = (q) => sorted[Math.max(0, Math.min(sorted.length - 1, Math.round(q * (sorted.length - 1))))];
   function limits() {
     const low = quantile(1 - $("share").value / 100);
-    return [low, Math.max(quantile(data.high_percentile / 100), low + 1 / 255)];
+    return [low, Math.max(quantile(data.high_percentile / 100), low * 1.01, 1e-12)];
   }
   function shareAbove(value) {
     let low = 0, high = sorted.length;
@@ -105,16 +109,17 @@
     const context = canvas.getContext("2d");
     context.scale(ratio, ratio);
     context.imageSmoothingEnabled = false;
-    const { sound } = colours(), [low, high] = limits(), strength = $("strength").value / 100;
+    const { sound, against } = colours(), [low, high] = limits(), strength = $("strength").value / 100;
     const box = [plot.left, plot.top, plot.width, plot.height];
     context.drawImage(background(), ...box);
     context.drawImage(layer((pixels) => map.forEach((v, i) => {
-      if (v < low) return;
-      const t = Math.min(1, (v - low) / (high - low));
-      put(pixels, i, sound[Math.round(255 * t)], strength * (0.2 + 0.8 * t));
+      const size = Math.abs(v);
+      if (size < low || size === 0) return;
+      const t = Math.min(1, size / high);
+      put(pixels, i, (v > 0 ? sound : against)[Math.round(255 * t)], strength * (0.2 + 0.8 * t));
     })), ...box);
     drawAxes(context, box);
-    drawScale(low, high, sound);
+    drawScale(high, sound, against);
     moveCursor();
   }
   function drawAxes(context, box) {
@@ -141,14 +146,18 @@
       context.fillText(`${+(i * step).toFixed(1)} s`, Math.min(x, plot.left + plot.width - 4), plot.top + plot.height + 9);
     }
   }
-  function drawScale(low, high, sound) {
-    const context = $("scale").getContext("2d");
-    sound.forEach((colour, i) => {
+  function drawScale(high, sound, against) {
+    const context = $("scale").getContext("2d"), unit = state.index === null ? data.sentence.unit : data.unit;
+    context.clearRect(0, 0, 120, 10);
+    const signed = map.some((v) => v < 0), zero = signed ? 60 : 0;
+    const paint = (colours, from, to) => colours.forEach((colour, i) => {
       context.fillStyle = `rgb(${colour})`;
-      context.fillRect((i / 256) * 120, 0, 1, 10);
+      context.fillRect(from + ((to - from) * i) / 256, 0, 1, 10);
     });
-    $("scale-low").textContent = `saliency ${number(low)}`;
-    $("scale-high").textContent = `${number(high)} and above`;
+    if (signed) paint(against, zero, 0);
+    paint(sound, zero, 120);
+    $("scale-low").textContent = signed ? `against it ${amount(-high)}` : "no effect 0";
+    $("scale-high").textContent = high < 1e-9 ? "no effect anywhere" : `${amount(high)} ${unit} for it`;
   }
 
   // Transcript: a button for every token (word); what stood before the output is shown, but was not chosen by the model
@@ -204,9 +213,9 @@
       const least = probability.reduce((best, p, i) => (p < probability[best] ? i : best), 0);
       entries.push([`least probable ${noun()}`, quoted(shown[least]), `, ${percent(probability[least])}`]);
     }
-    const bits = k === null ? data.sentence.bits_per_word : sound_bits[k];
+    const bits = k === null ? data.sentence.bits_per_token : sound_bits[k];
     if (bits != null && k === null)
-      entries.push(["from the sound", make("span", { class: "sound" }, `${bits.toFixed(1)} bits a word`),
+      entries.push(["from the sound", make("span", { class: "sound" }, `${bits.toFixed(1)} bits a token`),
         data.sentence.made_up > 0.5 ? ": probably made up" : ""]);
     else if (bits != null) {
       entries.push(["from the sound", make("span", { class: "sound" }, heard[k])]);
@@ -224,7 +233,7 @@
       ? "The reliability of this map is not known: a half of the masks drew none, or a constant one."
       : data.low_reliability[1];
     $("sentence").setAttribute("aria-pressed", k === null);
-    $("picture").setAttribute("aria-label", `Saliency over the spectrogram, ${heading.textContent}: ` +
+    $("picture").setAttribute("aria-label", `Evidence over the spectrogram, ${heading.textContent}: ` +
       `strongest at ${where(strongest % frames, Math.floor(strongest / frames))}`);
   }
   const timeOf = (frame) => start + ((frame + 0.5) / frames) * (end - start);
@@ -234,10 +243,10 @@
   async function choose(name, index, keepHash) {
     if (state.level !== name || !$("transcript").children.length) { state.level = name; state.index = index; writeTranscript(); }
     state.index = index;
-    const chosen = await saliencyOf(name, index);
+    const chosen = await evidenceOf(name, index);
     if (state.level !== name || state.index !== index) return;  // another one was chosen meanwhile
     map = chosen;
-    sorted = Float32Array.from(map).sort();
+    sorted = Float32Array.from(map, Math.abs).sort();
     colourTranscript(); describe(); draw();
     document.body.dataset.chosen = index === null ? "sentence" : `${noun()}=${index}`;
     if (!keepHash) history.replaceState(null, "", `#${document.body.dataset.chosen}`);
@@ -285,8 +294,9 @@
   $("picture").addEventListener("pointermove", (event) => {
     const place = map && at(event);
     if (!place) { $("readout").textContent = "\u00a0"; return; }
-    const value = map[place[1] * frames + place[0]], above = shareAbove(value);
-    $("readout").textContent = `${where(...place)}: saliency ${number(value)}, among the top ${above < 0.001 ? "0.1 %" : percent(above, 1)}`;
+    const value = map[place[1] * frames + place[0]], above = shareAbove(Math.abs(value));
+    const unit = state.index === null ? data.sentence.unit : data.unit, side = value < 0 ? "against it" : "for it";
+    $("readout").textContent = `${where(...place)}: ${amount(Math.abs(value))} ${unit} ${side}, among the top ${above < 0.001 ? "0.1 %" : percent(above, 1)}`;
   });
   $("picture").addEventListener("pointerleave", () => { $("readout").textContent = "\u00a0"; });
   const audio = $("audio");

@@ -64,8 +64,8 @@ def script_json(data: Any) -> str:
 def page_data(explanation: Explanation) -> dict[str, Any]:
     """Return all that the page shows.
 
-    Maps are greyscale PNGs of 8 bits, frames in columns and mel bins in rows, the highest on top: saliency is the grey
-    value over 255. A word's map is the mean of its tokens' maps, which the page computes.
+    Maps are greyscale PNGs of 8 bits, frames in columns and mel bins in rows, the highest on top: evidence is the grey
+    value less 128, over 127, times the map's "scale". A word's map is the mean of its tokens', which the page computes.
 
     Args:
         explanation: Over tokens or words.
@@ -84,24 +84,37 @@ def page_data(explanation: Explanation) -> dict[str, Any]:
         "high_percentile": scale.HIGH_PERCENTILE,
         "low_reliability": [scale.LOW_RELIABILITY, scale.LOW_RELIABILITY_WARNING],
         "colours": {
-            "light": {"greys": scale.GREYS_ON_LIGHT, "sound": scale.SOUND_ON_LIGHT},
-            "dark": {"greys": scale.GREYS_ON_DARK, "sound": scale.SOUND_ON_DARK},
+            "light": {"greys": scale.GREYS_ON_LIGHT, "sound": scale.SOUND_ON_LIGHT, "against": scale.AGAINST_ON_LIGHT},
+            "dark": {"greys": scale.GREYS_ON_DARK, "sound": scale.SOUND_ON_DARK, "against": scale.AGAINST_ON_DARK},
         },
         "spectrogram": grey_png((tokens.features - low) / (high - low)),
         "sentence": {
-            "map": grey_png(tokens.sentence_saliency),
+            **signed_png(tokens.evidence()),
+            "unit": tokens.evidence_unit(),
             "reliability": tokens.reliability.sentence,
-            "bits_per_word": tokens.bits_per_word,
-            "made_up": probability_made_up(tokens.bits_per_word),
+            "bits_per_token": tokens.bits_per_token,
+            "made_up": probability_made_up(tokens.bits_per_token),
         },
-        "maps": [grey_png(saliency) for saliency in tokens.audio_saliency],
+        "maps": [signed_png(tokens.evidence(k)) for k in range(len(tokens))],
+        "unit": tokens.evidence_unit(0) if len(tokens) else "",
         "levels": {"tokens": _level(tokens), "words": _level(tokens.words())},
         "audio": _flac(tokens),
         "duration_s": len(tokens.waveform) / tokens.sampling_rate,
         "warnings": _warnings(tokens),
-        "notes": _notes(tokens),
+        "notes": [scale.settled(note) for note in tokens.notes],
         "provenance": _clean(tokens.provenance),
     }
+
+
+def signed_png(evidence: Tensor) -> dict[str, Any]:
+    """Return a map as "map", a greyscale PNG in base64 in which 128 is 0, and "scale", what 255 is.
+
+    Args:
+        evidence: (T, C), signed; what is far out is cut.
+    """
+    # Twice the end of the colour scale, so that the mean of a word's tokens' maps, and its own scale, are seldom cut.
+    end = 2 * scale.evidence_limit(evidence)
+    return {"map": grey_png((128 + 127 * evidence / end) / 255), "scale": float(f"{end:.4g}")}
 
 
 def grey_png(values: Tensor) -> str:
@@ -142,15 +155,6 @@ def _warnings(explanation: Explanation) -> list[str]:
     """Return why the page may not show what the model would have written."""
     cut = explanation.reached_length_limit
     return ["The output was cut by the length limit: the model had not finished."] if cut else []
-
-
-def _notes(explanation: Explanation) -> list[str]:
-    """Return what a reader has to know of the text and the audio."""
-    notes = []
-    if explanation.text_given:
-        notes.append("The text was given, not generated: probabilities are those of this text, token by token.")
-    notes += [f"Audio: {note}" for note in explanation.origin.notes]
-    return [scale.settled(note) for note in notes]
 
 
 def _flac(explanation: Explanation) -> str:

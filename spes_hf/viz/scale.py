@@ -15,8 +15,8 @@ from spes_hf.text import join_pieces
 # Hz that get a tick, as far as the spectrogram reaches.
 TICKS_HZ = (100, 500, 1000, 2000, 4000, 8000)
 
-# The colour scale of a map, in percentiles: a map is mostly middle, and a few features are far out.
-LOW_PERCENTILE, HIGH_PERCENTILE = 50.0, 99.7
+# Where the colour scale of a map ends, as a percentile: a few features are far out.
+HIGH_PERCENTILE = 99.7
 
 # A spectrogram's scale: the quietest and loudest few features would take all the contrast.
 SPECTROGRAM_PERCENTILES = (1.0, 99.8)
@@ -25,10 +25,13 @@ SPECTROGRAM_PERCENTILES = (1.0, 99.8)
 LOW_RELIABILITY = 0.5
 LOW_RELIABILITY_WARNING = "Another set of masks would have drawn a different map: use more masks."
 
-# Saliency of sound is orange, of text blue, each with a luminance that only falls (light) or only rises (dark).
-# The spectrogram stays in the light (dark) half of the greys, so that the maps stand out in greyscale too.
+# Sound that speaks for a token is orange, against it purple; text is blue. The luminance of each only falls (light) or
+# only rises (dark). The spectrogram stays in the light (dark) half of the greys, so that the maps stand out in
+# greyscale too.
 SOUND_ON_LIGHT = ("#fffaf2", "#fdbb84", "#f16913", "#b52a0a", "#4d0600")
 SOUND_ON_DARK = ("#4a1d12", "#a63f12", "#ee7a1f", "#ffc16b", "#fff7dc")
+AGAINST_ON_LIGHT = ("#faf7fc", "#cbb7e0", "#9a76c4", "#6a3d9a", "#33155c")
+AGAINST_ON_DARK = ("#2a1d40", "#553a86", "#8463c4", "#b79be8", "#efe6ff")
 TEXT_ON_LIGHT = ("#f4f8fc", "#c2d9ee", "#6aaed6", "#2070b4", "#08306b")
 GREYS_ON_LIGHT = ("#ffffff", "#8f8f8f")
 GREYS_ON_DARK = ("#101114", "#7d7f85")
@@ -67,14 +70,14 @@ def time_extent(times: Tensor) -> tuple[float, float]:
     return first - half, last + half
 
 
-def saliency_limits(saliency: Tensor) -> tuple[float, float]:
-    """Return the saliencies at the ends of the colour scale: the median and the 99.7th percentile.
+def evidence_limit(evidence: Tensor) -> float:
+    """Return the evidence at the end of the colour scale, for and against alike: the 99.7th percentile of its size.
 
     Args:
-        saliency: (T, C) in [0, 1].
+        evidence: (T, C), signed; 0 = no effect.
     """
-    low, high = np.percentile(saliency.numpy(), (LOW_PERCENTILE, HIGH_PERCENTILE)).tolist()
-    return (low, high) if high - low > 1e-6 else (low, low + 1e-3)
+    high = float(np.percentile(evidence.abs().numpy(), HIGH_PERCENTILE))
+    return high if high > 1e-12 else max(1e-12, float(evidence.abs().max()))
 
 
 def spectrogram_limits(features: Tensor) -> tuple[float, float]:

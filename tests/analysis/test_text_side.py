@@ -194,27 +194,27 @@ class TestScatter:
         assert ax.get_yticklabels()[-1].get_text() == f". ({len(planted)}×)".replace(". (", ".  (")
         assert "'.'" in str(found)
 
-    def test_correlation_with_text(self, blank, plant, noise):
-        """The more a token rests on text, the flatter its map: no map is sharper than that of a token before it."""
+    def test_correlation_with_sound(self, blank, plant, noise):
+        """The more the sound told of a token, the sharper its map, as planted."""
         planted = []
         for name, explanation in blank.items():
-            audio, impacts = noise[name].clone(), torch.zeros(len(explanation))
+            audio, bits = noise[name].clone(), torch.zeros(len(explanation))
             for k in range(len(explanation)):
                 audio[k, 0, 0] += 2.0 * (len(explanation) - k)
-                impacts[k] = 0.1 * 4**k
+                bits[k] = len(explanation) - k
             found = plant(explanation, audio)
-            planted.append(replace(found, text_impact=impacts))
+            planted.append(replace(found, token_sound_bits=bits))
         one = scatter(planted[:1], min_count=1)
-        assert one.against_text_share.n == (len(planted[0]),)
-        assert one.against_text_share.statistic == pytest.approx(-1)
-        assert scatter(planted, min_count=1).against_text_share.statistic < -0.8
+        assert one.against_sound_bits.n == (len(planted[0]),)
+        assert one.against_sound_bits.statistic == pytest.approx(1)
+        assert scatter(planted, min_count=1).against_sound_bits.statistic > 0.8
 
     def test_constant_maps_and_too_few(self, blank, plant, noise):
         (name, explanation), *_ = blank.items()
         found = scatter([plant(explanation, noise[name] * 0)], min_count=1)
         assert found.constant == len(explanation) and found.n == 0 and found.types == ()
         assert found.note.startswith("too few") and "too few" in found.plot()[1].texts[0].get_text()
-        assert found.against_text_share.too_few
+        assert found.against_sound_bits.too_few
         json.dumps(found.to_dict(), allow_nan=False)
         with pytest.raises(ConfigError, match="min_count is True"):
             scatter(blank.values(), min_count=True)
@@ -222,29 +222,29 @@ class TestScatter:
 
 class TestModality:
     def test_planted(self, blank, plant, noise):
-        """The end of the sentence rests on text, all else on sound."""
+        """The end of the sentence was guessed, all else heard; the words of one utterance, less."""
         planted = []
+        least = min(blank, key=lambda name: len(blank[name]))
         for name, explanation in blank.items():
-            impacts = torch.zeros(len(explanation))
-            impacts[-1] = 99 * noise[name][-1].mean()
-            planted.append(replace(plant(explanation, noise[name]), text_impact=impacts))
+            bits = torch.full((len(explanation),), 2.0 if name == least else 8.0)
+            bits[-1] = 0.25
+            planted.append(replace(plant(explanation, noise[name]), token_sound_bits=bits))
         found = modality_balance(planted)
         assert {t.token for t in found.tokens[: len(planted)]} == {"</s>"}
-        assert found.tokens[0].text_share == pytest.approx(0.99) and found.tokens[-1].text_share == 0
+        assert found.tokens[0].sound_bits == 0.25 and found.tokens[-1].sound_bits == 8
         assert found.types[0].token == "</s>" and found.types[0].n == len(planted)
-        shortest = min(blank, key=lambda name: len(blank[name]))
-        assert next(iter(found.utterances)) == shortest
-        assert found.utterances[shortest] == pytest.approx(0.99 / len(blank[shortest]), rel=1e-4)
+        assert next(iter(found.utterances)) == least
+        assert found.utterances[least] == pytest.approx(planted[[*blank].index(least)].bits_per_token)
         json.dumps(found.to_dict(), allow_nan=False)
         assert found.plot(2)[1].get_yticklabels()[0].get_text().startswith("</s>") and "</s>" in str(found)
 
-    def test_shares_that_are_not_known(self, blank, plant, noise):
+    def test_bits_that_are_not_known(self, blank, plant, noise):
         (name, explanation), *_ = blank.items()
-        jointly = replace(plant(explanation, noise[name]), text_impact=torch.full((len(explanation),), torch.nan))
-        found = modality_balance([jointly])
-        assert all(np.isnan(t.text_share) for t in found.tokens)
-        assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["tokens"][0]["text_share"] is None
-        assert modality_balance([jointly], min_count=99).note.startswith("too few")
+        unknown = replace(plant(explanation, noise[name]), token_sound_bits=torch.full((len(explanation),), torch.nan))
+        found = modality_balance([unknown])
+        assert all(np.isnan(t.sound_bits) for t in found.tokens)
+        assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["tokens"][0]["sound_bits"] is None
+        assert modality_balance([unknown], min_count=99).note.startswith("too few")
 
     def test_top_share(self, blank, plant, noise):
         (name, explanation), *_ = blank.items()

@@ -198,6 +198,28 @@ def test_patch_map_equals_eq_3_on_full_resolution_masks(seed):
     close(torch.stack([found.dense(k) for k in range(3)]), expected, 1e-5)
 
 
+# Bits of evidence -----------------------------------------------------------------------------------------------------
+
+
+def test_evidence_bits_by_hand():
+    # p = 1/2, 1/4, 1/4 for the first token, 1/8 + … for the second; q = 1/4, 1/2, 1/4 and the same.
+    p = torch.tensor([[0.5, 0.25, 0.25], [0.125, 0.375, 0.5]]).log()
+    q = torch.tensor([[0.25, 0.5, 0.25], [0.125, 0.375, 0.5]]).log()
+    ids = torch.tensor([0, 2])
+    close(functional.evidence_bits(p, q, ids), [1.0, 0.0])  # twice as likely; as likely
+    close(functional.evidence_bits(q, p, ids), [-1.0, 0.0])
+    close(functional.evidence_bits(5 + p, q - 7, ids), [1.0, 0.0])  # logits are known up to a constant
+    close(functional.token_probabilities(p, ids), [0.5, 0.5])
+
+
+def test_evidence_stays_finite_where_probabilities_do_not():
+    sure, off = torch.tensor([[0.0, -900.0]]), torch.tensor([[-900.0, 0.0]])
+    close(functional.evidence_bits(sure, off, torch.tensor([0])), [900 / math.log(2)])
+    suppressed = torch.tensor([[0.0, -torch.inf]])
+    assert functional.evidence_bits(sure, suppressed, torch.tensor([1])).isfinite().all()
+    assert functional.evidence_bits(sure * torch.nan, off, torch.tensor([0])).isnan().all()
+
+
 # The two normalisations ----------------------------------------------------------------------------------------------
 
 

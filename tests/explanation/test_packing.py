@@ -96,6 +96,8 @@ def synthetic(found, tokens, frames, bins, labels):
         sentence_map=None,
         raw_token_scores=torch.rand(tokens, tokens, generator=generator),
         text_impact=torch.rand(tokens, generator=generator),
+        token_sound_bits=torch.randn(tokens, generator=generator),
+        token_text_bits=torch.randn(tokens, generator=generator),
         sound_impact=torch.rand(tokens, generator=generator),
         token_reliability=Reliability(torch.rand(tokens, generator=generator), 0.5),
     )

@@ -204,20 +204,20 @@ def test_every_token_has_its_masks_however_early_the_sentence_is_done():
         for c in (replace(config, target_reliability=None), config)
     )
     # The first stage would end at 4 of 32 masks, the second at 8.
-    assert stopped.provenance["cost"]["forward_passes"] == 1 + config.masks_per_token + 2
+    assert stopped.provenance["cost"]["forward_passes"] == 3 + config.masks_per_token + 2
     assert stopped.provenance["cost"]["backward_passes"] == config.masks_per_token * len(found)
     assert_raw_maps_agree(stopped.raw_audio, found.raw_audio, GRADIENT)
 
 
 def test_a_goal_out_of_reach_draws_all_masks():
     whole, found = explained(masks=16), explained(0.999999, masks=16)
-    assert found.provenance["cost"]["forward_passes"] == whole.provenance["cost"]["forward_passes"] == 1 + 16 + 2
+    assert found.provenance["cost"]["forward_passes"] == whole.provenance["cost"]["forward_passes"] == 3 + 16 + 2
     assert_explanations_agree(found, whole)
 
 
 def test_a_run_ends_with_whole_pairs():
     # An eighth of 20 masks is 2.5, which would be one pair and half of another.
     found = explained(1e-6, masks=20)
-    assert found.provenance["cost"]["forward_passes"] == 1 + 4 + 2
+    assert found.provenance["cost"]["forward_passes"] == 3 + 4 + 2
     four = explained(masks=4)
     assert_explanations_agree(found, four)

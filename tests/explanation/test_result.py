@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -36,6 +37,8 @@ def make(**changes):
         audio_map=PatchMap.of(labels, *scores),
         raw_token_scores=torch.rand(K, J, generator=generator).masked_fill(~ORDER, NAN),
         text_impact=torch.rand(K, generator=generator),
+        token_sound_bits=torch.randn(K, generator=generator),
+        token_text_bits=torch.randn(K, generator=generator),
         sound_impact=torch.rand(K, generator=generator),
         token_reliability=Reliability(torch.rand(K, generator=generator), 0.876),
         waveform=torch.zeros(24_000),
@@ -64,7 +67,7 @@ def test_shapes_and_names():
     assert ex.raw_audio.shape == ex.audio_saliency.shape == (K, T, C)
     assert ex.raw_token.shape == ex.token_saliency.shape == (K, J)
     assert ex.sentence_saliency.shape == (T, C)
-    assert ex.text_share.shape == (K,)
+    assert ex.sound_bits.shape == ex.text_bits.shape == ex.probability_without_sound.shape == (K,)
     assert ex.time_centroids().shape == (K,)
     assert not ex.over_words
 
@@ -147,7 +150,7 @@ def test_no_words_at_all():
     assert ex.raw_audio.shape == (0, T, C)
     assert ex.token_saliency.shape == (0, P)
     assert ex.sentence_saliency.shape == (T, C)
-    assert ex.text_share.shape == (0,)
+    assert ex.sound_bits.shape == ex.text_bits.shape == (0,)
     assert ex.time_centroids().shape == (0,)
 
 
@@ -172,7 +175,14 @@ def test_every_part_of_an_explanation_has_one_entry_a_word(tmp_path):
     words.save(tmp_path)
     for ex in (make(), words, Explanation.load(tmp_path), from_row(to_row(words))):
         parts = [ex.tokens, ex.token_ids, ex.token_probabilities, ex.raw_audio, ex.raw_token, ex.audio_saliency]
-        parts += [ex.token_saliency, ex.text_share, ex.time_centroids(), ex.reliability.tokens, to_row(ex)["tokens"]]
+        parts += [
+            ex.token_saliency,
+            ex.sound_bits,
+            ex.text_bits,
+            ex.time_centroids(),
+            ex.reliability.tokens,
+            to_row(ex)["tokens"],
+        ]
         parts += [to_row(ex)["token_probabilities"]]
         assert [len(part) for part in parts] == [len(ex)] * len(parts)
         assert len(ex.context_tokens) == ex.raw_token.shape[1] == ex.token_saliency.shape[1]
@@ -202,7 +212,7 @@ def test_word_maps_are_means_after_both_normalisations():
     torch.testing.assert_close(words.audio_saliency[0], ex.audio_saliency[0])
     torch.testing.assert_close(words.audio_saliency[1], ex.audio_saliency[1:3].mean(0))
     torch.testing.assert_close(words.raw_audio[1], ex.raw_audio[1:3].mean(0))
-    torch.testing.assert_close(words.text_share[1], ex.text_share[1:3].mean())
+    torch.testing.assert_close(words.sound_bits[1], ex.sound_bits[1:3].sum())
     # Not the normalisation of the mean: the sentence map does not change either.
     assert words.audio_saliency[1].max() <= 1
     assert torch.equal(words.sentence_saliency, ex.sentence_saliency)
@@ -255,29 +265,27 @@ def test_parts_of_a_character_are_readable_as_tokens_and_whole_as_words():
 # Readings ------------------------------------------------------------------------------------------------------------
 
 
-def test_text_share_by_hand():
-    # 1 / (1 + 3), 5 / (5 + 0), ….
-    sound, text = torch.tensor([3.0, 0.0, 1.0, 1.0, 1.0]), torch.tensor([1.0, 5.0, 0.0, 1.0, 3.0])
-    ex = make(sound_impact=sound, text_impact=text)
-    torch.testing.assert_close(ex.text_share, torch.tensor([0.25, 1.0, 0.0, 0.5, 0.75]))
+def test_bits_by_hand():
+    # Words: "Good" in one token, "morning" in two, ".": 3; 2 + 1 = 3; 0.5. 0.9 / 2³, 0.8 · 0.5 / 2³, 0.25 / 2^½.
+    ex = make(token_sound_bits=torch.tensor([3.0, 2.0, 1.0, 0.5, -1.0]), token_text_bits=torch.arange(5.0))
+    assert ex.sound_bits.tolist() == [3, 2, 1, 0.5, -1]
+    assert ex.words().sound_bits.tolist() == [3, 3, 0.5] and ex.words().text_bits.tolist() == [0, 3, 3]
+    torch.testing.assert_close(ex.words().probability_without_sound, torch.tensor([0.9 / 8, 0.4 / 8, 0.25 / 2**0.5]))
+    torch.testing.assert_close(ex.probability_without_text[4], torch.tensor(1.0 / 16))
+    assert ex.bits_per_token == ex.words().bits_per_token == 6.5 / 4  # the end of the sentence is none of the text
+    assert math.isnan(make(token_sound_bits=torch.full((5,), NAN)).bits_per_token)
 
 
-def test_text_share_takes_the_impact_of_sound_that_was_measured():
-    # Maps of gradients do not tell it: 1 / (1 + 3), not what the map says.
-    ex = make(text_impact=torch.ones(K), sound_impact=torch.tensor([3.0, 0.0, 1.0, -1.0, NAN]))
-    torch.testing.assert_close(ex.text_share, torch.tensor([0.25, 1.0, 0.5, 1.0, NAN]), equal_nan=True)
-    torch.testing.assert_close(ex.words().text_share, torch.tensor([0.25, 0.75, 1.0]))
-
-
-def test_text_share_without_any_impact():
-    ex = make(sound_impact=torch.zeros(K), text_impact=torch.zeros(K))
-    assert ex.text_share.tolist() == [0.0] * K
-
-
-def test_text_share_stays_within_zero_and_one_where_hiding_helps():
-    # Impacts other than KL can be negative: hiding sound made the token likelier.
-    ex = make(sound_impact=torch.full((K,), -2.0), text_impact=torch.tensor([1.0, 3.0, 2.0, -1, 0]))
-    assert ((ex.text_share >= 0) & (ex.text_share <= 1)).all()
+def test_evidence_has_its_zero_where_there_is_no_effect():
+    maps = torch.randn(K, T, C)
+    ex = make(audio_map=pixel_map(maps), sentence_map=pixel_map(maps[:1] - 3))
+    assert torch.equal(ex.evidence(1), maps[1]) and torch.equal(ex.evidence(), maps[0] - 3)
+    torch.testing.assert_close(ex.words().evidence(1), maps[1:3].mean(0))
+    assert (ex.evidence_unit(1), ex.evidence_unit()) == ("nats", "standard deviations")
+    # Eq. 3: less the impact of the average mask.
+    eq_3 = make(sound_impact=torch.full((K,), 0.5))
+    torch.testing.assert_close(eq_3.evidence(0), eq_3.raw_audio_saliency[0] - 0.5)
+    assert eq_3.evidence().shape == (T, C)
 
 
 def test_time_centroids_by_hand():
@@ -344,7 +352,7 @@ def test_explanations_are_frozen():
 def test_reading_does_not_change_the_raw_maps():
     ex = make()
     before = ex.raw_audio.clone(), ex.raw_token_scores.clone()
-    _ = ex.audio_saliency, ex.token_saliency, ex.sentence_saliency, ex.text_share, ex.time_centroids()
+    _ = ex.audio_saliency, ex.token_saliency, ex.sentence_saliency, ex.sound_bits, ex.time_centroids()
     _ = ex.words().raw_token
     torch.testing.assert_close(ex.raw_audio, before[0], rtol=0, atol=0)
     torch.testing.assert_close(ex.raw_token_scores, before[1], rtol=0, atol=0, equal_nan=True)

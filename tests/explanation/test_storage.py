@@ -15,7 +15,7 @@ from spes_hf.scoring.eq3 import weighted_mean
 NAN = float("nan")
 PUBLIC = (
     "text tokens token_ids token_probabilities context_tokens over_words raw_audio raw_token audio_saliency "
-    "token_saliency sentence_saliency text_share features times frequencies pieces context_pieces special "
+    "token_saliency sentence_saliency sound_bits text_bits features times frequencies pieces context_pieces special "
     "prefix_length probabilities text_impact waveform sampling_rate provenance groups context_groups "
     "sound_impact method text_given reached_length_limit generation"
 ).split()
@@ -44,6 +44,8 @@ def make(seed=0, **changes):
         audio_map=PatchMap.of(labels, (rand(5, 7), rand(5, 3)), (rand(7) * 9, torch.tensor([0.0, 1, 2]))),
         raw_token_scores=rand(5, 5).masked_fill(~order, NAN),
         text_impact=rand(5),
+        token_sound_bits=torch.full((5,), NAN),
+        token_text_bits=torch.full((5,), NAN),
         token_reliability=Reliability(torch.tensor([0.5, NAN, -0.1, 1.0, 0.9]), 0.123456789012345),
         waveform=torch.randint(-32_767, 32_768, (160,), generator=generator) / 32_767,
         sampling_rate=16_000,
@@ -97,7 +99,8 @@ def with_sentence_map(seed=0):
     labels = torch.stack([torch.randint(0, n, (6, 4), generator=generator) for n in (4, 9)])
     scores = tuple(torch.randn(1, n, generator=generator) for n in (4, 9))
     impact = torch.rand(5, generator=generator)
-    return make(seed, sentence_map=PatchMap.of(labels, scores), sound_impact=impact)
+    bits = {name: torch.randn(5, generator=generator) for name in ("token_sound_bits", "token_text_bits")}
+    return make(seed, sentence_map=PatchMap.of(labels, scores), sound_impact=impact, **bits)
 
 
 @pytest.fixture
@@ -137,7 +140,7 @@ def test_round_trip_with_a_map_of_the_sentence(tmp_path):
         assert torch.equal(other.sentence_map.dense(0), ex.sentence_map.dense(0))
         assert torch.equal(other.sentence_saliency, ex.sentence_saliency)
         assert not torch.allclose(other.sentence_saliency, make().sentence_saliency, atol=0.05)
-    assert not torch.allclose(back.text_share, make().text_share, atol=0.01)
+    assert torch.equal(back.sound_bits, ex.sound_bits) and back.sound_bits.isfinite().all()
 
 
 @pytest.mark.parametrize("missing", [{"sentence_map": None}, {"sound_impact": torch.full((5,), NAN)}])

@@ -56,13 +56,13 @@ def test_every_method_gives_the_same_kind_of_result(results, name):
     assert torch.equal(found.token_saliency.isnan(), reference.token_saliency.isnan())
     assert torch.equal(found.probabilities, reference.probabilities)
     assert found.reliability.tokens.shape == (6,)
-    shared = name == "joint" or name in FREE  # no mask hid text, or sound, alone
-    assert found.text_share.isnan().all() if shared else found.text_share.isfinite().all()
+    assert torch.equal(found.sound_bits, reference.sound_bits) and found.sound_bits.isfinite().all()
+    assert torch.equal(found.text_bits, reference.text_bits)
     assert found.words().sentence_saliency.shape == (120, 80)
     config = ExplainConfig.from_dict(found.provenance["config"])
     assert config == METHODS[name]
     joint = getattr(METHODS[name], "perturb", "") == "joint"
-    passes = 1 if name in FREE else 1 + 12 + (0 if joint else 8)
+    passes = 3 if name in FREE else 3 + 12 + (0 if joint else 8)
     assert found.provenance["cost"]["forward_passes"] == passes
 
 
@@ -164,7 +164,7 @@ def test_energy_is_the_spectrogram(results):
     torch.testing.assert_close(found.raw_audio[3], found.features - found.features.min())
     constant = [row[~row.isnan()].unique() for row in found.token_saliency]
     assert all(len(values) == 1 for values in constant)
-    assert found.text_share.isnan().all()  # no mask hid anything
+    assert found.sound_impact.isnan().all() and found.text_impact.isnan().all()  # no mask hid anything
 
 
 def test_random_is_uniform_and_new_for_every_token(results):

@@ -39,7 +39,7 @@ def test_the_example_explains(method, speech2text, tmp_path):
     assert "time" in list_methods()
     path, config = tiny_clips()[0]["path"], method(window_s=0.2, **FEW)
     found = explain(*speech2text, path, config=config, progress=False, batch_size=16)
-    assert found.method == "time" and found.origin.cost["forward_passes"] == 1 + 40 + 10
+    assert found.method == "time" and found.origin.cost["forward_passes"] == 3 + 40 + 10
     raw = found.raw_audio_saliency
     assert torch.equal(raw, raw[..., :1].expand_as(raw)), "a window spans all frequencies"
     assert len(raw[0, :, 0].unique()) == int(found.times[-1] / 0.2) + 1

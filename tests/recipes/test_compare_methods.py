@@ -70,7 +70,7 @@ def test_table_json_and_curves_are_written_and_nothing_is_measured_twice(
     assert text.count("| SPES |") == 2 and 'become the "min"' in text
     result = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     judged = result["judged"]["mean"]["SPES"]
-    assert judged["cost"]["forward_passes"] == 1 + 12 + 6
+    assert judged["cost"]["forward_passes"] == 3 + 12 + 6
     assert -1 <= judged["cost"]["reliability"] <= 1
     low, high = judged["scores"]["deletion"]["interval"]
     assert low <= judged["scores"]["deletion"]["value"] <= high

@@ -97,7 +97,9 @@ def tensors(found: Explanation) -> dict[str, torch.Tensor]:
         "sentence_saliency": found.sentence_saliency,
         "words": found.words().audio_saliency,
         "words' probabilities": found.words().token_probabilities,
-        "text_share": found.text_share,
+        "sound_bits": found.sound_bits,
+        "text_bits": found.text_bits,
+        "evidence": found.evidence(),
         "centroids": found.time_centroids(),
         "probabilities": found.token_probabilities,
         "reliability": torch.stack([*found.reliability.tokens]),
@@ -178,12 +180,8 @@ def test_stored_explanations_are_read_and_drawn_under_any_state(explanation, tmp
         explanation.to_html(tmp_path / "page.html")
         found = tensors(loaded), tensors(rows)
     for tensor in found:
-        assert_same({k: v for k, v in tensor.items() if k != "text_share"}, tensors_of(explanation))
+        assert_same(tensor, tensors(explanation))
     assert len(figures) == 2
-
-
-def tensors_of(explanation):
-    return {name: value for name, value in tensors(explanation).items() if name != "text_share"}
 
 
 @pytest.mark.parametrize("state", STATES)

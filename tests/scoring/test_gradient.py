@@ -293,13 +293,11 @@ def test_every_batch_size_gives_the_same(small_whisper, tone, trained):
 
 def test_what_it_says_of_itself(explanation):
     tokens = len(explanation)
-    assert explanation.provenance["cost"]["forward_passes"] == 1 + 9 + 8
+    assert explanation.provenance["cost"]["forward_passes"] == 3 + 9 + 8
     assert explanation.provenance["cost"]["backward_passes"] == 5 * tokens + 4
     assert explanation.reliability.tokens.shape == (tokens,)
     assert explanation.reliability.tokens.isfinite().all()
     assert -1 < explanation.reliability.sentence <= 1
-    assert explanation.text_share[0] == 0
-    assert ((explanation.text_share[1:] > 0) & (explanation.text_share[1:] < 1)).all()
     assert explanation.sentence_saliency.min() == 0 and explanation.sentence_saliency.max() == 1
     for k in range(tokens):
         both = torch.cat([explanation.audio_saliency[k].flatten(), explanation.token_saliency[k]]).nan_to_num(0.5)
@@ -319,7 +317,7 @@ def test_impacts_are_added_up_as_suits_them(small_whisper, tone, impact, by_itse
 def test_more_masks_for_tokens_than_for_the_sentence_count_for_both(small_whisper, tone):
     few = SpesConfig(num_spectrogram_masks=1, masks_per_token=3, num_token_masks=2, **SUM)
     found = run(*small_whisper, tone, config=few)
-    assert found.provenance["cost"]["forward_passes"] == 1 + 3 + 2
+    assert found.provenance["cost"]["forward_passes"] == 3 + 3 + 2
     total = sum(found.audio_map.dense(k) for k in range(len(found)))
     assert_raw_maps_agree(found.sentence_map.dense(0)[None], total[None], GRADIENT)  # Σ_k, by the same masks
 
@@ -359,7 +357,7 @@ def test_words_keep_the_map_of_the_sentence(explanation):
     words = explanation.words()
     assert words.sentence_map is explanation.sentence_map
     assert torch.equal(words.sentence_saliency, explanation.sentence_saliency)
-    assert words.text_share.shape == (len(words),) and words.text_share.isfinite().all()
+    assert words.sound_bits.shape == (len(words),) and words.sound_bits.isfinite().all()
 
 
 @pytest.mark.parametrize("metric", [Deletion, Insertion])

@@ -8,7 +8,7 @@ from scipy.stats import zscore
 
 from spes_hf.masking.perturbations import Masks
 from spes_hf.scoring.gradient import EPSILON, GradientEstimator, relative
-from spes_hf.scoring.pooling import Pools, mean_of_levels, mean_z_score
+from spes_hf.scoring.pooling import Pools, mean_of_levels, mean_of_scaled_levels
 
 LABELS = torch.tensor([[[0, 1, 2], [3, 4, 5]], [[0, 0, 1], [0, 1, 1]]])
 VALUES = torch.tensor([1.0, 3.0, 0.0, 2.0, 6.0, 3.0])
@@ -28,23 +28,25 @@ def test_levels_are_averaged():
     assert mean_of_levels(VALUES, Pools(LABELS)).tolist() == [1.5, 2.5, 1.5, 2, 4.5, 3]
 
 
-def test_as_z_scores_all_levels_count_alike():
+def test_scaled_levels_count_alike_and_zero_stays():
     """However little the means over large patches differ."""
-    found = mean_z_score(VALUES, Pools(LABELS))
-    expected = sum(torch.from_numpy(zscore(level, ddof=1)) for level in Pools(LABELS).spread(VALUES).numpy()) / 2
-    torch.testing.assert_close(found, expected, check_dtype=False)
-    torch.testing.assert_close(mean_z_score(5 + 100 * VALUES, Pools(LABELS)), found)
+    found = mean_of_scaled_levels(VALUES, Pools(LABELS))
+    levels = Pools(LABELS).spread(VALUES).double()
+    torch.testing.assert_close(found, (levels / levels.std(1, keepdim=True)).mean(0))
+    torch.testing.assert_close(mean_of_scaled_levels(-100 * VALUES, Pools(LABELS)), -found)
+    shifted = mean_of_scaled_levels(5 + VALUES, Pools(LABELS))
+    torch.testing.assert_close(zscore(shifted), zscore(found))  # the order stays, the zero does not
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 1e-30])
 def test_a_constant_map_says_nothing(value):
-    assert mean_z_score(torch.full((6,), value), Pools(LABELS)).tolist() == [0] * 6
+    assert mean_of_scaled_levels(torch.full((6,), value), Pools(LABELS)).tolist() == [0] * 6
 
 
 def test_one_patch_that_covers_all_says_nothing():
     """Whatever its mean is rounded to."""
     uneven = torch.tensor([0.1, 0.2, 0.3, 0.7, 1 / 3, 1e-3, 3e3])
-    assert mean_z_score(uneven, Pools(torch.zeros(1, 1, 7, dtype=torch.long))).tolist() == [0] * 7
+    assert mean_of_scaled_levels(uneven, Pools(torch.zeros(1, 1, 7, dtype=torch.long))).tolist() == [0] * 7
 
 
 def test_relative_impact():

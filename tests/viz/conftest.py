@@ -41,6 +41,8 @@ def make_explanation(
         ),
         "raw_token_scores": token,
         "text_impact": torch.rand(k, generator=generator),
+        "token_sound_bits": 10 * torch.rand(k, generator=generator) - 1,
+        "token_text_bits": 10 * torch.rand(k, generator=generator) - 1,
         "sound_impact": torch.rand(k, generator=generator),
         "token_reliability": Reliability(torch.linspace(0.2, 0.9, k), 0.7),
         "waveform": torch.sin(torch.arange(frames * rate // 100) / 9) / 2,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from spes_hf.explanation import PatchMap
 from spes_hf.viz import plot_saliency, plot_tokens, scale
 
 
@@ -30,26 +31,32 @@ def test_saliency_axes_are_in_seconds_and_hertz(explanation):
 
 def test_saliency_panels_show_what_they_say(explanation):
     _, (spectrogram, saliency, overlay) = plot_saliency(explanation, 1)
-    expected = explanation.audio_saliency[1].T.numpy()
+    expected = explanation.evidence(1).T.numpy()
     np.testing.assert_array_equal(spectrogram.images[0].get_array(), explanation.features.T.numpy())
     np.testing.assert_array_equal(saliency.images[0].get_array(), expected)
     assert saliency.images[0].origin == "lower"
     back, front = overlay.images
     np.testing.assert_array_equal(front.get_array(), expected)
     opacity = front.get_alpha()
-    low, high = scale.saliency_limits(explanation.audio_saliency[1])
-    assert (opacity[expected <= low] == 0).all()
-    assert (opacity[expected >= high] == 1).all()
-    assert front.get_clim() == saliency.images[0].get_clim() == (low, high)
+    end = scale.evidence_limit(explanation.evidence(1))
+    assert (opacity[expected == 0] == 0).all()
+    assert (opacity[abs(expected) >= end] == 1).all()
+    assert front.get_clim() == saliency.images[0].get_clim() == (-end, end)
 
 
 def test_colour_bars_tell_what_is_cut(explanation):
     figure, _ = plot_saliency(explanation, 0)
     bars = [ax.get_ylabel() for ax in figure.axes[3:]]
     assert len(bars) == 2
-    assert "median to 99.7th percentile" in bars[1]
-    saliency = explanation.audio_saliency[0]
-    assert f"{saliency.min():.2f} to {saliency.max():.2f}" in bars[1]
+    assert bars[1] == "evidence from the sound (nats)\n0: no effect; below: against it"
+    assert figure.axes[4].get_ylim()[0] < 0
+
+
+def test_without_anything_against_it_the_scale_begins_at_zero(make):
+    bare = make()
+    scores = tuple(values.abs() for values in bare.audio_map.values)
+    figure, _ = plot_saliency(make(audio_map=PatchMap(bare.audio_map.labels, scores)), 0)
+    assert figure.axes[4].get_ylim()[0] == 0 and "against" not in figure.axes[4].get_ylabel()
 
 
 @pytest.mark.parametrize("token", [1, "morn", " morn"])
@@ -70,11 +77,11 @@ def test_title_of_a_word_names_its_reliability(explanation):
 def test_sentence_and_words(explanation):
     figure, axes = plot_saliency(explanation)
     assert "whole sentence" in figure.get_suptitle()
-    np.testing.assert_array_equal(axes[1].images[0].get_array(), explanation.sentence_saliency.T.numpy())
+    np.testing.assert_array_equal(axes[1].images[0].get_array(), explanation.evidence().T.numpy())
     words = explanation.words()
     figure, axes = plot_saliency(words, "morning")
     assert "“morning”: word 1" in figure.get_suptitle()
-    np.testing.assert_array_equal(axes[1].images[0].get_array(), words.audio_saliency[1].T.numpy())
+    np.testing.assert_array_equal(axes[1].images[0].get_array(), words.evidence(1).T.numpy())
 
 
 def test_unknown_tokens_are_refused(explanation):

@@ -1,5 +1,6 @@
 import re
 
+from spes_hf.bits import in_words
 from spes_hf.viz import notebook_html
 
 
@@ -8,10 +9,18 @@ def test_fragment_has_words_picture_and_numbers(explanation):
     assert len(fragment) < 300_000
     assert "<script" not in fragment and not re.search(r'(src|href)="(?!data:image/png;base64,)', fragment)
     assert re.findall(r'title="[^"]*">([^<]*)</bdi>', fragment) == ["Good", "morning", ",", "$5", "äh"]
-    share, probability = explanation.words().text_share[1], explanation.words().token_probabilities[1]
-    assert f"on earlier text {share:.0%}; probability {probability:.1%}" in fragment
+    bits, probability = float(explanation.words().sound_bits[1]), explanation.words().token_probabilities[1]
+    assert f'title="{in_words(bits)}; probability {probability:.1%}"' in fragment
+    assert f"{explanation.bits_per_token:.1f} bits a token from the sound" in fragment
     assert "7 tokens · 0.6 s of audio · method spes · 301 forward passes · in 12 s · reliability 0.70" in fragment
     assert "cut by the length limit" in fragment
+
+
+def test_words_that_were_not_heard_stand_out(make):
+    bits = make().token_sound_bits * 0
+    fragment = notebook_html(make(token_sound_bits=bits))
+    assert "Probably made up: 0.0 bits a token" in fragment and "Probably made up" not in notebook_html(make())
+    assert 'title="0 bits: as likely without the sound' in fragment
 
 
 def test_backward_passes_are_told_where_there_were_any(make):

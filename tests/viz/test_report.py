@@ -14,6 +14,7 @@ import soundfile
 import torch
 from PIL import Image
 
+from spes_hf.bits import in_words
 from spes_hf.cli import summary
 from spes_hf.viz import report, write_html
 from spes_hf.viz.scale import printable
@@ -75,13 +76,17 @@ def test_page_loads_nothing_from_anywhere(page):
 def test_values_in_the_page_are_those_of_the_explanation(page, explanation):
     data = data_of(page)
     assert len(data["maps"]) == len(explanation)
-    for png, saliency in zip(data["maps"], explanation.audio_saliency, strict=True):
-        np.testing.assert_allclose(decode(png), saliency.numpy(), rtol=0, atol=1 / 255)
-    np.testing.assert_allclose(decode(data["sentence"]["map"]), explanation.sentence_saliency, rtol=0, atol=1 / 255)
+    evidence = [*(explanation.evidence(k) for k in range(len(explanation))), explanation.evidence()]
+    for shown, expected in zip([*data["maps"], data["sentence"]], evidence, strict=True):
+        end = shown["scale"]
+        values = end * (255 * decode(shown["map"]) - 128) / 127
+        np.testing.assert_allclose(values, expected.clamp(-end, end), rtol=0, atol=0.53 * end / 127)
+        assert (np.round(values[expected.numpy() == 0], 12) == 0).all()
     text = np.array(data["levels"]["tokens"]["text_saliency"], dtype=np.float32)
     np.testing.assert_allclose(text, explanation.token_saliency, rtol=0, atol=1e-4)
     assert data["levels"]["tokens"]["probability"] == pytest.approx(explanation.token_probabilities.tolist(), abs=1e-4)
-    assert data["levels"]["tokens"]["text_share"] == pytest.approx(explanation.text_share.tolist(), abs=1e-4)
+    for name in ("sound_bits", "text_bits"):
+        assert data["levels"]["tokens"][name] == pytest.approx(getattr(explanation, name).tolist(), abs=1e-4)
     assert data["levels"]["tokens"]["reliability"] == pytest.approx(explanation.reliability.tokens.tolist())
     assert data["frequencies"] == pytest.approx(explanation.frequencies.tolist(), abs=0.1)
 
@@ -91,9 +96,13 @@ def test_words_are_there_and_their_maps_are_means(page, explanation):
     level = data["levels"]["words"]
     assert level["names"] == words.tokens
     assert level["context"] == [name.strip() for name in words.context_tokens]
-    for group, saliency in zip(level["groups"], words.audio_saliency, strict=True):
-        mean = np.mean([decode(data["maps"][k]) for k in group], axis=0)
-        np.testing.assert_allclose(mean, saliency.numpy(), rtol=0, atol=1 / 255)
+    for w, group in enumerate(level["groups"]):
+        shown = [data["maps"][k] for k in group]
+        mean = np.mean([m["scale"] * (255 * decode(m["map"]) - 128) / 127 for m in shown], axis=0)
+        ends = [m["scale"] for m in shown]
+        expected = torch.stack([explanation.evidence(k).clamp(-e, e) for k, e in zip(group, ends, strict=True)]).mean(0)
+        np.testing.assert_allclose(mean, expected, rtol=0, atol=0.53 * max(ends) / 127)
+        assert np.corrcoef(mean.ravel(), words.evidence(w).flatten())[0, 1] > 0.99
     text = np.array(level["text_saliency"], dtype=np.float32)
     np.testing.assert_allclose(text, words.token_saliency, rtol=0, atol=1e-4)
 
@@ -135,13 +144,13 @@ def test_hostile_text_stays_text(make):
     assert "img" not in tags
 
 
-def test_unknown_reliability_and_shares_are_null(make):
+def test_unknown_reliability_and_bits_are_null(make):
     blank = make()
     nan = torch.full((len(blank),), torch.nan)
-    blank = make(token_reliability=type(blank.reliability)(nan, float("nan")), text_impact=nan)
+    blank = make(token_reliability=type(blank.reliability)(nan, float("nan")), token_sound_bits=nan)
     data = data_of(report.page(blank))
     assert data["sentence"]["reliability"] is None
-    assert set(data["levels"]["tokens"]["text_share"]) == {None}
+    assert set(data["levels"]["tokens"]["sound_bits"]) == {None} and data["sentence"]["bits_per_token"] is None
 
 
 def test_output_of_special_tokens_alone_has_no_words(make):
@@ -202,7 +211,8 @@ def test_browser_shows_a_token(dom, explanation):
     assert 'data-chosen="token=2"' in shown
     assert pressed(shown) == ["ing"]
     assert f"{100 * explanation.token_probabilities[2]:.1f} %" in shown
-    assert f"text {100 * explanation.text_share[2]:.0f} %" in shown
+    assert in_words(float(explanation.sound_bits[2])) in shown
+    assert f"{explanation.text_bits[2]:.1f} bits" in shown
     row = explanation.token_saliency[2]
     known = row[~row.isnan()]
     expected = ((known - known.min()) / (known.max() - known.min())).tolist()
@@ -212,7 +222,7 @@ def test_browser_shows_a_token(dom, explanation):
 
 def test_browser_finds_the_strongest_place(dom, explanation):
     shown = dom("#token=4")
-    strongest = int(explanation.audio_saliency[4].flatten().argmax())
+    strongest = int(explanation.evidence(4).flatten().argmax())
     frame, mel = divmod(strongest, len(explanation.frequencies))
     label = re.search(r'<canvas id="picture"[^>]*aria-label="([^"]*)"', shown)[1]
     assert f"strongest at {explanation.times[frame]:.2f} s" in label

@@ -32,11 +32,13 @@ def test_time_extent_covers_every_frame():
     assert start < 0.02 < end
 
 
-def test_limits_are_median_and_high_percentile():
-    low, high = scale.saliency_limits(torch.arange(1001.0).reshape(7, 143) / 1000)
-    assert (low, high) == pytest.approx((0.5, 0.997))
-    low, high = scale.saliency_limits(torch.zeros(4, 5))
-    assert low == 0 and high > low
+def test_the_scale_ends_at_a_high_percentile_of_the_size():
+    values = torch.arange(1001.0).reshape(7, 143) / 1000
+    assert scale.evidence_limit(values) == scale.evidence_limit(-values) == pytest.approx(0.997)
+    assert scale.evidence_limit(torch.zeros(4, 5)) > 0
+    one = torch.zeros(40, 50)
+    one[0, 0] = 3.0
+    assert scale.evidence_limit(one) == 3  # where nearly all is 0, the largest
 
 
 def test_shown_makes_blanks_visible():

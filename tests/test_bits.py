@@ -1,0 +1,41 @@
+"""Bits over words, as a verdict, in plain words."""
+
+import math
+
+import pytest
+
+from spes_hf.bits import bits_per_word, in_words, probability_made_up, spoken
+
+
+def test_punctuation_is_no_word():
+    words, bits = [" Good", " morning", ",", " $5", "…"], [3.0, 5.0, 0.1, 1.0, 0.0]
+    assert spoken(words, bits) == [("Good", 3.0), ("morning", 5.0), ("$5", 1.0)]
+    assert bits_per_word(words, bits) == 3
+    assert math.isnan(bits_per_word([".", "!"], [9.0, 9.0]))
+    assert math.isnan(bits_per_word([], []))
+
+
+def test_fewer_bits_are_likelier_made_up():
+    found = [probability_made_up(bits) for bits in (-5.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0)]
+    assert found[0] == found[1] > 0.9 and found[-1] < 0.1
+    assert found[1:] == sorted(found[1:], reverse=True)
+    assert math.isnan(probability_made_up(math.nan))
+
+
+@pytest.mark.parametrize(
+    ("bits", "said"),
+    [
+        (8.0, "8.0 bits: 256 times likelier with the sound than without"),
+        (10.09, "10.1 bits: 1,090 times likelier with the sound than without"),
+        (1.0, "1.0 bits: 2.0 times likelier with the sound than without"),
+        (-3.0, "-3.0 bits: 8.0 times less likely with the sound than without"),
+        (0.01, "0 bits: as likely without the sound"),
+        (math.nan, "not known"),
+    ],
+)
+def test_in_words(bits, said):
+    assert in_words(bits) == said
+
+
+def test_more_bits_than_a_number_can_hold():
+    assert "times likelier" in in_words(1e9)
