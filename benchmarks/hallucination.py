@@ -276,7 +276,8 @@ def verdicts(rows: list[dict[str, Any]], intercept: float, slope: float) -> dict
 
 def report(options: argparse.Namespace) -> None:
     """Count, print, write, draw."""
-    rows = [row for file in sorted(options.work.glob("*.jsonl")) for row in read_json_lines(file)]
+    found_rows = (row for file in sorted(options.work.glob("*.jsonl")) for row in read_json_lines(file))
+    rows = list({(row["model"], row["id"]): row for row in found_rows}.values())
     kept = few_of_a_wording(rows)
     english = [r for r in kept if r["model"] == "tiny.en"]
     chosen, shown = ([r for r in english if half(r) == which] for which in ("choice", "report"))

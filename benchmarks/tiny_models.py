@@ -154,7 +154,7 @@ def main() -> None:
               f"monotonic {case['monotonic']:.2f} s")  # fmt: skip
 
     shares = punctuation_and_words(recognised)
-    result["text_share_of_top"] = {kind: mean(values) if values else None for kind, values in shares.items()}
+    result["top_share_of_text"] = {kind: mean(values) if values else None for kind, values in shares.items()}
     print("share of the top saliency that lies in text: " + ", ".join(
         f"{kind} {mean(values):.2f} ({len(values)})" for kind, values in shares.items() if values))  # fmt: skip
 

@@ -252,7 +252,8 @@ def _heard(explanation: Explanation) -> list[str]:
     if math.isnan(mean):
         return ["no word was written"]
     told = f"{mean:.1f} bits a token from the sound"
-    lines = [f"probably made up: {told}" if probability_made_up(mean) > 0.5 else f"heard: {told}"]
+    verdict = "probably made up: " if probability_made_up(mean) > 0.5 else "heard: "
+    lines = [("" if explanation.text_given else verdict) + told]
     rows = spoken(words.tokens, words.sound_bits.tolist())
     guessed = [f"{printable(word)} ({bits:.1f})" for word, bits in rows if bits < NOT_HEARD_BITS]
     lines.append(f"words that the sound had no part in (under 1 bit): {', '.join(guessed) if guessed else 'none'}")

@@ -81,7 +81,8 @@ def sound_check(
     """Return what the model writes for this audio, and whether it heard that or made it up.
 
     Runs the model once to write, once on its output, and once on that without the sound: no masks, no map. Arguments
-    are those of `explain`.
+    are those of `explain`. The probability was fitted on Whisper; of a model that knows few sentences, every output has
+    fewer bits: compare them with those of outputs that you trust.
 
     Examples:
         >>> print(sound_check(model, processor, "clip.wav"))  # doctest: +SKIP

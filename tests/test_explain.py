@@ -323,7 +323,7 @@ def test_impact_of_text_is_about_text_that_the_model_wrote(explanation, small_wh
 def test_bits_are_those_of_plain_calls(explanation, small_whisper, tone):
     """With the window's true frames at their mean, and with the embeddings of what the model wrote at zero."""
     model, processor = small_whisper
-    window = processor(tone, sampling_rate=16_000, return_tensors="pt").input_features
+    window = get_adapter(model, processor).encode(load_audio(tone, 16_000, 16_000)).inputs["input_features"]
     silent = window.clone()
     silent[:, :, :120] = explanation.features.mean(0)[:, None]
     prefix, ids = explanation.prefix_length, torch.tensor(explanation.token_ids)

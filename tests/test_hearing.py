@@ -10,6 +10,7 @@ import soundfile
 import torch
 
 from spes_hf import AudioError, Explanation, SoundCheck, SoundChecker, SpesConfig, cli, explain, sound_check
+from spes_hf.bits import probability_made_up
 from spes_hf.demo import load_tiny_model, tiny_clips
 from spes_hf.hearing import Hearing
 from spes_hf.jobs.run import load_explained, map_rows
@@ -37,7 +38,7 @@ def test_it_says_what_the_explanation_says_in_three_passes(speech2text, paths):
     assert found.text == expected.text and list(found.words) == words.tokens
     assert list(found.word_bits) == pytest.approx(words.sound_bits.tolist(), abs=1e-4)
     assert found.bits_per_token == pytest.approx(expected.bits_per_token, abs=1e-4)
-    assert found.verdict == "heard" and "bits a token" in str(found)
+    assert found.probability_made_up == probability_made_up(found.bits_per_token) and "bits a token" in str(found)
 
 
 def test_noise_is_told_from_speech(speech2text, paths):
@@ -79,7 +80,7 @@ def test_rows(speech2text, paths, tmp_path):
     expected = [sound_check(*speech2text, path) for path in paths]
     assert [row["prediction"] for row in rows][:3] == [e.text for e in expected]
     assert rows[1]["word_bits"] == pytest.approx(list(expected[1].word_bits), abs=1e-5)
-    assert [row["verdict"] for row in rows] == ["heard"] * 3 + [""]
+    assert [row["verdict"] for row in rows] == [*(e.verdict for e in expected), ""]
     assert "missing.wav" in rows[3]["error"] and rows[3]["words"] == [] and math.isnan(rows[3]["bits_per_word"])
     batched = data.map(SoundCheck(*speech2text), batched=True, batch_size=2)
     assert batched["probability_made_up"][:3] == rows["probability_made_up"][:3]
@@ -89,7 +90,7 @@ def test_a_job(speech2text, paths, tmp_path):
     data = datasets.Dataset.from_dict({"id": ["a", "b", "c"], "audio": paths})
     summary = map_rows(data, [SoundCheck(*speech2text)], tmp_path / "out", audio_column="audio", progress=False)
     assert summary.complete and not summary.failures
-    assert load_explained(tmp_path / "out")["verdict"][:] == ["heard"] * 3
+    assert load_explained(tmp_path / "out")["verdict"][:] == [sound_check(*speech2text, path).verdict for path in paths]
 
 
 def test_rows_of_explanations_have_bits(speech2text, paths):

@@ -181,7 +181,8 @@ def _explanation(description: dict[str, Any], tensors: dict[str, Tensor]) -> Exp
     if "audio_mean_impact" not in tensors:
         tensors = {**tensors, "audio_mean_impact": _impact_of(values["audio_map"])}
     values |= {name: tensors[stored] for name, stored in _TENSOR_FIELDS.items()}
-    values |= {name: tensors.get(name, torch.full_like(values["probabilities"], torch.nan)) for name in _BITS}
+    unknown = torch.full(values["probabilities"].shape, torch.nan, dtype=torch.float32, device="cpu")
+    values |= {name: tensors.get(name, unknown) for name in _BITS}
     sentence = description["reliability_of_sentence"]
     values["token_reliability"] = Reliability(tensors["reliability"], math.nan if sentence is None else float(sentence))
     values["waveform"] = waveforms.from_stored(tensors)

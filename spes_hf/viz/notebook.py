@@ -101,7 +101,7 @@ def _numbers(explanation: Explanation) -> str:
     if not math.isnan(mean):
         line = f"{mean:.1f} bits a token from the sound · {line}"
     warnings = []
-    if probability_made_up(mean) > 0.5:
+    if probability_made_up(mean) > 0.5 and not explanation.text_given:
         warnings.append(f"Probably made up: {mean:.1f} bits a token from the sound.")
     if not math.isnan(sure) and sure < scale.LOW_RELIABILITY:
         warnings.append(scale.LOW_RELIABILITY_WARNING)

@@ -93,7 +93,7 @@ def page_data(explanation: Explanation) -> dict[str, Any]:
             "unit": tokens.evidence_unit(),
             "reliability": tokens.reliability.sentence,
             "bits_per_token": tokens.bits_per_token,
-            "made_up": probability_made_up(tokens.bits_per_token),
+            "made_up": 0.0 if tokens.text_given else probability_made_up(tokens.bits_per_token),
         },
         "maps": [signed_png(tokens.evidence(k)) for k in range(len(tokens))],
         "unit": tokens.evidence_unit(0) if len(tokens) else "",
