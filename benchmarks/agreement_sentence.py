@@ -29,6 +29,7 @@ from torch import Tensor
 from spes_hf import Explanation, SpesConfig, explain
 from spes_hf.demo import load_tiny_model, tiny_clips
 from spes_hf.explanation import PatchMap
+from spes_hf.scoring.evidence import PASSES
 
 KIND = "question"
 LEVEL: dict[str, Any] = {"patches_per_second": (400.0,), "mask_design": "independent", "num_token_masks": 1}
@@ -84,7 +85,8 @@ def compared(reference: Explanation, other: Explanation) -> dict[str, Any]:
     cost = other.provenance["cost"]
     return {
         "tokens": len(reference),
-        "forward_passes": cost["forward_passes"] - 2,  # without the clean one, and that of the token mask
+        # Without the clean one, those of the bits, and that of the token mask.
+        "forward_passes": cost["forward_passes"] - 2 - PASSES,
         "backward_passes": cost["backward_passes"],
         "reliability_of_reference": float(reference.reliability.tokens.mean()),
         **{name: float(values.mean()) for name, values in by_token.items()},

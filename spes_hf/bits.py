@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 # Words with fewer bits: without the sound, the model would have written them half as surely or more.
 NOT_HEARD_BITS = 1.0
@@ -11,6 +12,24 @@ NOT_HEARD_BITS = 1.0
 # Log-odds that an output was made up = INTERCEPT + SLOPE · log2(1 + bits a token), if one output in ten is. Fitted by
 # benchmarks/hallucination.py on one half of the speakers and sounds; docs/hallucination.md reports the other half.
 INTERCEPT, SLOPE = 16.24, -6.82
+
+
+Verdict = Literal["heard", "made up", "nothing written", "given"]
+
+
+def verdict_of(words: Sequence[str], bits_per_token: float, text_given: bool = False) -> Verdict:
+    """Return whether an output was heard or made up: what is the likelier; "given" for a text that nobody wrote.
+
+    Args:
+        words: The words of the output; "nothing written" if none has a letter or digit.
+        bits_per_token: Mean bits from the sound; NaN: "nothing written".
+        text_given: Whether the text was given.
+    """
+    if math.isnan(bits_per_token) or not any(c.isalnum() for word in words for c in word):
+        return "nothing written"
+    if text_given:
+        return "given"
+    return "made up" if probability_made_up(bits_per_token) > 0.5 else "heard"
 
 
 def bits_per_word(words: Sequence[str], bits: Iterable[float]) -> float:
@@ -36,7 +55,7 @@ def in_words(bits: float) -> str:
     if math.isnan(bits):
         return "not known"
     times = 2 ** min(abs(bits), 1000.0)
-    shown = f"{times:,.0f}" if times >= 10 else f"{times:.1f}"
+    shown = "over a million" if times > 1e6 else f"{times:,.0f}" if times >= 10 else f"{times:.1f}"
     if abs(bits) < 0.05:
         return "0 bits: as likely without the sound"
     return f"{bits:.1f} bits: {shown} times {'likelier' if bits > 0 else 'less likely'} with the sound than without"

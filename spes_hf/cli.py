@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import argparse
 import io
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spes_hf import __version__
-from spes_hf.bits import NOT_HEARD_BITS, probability_made_up, spoken
+from spes_hf.bits import NOT_HEARD_BITS, spoken
 from spes_hf.errors import AudioError, ConfigError, ExplanationFormatError, SpesError, UnsupportedModelError
 from spes_hf.names import PRESETS, TINY_MODELS
 
@@ -249,11 +248,10 @@ def _heard(explanation: Explanation) -> list[str]:
     from spes_hf.viz.scale import printable
 
     words, mean = explanation.words(), explanation.bits_per_token
-    if math.isnan(mean):
+    if explanation.verdict == "nothing written":
         return ["no word was written"]
     told = f"{mean:.1f} bits a token from the sound"
-    verdict = "probably made up: " if probability_made_up(mean) > 0.5 else "heard: "
-    lines = [("" if explanation.text_given else verdict) + told]
+    lines = [{"made up": "probably made up: ", "heard": "heard: "}.get(explanation.verdict, "") + told]
     rows = spoken(words.tokens, words.sound_bits.tolist())
     guessed = [f"{printable(word)} ({bits:.1f})" for word, bits in rows if bits < NOT_HEARD_BITS]
     lines.append(f"words that the sound had no part in (under 1 bit): {', '.join(guessed) if guessed else 'none'}")

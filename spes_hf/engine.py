@@ -158,7 +158,7 @@ class Explainer:
         options = GenerationOptions(language, task, tgt_lang, {} if generate_kwargs is None else generate_kwargs)
         options = options.with_defaults(self.adapter.settings, text_given=text is not None)
         self.adapter.check_options(options)
-        config = self.config if text is None else self.config.for_given_text()
+        config = self.config.with_impact_for(text_given=text is not None)
         waveform = load_audio(audio, self.adapter.sampling_rate, sampling_rate)
         started = time.perf_counter()
         with (

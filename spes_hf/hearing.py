@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from spes_hf.adapters import GenerationOptions, get_adapter
 from spes_hf.audio.load import load_audio
-from spes_hf.bits import NOT_HEARD_BITS, bits_per_word, probability_made_up, spoken
+from spes_hf.bits import NOT_HEARD_BITS, Verdict, bits_per_word, probability_made_up, spoken, verdict_of
 from spes_hf.masking.draw import mask_key
 from spes_hf.runtime.batching import enough_memory
 from spes_hf.runtime.locks import alone
 from spes_hf.runtime.preserve import leave_unchanged
 from spes_hf.scoring.evidence import measure_evidence
 from spes_hf.text import join_pieces, word_groups
-
-Verdict = Literal["heard", "made up", "nothing written"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,7 @@ class Hearing:
         probability_made_up: That an output with so many bits a token was made up, if one in ten is; NaN where nothing
             was written.
         reached_length_limit: Whether a length limit cut the text.
+        text_given: Whether the text was given, not generated.
     """
 
     text: str
@@ -42,13 +41,12 @@ class Hearing:
     bits_per_token: float
     probability_made_up: float
     reached_length_limit: bool = False
+    text_given: bool = False
 
     @property
     def verdict(self) -> Verdict:
-        """What is the likelier: "made up" or "heard"; "nothing written" where there is no word."""
-        if math.isnan(self.bits_per_word) or math.isnan(self.bits_per_token):
-            return "nothing written"
-        return "made up" if self.probability_made_up > 0.5 else "heard"
+        """The likelier of "made up" and "heard"; "nothing written" where there is no word, "given" for a given text."""
+        return verdict_of(self.words, self.bits_per_token, self.text_given)
 
     @property
     def not_heard(self) -> tuple[str, ...]:
@@ -59,12 +57,10 @@ class Hearing:
         return spoken(self.words, self.word_bits)
 
     def __str__(self) -> str:
+        shown = {"made up": "probably made up, ", "heard": "heard, ", "given": ""}
         if self.verdict == "nothing written":
             return "nothing written"
-        return (
-            f"{self.text.strip()!r}: {'probably made up' if self.verdict == 'made up' else 'heard'}, "
-            f"{self.bits_per_token:.1f} bits a token"
-        )
+        return f"{self.text.strip()!r}: {shown[self.verdict]}{self.bits_per_token:.1f} bits a token"
 
 
 def sound_check(
@@ -160,4 +156,5 @@ class SoundChecker:
             bits_per_token=mean,
             probability_made_up=probability_made_up(mean),
             reached_length_limit=not target.complete,
+            text_given=text is not None,
         )

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from spes_hf.bits import bits_per_word, in_words, probability_made_up, spoken
+from spes_hf.bits import bits_per_word, in_words, probability_made_up, spoken, verdict_of
 
 
 def test_punctuation_is_no_word():
@@ -37,5 +37,21 @@ def test_in_words(bits, said):
     assert in_words(bits) == said
 
 
-def test_more_bits_than_a_number_can_hold():
-    assert "times likelier" in in_words(1e9)
+@pytest.mark.parametrize("bits", [21.0, 120.0, 1e9])
+def test_more_than_a_million_times_is_enough(bits):
+    assert in_words(bits).endswith("bits: over a million times likelier with the sound than without")
+
+
+@pytest.mark.parametrize(
+    ("words", "bits", "given", "verdict"),
+    [
+        (["you"], 0.1, False, "made up"),
+        ([" Good", "."], 8.0, False, "heard"),
+        ([" Good", "."], 0.1, True, "given"),
+        (["."], 9.0, False, "nothing written"),
+        ([], math.nan, False, "nothing written"),
+        (["you"], math.nan, False, "nothing written"),
+    ],
+)
+def test_verdicts(words, bits, given, verdict):
+    assert verdict_of(words, bits, given) == verdict

@@ -59,7 +59,8 @@ def test_presets(folder, clip, tmp_path):
     for name, expected in {"default": SpesConfig(**few), "paper": SpesConfig.paper("asr", **few)}.items():
         assert explain(folder, clip, "--preset", name, "--out", str(tmp_path / name)) == 0
         found = Explanation.load(tmp_path / name).provenance["config"]
-        assert SpesConfig.from_dict(found) == expected.for_given_text() != expected
+        assert SpesConfig.from_dict(found) == expected.with_impact_for(text_given=True)
+        assert found["impact"] == {"default": "log-probability", "paper": "kl"}[name]
 
 
 def test_the_folder_is_named_after_the_clip(folder, clip, tmp_path, monkeypatch):

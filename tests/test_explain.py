@@ -349,6 +349,31 @@ def test_bits_are_those_of_plain_calls(explanation, small_whisper, tone):
     )
 
 
+def deaf(model):
+    """Have a model ignore the sound: nothing of what the decoder hears is added."""
+    for layer in model.get_decoder().layers:
+        for weight in layer.encoder_attn.out_proj.parameters():
+            weight.data.zero_()
+
+
+def forgetful(model):
+    """Have a model ignore what was written: all tokens look alike, the output's own weights stay."""
+    model.config.tie_word_embeddings = False
+    model.proj_out.weight = nn.Parameter(model.proj_out.weight.detach().clone())
+    model.get_decoder().embed_tokens.weight = nn.Parameter(torch.zeros_like(model.get_decoder().embed_tokens.weight))
+
+
+@pytest.mark.parametrize("ignoring", [(deaf,), (forgetful,), (deaf, forgetful)])
+def test_what_a_model_ignores_tells_it_nothing(small_whisper, tone, ignoring):
+    model = copy.deepcopy(small_whisper[0])
+    for ignore in ignoring:
+        ignore(model)
+    config = SpesConfig(num_spectrogram_masks=2, masks_per_token=2, num_token_masks=2)
+    found = explain(model, small_whisper[1], tone, config=config, text="ask not what", progress=False)
+    assert (found.sound_bits.abs() < 1e-4).all() == (deaf in ignoring)
+    assert (found.text_bits.abs() < 1e-4).all() == (forgetful in ignoring)
+
+
 def test_two_given_texts_give_two_maps_unless_kl_is_asked_for(small_whisper, tone):
     def maps(text, **settings):
         config = SpesConfig(num_spectrogram_masks=4, masks_per_token=4, num_token_masks=4, **settings)

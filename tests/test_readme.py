@@ -38,7 +38,7 @@ def test_python_in_the_readme_runs(whisper, tmp_path, monkeypatch, capsys):
     exec(compile(few, "README.md", "exec"), names)
     shown = capsys.readouterr().out
     assert "ask not what your country can do for you" in shown
-    assert len(re.findall(r"heard around \d+\.\d s, rests on text to \d+%", shown)) == 24
+    assert len(re.findall(r"heard around \d+\.\d s, -?\d+\.\d bits from the sound", shown)) == 24
     assert (tmp_path / "why.html").stat().st_size > 100_000
     assert len(list((tmp_path / "why").glob("explanation*"))) == 2
     coarse = measures.replace('"fine"', "[0, 0.05, 1]")

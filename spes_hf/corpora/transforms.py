@@ -133,9 +133,10 @@ class Explain(AudioTransform):
     """Explains the audio of a row, and puts the explanation next to it.
 
     The columns that it adds: "explanation", the whole of it as bytes (`Explanation.from_row` reads them); to look at,
-    "prediction", "tokens", "token_probabilities", "sound_bits" and "text_bits" (of each token), "reliability" (of the
-    sentence map; NaN where there is none) and "reached_length_limit"; and "error". An utterance that cannot be
-    explained has the reason there, and nothing in the others; the job goes on. Where all is well, "error" is empty.
+    "prediction", "tokens", "token_probabilities", "sound_bits" and "text_bits" (of each token), "bits_per_token",
+    "reliability" (of the sentence map; NaN where there is none) and "reached_length_limit"; and "error". An utterance
+    that cannot be explained has the reason there, and nothing in the others; the job goes on. Where all is well,
+    "error" is empty.
 
     Mask i of an utterance depends on the seed, the utterance's id and i alone. Without an id, the id is a digest of the
     audio.

@@ -39,10 +39,17 @@ class PatchMap:
             total += scores[token][labels]
         if self.weights is None:
             return total / len(self.values)
-        counts = torch.zeros_like(total)
+        return ratio(total, self.counts)
+
+    @property
+    def counts(self) -> Tensor:
+        """(T, C) how often each feature was hidden, over all levels; 1 where values are scores."""
+        if self.weights is None:
+            return torch.ones(self.labels.shape[1:], dtype=torch.float32, device="cpu")
+        counts = torch.zeros(self.labels.shape[1:], dtype=torch.float32, device="cpu")
         for labels, weights in zip(self.labels, self.weights, strict=False):
             counts += weights[labels]
-        return ratio(total, counts)
+        return counts
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from spes_hf import functional
+from spes_hf.bits import Verdict, verdict_of
 from spes_hf.explanation.maps import PatchMap, Reliability
 from spes_hf.explanation.origin import Origin
 from spes_hf.text import join_pieces, word_groups
@@ -56,7 +57,7 @@ class Explanation:
         groups: Which tokens make a word, in an explanation over words.
         context_groups: Which decoder inputs make a word of the context.
         sentence_map: Scores of the spectrogram for the sentence, where a method measures them on their own; without
-            unit where they are means of z-scores, as by default.
+            unit where they are means over levels in standard deviations, as by default.
     """
 
     text: str
@@ -214,7 +215,7 @@ class Explanation:
 
         Args:
             token: Index of the token (or word), or its text if it occurs once; None: the whole sentence, in standard
-                deviations where the method measures it on its own, else the mean of the tokens' maps in theirs.
+                deviations: the map that the method measures for it, else the mean of the tokens' maps in theirs.
 
         Raises:
             IndexError: If the index is out of range.
@@ -223,13 +224,14 @@ class Explanation:
         if token is not None:
             group = self._groups[self.find(token)]
             return torch.stack([self._evidence_of(k) for k in group]).mean(0)
-        if self.sentence_map is not None:
-            return self.sentence_map.dense(0)
+        if self.sentence_map is not None and not self.token_sound_bits.isnan().all():
+            return functional.scaled(self.sentence_map.dense(0)).float()
+        # Explanations of before have no zero in the sentence's map.
         scaled = [functional.scaled(self._evidence_of(k)) for k in range(len(self.pieces))]
         return torch.stack(scaled).mean(0).float()
 
     def evidence_unit(self, token: int | str | None = None) -> str:
-        """Return the unit of `evidence`: "nats", "probability", "standard deviations" or "loudness", ….
+        """Return the unit of `evidence`: "nats", "probability", "standard deviations", "feature units" or "no unit".
 
         Args:
             token: As for `evidence`.
@@ -245,7 +247,10 @@ class Explanation:
     def _evidence_of(self, k: int) -> Tensor:
         """Return the evidence for one token, (T, C)."""
         dense = self.audio_map.dense(k)
-        return dense if self.audio_map.weights is None else dense - self.sound_impact[k].nan_to_num(0.0)
+        if self.audio_map.weights is None:
+            return dense
+        # What was never hidden has shown no effect.
+        return (dense - self.sound_impact[k].nan_to_num(0.0)).masked_fill(self.audio_map.counts <= 0, 0.0)
 
     @property
     def sentence_kind(self) -> Literal["measured", "mean"]:
@@ -287,12 +292,22 @@ class Explanation:
     @property
     def probability_without_sound(self) -> Tensor:
         """(K,) probability of the token without the sound; for words, the product over their tokens."""
-        return self.token_probabilities * 2 ** (-self.sound_bits)
+        return self._probability_less(self.sound_bits)
 
     @property
     def probability_without_text(self) -> Tensor:
         """(K,) probability of the token without the text before it; for words, the product over their tokens."""
-        return self.token_probabilities * 2 ** (-self.text_bits)
+        return self._probability_less(self.text_bits)
+
+    def _probability_less(self, bits: Tensor) -> Tensor:
+        """Return the probability of each token (or word) without what told these bits."""
+        known = self._sum_over_groups(self.probabilities.double().clamp_min(1e-300).log2())
+        return (2 ** (known - bits.double())).clamp_max(1.0).float()
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the model heard what it wrote: "heard", "made up", "nothing written", or "given" for a given text."""
+        return verdict_of(self.words().tokens, self.bits_per_token, self.text_given)
 
     @property
     def bits_per_token(self) -> float:
@@ -403,7 +418,7 @@ class Explanation:
         """Return the explanation as the entries of a row of a table, the whole of it as bytes at "explanation".
 
         Beside it, to look at: "prediction" (the text), "tokens", "token_probabilities", "reliability" (of the sentence
-        map), "sound_bits", "text_bits" and "reached_length_limit".
+        map), "sound_bits", "text_bits", "bits_per_token" and "reached_length_limit".
         """
         from spes_hf.explanation.packing import to_row
 

@@ -67,7 +67,7 @@ class ExplainConfig:
         token_mask_prob: p_tok, the probability that a previous token is perturbed.
         impact: "kl" (§4.2), "log-probability" (fall of the token's log-probability, in nats), "probability" (fall of
             the token's probability) or "contrastive" (fall of the token's log-odds against the runner-up of the clean
-            run). Unless you say otherwise, "kl" for what the model wrote and "log-probability" for a given text: KL
+            run). "auto", the default, is "kl" for what the model wrote and "log-probability" for a given text: KL
             tells how the whole distribution moves, whichever token is explained.
         fill: What perturbed features become: "mean" (of each mel bin over the utterance), "zero", "min" (of the
             spectrogram) or a number.
@@ -91,6 +91,8 @@ class ExplainConfig:
             value = getattr(self, entry.name)
             if isinstance(value, Real) and not isinstance(value, (bool, int, float)):
                 object.__setattr__(self, entry.name, int(value) if isinstance(value, Integral) else float(value))
+        if self.impact == "auto":
+            object.__setattr__(self, "impact", self._defaults()["impact"])
         self._resolve()
         for name in ("num_spectrogram_masks", "num_token_masks"):
             if name not in self.unused:
@@ -98,17 +100,17 @@ class ExplainConfig:
         for name in ("spectrogram_mask_prob", "token_mask_prob"):
             value = getattr(self, name)
             check(self, name, is_number(value) and 0 < value < 1, "a probability above 0 and below 1")
-        check(self, "impact", self.impact in IMPACTS, ", ".join(IMPACTS))
+        check(self, "impact", self.impact in IMPACTS, ", ".join((*IMPACTS, "auto")))
         named = isinstance(self.fill, str) and self.fill in ("mean", "zero", "min")
         check(self, "fill", named or is_number(self.fill), '"mean", "zero", "min" or a finite number')
 
         self._refuse_unread()
 
-    def for_given_text(self: ConfigT) -> ConfigT:
-        """Return the config for a text that the model did not write: its impact depends on the text, unless asked."""
+    def with_impact_for(self: ConfigT, text_given: bool) -> ConfigT:
+        """Return the config with the impact that it takes for what the model wrote, or for a text that is given."""
         if not isinstance(self.impact, DerivedStr):
             return self
-        return self.changed(**self.read({"impact": "log-probability"}))
+        return self.changed(**self.read({"impact": "log-probability" if text_given else str(self.impact)}))
 
     def plan(self, problem: Problem) -> Sequence[Step | Maps]:
         """Return what the method does for an utterance: runs of the model, or maps that need none.
@@ -170,6 +172,8 @@ class ExplainConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, the method and the version of the library, ready for JSON."""
         values = {name: to_json_value(value) for name, value in asdict(self).items()}
+        if isinstance(self.impact, DerivedStr):
+            values["impact"] = "auto"  # another config than one whose impact was asked for
         return {"method": self.method, "spes_hf_version": __version__, **values}
 
     @classmethod
@@ -181,7 +185,7 @@ class ExplainConfig:
         Raises:
             ConfigError: If the method or a field is unknown, or a value out of range.
         """
-        values = dict(values)
+        values = {name: value for name, value in values.items() if (name, value) != ("impact", "auto")}
         method = values.pop("method", getattr(cls, "method", None))
         stored, version = "spes_hf_version" in values, values.pop("spes_hf_version", __version__)
         if not isinstance(method, str) or method not in _METHODS:

@@ -26,8 +26,8 @@ def ablations(task: Literal["asr", "st"] = "asr", **overrides: Any) -> dict[str,
         return SpesConfig.paper(task).changed(**values)
 
     rows = {
-        "feature-wise": FeatureWiseConfig(),
-        "bubble noise": BubbleNoiseConfig(),
+        "feature-wise": FeatureWiseConfig(impact="kl"),
+        "bubble noise": BubbleNoiseConfig(impact="kl"),
         "SPES": spes(),
         "- multi-scale": spes(patches_per_second=(500.0,)),
         "- clustering": spes(segmentation="grid"),

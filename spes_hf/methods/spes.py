@@ -203,6 +203,7 @@ class SpesConfig(ExplainConfig):
             patches_per_second=(400.0, 500.0, 600.0),
             mask_design="independent",
             estimator="perturbation",
+            impact="kl",
             max_duration_s=7.5 if task == "asr" else 5.0,
         )
         return cls.reading(values, **overrides)

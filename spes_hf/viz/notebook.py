@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from spes_hf.bits import NOT_HEARD_BITS, in_words, probability_made_up
+from spes_hf.bits import NOT_HEARD_BITS, in_words
 from spes_hf.viz import scale
 from spes_hf.viz.figures import bare_figure, draw_overlay
 
@@ -101,7 +101,7 @@ def _numbers(explanation: Explanation) -> str:
     if not math.isnan(mean):
         line = f"{mean:.1f} bits a token from the sound · {line}"
     warnings = []
-    if probability_made_up(mean) > 0.5 and not explanation.text_given:
+    if explanation.verdict == "made up":
         warnings.append(f"Probably made up: {mean:.1f} bits a token from the sound.")
     if not math.isnan(sure) and sure < scale.LOW_RELIABILITY:
         warnings.append(scale.LOW_RELIABILITY_WARNING)

@@ -63,7 +63,7 @@
   const colours = () => ramps[dark.matches ? "dark" : "light"];
 
   // The chosen map, the order statistics of its size, and its colour scale
-  let map = null, sorted = null, spectrogram = null;
+  let map = null, sorted = null, spectrogram = null, cut = 0;
   const quantile = (q) => sorted[Math.max(0, Math.min(sorted.length - 1, Math.round(q * (sorted.length - 1))))];
   function limits() {
     const low = quantile(1 - $("share").value / 100);
@@ -216,7 +216,7 @@
     const bits = k === null ? data.sentence.bits_per_token : sound_bits[k];
     if (bits != null && k === null)
       entries.push(["from the sound", make("span", { class: "sound" }, `${bits.toFixed(1)} bits a token`),
-        data.sentence.made_up > 0.5 ? ": probably made up" : ""]);
+        data.sentence.verdict === "made up" ? ": probably made up" : ""]);
     else if (bits != null) {
       entries.push(["from the sound", make("span", { class: "sound" }, heard[k])]);
       if (text_bits[k] != null)
@@ -224,8 +224,9 @@
     }
     const many = k !== null && level().groups[k].length > 1;
     entries.push([many ? "reliability, mean of its tokens" : "reliability of the map", number(sure)]);
-    const strongest = map.reduce((best, v, i) => (v > map[best] ? i : best), 0);
-    entries.push(["strongest at", where(strongest % frames, Math.floor(strongest / frames))]);
+    const [frame, bin] = k === null ? data.sentence.strongest : level().strongest[k];
+    const strongest = where(frame, bins - 1 - bin);
+    entries.push(["strongest at", strongest]);
     $("numbers").replaceChildren(...entries.map(([name, ...value]) => make("div", {}, make("dt", {}, name), make("dd", {}, ...value))));
     const warning = $("warning");
     warning.hidden = !(sure == null || sure < data.low_reliability[0]);
@@ -234,7 +235,7 @@
       : data.low_reliability[1];
     $("sentence").setAttribute("aria-pressed", k === null);
     $("picture").setAttribute("aria-label", `Evidence over the spectrogram, ${heading.textContent}: ` +
-      `strongest at ${where(strongest % frames, Math.floor(strongest / frames))}`);
+      `strongest at ${strongest}`);
   }
   const timeOf = (frame) => start + ((frame + 0.5) / frames) * (end - start);
   const where = (frame, row) => `${seconds(timeOf(frame))}, ${hertz(data.frequencies[bins - 1 - row])}`;
@@ -246,6 +247,8 @@
     const chosen = await evidenceOf(name, index);
     if (state.level !== name || state.index !== index) return;  // another one was chosen meanwhile
     map = chosen;
+    const shown = index === null ? [data.sentence] : data.levels[name].groups[index].map((k) => data.maps[k]);
+    cut = shown.reduce((sum, { scale }) => sum + scale, 0) / shown.length;
     sorted = Float32Array.from(map, Math.abs).sort();
     colourTranscript(); describe(); draw();
     document.body.dataset.chosen = index === null ? "sentence" : `${noun()}=${index}`;
@@ -296,7 +299,8 @@
     if (!place) { $("readout").textContent = "\u00a0"; return; }
     const value = map[place[1] * frames + place[0]], above = shareAbove(Math.abs(value));
     const unit = state.index === null ? data.sentence.unit : data.unit, side = value < 0 ? "against it" : "for it";
-    $("readout").textContent = `${where(...place)}: ${amount(Math.abs(value))} ${unit} ${side}, among the top ${above < 0.001 ? "0.1 %" : percent(above, 1)}`;
+    const more = Math.abs(value) >= 0.999 * cut ? "or more " : "";
+    $("readout").textContent = `${where(...place)}: ${amount(Math.abs(value))} ${more}${unit} ${side}, among the top ${above < 0.001 ? "0.1 %" : percent(above, 1)}`;
   });
   $("picture").addEventListener("pointerleave", () => { $("readout").textContent = "\u00a0"; });
   const audio = $("audio");

@@ -19,7 +19,7 @@ import soundfile
 from PIL import Image
 from torch import Tensor
 
-from spes_hf.bits import in_words, probability_made_up
+from spes_hf.bits import in_words
 from spes_hf.viz import scale
 
 if TYPE_CHECKING:
@@ -93,7 +93,8 @@ def page_data(explanation: Explanation) -> dict[str, Any]:
             "unit": tokens.evidence_unit(),
             "reliability": tokens.reliability.sentence,
             "bits_per_token": tokens.bits_per_token,
-            "made_up": 0.0 if tokens.text_given else probability_made_up(tokens.bits_per_token),
+            "verdict": tokens.verdict,
+            "strongest": _strongest(tokens.evidence()),
         },
         "maps": [signed_png(tokens.evidence(k)) for k in range(len(tokens))],
         "unit": tokens.evidence_unit(0) if len(tokens) else "",
@@ -104,6 +105,11 @@ def page_data(explanation: Explanation) -> dict[str, Any]:
         "notes": [scale.settled(note) for note in tokens.notes],
         "provenance": _clean(tokens.provenance),
     }
+
+
+def _strongest(evidence: Tensor) -> list[int]:
+    """Return frame and mel bin of the most evidence for it."""
+    return list(divmod(int(evidence.flatten().argmax()), evidence.shape[1]))
 
 
 def signed_png(evidence: Tensor) -> dict[str, Any]:
@@ -143,6 +149,7 @@ def _level(explanation: Explanation) -> dict[str, Any]:
         "probability": _rounded(explanation.token_probabilities),
         "sound_bits": _rounded(explanation.sound_bits),
         "text_bits": _rounded(explanation.text_bits),
+        "strongest": [_strongest(explanation.evidence(k)) for k in range(len(explanation))],
         "heard": [in_words(bits) for bits in explanation.sound_bits.tolist()],
         "reliability": explanation.reliability.tokens.tolist(),
         "prefix": explanation.prefix_length,

@@ -272,6 +272,8 @@ def test_bits_by_hand():
     assert ex.words().sound_bits.tolist() == [3, 3, 0.5] and ex.words().text_bits.tolist() == [0, 3, 3]
     torch.testing.assert_close(ex.words().probability_without_sound, torch.tensor([0.9 / 8, 0.4 / 8, 0.25 / 2**0.5]))
     torch.testing.assert_close(ex.probability_without_text[4], torch.tensor(1.0 / 16))
+    unlikely = make(probabilities=torch.full((K,), 1e-38), token_sound_bits=torch.full((K,), -200.0))
+    assert unlikely.words().probability_without_sound.isfinite().all()
     assert ex.bits_per_token == ex.words().bits_per_token == 6.5 / 4  # the end of the sentence is none of the text
     assert math.isnan(make(token_sound_bits=torch.full((5,), NAN)).bits_per_token)
 
@@ -279,13 +281,20 @@ def test_bits_by_hand():
 def test_evidence_has_its_zero_where_there_is_no_effect():
     maps = torch.randn(K, T, C)
     ex = make(audio_map=pixel_map(maps), sentence_map=pixel_map(maps[:1] - 3))
-    assert torch.equal(ex.evidence(1), maps[1]) and torch.equal(ex.evidence(), maps[0] - 3)
+    assert torch.equal(ex.evidence(1), maps[1])
+    torch.testing.assert_close(ex.evidence(), (maps[0] - 3) / maps[0].std())
+    # Explanations of before have a map of the sentence without a zero: it is not shown as if it had one.
+    before = make(audio_map=pixel_map(maps), sentence_map=pixel_map(maps[:1]), token_sound_bits=torch.full((K,), NAN))
+    torch.testing.assert_close(before.evidence(), torch.stack([m / m.std() for m in maps]).mean(0))
     torch.testing.assert_close(ex.words().evidence(1), maps[1:3].mean(0))
     assert (ex.evidence_unit(1), ex.evidence_unit()) == ("nats", "standard deviations")
     # Eq. 3: less the impact of the average mask.
     eq_3 = make(sound_impact=torch.full((K,), 0.5))
     torch.testing.assert_close(eq_3.evidence(0), eq_3.raw_audio_saliency[0] - 0.5)
     assert eq_3.evidence().shape == (T, C)
+    never = PatchMap.of(torch.tensor([[[0, 1]] * T]), (torch.ones(K, 2),), (torch.tensor([2.0, 0.0]),))
+    hidden, kept = make(audio_map=never, sound_impact=torch.full((K,), 2.0)).evidence(0).T
+    assert (hidden == -1.5).all() and (kept == 0).all()  # what was never hidden speaks neither for nor against
 
 
 def test_time_centroids_by_hand():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spes_hf import CaptumConfig, ConfigError, ExplainConfig, SpesConfig, SpesError, __version__
+from spes_hf import CaptumConfig, ConfigError, ExplainConfig, RandomConfig, SpesConfig, SpesError, __version__
 from spes_hf.methods import GradientConfig, register_method
 from spes_hf.methods.presets import preset
 from spes_hf.names import PRESETS
@@ -42,7 +42,7 @@ ALLOWED = {
     "num_token_masks": "whole number",
     "spectrogram_mask_prob": "probability",
     "token_mask_prob": "probability",
-    "impact": "kl, probability, contrastive",
+    "impact": "kl, log-probability, probability, contrastive, auto",
     "fill": '"mean", "zero", "min"',
     "patches_per_second": "above 0",
     "max_duration_s": "None",
@@ -294,6 +294,21 @@ def test_a_config_of_another_method_is_refused():
 
         for name in ("other-method-of-a-test", "its-former-name"):
             _METHODS.pop(name, None)
+
+
+def test_an_impact_that_was_asked_for_is_not_the_automatic_one():
+    asked, automatic = SpesConfig(impact="kl"), SpesConfig()
+    assert (asked.impact, automatic.impact) == ("kl", "kl")
+    assert asked.to_dict() != automatic.to_dict()  # so that nothing takes the one's results for the other's
+    automatically = "log-probability"
+    expected = {"kl": asked, automatically: automatic}
+    for impact, config in [*expected.items(), (automatically, SpesConfig(impact="auto"))]:
+        for same in (config, SpesConfig.from_dict(config.to_dict()), dataclasses.replace(config, num_token_masks=9)):
+            assert same.with_impact_for(text_given=True).impact == impact
+            assert same.with_impact_for(text_given=False).to_dict()["impact"] == "kl"
+    assert SpesConfig.paper("asr").with_impact_for(text_given=True).impact == "kl"
+    assert RandomConfig().with_impact_for(text_given=True) == RandomConfig()
+    assert CaptumConfig(impact="auto").impact == "probability"
 
 
 def test_a_stored_config_of_the_former_gradient_method_is_one_of_captum():

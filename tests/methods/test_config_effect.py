@@ -47,7 +47,7 @@ OTHER = {
     "masks_per_token": 2,
     "pool_patches_per_second": (30.0,),
     "sentence_patches_per_second": (30.0,),
-    "sentence_impact": "sum",
+    "sentence_impact": "relative",
     "target_reliability": 0.000001,
     "bubbles_per_second": 30.0,
     "bubble_width_s": 0.1,

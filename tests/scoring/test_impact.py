@@ -158,5 +158,5 @@ def test_every_impact_is_float32_zero_without_perturbation_and_leaves_the_logits
 
 
 def test_unknown_impact():
-    with pytest.raises(ConfigError, match="'wer'.*kl, probability, contrastive"):
+    with pytest.raises(ConfigError, match="'wer'.*kl, log-probability, probability, contrastive"):
         make_impact("wer", torch.zeros(1, 2), torch.tensor([0]))

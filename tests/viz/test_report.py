@@ -87,6 +87,8 @@ def test_values_in_the_page_are_those_of_the_explanation(page, explanation):
     assert data["levels"]["tokens"]["probability"] == pytest.approx(explanation.token_probabilities.tolist(), abs=1e-4)
     for name in ("sound_bits", "text_bits"):
         assert data["levels"]["tokens"][name] == pytest.approx(getattr(explanation, name).tolist(), abs=1e-4)
+    bins, peaks = len(explanation.frequencies), [int(explanation.evidence(k).argmax()) for k in range(len(explanation))]
+    assert data["levels"]["tokens"]["strongest"] == [list(divmod(peak, bins)) for peak in peaks]
     assert data["levels"]["tokens"]["reliability"] == pytest.approx(explanation.reliability.tokens.tolist())
     assert data["frequencies"] == pytest.approx(explanation.frequencies.tolist(), abs=0.1)
 
