@@ -134,9 +134,9 @@ class Explain(AudioTransform):
 
     The columns that it adds: "explanation", the whole of it as bytes (`Explanation.from_row` reads them); to look at,
     "prediction", "tokens", "token_probabilities", "sound_bits" and "text_bits" (of each token), "bits_per_token",
-    "reliability" (of the sentence map; NaN where there is none) and "reached_length_limit"; and "error". An utterance
-    that cannot be explained has the reason there, and nothing in the others; the job goes on. Where all is well,
-    "error" is empty.
+    "verdict" ("heard", "made up", "nothing written"; "given" for a text of yours), "reliability" (of the sentence map;
+    NaN where there is none) and "reached_length_limit"; and "error". An utterance that cannot be explained has the
+    reason there, and nothing in the others; the job goes on. Where all is well, "error" is empty.
 
     Mask i of an utterance depends on the seed, the utterance's id and i alone. Without an id, the id is a digest of the
     audio.
@@ -214,6 +214,7 @@ class Explain(AudioTransform):
             "tokens": List(Value("string")),
             **dict.fromkeys(_NUMBERS, numbers),
             "bits_per_token": Value("float64"),
+            "verdict": Value("string"),
             "reliability": Value("float64"),
             "reached_length_limit": Value("bool"),
             "error": Value("string"),
@@ -254,6 +255,7 @@ class Explain(AudioTransform):
             "tokens": np.array([], dtype=str),
             **{name: np.array([], dtype=np.float64) for name in _NUMBERS},
             "bits_per_token": float("nan"),
+            "verdict": "",
             "reliability": float("nan"),
             "reached_length_limit": False,
         }

@@ -83,6 +83,7 @@ def to_row(explanation: Explanation) -> dict[str, Any]:
         "sound_bits": explanation.sound_bits.tolist(),
         "text_bits": explanation.text_bits.tolist(),
         "bits_per_token": explanation.bits_per_token,
+        "verdict": explanation.verdict,
         "reliability": float(explanation.reliability.sentence),
         "reached_length_limit": explanation.reached_length_limit,
     }

@@ -418,7 +418,7 @@ class Explanation:
         """Return the explanation as the entries of a row of a table, the whole of it as bytes at "explanation".
 
         Beside it, to look at: "prediction" (the text), "tokens", "token_probabilities", "reliability" (of the sentence
-        map), "sound_bits", "text_bits", "bits_per_token" and "reached_length_limit".
+        map), "sound_bits", "text_bits", "bits_per_token", "verdict" and "reached_length_limit".
         """
         from spes_hf.explanation.packing import to_row
 
