@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _SIGNED = LinearSegmentedColormap.from_list(
     "spes_signed", (*reversed(scale.AGAINST_ON_LIGHT), "#ffffff", *scale.SOUND_ON_LIGHT)
 )
+_FAINT = 0.05  # of the scale; less is left out
 _TEXT = LinearSegmentedColormap.from_list("spes_text", scale.TEXT_ON_LIGHT)
 _GREYS = LinearSegmentedColormap.from_list("spes_greys", scale.GREYS_ON_LIGHT)
 
@@ -95,7 +96,7 @@ def plot_tokens(explanation: Explanation) -> tuple[Figure, Axes]:
 
 
 def draw_overlay(ax: Axes, explanation: Explanation, evidence: Tensor) -> AxesImage:
-    """Draw a map over the spectrogram and return the map's image; it is clear at 0, then less and less so.
+    """Draw a map over the spectrogram and return the map's image; it is clear up to 5 % of the scale, then less so.
 
     Args:
         ax: Where to draw.
@@ -104,7 +105,7 @@ def draw_overlay(ax: Axes, explanation: Explanation, evidence: Tensor) -> AxesIm
     """
     _draw(ax, explanation, explanation.features, _GREYS, scale.spectrogram_limits(explanation.features))
     end = scale.evidence_limit(evidence)
-    opacity = (evidence.abs() / end).clamp(0, 1)
+    opacity = ((evidence.abs() / end - _FAINT) / (1 - _FAINT)).clamp(0, 1)
     return _draw(ax, explanation, evidence, _SIGNED, (-end, end), alpha=opacity.T.numpy())
 
 

@@ -21,7 +21,9 @@ from spes_hf.rows import RowTransform, canonical
 
 FEW = {"num_spectrogram_masks": 6, "num_token_masks": 4}
 ENDS = (0.0, 0.5, 1.0)
-ADDED = ["explanation", "prediction", "tokens", "token_probabilities", "reliability", "reached_length_limit", "error"]
+BITS = ["sound_bits", "text_bits", "bits_per_token", "verdict"]
+OTHERS = ["reliability", "reached_length_limit", "error"]
+ADDED = ["explanation", "prediction", "tokens", "token_probabilities", *BITS, *OTHERS]
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +80,7 @@ def test_rows_hold_what_the_explainer_finds(tiny, corpus, rows):
         assert torch.equal(found.audio_saliency, direct.audio_saliency)
         assert torch.equal(found.token_saliency.nan_to_num(-1), direct.token_saliency.nan_to_num(-1))
         assert row["prediction"] == direct.text and row["tokens"] == direct.tokens and row["error"] == ""
+        assert row["sound_bits"] == direct.sound_bits.tolist() and row["verdict"] == direct.verdict
 
 
 def test_the_whole_way_batched_or_not(tiny, rows):
