@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from spes_hf import functional
 from spes_hf.bits import Verdict, verdict_of
-from spes_hf.explanation.maps import PatchMap, Reliability
+from spes_hf.explanation.maps import Reliability
 from spes_hf.explanation.origin import Origin
+from spes_hf.explanation.parts import ExplanationParts, singles
 from spes_hf.text import join_pieces, word_groups
 
 if TYPE_CHECKING:
@@ -24,65 +25,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Explanation:
+class Explanation(ExplanationParts):
     """Why the model wrote each token: saliency over the spectrogram and over the tokens before it.
 
     Made by `explain`, not by hand. Over tokens first; `words` gives the same over words. K explained tokens (or words),
     J decoder inputs, T frames, C mel bins. All tensors are on the CPU.
 
-    The attributes below are the parts that are stored, always over tokens; the properties, and `time_centroids`, are
+    The parts that are stored (`ExplanationParts`) are always over tokens; the properties, and `time_centroids`, are
     over whatever the explanation is over: as many entries as ``len(explanation)``.
-
-    Attributes:
-        text: The text of the output.
-        pieces: Text of every explained token, with the space that starts a word where there is one.
-        token_id_list: Id of every explained token, the end-of-sequence token included.
-        context_pieces: Text of every decoder input.
-        special: Whether the explained token is a special one (end of sequence).
-        prefix_length: How many decoder inputs the model did not choose (start and prompt tokens).
-        probabilities: Per explained token, the probability that the model gave it.
-        token_sound_bits: (K,) float32, `sound_bits` over tokens; NaN in explanations of before.
-        token_text_bits: (K,) float32, `text_bits` over tokens, likewise.
-        features: (T, C) float32, the spectrogram as the model saw it, true frames only.
-        times: (T,) in seconds.
-        frequencies: (C,) in Hz.
-        audio_map: Raw scores of the spectrogram.
-        raw_token_scores: Per token (K, J) float32, Eq. 3; NaN where j is not yet generated.
-        sound_impact: (K,) mean impact of the masks that hide sound; NaN where the method draws none.
-        text_impact: (K,) mean impact of the masks that hide a token which the model wrote, and no sound; else NaN.
-        token_reliability: Split-half reliability of the audio map, over tokens.
-        waveform: (S,) float32 samples, for playing.
-        sampling_rate: Samples per second.
-        provenance: What it takes to make this explanation again.
-        groups: Which tokens make a word, in an explanation over words.
-        context_groups: Which decoder inputs make a word of the context.
-        sentence_map: Scores of the spectrogram for the sentence, where a method measures them on their own; without
-            unit where they are means over levels in standard deviations, as by default.
     """
-
-    text: str
-    pieces: tuple[str, ...]
-    token_id_list: tuple[int, ...]
-    context_pieces: tuple[str, ...]
-    special: tuple[bool, ...]
-    prefix_length: int
-    probabilities: Tensor
-    token_sound_bits: Tensor
-    token_text_bits: Tensor
-    features: Tensor
-    times: Tensor
-    frequencies: Tensor
-    audio_map: PatchMap
-    raw_token_scores: Tensor
-    sound_impact: Tensor
-    text_impact: Tensor
-    token_reliability: Reliability
-    waveform: Tensor
-    sampling_rate: int
-    provenance: dict[str, Any] = field(default_factory=dict)
-    groups: tuple[tuple[int, ...], ...] | None = None
-    context_groups: tuple[tuple[int, ...], ...] | None = None
-    sentence_map: PatchMap | None = None
 
     # What was explained ----------------------------------------------------------------------------------------------
 
@@ -113,11 +64,6 @@ class Explanation:
     def context_tokens(self) -> list[str]:
         """Text of the J decoder inputs: start and prompt tokens, then y_1 … y_{K−1} (or words)."""
         return [join_pieces([self.context_pieces[j] for j in group]) for group in self._context_groups]
-
-    @property
-    def over_words(self) -> bool:
-        """Whether this is an explanation over words."""
-        return self.groups is not None
 
     # Where it comes from ---------------------------------------------------------------------------------------------
 
@@ -358,38 +304,10 @@ class Explanation:
             return self
         groups = word_groups(self.pieces, self.special)
         p = self.prefix_length
-        context = [*_singles(range(p)), *(tuple(p + k for k in group) for group in groups[:-1])]
+        context = [*singles(range(p)), *(tuple(p + k for k in group) for group in groups[:-1])]
         words = replace(self, groups=tuple(groups), context_groups=tuple(context))
         words.__dict__["_normalised"] = self._normalised  # tokens and words share the maps that both are made of
         return words
-
-    @property
-    def _groups(self) -> Sequence[tuple[int, ...]]:
-        return _singles(self.pieces) if self.groups is None else self.groups
-
-    @property
-    def _context_groups(self) -> Sequence[tuple[int, ...]]:
-        return _singles(self.context_pieces) if self.context_groups is None else self.context_groups
-
-    def _sum_over_groups(self, values: Tensor) -> Tensor:
-        if self.groups is None:
-            return values
-        return torch.stack([values[list(g)].sum() for g in self.groups]) if self.groups else values[:0]
-
-    def _mean_over_groups(self, values: Tensor) -> Tensor:
-        if self.groups is None:
-            return values
-        return torch.stack([values[list(g)].mean(0) for g in self.groups]) if self.groups else values[:0]
-
-    def _context_mean(self, values: Tensor) -> Tensor:
-        if self.groups is None:
-            return values
-        grouped = values.new_full((len(self._groups), len(self._context_groups)), torch.nan)
-        for w, rows in enumerate(self._groups):
-            for v, columns in enumerate(self._context_groups):
-                if columns[-1] < self.prefix_length + rows[0]:
-                    grouped[w, v] = values[list(rows)][:, list(columns)].mean()
-        return grouped
 
     # Out of memory ---------------------------------------------------------------------------------------------------
 
@@ -490,7 +408,3 @@ class Explanation:
         from spes_hf.viz import notebook_html
 
         return notebook_html(self)
-
-
-def _singles(items: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
-    return tuple((i,) for i in range(len(items)))

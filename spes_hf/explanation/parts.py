@@ -1,0 +1,106 @@
+"""What an explanation is made of: the parts that are stored, always over tokens, and how tokens make words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spes_hf.explanation.maps import PatchMap, Reliability
+
+
+@dataclass(frozen=True, eq=False)
+class ExplanationParts:
+    """The parts of an `Explanation` that are stored, over K tokens, J decoder inputs, T frames, C mel bins; on the CPU.
+
+    Attributes:
+        text: The text of the output.
+        pieces: Text of every explained token, with the space that starts a word where there is one.
+        token_id_list: Id of every explained token, the end-of-sequence token included.
+        context_pieces: Text of every decoder input.
+        special: Whether the explained token is a special one (end of sequence).
+        prefix_length: How many decoder inputs the model did not choose (start and prompt tokens).
+        probabilities: Per explained token, the probability that the model gave it.
+        token_sound_bits: (K,) float32, `sound_bits` over tokens; NaN in explanations of before.
+        token_text_bits: (K,) float32, `text_bits` over tokens, likewise.
+        features: (T, C) float32, the spectrogram as the model saw it, true frames only.
+        times: (T,) in seconds.
+        frequencies: (C,) in Hz.
+        audio_map: Raw scores of the spectrogram.
+        raw_token_scores: Per token (K, J) float32, Eq. 3; NaN where j is not yet generated.
+        sound_impact: (K,) mean impact of the masks that hide sound; NaN where the method draws none.
+        text_impact: (K,) mean impact of the masks that hide a token which the model wrote, and no sound; else NaN.
+        token_reliability: Split-half reliability of the audio map, over tokens.
+        waveform: (S,) float32 samples, for playing.
+        sampling_rate: Samples per second.
+        provenance: What it takes to make this explanation again.
+        groups: Which tokens make a word, in an explanation over words.
+        context_groups: Which decoder inputs make a word of the context.
+        sentence_map: Scores of the spectrogram for the sentence, where a method measures them on their own; without
+            unit where they are means over levels in standard deviations, as by default.
+    """
+
+    text: str
+    pieces: tuple[str, ...]
+    token_id_list: tuple[int, ...]
+    context_pieces: tuple[str, ...]
+    special: tuple[bool, ...]
+    prefix_length: int
+    probabilities: Tensor
+    token_sound_bits: Tensor
+    token_text_bits: Tensor
+    features: Tensor
+    times: Tensor
+    frequencies: Tensor
+    audio_map: PatchMap
+    raw_token_scores: Tensor
+    sound_impact: Tensor
+    text_impact: Tensor
+    token_reliability: Reliability
+    waveform: Tensor
+    sampling_rate: int
+    provenance: dict[str, Any] = field(default_factory=dict)
+    groups: tuple[tuple[int, ...], ...] | None = None
+    context_groups: tuple[tuple[int, ...], ...] | None = None
+    sentence_map: PatchMap | None = None
+
+    @property
+    def over_words(self) -> bool:
+        """Whether this is an explanation over words."""
+        return self.groups is not None
+
+    @property
+    def _groups(self) -> Sequence[tuple[int, ...]]:
+        return singles(self.pieces) if self.groups is None else self.groups
+
+    @property
+    def _context_groups(self) -> Sequence[tuple[int, ...]]:
+        return singles(self.context_pieces) if self.context_groups is None else self.context_groups
+
+    def _sum_over_groups(self, values: Tensor) -> Tensor:
+        if self.groups is None:
+            return values
+        return torch.stack([values[list(g)].sum() for g in self.groups]) if self.groups else values[:0]
+
+    def _mean_over_groups(self, values: Tensor) -> Tensor:
+        if self.groups is None:
+            return values
+        return torch.stack([values[list(g)].mean(0) for g in self.groups]) if self.groups else values[:0]
+
+    def _context_mean(self, values: Tensor) -> Tensor:
+        if self.groups is None:
+            return values
+        grouped = values.new_full((len(self._groups), len(self._context_groups)), torch.nan)
+        for w, rows in enumerate(self._groups):
+            for v, columns in enumerate(self._context_groups):
+                if columns[-1] < self.prefix_length + rows[0]:
+                    grouped[w, v] = values[list(rows)][:, list(columns)].mean()
+        return grouped
+
+
+def singles(items: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
+    """Return groups of one for all items."""
+    return tuple((i,) for i in range(len(items)))
