@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from spes_hf.adapters import GenerationOptions, Target, Utterance, get_adapter
+from spes_hf.adapters import Target, Utterance, get_adapter
+from spes_hf.adapters.output import output_of
 from spes_hf.audio.load import load_audio
 from spes_hf.checks import is_whole
 from spes_hf.errors import ConfigError
@@ -21,9 +22,7 @@ from spes_hf.masking.draw import mask_key
 from spes_hf.methods import ExplainConfig, SpesConfig
 from spes_hf.methods.run import Maps, Problem
 from spes_hf.provenance import describe
-from spes_hf.runtime.batching import Batch, FoundSizes, check_batch_size, enough_memory, starting_batch_size
-from spes_hf.runtime.locks import alone
-from spes_hf.runtime.preserve import leave_unchanged
+from spes_hf.runtime.batching import Batch, FoundSizes, check_batch_size, starting_batch_size
 from spes_hf.scoring.evidence import PASSES, Evidence, measure_evidence
 from spes_hf.scoring.impact import make_impact
 
@@ -155,25 +154,17 @@ class Explainer:
             generate_kwargs: Further arguments of ``model.generate()``.
             utterance_id: Gives every utterance of a corpus masks of its own.
         """
-        options = GenerationOptions(language, task, tgt_lang, {} if generate_kwargs is None else generate_kwargs)
-        options = options.with_defaults(self.adapter.settings, text_given=text is not None)
-        self.adapter.check_options(options)
+        options = self.adapter.options_of(language, task, tgt_lang, generate_kwargs, text_given=text is not None)
         config = self.config.with_impact_for(text_given=text is not None)
         waveform = load_audio(audio, self.adapter.sampling_rate, sampling_rate)
         started = time.perf_counter()
+        seed = mask_key(self.seed, utterance_id, "generate")
         with (
             _shared_graphs() if self.compile else nullcontext(),
-            leave_unchanged(self.adapter.model, seed=mask_key(self.seed, utterance_id, "generate")),
-            enough_memory(f"model with audio of {waveform.duration_s:.1f} s"),
+            output_of(self.adapter, waveform, options, text, seed, self._precision()) as output,
         ):
-            with alone():
-                utterance = self.adapter.encode(waveform)
-            with self._precision():
-                if text is None:
-                    target = self.adapter.generate(utterance, options)
-                else:
-                    target = self.adapter.encode_text(utterance, text, options)
-                found = self._find(config, utterance, target, utterance_id)
+            utterance, target = output.utterance, output.target
+            found = self._find(config, utterance, target, utterance_id)
         provenance = describe(
             self.adapter,
             config,
@@ -294,7 +285,7 @@ class _Found:
 
     Attributes:
         maps: All maps.
-        evidence: What sound and text told of each token.
+        evidence: What sound and text said of each token.
         passes: What it took.
     """
 

@@ -163,7 +163,7 @@ def standardize(audio: Tensor, token: Tensor, valid: Tensor) -> tuple[Tensor, Te
     Args:
         audio: (K, T, C) raw saliency of the spectrogram.
         token: (K, J) raw saliency of the decoder inputs.
-        valid: (K, J) bool, true where decoder input j stands before token k.
+        valid: (K, J) bool, true where decoder input j comes before token k.
 
     Returns:
         (K, T, C) and (K, J); NaN where not valid.
@@ -184,7 +184,7 @@ def paired_min_max(audio: Tensor, token: Tensor, valid: Tensor) -> tuple[Tensor,
     Args:
         audio: (K, T, C).
         token: (K, J).
-        valid: (K, J) bool, true where decoder input j stands before token k.
+        valid: (K, J) bool, true where decoder input j comes before token k.
 
     Returns:
         (K, T, C) and (K, J); NaN where not valid.

@@ -7,20 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from spes_hf.adapters import GenerationOptions, get_adapter
+from spes_hf.adapters import get_adapter
+from spes_hf.adapters.output import output_of
 from spes_hf.audio.load import load_audio
 from spes_hf.bits import NOT_HEARD_BITS, Verdict, bits_per_word, probability_made_up, spoken, verdict_of
 from spes_hf.masking.draw import mask_key
-from spes_hf.runtime.batching import enough_memory
-from spes_hf.runtime.locks import alone
-from spes_hf.runtime.preserve import leave_unchanged
 from spes_hf.scoring.evidence import measure_evidence
 from spes_hf.text import join_pieces, word_groups
 
 
 @dataclass(frozen=True)
 class Hearing:
-    """What a model wrote, and how much of it the sound told.
+    """What a model wrote, and how much of it came from the sound.
 
     Attributes:
         text: The output.
@@ -28,8 +26,8 @@ class Hearing:
         word_bits: For every word, log2 of how much likelier the sound made it (`Explanation.sound_bits`).
         bits_per_word: Mean over the words that have a letter or digit; NaN where there is none.
         bits_per_token: Mean over tokens, special ones left out, which tells best; NaN where there is none.
-        probability_made_up: That an output with so many bits a token was made up, if one in ten is; NaN where nothing
-            was written.
+        probability_made_up: That an output with this number of bits a token was made up, if one in ten is; NaN where
+            nothing was written.
         reached_length_limit: Whether a length limit cut the text.
         text_given: Whether the text was given, not generated.
     """
@@ -127,21 +125,12 @@ class SoundChecker:
     ) -> Hearing:
         """Return the check of one utterance; arguments are those of `Explainer`."""
         adapter = self.adapter
-        options = GenerationOptions(language, task, tgt_lang, {} if generate_kwargs is None else generate_kwargs)
-        options = options.with_defaults(adapter.settings, text_given=text is not None)
-        adapter.check_options(options)
+        options = adapter.options_of(language, task, tgt_lang, generate_kwargs, text_given=text is not None)
         waveform = load_audio(audio, adapter.sampling_rate, sampling_rate)
-        with (
-            leave_unchanged(adapter.model, seed=mask_key(self.seed, utterance_id, "generate")),
-            enough_memory(f"model with audio of {waveform.duration_s:.1f} s"),
-        ):
-            with alone():
-                utterance = adapter.encode(waveform)
-            if text is None:
-                target, states = adapter.generate_with_states(utterance, options)
-            else:
-                target, states = adapter.encode_text(utterance, text, options), None
-            evidence = measure_evidence(adapter, utterance, target, states=states, of_text=False)
+        seed = mask_key(self.seed, utterance_id, "generate")
+        with output_of(adapter, waveform, options, text, seed) as output:
+            target = output.target
+            evidence = measure_evidence(adapter, output.utterance, target, states=output.states, of_text=False)
         pieces, special = adapter.pieces(target.token_ids), adapter.is_special(target.token_ids)
         groups = word_groups(pieces, special)
         words = tuple(join_pieces([pieces[k] for k in group]) for group in groups)

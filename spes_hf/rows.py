@@ -158,7 +158,7 @@ def _sharing_cores(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def is_batch(row: Any, column: str) -> TypeGuard[Mapping[str, Any]]:
-    """Return whether a "row" is a batch of columns, to be told by a column whose values are no lists of their own."""
+    """Return whether a "row" is a batch of columns; a column whose values are no lists of their own shows it."""
     if not isinstance(row, Mapping):
         return False
     if is_lazy(row):

@@ -25,7 +25,7 @@ _UNSPACED = dict.fromkeys(("CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "BOPOMO
     "BALINESE": "Balinese",
 }
 
-# Marks that bind what stands on both sides: "don't", "twenty-three", "3.5".
+# Marks that bind what is on both sides: "don't", "twenty-three", "3.5".
 _BINDING = frozenset("'’-.,:/@&")
 
 

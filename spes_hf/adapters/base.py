@@ -68,7 +68,7 @@ class Adapter(Generation, Vocabulary, ABC):
 
     @abstractmethod
     def model_inputs(self, utterance: Utterance, features: Tensor) -> dict[str, Tensor]:
-        """Return the model's encoder inputs, a batch of B, with these features in the place of the true frames.
+        """Return the model's encoder inputs, a batch of B, with these features instead of the true frames.
 
         Args:
             utterance: Where the rest (padding, masks) comes from.
@@ -104,6 +104,24 @@ class Adapter(Generation, Vocabulary, ABC):
     def differentiable(self) -> bool:
         """Whether gradients pass through all of the model; quantised layers are asked, once each."""
         return passes_gradients(self.model, self.dtype)
+
+    def options_of(
+        self,
+        language: str | None = None,
+        task: str | None = None,
+        tgt_lang: str | None = None,
+        generate_kwargs: Mapping[str, Any] | None = None,
+        text_given: bool = False,
+    ) -> GenerationOptions:
+        """Return how the model is to generate: what a user asks for, and of the model's settings what that leaves open.
+
+        Raises:
+            ConfigError: If the family does not take it.
+        """
+        asked = GenerationOptions(language, task, tgt_lang, {} if generate_kwargs is None else generate_kwargs)
+        options = asked.with_defaults(self.settings, text_given=text_given)
+        self.check_options(options)
+        return options
 
     def generate(self, utterance: Utterance, options: GenerationOptions, features: Tensor | None = None) -> Target:
         """Return what the model generates from the utterance, or from other features in its place.
@@ -269,7 +287,7 @@ class Adapter(Generation, Vocabulary, ABC):
         return self.model(**{"use_cache": False, **inputs})
 
     def decoder_inputs(self, inputs: Mapping[str, Tensor], states: Tensor, batch: int) -> dict[str, Any]:
-        """Return model inputs with the encoder's output, (1 or B, S, D), in the place of its input."""
+        """Return model inputs with the encoder's output, (1 or B, S, D), instead of its input."""
         from transformers.modeling_outputs import BaseModelOutput
 
         rest = {k: v.expand(batch, *v.shape[1:]) for k, v in inputs.items() if k != "input_features"}

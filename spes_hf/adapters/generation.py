@@ -80,7 +80,7 @@ class Generation:
         return copy.deepcopy(self.model.generation_config)
 
     def generation_settings(self, options: GenerationOptions) -> dict[str, Any]:
-        """Return the arguments of ``generate()`` that give one output with its prefix, and nothing beside it."""
+        """Return the arguments of ``generate()`` that give one output with its prefix, and nothing else."""
         return {**options.generate_kwargs, **NOTHING_BESIDE}
 
     def start_index(self, prefix: Tensor) -> int:

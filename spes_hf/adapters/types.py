@@ -142,7 +142,7 @@ class Target:
 
     @property
     def valid(self) -> Tensor:
-        """(K, J) bool: decoder input j stands before token k."""
+        """(K, J) bool: decoder input j comes before token k."""
         decoder_inputs = torch.arange(len(self.context_ids), dtype=torch.int64, device="cpu")
         explained = torch.arange(len(self.token_ids), dtype=torch.int64, device="cpu")
         return decoder_inputs < len(self.prefix_ids) + explained[:, None]

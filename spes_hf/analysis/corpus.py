@@ -83,7 +83,7 @@ def named(explanations: Explanations) -> Iterator[Named]:
 
 
 class Aligned:
-    """Explanations over words, matched with when each word was spoken; what was left out is told afterwards.
+    """Explanations over words, matched with when each word was spoken; what was left out is reported afterwards.
 
     Args:
         explanations: What to go through.

@@ -241,7 +241,7 @@ def time_localization(
 
 
 def with_map(explanation: Explanation, name: str, seed: int = 0) -> Explanation:
-    """Return the explanation with another map of the spectrogram in the place of its own.
+    """Return the explanation with another map of the spectrogram instead of its own.
 
     Args:
         explanation: Over tokens.

@@ -1,4 +1,4 @@
-"""What told the model a token: sound, or the text before it? (§8.2)."""
+"""Where a token came from: the sound, or the text before it? (§8.2)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MEANS = ("sound_bits", "text_bits", "top_share")
 
 @dataclass(frozen=True)
 class TokenBalance:
-    """What told the model one token.
+    """Where one token came from.
 
     Attributes:
         utterance: Name of the utterance.
@@ -47,7 +47,7 @@ class TokenBalance:
 
 @dataclass(frozen=True)
 class TypeBalance:
-    """What told the model a token type: means over its n occurrences."""
+    """Where a token type came from: means over its n occurrences."""
 
     token: str
     n: int
@@ -58,10 +58,10 @@ class TypeBalance:
 
 @dataclass(frozen=True)
 class ModalityBalance:
-    """What told the model its tokens: sound, or the text before them.
+    """Where tokens came from: the sound, or the text before them.
 
     Attributes:
-        tokens: Every token, those first that the sound told least; those whose bits are not known come last.
+        tokens: Every token, those with the fewest bits from the sound first; those whose bits are not known come last.
         types: Token types that occur often enough, in the same order.
         utterances: Name of the utterance → bits a token from the sound, the fewest first: where to look first if the
             model may have made something up.
@@ -115,7 +115,7 @@ class ModalityBalance:
 
 
 def modality_balance(explanations: Any, *, min_count: int = 1) -> ModalityBalance:
-    """Return for every token how much the sound told the model, and how much the text before it.
+    """Return for every token the bits from the sound, and from the text before it.
 
     Args:
         explanations: Explanations, folders of saved ones, or rows that have one; or a folder of saved ones.

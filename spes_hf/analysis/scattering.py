@@ -50,7 +50,7 @@ class Scatter:
         n: How many maps there are, of all types.
         constant: How many maps are constant, and have no kurtosis.
         against_sound_bits: Spearman's correlation over tokens of kurtosis and `Explanation.sound_bits`; positive where
-            tokens that the sound told have sharp maps of it.
+            tokens with many bits from the sound have sharp maps of it.
         against_top_share: The same with the share of the top saliency that the token map holds. Both maps share one
             scale, so that a sharp map of the sound lowers this share by itself: the weaker evidence.
         note: "too few: …" where no type occurs often enough; else empty.

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from spes_hf.adapters import Adapter, GenerationOptions
+from spes_hf.adapters import Adapter
 from spes_hf.audio.load import Waveform, load_audio
 from spes_hf.audio.stored import is_column
 from spes_hf.engine import Explainer
@@ -37,7 +37,7 @@ _NUMBERS = ("token_probabilities", "sound_bits", "text_bits")
 
 
 class AudioTransform(RowTransform):
-    """What `Explain` and `SoundCheck` share: where the audio is, what the model is told, and rows that fail."""
+    """What `Explain` and `SoundCheck` share: where the audio is, how the model generates, and rows that fail."""
 
     def __init__(
         self,
@@ -58,8 +58,7 @@ class AudioTransform(RowTransform):
         self.options: dict[str, Any] = {"language": language, "task": task, "tgt_lang": tgt_lang}
         self.generate_kwargs = {} if generate_kwargs is None else dict(generate_kwargs)
         # Once, and not as an error in every row.
-        options = GenerationOptions(**self.options, generate_kwargs=self.generate_kwargs)
-        self.adapter.check_options(options.with_defaults(self.adapter.settings))
+        self.adapter.options_of(**self.options, generate_kwargs=self.generate_kwargs)
 
     @property
     @abstractmethod
@@ -88,7 +87,7 @@ class AudioTransform(RowTransform):
         """Return the row, or the batch of rows, with the columns that this transform adds.
 
         Args:
-            row: A row that has the columns which this transform was told of.
+            row: A row that has the columns that this transform reads.
             rank: Of a worker, as ``Dataset.map(…, with_rank=True)`` passes it: the model moves to that accelerator.
 
         Raises:
@@ -136,7 +135,7 @@ class Explain(AudioTransform):
     "prediction", "tokens", "token_probabilities", "sound_bits" and "text_bits" (of each token), "bits_per_token",
     "verdict" ("heard", "made up", "nothing written"; "given" for a text of yours), "reliability" (of the sentence map;
     NaN where there is none) and "reached_length_limit"; and "error". An utterance that cannot be explained has the
-    reason there, and nothing in the others; the job goes on. Where all is well, "error" is empty.
+    reason there, and nothing in the others; the job continues. Where all is well, "error" is empty.
 
     Mask i of an utterance depends on the seed, the utterance's id and i alone. Without an id, the id is a digest of the
     audio.
@@ -148,7 +147,7 @@ class Explain(AudioTransform):
         audio_column: Where the audio is: anything that `explain` takes. An `Audio` feature's sampling_rate,
             num_channels and stream_index are honoured; a stream with ``decode=False`` does not pass them on.
         id_column: Where the id of the utterance is; "id" may be missing.
-        text_column: Where a text is that shall be explained in the place of what the model generates; None: none.
+        text_column: Where a text is to explain instead of what the model generates; None: none.
         sampling_rate: Of bare samples that are not at the processor's rate, in Hz.
         language: Language of the speech, for families whose ``generate()`` takes it.
         task: "transcribe" or "translate", likewise.

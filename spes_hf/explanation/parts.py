@@ -1,15 +1,17 @@
-"""What an explanation is made of: the parts that are stored, always over tokens, and how tokens make words."""
+"""What an explanation is made of: its stored parts, over tokens; where they come from; how tokens make words."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from spes_hf.explanation.maps import PatchMap, Reliability
+from spes_hf.explanation.origin import Origin
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +68,47 @@ class ExplanationParts:
     groups: tuple[tuple[int, ...], ...] | None = None
     context_groups: tuple[tuple[int, ...], ...] | None = None
     sentence_map: PatchMap | None = None
+
+    # Where it comes from ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def origin(self) -> Origin:
+        """What the provenance says, field by field."""
+        return Origin.read(self.provenance)
+
+    @property
+    def method(self) -> str:
+        """Name of the method: "spes", "captum", …."""
+        return self.origin.method
+
+    @property
+    def text_given(self) -> bool:
+        """Whether the text was given, not generated."""
+        return self.origin.text_given
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader has to know: what was done to the audio, what was explained, and how."""
+        notes = [f"Audio: {note}" for note in self.origin.notes]
+        if self.text_given:
+            notes.append("The text was given, not generated: probabilities are those of this text, token by token.")
+            if self.origin.config.get("impact") == "kl":
+                notes.append(
+                    "KL tells how the prediction moves at each place of the text, whatever token is given there."
+                )
+        return tuple(notes)
+
+    @property
+    def reached_length_limit(self) -> bool:
+        """Whether a length limit cut the text."""
+        return self.origin.reached_length_limit
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """Language, task, tgt_lang and generate_kwargs of the clean run, as `to_plain` writes them."""
+        return {name: getattr(self.origin, name) for name in ("language", "task", "tgt_lang", "generate_kwargs")}
+
+    # Words -----------------------------------------------------------------------------------------------------------
 
     @property
     def over_words(self) -> bool:

@@ -15,7 +15,6 @@ from torch import Tensor
 from spes_hf import functional
 from spes_hf.bits import Verdict, verdict_of
 from spes_hf.explanation.maps import Reliability
-from spes_hf.explanation.origin import Origin
 from spes_hf.explanation.parts import ExplanationParts, singles
 from spes_hf.text import join_pieces, word_groups
 
@@ -64,45 +63,6 @@ class Explanation(ExplanationParts):
     def context_tokens(self) -> list[str]:
         """Text of the J decoder inputs: start and prompt tokens, then y_1 … y_{K−1} (or words)."""
         return [join_pieces([self.context_pieces[j] for j in group]) for group in self._context_groups]
-
-    # Where it comes from ---------------------------------------------------------------------------------------------
-
-    @cached_property
-    def origin(self) -> Origin:
-        """What the provenance says, field by field."""
-        return Origin.read(self.provenance)
-
-    @property
-    def method(self) -> str:
-        """Name of the method: "spes", "captum", …."""
-        return self.origin.method
-
-    @property
-    def text_given(self) -> bool:
-        """Whether the text was given, not generated."""
-        return self.origin.text_given
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader has to know: what was done to the audio, what was explained, and how."""
-        notes = [f"Audio: {note}" for note in self.origin.notes]
-        if self.text_given:
-            notes.append("The text was given, not generated: probabilities are those of this text, token by token.")
-            if self.origin.config.get("impact") == "kl":
-                notes.append(
-                    "KL tells how the prediction moves at each place of the text, whatever token is given there."
-                )
-        return tuple(notes)
-
-    @property
-    def reached_length_limit(self) -> bool:
-        """Whether a length limit cut the text."""
-        return self.origin.reached_length_limit
-
-    @property
-    def generation(self) -> dict[str, Any]:
-        """Language, task, tgt_lang and generate_kwargs of the clean run, as `to_plain` writes them."""
-        return {name: getattr(self.origin, name) for name in ("language", "task", "tgt_lang", "generate_kwargs")}
 
     # Saliency --------------------------------------------------------------------------------------------------------
 
@@ -246,7 +206,7 @@ class Explanation(ExplanationParts):
         return self._probability_less(self.text_bits)
 
     def _probability_less(self, bits: Tensor) -> Tensor:
-        """Return the probability of each token (or word) without what told these bits."""
+        """Return the probability of each token (or word) without what gave these bits."""
         known = self._sum_over_groups(self.probabilities.double().clamp_min(1e-300).log2())
         return (2 ** (known - bits.double())).clamp_max(1.0).float()
 

@@ -1,4 +1,4 @@
-"""A corpus job: what it is, so that it goes on where it stopped and never mixes with another; how it ended."""
+"""A corpus job: what it is, so that it continues where it stopped and never mixes with another; how it ended."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def _short(value: Any) -> str:
 
 
 def _names(audio: Any) -> list[Any]:
-    """Return the names of files, and the stretches of them, that a column of audio stands for; no sound is read."""
+    """Return the names of files, and the stretches of them, that a column of audio refers to; no sound is read."""
     kind = audio.type
     if pa.types.is_struct(kind):
         fields = [kind.field(i).name for i in range(kind.num_fields)]

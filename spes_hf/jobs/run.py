@@ -1,4 +1,4 @@
-"""A whole corpus on any number of processes, devices and nodes, in a job that can be killed and goes on."""
+"""A whole corpus on any number of processes, devices and nodes, in a job that can be killed and resumed."""
 
 from __future__ import annotations
 
@@ -70,9 +70,8 @@ def explain_dataset(
     Call it in every process of ``accelerate launch`` or torchrun, with the model on the process's own device. The work
     is split by estimated cost. Rows are written to ``out/data`` as Parquet files as they are finished; what a job that
     was killed has on disk is never computed again, whatever the number of processes that go on with it. An utterance
-    that fails is a row with an "error". Rows do not depend on who computes them; `load_explained` reads them. Processes
-    on a CPU whose threads do not suit its cores are told so by a warning, of the first one if they were launched
-    together.
+    that fails is a row with an "error". Rows do not depend on who computes them; `load_explained` reads them. On a
+    CPU, warns when the number of threads does not suit the cores; under a launcher, only the first process warns.
 
     Args:
         model: A speech-to-text model of a known family, the same in every process.
@@ -83,7 +82,7 @@ def explain_dataset(
         metrics: What to compute of every explanation, in this order, such as ``[Deletion(model, processor), Size()]``.
         audio_column: Where the audio is.
         id_column: Where the id of the utterance is; "id" may be missing.
-        text_column: Where a text is that shall be explained in the place of what the model generates; None: none.
+        text_column: Where a text is to explain instead of what the model generates; None: none.
         duration_column: Where the length of the audio is, in seconds; where it is missing, headers tell.
         sampling_rate: Of bare samples that are not at the processor's rate, in Hz.
         language: Language of the speech, for families whose ``generate()`` takes it.

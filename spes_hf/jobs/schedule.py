@@ -72,7 +72,7 @@ def advise_threads(together: bool) -> str | None:
     How many processes there are, torchrun and Accelerate say in LOCAL_WORLD_SIZE; without it, there is one.
 
     Args:
-        together: Whether a launcher started the processes: then threads that leave cores idle are told of, too.
+        together: Whether a launcher started the processes: then a warning also covers threads that leave cores idle.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     launched = os.environ.get("LOCAL_WORLD_SIZE", "1")

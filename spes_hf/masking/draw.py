@@ -75,7 +75,7 @@ def keep_bits(key: int, start: int, count: int, units: int, mask_prob: float, nu
 
 
 def on_device(values: np.ndarray, device: torch.device) -> Tensor:
-    """Return an array as a tensor on a device; a GPU fetches it by itself while the CPU goes on to draw more masks."""
+    """Return an array as a tensor on a device; a GPU fetches it by itself while the CPU draws more masks."""
     tensor = torch.from_numpy(values)
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)

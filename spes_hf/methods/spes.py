@@ -49,7 +49,7 @@ class SpesConfig(ExplainConfig):
         max_duration_s: τ, in seconds: the number of patches stops growing there; None for no limit.
         segmentation: "slic" (superpixels that follow the spectrogram) or "grid" (SLIC on a heavily smoothed image, the
             paper's "− clustering" ablation).
-        patches: k of each level, whatever the length, in the place of φ and τ (the paper's "− duration adaptation"
+        patches: k of each level, whatever the length, instead of by φ and τ (the paper's "− duration adaptation"
             ablation); None: k by Eq. 2.
         slic_sigma: Width of the Gaussian that smooths the spectrogram before SLIC, in features.
         slic_compactness: Weight of nearness against likeness in SLIC, on a spectrogram scaled to [0, 1].
@@ -65,7 +65,7 @@ class SpesConfig(ExplainConfig):
             "gradient" only.
         pool_patches_per_second: φ of the patches that share the mean of their features' scores in the maps of tokens,
             averaged over levels; None for no pooling; "gradient" only.
-        sentence_patches_per_second: φ of the patches whose means the map of the sentence is made of, beside the
+        sentence_patches_per_second: φ of the patches whose means the map of the sentence is made of, besides the
             features themselves, every level in its standard deviations; None to pool it as the tokens' maps;
             "gradient" only.
         sentence_impact: What adds up to the impact on the sentence, whose gradient its map is: "relative" (Σ_k log(1 +

@@ -232,7 +232,7 @@ class Insertion(_Curve):
 
 
 def check_fractions(fractions: str | Sequence[float]) -> tuple[float, ...]:
-    """Return the fractions that a name stands for, or those given.
+    """Return the fractions of that name, or those given.
 
     Raises:
         ConfigError: If the name is unknown, or they are not at least two, increasing, in [0, 1].

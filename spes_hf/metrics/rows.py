@@ -24,7 +24,7 @@ Row = Mapping[str, Any]
 
 
 def failed(row: Row | Explanation) -> bool:
-    """Return whether a row carries an error in the place of an explanation."""
+    """Return whether a row carries an error instead of an explanation."""
     return isinstance(row, Mapping) and bool(row.get("error"))
 
 
@@ -89,7 +89,7 @@ def check_model(model: Any, explanation: Explanation) -> None:
 
     The digests of the weights decide, wherever the model was loaded from. Where there are none to compare (an
     explanation of an older version, another precision, weights on disk), class, number of parameters and the last part
-    of the name do; a local folder stands for the same checkpoint elsewhere.
+    of the name do; a local folder counts as the same checkpoint elsewhere.
 
     Raises:
         ConfigError: Naming both models.

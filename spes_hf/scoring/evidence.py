@@ -21,7 +21,7 @@ PASSES = 2
 
 @dataclass(frozen=True)
 class Evidence:
-    """What sound and text told of each token.
+    """What sound and text said of each token.
 
     Attributes:
         probabilities: (K,) float32 of the tokens in the clean run.

@@ -33,7 +33,8 @@ class GradientEstimator:
         pools: (L, T, C) patches whose features share their mean in the maps of the tokens, at one or more levels that
             are averaged; on the model's device.
         tokens: K.
-        masks_per_token: The first so many masks draw the maps of the tokens; all masks draw that of the sentence.
+        masks_per_token: Number of masks, the first ones, that draw the maps of the tokens; all masks draw that of the
+            sentence.
         levels: Number of levels of the masks; mask i belongs to level i mod ``levels``.
         of_sentence: f, what the impact on a token becomes where the sentence's is added up; None: it stays as it is.
         dtype: What the model computes in, for errors.

@@ -10,7 +10,7 @@ from torch import Tensor
 from spes_hf.errors import ConfigError
 from spes_hf.finite import allowed, check_logits, not_finite
 
-# Logits handled at once, so that nothing of the size of all of them is made beside them. On a CPU they stay in its
+# Logits handled at once, so that nothing else of the size of all of them is made. On a CPU they stay in its
 # cache; an accelerator wants fewer, larger steps.
 _BLOCK, _SHARE = 2**17, 16
 

@@ -27,7 +27,7 @@ _FULL_BITS = 10.0
 
 
 def notebook_html(explanation: Explanation) -> str:
-    """Return the fragment: words coloured by how much the sound told, sentence map, numbers; see `spes_hf.viz`."""
+    """Return the fragment: words coloured by their bits from the sound, sentence map, numbers; see `spes_hf.viz`."""
     legend = (
         f'<span style="{_tint(_FULL_BITS)}">&nbsp;heard: the deeper, the more bits&nbsp;</span> '
         f'<span style="{_tint(0.0)}">&nbsp;not heard: under {NOT_HEARD_BITS:.0f} bit&nbsp;</span> '
@@ -45,7 +45,7 @@ def notebook_html(explanation: Explanation) -> str:
 
 
 def _transcript(explanation: Explanation) -> str:
-    """Return the words (or tokens), each on the colour of what the sound told of it."""
+    """Return the words (or tokens), each on the colour of its bits from the sound."""
     shown = explanation.words() if len(explanation.words().groups or ()) else explanation
     parts: list[str] = []
     bits, probability = shown.sound_bits.tolist(), shown.token_probabilities.tolist()

@@ -169,7 +169,7 @@
     transcript.replaceChildren(...context.slice(0, prefix).map((name) => make("span", { class: "given", dir: "ltr" }, name)));
     let run = null;
     names.forEach((name, k) => {
-      // What stands together stays on one line, unless it is long: a script without spaces.
+      // What belongs together stays on one line, unless it is long: a script without spaces.
       if (startsWord(name, k) || !run || run.textContent.length > 24) {
         if (startsWord(name, k)) transcript.append(" ");
         transcript.append(run = make("span", { class: "run" }));
