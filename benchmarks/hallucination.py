@@ -307,7 +307,7 @@ def report(options: argparse.Namespace) -> None:
 
 
 def draw(rows: list[dict[str, Any]], found: dict[str, Any], file: Path) -> None:
-    """Draw bits a word and what people use, made-up outputs beside heard ones."""
+    """Draw bits a token and what people use, made-up outputs next to heard ones."""
     from spes_hf.viz.figures import bare_figure
 
     names = ("token_mean", "log_probability", "no_speech", "compression")

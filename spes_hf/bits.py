@@ -14,21 +14,25 @@ NOT_HEARD_BITS = 1.0
 INTERCEPT, SLOPE = 17.37, -7.19
 
 
-Verdict = Literal["heard", "made up", "nothing written", "given"]
+Verdict = Literal["heard", "made up", "nothing written", "given", "not known"]
 
 
-def verdict_of(words: Sequence[str], bits_per_token: float, text_given: bool = False) -> Verdict:
-    """Return whether an output was heard or made up: what is the likelier; "given" for a text that nobody wrote.
+def verdict_of(text: str, bits_per_token: float, text_given: bool = False) -> Verdict:
+    """Return whether an output was heard or made up: what is the likelier.
+
+    "nothing written": it has no letter or digit; "given": the text was given; "not known": its bits are not.
 
     Args:
-        words: The words of the output; "nothing written" if none has a letter or digit.
-        bits_per_token: Mean bits from the sound; NaN: "nothing written".
+        text: The output.
+        bits_per_token: Mean bits from the sound; NaN where they are not known.
         text_given: Whether the text was given.
     """
-    if math.isnan(bits_per_token) or not any(c.isalnum() for word in words for c in word):
+    if not any(c.isalnum() for c in text):
         return "nothing written"
     if text_given:
         return "given"
+    if math.isnan(bits_per_token):
+        return "not known"
     return "made up" if probability_made_up(bits_per_token) > 0.5 else "heard"
 
 

@@ -52,6 +52,17 @@ def is_count(value: Any) -> bool:
     return is_whole(value) and value >= 1
 
 
+def check_whole(name: str, value: Any) -> int:
+    """Return a whole number.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    if not is_whole(value):
+        raise ConfigError(f"{name} is {value!r}; allowed: a whole number")
+    return int(value)
+
+
 def check_count(name: str, value: Any) -> int:
     """Return a whole number from 1 up.
 

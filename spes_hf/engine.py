@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from spes_hf.adapters import Target, Utterance, get_adapter
 from spes_hf.adapters.output import output_of
 from spes_hf.audio.load import load_audio
-from spes_hf.checks import is_whole
+from spes_hf.checks import check_whole
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
 from spes_hf.masking.draw import mask_key
@@ -117,13 +117,11 @@ class Explainer:
         self.config = SpesConfig() if config is None else config
         if not isinstance(self.config, ExplainConfig):
             raise ConfigError(f"config is {config!r}; pass a config such as SpesConfig(), or None")
-        if not is_whole(seed):
-            raise ConfigError(f"seed is {seed!r}; allowed: a whole number")
         if autocast not in (None, "bfloat16", "float16"):
             raise ConfigError(f'autocast is {autocast!r}; allowed: "bfloat16", "float16" or None')
         self.batch_size: int | None = check_batch_size(batch_size)
         self.found_sizes: FoundSizes = FoundSizes()
-        self.seed: int = int(seed)
+        self.seed: int = check_whole("seed", seed)
         self.progress: bool = progress
         self.autocast: str | None = autocast
         self.compile: bool = bool(compile)

@@ -36,14 +36,12 @@ class TextFileError(ConfigError):
 
 
 @contextmanager
-def whole_file(path: Path, temporary_name: str | None = None) -> Iterator[BinaryIO]:
+def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file to write that takes the place of an older one at the end, in one step; interrupted, it leaves it.
 
-    Args:
-        path: The file.
-        temporary_name: What it is called until then, in the same folder; None: a name that nobody else has.
+    Until then it is in the same folder, under its name between a dot and what nobody else has.
     """
-    temporary = path.with_name(temporary_name or f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file

@@ -11,6 +11,7 @@ from spes_hf.adapters import get_adapter
 from spes_hf.adapters.output import output_of
 from spes_hf.audio.load import load_audio
 from spes_hf.bits import NOT_HEARD_BITS, Verdict, bits_per_word, probability_made_up, spoken, verdict_of
+from spes_hf.checks import check_whole
 from spes_hf.masking.draw import mask_key
 from spes_hf.scoring.evidence import measure_evidence
 from spes_hf.text import join_pieces, word_groups
@@ -24,10 +25,7 @@ class Hearing:
         text: The output.
         words: Its words; punctuation marks are words of their own.
         word_bits: For every word, log2 of how much likelier the sound made it (`Explanation.sound_bits`).
-        bits_per_word: Mean over the words that have a letter or digit; NaN where there is none.
         bits_per_token: Mean over tokens, special ones left out, which tells best; NaN where there is none.
-        probability_made_up: That an output with this number of bits a token was made up, if one in ten is; NaN where
-            nothing was written.
         reached_length_limit: Whether a length limit cut the text.
         text_given: Whether the text was given, not generated.
     """
@@ -35,16 +33,24 @@ class Hearing:
     text: str
     words: tuple[str, ...]
     word_bits: tuple[float, ...]
-    bits_per_word: float
     bits_per_token: float
-    probability_made_up: float
     reached_length_limit: bool = False
     text_given: bool = False
 
     @property
     def verdict(self) -> Verdict:
         """The likelier of "made up" and "heard"; "nothing written" where there is no word, "given" for a given text."""
-        return verdict_of(self.words, self.bits_per_token, self.text_given)
+        return verdict_of(self.text, self.bits_per_token, self.text_given)
+
+    @property
+    def bits_per_word(self) -> float:
+        """Mean over the words that have a letter or digit; NaN where there is none."""
+        return bits_per_word(self.words, self.word_bits)
+
+    @property
+    def probability_made_up(self) -> float:
+        """That an output with so many bits a token was made up, if one in ten is; NaN where nothing is written."""
+        return probability_made_up(self.bits_per_token)
 
     @property
     def not_heard(self) -> tuple[str, ...]:
@@ -105,11 +111,15 @@ class SoundChecker:
         model: A speech-to-text model of a known family, or a pipeline; left exactly as it was.
         processor: Its processor.
         seed: For generation that draws at random.
+
+    Raises:
+        UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
+        ConfigError: If the seed is no whole number.
     """
 
     def __init__(self, model: Any, processor: Any = None, *, seed: int = 0):
         self.adapter = get_adapter(model, processor)
-        self.seed = seed
+        self.seed = check_whole("seed", seed)
 
     def __call__(
         self,
@@ -141,9 +151,7 @@ class SoundChecker:
             text=adapter.text(target.token_ids),
             words=words,
             word_bits=bits,
-            bits_per_word=bits_per_word(words, bits),
             bits_per_token=mean,
-            probability_made_up=probability_made_up(mean),
             reached_length_limit=not target.complete,
             text_given=text is not None,
         )

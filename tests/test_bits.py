@@ -43,15 +43,16 @@ def test_more_than_a_million_times_is_enough(bits):
 
 
 @pytest.mark.parametrize(
-    ("words", "bits", "given", "verdict"),
+    ("text", "bits", "given", "verdict"),
     [
-        (["you"], 0.1, False, "made up"),
-        ([" Good", "."], 8.0, False, "heard"),
-        ([" Good", "."], 0.1, True, "given"),
-        (["."], 9.0, False, "nothing written"),
-        ([], math.nan, False, "nothing written"),
-        (["you"], math.nan, False, "nothing written"),
+        ("you", 0.1, False, "made up"),
+        (" Good.", 8.0, False, "heard"),
+        (" Good.", 0.1, True, "given"),
+        (" Good.", math.nan, True, "given"),
+        (".", 9.0, False, "nothing written"),
+        ("", math.nan, False, "nothing written"),
+        ("you", math.nan, False, "not known"),
     ],
 )
-def test_verdicts(words, bits, given, verdict):
-    assert verdict_of(words, bits, given) == verdict
+def test_verdicts(text, bits, given, verdict):
+    assert verdict_of(text, bits, given) == verdict

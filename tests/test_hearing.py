@@ -9,7 +9,17 @@ import pytest
 import soundfile
 import torch
 
-from spes_hf import AudioError, Explanation, SoundCheck, SoundChecker, SpesConfig, cli, explain, sound_check
+from spes_hf import (
+    AudioError,
+    ConfigError,
+    Explanation,
+    SoundCheck,
+    SoundChecker,
+    SpesConfig,
+    cli,
+    explain,
+    sound_check,
+)
 from spes_hf.bits import probability_made_up
 from spes_hf.demo import load_tiny_model, tiny_clips
 from spes_hf.hearing import Hearing
@@ -59,7 +69,7 @@ def test_a_given_text_that_was_not_said_has_bits_against_it(speech2text, paths):
 
 
 def test_what_is_written_without_words(speech2text):
-    blank = Hearing("…", ("…",), (0.0,), math.nan, 0.1, 0.9)
+    blank = Hearing("…", ("…",), (0.0,), 0.1)
     assert blank.verdict == "nothing written" == str(blank) and blank.not_heard == ()
 
 
@@ -111,6 +121,12 @@ def test_command_line(paths, tmp_path, capsys):
     assert code == cli.EXIT_AUDIO and "broken.wav" in error and "1 of 3 recordings could not be checked" in error
     bits = [float(number) for number in re.findall(r"(?:heard|probably made up), (-?[\d.]+) bits a token", out)]
     assert len(bits) == 2 and bits[0] > bits[1]
+
+
+@pytest.mark.parametrize("seed", ["x", 1.5, True, None])
+def test_a_seed_that_is_no_whole_number_is_refused(speech2text, seed):
+    with pytest.raises(ConfigError, match="seed is .*; allowed: a whole number"):
+        SoundChecker(*speech2text, seed=seed)
 
 
 def test_audio_that_cannot_be_read_is_refused(speech2text):

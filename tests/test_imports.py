@@ -100,11 +100,15 @@ def imports() -> Iterator[Import]:
 
 def within(node: ast.AST, name: str, function: bool) -> Iterator[Import]:
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.ImportFrom) and child.level == 0 and (child.module or "").split(".")[0] == "spes_hf":
+        if isinstance(child, ast.ImportFrom) and child.level:
+            raise AssertionError(f"{name}, line {child.lineno}: a relative import; name the module in full")
+        if isinstance(child, ast.ImportFrom) and (child.module or "").split(".")[0] == "spes_hf":
             for alias in child.names:
                 target = known(f"{child.module}.{alias.name}")
-                if target:  # else a name of the front door, such as the version
+                if target:
                     yield Import(name, target, function)
+                elif alias.name != "__version__":
+                    raise AssertionError(f"{name} imports {alias.name} through the front door; name its module")
         elif isinstance(child, ast.Import):
             for alias in child.names:
                 if alias.name.startswith("spes_hf."):

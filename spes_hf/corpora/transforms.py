@@ -264,7 +264,7 @@ class SoundCheck(AudioTransform):
     """Says of the audio of a row whether the model heard what it writes or made it up: three passes, no map.
 
     The columns that it adds: "prediction", "words", "word_bits" (of each word, from the sound), "bits_per_word",
-    "bits_per_token", "probability_made_up", "verdict" ("heard", "made up" or "nothing written"), "reached_length_limit"
+    "bits_per_token", "probability_made_up", "verdict" (as in `Explain`), "reached_length_limit"
     and "error". See `spes_hf.sound_check`. Takes the arguments of `Explain`, but for those of methods.
 
     Examples:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ class PatchMap:
             return total / len(self.values)
         return ratio(total, self.counts)
 
-    @property
+    @cached_property
     def counts(self) -> Tensor:
         """(T, C) how often each feature was hidden, over all levels; 1 where values are scores."""
         if self.weights is None:
@@ -74,7 +75,7 @@ class Reliability:
         return cls(torch.full((tokens,), torch.nan, dtype=torch.float32, device="cpu"), float("nan"))
 
 
-def split_half(even: PatchMap, odd: PatchMap, tokens: int = 1) -> Reliability:
+def split_half(even: PatchMap, odd: PatchMap) -> Reliability:
     """Return the reliability of a map from the maps that two halves of the masks draw.
 
     Pearson's r between the half maps, stepped up to all masks by the Spearman–Brown formula 2r / (1 + r). The sentence
@@ -83,10 +84,9 @@ def split_half(even: PatchMap, odd: PatchMap, tokens: int = 1) -> Reliability:
     Args:
         even: Map of all tokens from one half.
         odd: The same from the other half.
-        tokens: K; all are NaN where a method draws no masks.
     """
     if not (even.values and odd.values):
-        return Reliability.unknown(tokens)
+        return Reliability.unknown(1)
     tokens = len(even.values[0])
     sentence = [torch.zeros(even.labels.shape[1:], dtype=torch.float64, device="cpu") for _ in range(2)]
     each = torch.empty(tokens, dtype=torch.float32, device="cpu")

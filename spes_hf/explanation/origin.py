@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# Methods that were called otherwise.
-_RENAMED = {"gradient": "captum"}
+from spes_hf.names import FORMER_METHODS
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Origin:
         if start is None:  # explanations of before do not say
             start = prefix.index("<|startoftranscript|>") if "<|startoftranscript|>" in prefix else 0
         return cls(
-            method=_RENAMED.get(method, method),
+            method=FORMER_METHODS.get(method, method),
             config=config,
             seed=provenance.get("seed"),
             utterance_id=str(provenance.get("utterance_id") or ""),

@@ -212,8 +212,11 @@ class Explanation(ExplanationParts):
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the model heard what it wrote: "heard", "made up", "nothing written", or "given" for a given text."""
-        return verdict_of(self.words().tokens, self.bits_per_token, self.text_given)
+        """Whether the model heard what it wrote: "heard", "made up" or "nothing written"; "given" for a given text.
+
+        "not known" for an explanation by an earlier version, which kept no bits.
+        """
+        return verdict_of(self.text, self.bits_per_token, self.text_given)
 
     @property
     def bits_per_token(self) -> float:

@@ -232,7 +232,7 @@ def row_order(indices: Sequence[int]) -> np.ndarray:
 
 def _write(table: pa.Table, path: Path) -> None:
     """Write a whole shard or none."""
-    with whole_file(path, f".{path.name}.tmp") as file:
+    with whole_file(path) as file:
         pq.write_table(table, file, compression="zstd")
 
 

@@ -7,12 +7,13 @@ from spes_hf.methods.controls import EnergyConfig, RandomConfig
 from spes_hf.methods.feature_wise import FeatureWiseConfig
 from spes_hf.methods.paper_table import ablations
 from spes_hf.methods.spes import SpesConfig
+from spes_hf.names import FORMER_METHODS
 
 # A method is a file, and a line here.
 register_method(SpesConfig)
 register_method(FeatureWiseConfig)
 register_method(BubbleNoiseConfig)
-register_method(CaptumConfig, "gradient")
+register_method(CaptumConfig, *(former for former, name in FORMER_METHODS.items() if name == CaptumConfig.method))
 register_method(RandomConfig)
 register_method(EnergyConfig)
 

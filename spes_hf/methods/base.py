@@ -16,8 +16,8 @@ from spes_hf.errors import ConfigError
 from spes_hf.files import TextFileError, read_json
 from spes_hf.masking.perturbations import Fill
 from spes_hf.methods.run import Maps, Problem, Step
+from spes_hf.scoring.impact import IMPACTS
 
-IMPACTS = ("kl", "log-probability", "probability", "contrastive")
 ConfigT = TypeVar("ConfigT", bound="ExplainConfig")
 
 _METHODS: dict[str, type[ExplainConfig]] = {}
@@ -100,7 +100,7 @@ class ExplainConfig:
         for name in ("spectrogram_mask_prob", "token_mask_prob"):
             value = getattr(self, name)
             check(self, name, is_number(value) and 0 < value < 1, "a probability above 0 and below 1")
-        check(self, "impact", self.impact in IMPACTS, ", ".join((*IMPACTS, "auto")))
+        check(self, "impact", self.impact in tuple(IMPACTS), ", ".join((*IMPACTS, "auto")))
         named = isinstance(self.fill, str) and self.fill in ("mean", "zero", "min")
         check(self, "fill", named or is_number(self.fill), '"mean", "zero", "min" or a finite number')
 

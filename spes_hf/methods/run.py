@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from spes_hf.adapters.types import Target, Utterance
-from spes_hf.errors import UnsupportedModelError
+from spes_hf.errors import ConfigError, UnsupportedModelError
 from spes_hf.explanation.maps import PatchMap, Reliability, split_half
 from spes_hf.finite import check_finite
 from spes_hf.functional import ratio
@@ -234,8 +234,11 @@ class Run:
     def _reliability(self) -> Reliability:
         """Return the split-half reliability of what the masks so far have drawn."""
         one, other = (self.read(self.estimator.half(i)) for i in (0, 1))
-        assert one.audio is not None and other.audio is not None and one.sound_impact is not None
-        found = split_half(one.audio, other.audio, len(one.sound_impact))
+        if one.audio is None or other.audio is None:
+            raise ConfigError(
+                "read makes no map of the spectrogram, whose reliability the goal asks for; leave goal out"
+            )
+        found = split_half(one.audio, other.audio)
         if one.sentence is None or other.sentence is None:
             return found
         return replace(found, sentence=split_half(one.sentence, other.sentence).sentence)

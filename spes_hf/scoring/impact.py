@@ -169,7 +169,7 @@ class ContrastiveImpact(Impact):
         return self.reference_margin - self._margin(logits)
 
 
-_IMPACTS: dict[str, type[Impact]] = {
+IMPACTS: dict[str, type[Impact]] = {
     "kl": KLImpact,
     "log-probability": LogProbabilityImpact,
     "probability": ProbabilityImpact,
@@ -184,6 +184,6 @@ def make_impact(name: str, reference_logits: Tensor, token_ids: Tensor, dtype: t
         ConfigError: If there is none.
         NumericsError: If the logits are no distribution.
     """
-    if name not in _IMPACTS:
-        raise ConfigError(f"impact is {name!r}; allowed: {', '.join(_IMPACTS)}")
-    return _IMPACTS[name](reference_logits, token_ids, dtype)
+    if name not in IMPACTS:
+        raise ConfigError(f"impact is {name!r}; allowed: {', '.join(IMPACTS)}")
+    return IMPACTS[name](reference_logits, token_ids, dtype)

@@ -184,7 +184,7 @@ def test_table_1():
         found = ablations(task)
         full = SpesConfig.paper(task)
         assert full.max_duration_s == tau
-        assert found == {
+        expected = {
             "feature-wise": FeatureWiseConfig(),
             "bubble noise": BubbleNoiseConfig(),
             "SPES": full,
@@ -197,6 +197,10 @@ def test_table_1():
             "random": RandomConfig(),
             "energy": EnergyConfig(),
         }
+        assert found == expected
+        # Also where a text is given: the paper's impact is KL.
+        impacts = {name: config.to_dict()["impact"] for name, config in found.items()}
+        assert impacts == {**dict.fromkeys(found, "kl"), "- KL": "probability", "random": "auto", "energy": "auto"}
 
 
 def test_defaults_are_those_of_the_paper():
