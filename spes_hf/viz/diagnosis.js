@@ -1,14 +1,14 @@
 "use strict";
 (() => {
-  const { data, $, dark, make, quoted, number, amount, seconds, colour } = spes;
+  const { data, $, dark, make, quoted, number, amount, colour } = spes;
   const { errors } = data;
   const state = { index: null, map: null, spectrogram: null };
   const chosen = () => errors[state.index];
   const slug = (verdict) => verdict.replace(" ", "-");
   const signed = (bits) => (bits == null ? "–" : `${bits > 0 ? "+" : ""}${number(bits, 1)}`);
   // What one of the two sides of an error is called.
-  const side = (text) => (text ? quoted(text) : "no word here");
-  const sideText = (text) => (text ? `“${text}”` : "no word here");
+  const side = (text) => (text ? quoted(text) : "no word");
+  const sideText = (text) => (text ? `“${text}”` : "no word");
 
   // Both texts, one above the other
   function writeColumns() {
@@ -20,10 +20,10 @@
       if (spaced) aligned.append(" ");  // lets the line break, and what is copied have its spaces
       const name = `column${spaced ? " spaced" : ""}`;
       if (error === null) { aligned.append(make("span", { class: name }, ...lines)); continue; }
-      const { verdict } = errors[error];
+      const { verdict, written: own, said: other } = errors[error];
       const button = make("button", {
         type: "button", "aria-pressed": "false", class: `${name} ${slug(verdict)}`,
-        "aria-label": `${written || "nothing"} written, ${said || "nothing"} said: ${verdict}`,
+        "aria-label": `${own || "nothing"} written, ${other || "nothing"} said: ${verdict}`,
       }, ...lines, make("span", { class: "tag", dir: "ltr" }, verdict));
       button.addEventListener("click", () => choose(error));
       aligned.append(button);
@@ -33,7 +33,7 @@
 
   // The odds: without any sound, without the stretch, what the stretch adds, and all together
   function writeOdds() {
-    const { written, said, without_sound: silent, context, evidence, log_odds: all, deviation, stretch } = chosen();
+    const { written, said, without_sound: silent, context, evidence, log_odds: all, deviation } = chosen();
     const odds = $("odds");
     odds.hidden = evidence == null;
     $("parts").hidden = evidence == null;
@@ -49,7 +49,7 @@
     const track = (...parts) => make("div", { class: "track" }, ...parts, make("div", { class: "zero", style: `left:${place(0)}%` }));
     const link = (bits) => make("div", { class: "link", style: `left:${place(bits)}%` });
     const row = (label, parts, value, strong = "") => [
-      make("div", { class: `label ${strong}` }, label), track(...parts), make("div", { class: `value ${strong}` }, value)];
+      make("div", { class: `label ${strong}` }, label), make("div", { class: `value ${strong}` }, value), track(...parts)];
     const whisker = make("div", { class: "error-bar", style: `left:${place(all - spread)}%;width:${(200 * spread) / span}%` });
     const ticks = [];
     const step = [0.5, 1, 2, 5, 10, 20, 50, 100, 200].find((s) => span / s <= 8) || 500;
@@ -60,15 +60,16 @@
         make("span", { class: "sound" }, side(written), " likelier →")),
       ...row("without any sound", [bar(0, silent, "level")], `${signed(silent)} bits`),
       ...row("context: all but the stretch", [bar(0, context, "level")], `${signed(context)} bits`),
-      ...row(`evidence of the stretch, ${stretch[0].toFixed(2)}–${seconds(stretch[1])}`, [link(context), bar(context, all, ""), whisker],
+      ...row("evidence of the stretch", [link(context), bar(context, all, ""), whisker],
         `${signed(evidence)} ± ${number(spread, 1)} bits`, "strong"),
       ...row("all together", [link(all), bar(0, all, "level")], `${signed(all)} bits`),
       make("div", { class: "ticks", "aria-hidden": "true" }, ...ticks));
+    odds.querySelectorAll(".label, .value, .track").forEach((cell, i) => cell.style.setProperty("--row", 1 + Math.floor(i / 3)));
     odds.setAttribute("aria-label", `Log-odds in bits, above 0 for ${sideText(written)}, below 0 for ${sideText(said)}: without any sound ` +
       `${signed(silent)}, context ${signed(context)}, evidence ${signed(evidence)}, all together ${signed(all)}`);
     const { written_evidence: own, said_evidence: other } = chosen();
     $("parts").replaceChildren(...(own == null || other == null ? []
-      : ["Of the evidence, the stretch gives ", side(written), ` ${signed(own)} bits and `, side(said), ` ${signed(other)} bits.`]));
+      : [`From the stretch: ${signed(own)} bits for `, side(written), `, ${signed(other)} bits for `, side(said), "."]));
   }
 
   // The map and its frame
@@ -111,9 +112,8 @@
     if (above < box.scrollTop || above + button.offsetHeight > box.scrollTop + box.clientHeight)
       box.scrollTop = above - box.clientHeight / 3;
     $("heading").replaceChildren(...(written ? [quoted(written), " written, "] : ["nothing written, "]), ...(said ? [quoted(said), " said"] : ["nothing said"]),
-      make("small", {}, `error ${index} of ${errors.length}, counted from 0`));
-    $("sentence-of").replaceChildren(make("b", { class: `tag ${slug(verdict)}` }, verdict), " ",
-      ...sentence.map((part) => (typeof part === "string" ? part : quoted(part.quoted))));
+      make("b", { class: `tag ${slug(verdict)}` }, verdict), make("small", {}, `error ${index} of ${errors.length}, counted from 0`));
+    $("sentence-of").replaceChildren(...sentence.map((part) => (typeof part === "string" ? part : quoted(part.quoted))));
     $("previous").disabled = index === 0;
     $("next").disabled = index === errors.length - 1;
     writeOdds();

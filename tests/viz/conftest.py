@@ -1,4 +1,6 @@
 import math
+import shutil
+import subprocess
 
 import pytest
 import torch
@@ -95,3 +97,25 @@ def explanation():
 def make():
     """Return the maker of explanations."""
     return make_explanation
+
+
+@pytest.fixture(scope="session")
+def browse(tmp_path_factory):
+    """Return what opens a page at a place in it: its elements, once its script has run without a complaint."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("chromium, to open the page with, is not installed: apt-get install chromium")
+    profile = tmp_path_factory.mktemp("browser") / "profile"
+
+    def open_at(path, place):
+        flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-sync"
+        command = [browser, *(f"--{flag}" for flag in (*flags.split(), "disable-component-update", "dump-dom"))]
+        command += [f"--user-data-dir={profile}", "--enable-logging=stderr", "--virtual-time-budget=5000"]
+        command.append(f"{path.as_uri()}{place}")
+        run = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=False)
+        if run.returncode:
+            pytest.skip(f"chromium does not start here: {run.stderr[-300:]}")
+        assert "CONSOLE" not in run.stderr, run.stderr
+        return run.stdout
+
+    return open_at

@@ -2,8 +2,6 @@ import base64
 import io
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
@@ -190,24 +188,10 @@ def test_contrasts_have_their_odds_and_their_title(contrasting):
 
 
 @pytest.fixture(scope="module")
-def dom(explanation, tmp_path_factory):
+def dom(explanation, browse, tmp_path_factory):
     """Return what a browser makes of the page, opened at a place in it."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
-        pytest.skip("chromium, to open the page with, is not installed: apt-get install chromium")
-    folder = tmp_path_factory.mktemp("browser")
-
-    def open_at(place, shown=explanation):
-        path = write_html(shown, folder / "page.html")
-        flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-sync"
-        command = [browser, *(f"--{flag}" for flag in (*flags.split(), "disable-component-update", "dump-dom"))]
-        command += [f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=5000", f"{path.as_uri()}{place}"]
-        run = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=False)
-        if run.returncode:
-            pytest.skip(f"chromium does not start here: {run.stderr[-300:]}")
-        return run.stdout
-
-    return open_at
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    return lambda place, shown=explanation: browse(write_html(shown, path), place)
 
 
 def pressed(dom):
