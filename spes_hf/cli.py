@@ -1,4 +1,4 @@
-"""The command line: ``spes-hf explain | check | report | demo``.
+"""The command line: ``spes-hf explain | diagnose | check | report | demo``.
 
 Exit codes: 0 done, 2 wrong arguments or settings, 3 audio that cannot be explained, 4 a model that cannot be loaded or
 has no adapter, 5 a folder that holds no explanation, 1 any other error, 130 interrupted.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from spes_hf import __version__
 from spes_hf.bits import NOT_HEARD_BITS, spoken
 from spes_hf.errors import AudioError, ConfigError, ExplanationFormatError, SpesError, UnsupportedModelError
+from spes_hf.files import read_text, whole_file
 from spes_hf.names import PRESETS, TINY_MODELS
 
 if TYPE_CHECKING:
@@ -65,18 +67,28 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="exit codes: " + (__doc__ or "").split("Exit codes: ")[1].replace("\n", " ").strip(),
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="explain | check | report | demo")
+    commands = parser.add_subparsers(
+        title="commands", required=True, metavar="explain | diagnose | check | report | demo"
+    )
 
     explain = commands.add_parser("explain", help="explain what a model writes for a recording")
     explain.add_argument("audio", metavar="AUDIO", help="a recording that libsndfile reads (WAV, FLAC, OGG, MP3, …)")
     explain.add_argument("--text", help="explain this output instead of the one that the model generates")
     explain.set_defaults(run=run_explain, preset="default")
 
+    diagnose = commands.add_parser("diagnose", help="was each error of a transcript misheard, guessed or not heard?")
+    diagnose.add_argument("audio", metavar="AUDIO", help="a recording that libsndfile reads (WAV, FLAC, OGG, MP3, …)")
+    diagnose.add_argument(
+        "--reference", required=True, metavar="TEXT|FILE", help="what was said: the words, or a UTF-8 file with them"
+    )
+    diagnose.add_argument("--text", help="diagnose this output instead of the one that the model generates")
+    diagnose.set_defaults(run=run_diagnose, preset="default")
+
     check = commands.add_parser("check", help="did the model hear what it writes, or make it up? Three passes, no maps")
     check.add_argument("audio", nargs="+", metavar="AUDIO", help="recordings")
     check.set_defaults(run=run_check)
 
-    for command in (explain, check):
+    for command in (explain, diagnose, check):
         command.add_argument(
             "--model",
             required=True,
@@ -98,13 +110,13 @@ def build_parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="explain a clip of J. F. Kennedy with Whisper tiny.en; no hub needed")
     demo.set_defaults(run=run_demo, preset="fast")
 
-    for command in (explain, demo):
+    for command in (explain, diagnose, demo):
         command.add_argument("--preset", choices=PRESETS, help=f"default: {command.get_default('preset')}")
         command.add_argument("--num-masks", type=int, metavar="N", help="how many times the spectrogram is perturbed")
         command.add_argument("--num-token-masks", type=int, metavar="N", help="how many times earlier tokens are")
         command.add_argument("--batch-size", type=int, metavar="B", help="perturbed copies in one forward pass")
         command.add_argument("--seed", type=int, default=0, help="same seed, same masks (default: 0)")
-        folder = "spes_demo" if command is demo else "spes_<name of the clip>"
+        folder = {demo: "spes_demo", diagnose: "diagnosis_<name of the clip>"}.get(command, "spes_<name of the clip>")
         command.add_argument("--out", type=Path, metavar="DIR", help=f"where to write (default: {folder})")
         command.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -112,32 +124,77 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("folder", type=Path, metavar="DIR", help="a folder that explain or Explanation.save() wrote")
     report.set_defaults(run=run_report)
 
-    for command in (explain, check, demo, report):
+    for command in (explain, diagnose, check, demo, report):
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
 def run_explain(options: argparse.Namespace) -> None:
     """Explain a recording with the user's model."""
-    generate_kwargs = {} if options.num_beams is None else {"num_beams": options.num_beams}
+    config = _checked(options, "spes")
+    _explain(options, config, *load_model(options.model, options.device, options.dtype), **_utterance(options))
+
+
+def run_diagnose(options: argparse.Namespace) -> None:
+    """Say of every error of a transcript where it comes from; write the page, the numbers and the explanation."""
+    from spes_hf.diagnosing import diagnose
+    from spes_hf.viz.scale import printable
+
+    config = _checked(options, "diagnosis")
+    diagnosis = diagnose(
+        *load_model(options.model, options.device, options.dtype),
+        reference=_reference(options.reference),
+        config=config,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        progress=not options.quiet,
+        **_utterance(options),
+    )
+    page = diagnosis.to_html(options.out / "diagnosis.html")
+    with whole_file(options.out / "diagnosis.json") as file:
+        file.write(
+            json.dumps(diagnosis.to_dict(), ensure_ascii=False, indent=1, allow_nan=False).encode(
+                errors="backslashreplace"
+            )
+        )
+    print("\n".join(map(printable, str(diagnosis).splitlines())))
+    print(f"page: {page}")
+    print(f"numbers: {options.out / 'diagnosis.json'}")
+    if diagnosis.explanation is not None:
+        folder = diagnosis.explanation.save(options.out / "explanation")
+        print(f"in Python: Explanation.load({str(folder)!r})")
+
+
+def _reference(given: str) -> str:
+    """Return the reference: the text of the file of that name if there is one, else the words themselves."""
+    try:
+        named = Path(given).is_file()
+    except (OSError, ValueError):  # too long for a name, or with characters that no name has
+        named = False
+    text = read_text(given) if named else given
+    if not text.strip():
+        what = f"is the file {given!r}, which has no text" if named else f"is {given!r}"
+        raise ConfigError(f"--reference {what}; pass the words that were said, or a file with them")
+    return " ".join(text.split())
+
+
+def _checked(options: argparse.Namespace, prefix: str) -> SpesConfig:
+    """Return the settings of the maps, after a look at the paths; without --out the folder is named after the clip."""
     translation = options.task == "translate" or options.tgt_lang is not None
     config = _config(options, "st" if translation else "asr")
-    options.out = options.out or Path(f"spes_{Path(options.audio).stem}")
+    options.out = options.out or Path(f"{prefix}_{Path(options.audio).stem}")
     if not Path(options.audio).is_file():
         raise AudioError(f"audio {options.audio!r} does not exist; pass the path of a recording")
     if options.out.is_file():
         raise ConfigError(f"--out is {str(options.out)!r}, which is a file; pass a folder")
-    _explain(
-        options,
-        config,
-        *load_model(options.model, options.device, options.dtype),
-        audio=options.audio,
-        language=options.language,
-        task=options.task,
-        tgt_lang=options.tgt_lang,
-        text=options.text,
-        generate_kwargs=generate_kwargs,
-    )
+    return config
+
+
+def _utterance(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what is heard, and how the model writes it, as arguments."""
+    names = ("audio", "language", "task", "tgt_lang", "text")
+    beams = {} if options.num_beams is None else {"num_beams": options.num_beams}
+    return {**{name: getattr(options, name) for name in names}, "generate_kwargs": beams}
 
 
 def run_check(options: argparse.Namespace) -> None:
@@ -247,6 +304,9 @@ def _heard(explanation: Explanation) -> list[str]:
     """Return what the sound told, line by line."""
     from spes_hf.viz.scale import printable
 
+    if explanation.contrasts is not None:
+        found = zip(explanation.contrasts, explanation.sound_bits.tolist(), strict=True)
+        return [f"{printable(c.name)}: {c.log_odds:+.1f} bits; the sound adds {bits:+.1f}" for c, bits in found]
     words, mean = explanation.words(), explanation.bits_per_token
     if explanation.verdict == "nothing written":
         return ["no word was written"]
