@@ -72,8 +72,11 @@ def write_html(explanation: Explanation, path: str | Path) -> Path:
 def write_diagnosis_html(diagnosis: Diagnosis, path: str | Path) -> Path:
     """Write one self-contained page with both texts and every error, and return its path.
 
+    The page loads nothing from anywhere: maps, spectrogram and audio are inside. ``#error=2`` at the end of its address
+    opens it at ``diagnosis.errors[2]``.
+
     Args:
-        diagnosis: What went wrong.
+        diagnosis: What went wrong; without an explanation, the page has neither maps nor sound.
         path: File to write; folders on the way are made.
     """
     from spes_hf.viz import diagnosis_page

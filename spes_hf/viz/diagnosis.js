@@ -140,6 +140,7 @@
 
   writeColumns();
   $("summary").textContent = data.summary;
+  $("choose").hidden = !errors.length;
   spes.writeSource(`${errors.length} error${errors.length === 1 ? "" : "s"}`);
   $("origin").hidden = !Object.keys(data.provenance).length;
   $("help").hidden = !errors.length;

@@ -105,7 +105,7 @@ def summary(diagnosis: Diagnosis) -> str:
     verdicts = ", ".join(f"{number} {verdict}" for verdict, number in diagnosis.verdicts.items() if number)
     return (
         f"{count} error{'s' * (count != 1)}: {verdicts}. "
-        f"Word error rate {100 * diagnosis.wer:.0f} % over {words} word{'s' * (words != 1)}."
+        f"Word error rate {100 * diagnosis.wer:.0f}\u00a0% over {words} word{'s' * (words != 1)}."
     )
 
 

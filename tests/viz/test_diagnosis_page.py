@@ -183,7 +183,7 @@ def test_numbers_are_those_of_the_diagnosis(page, diagnosis):
         assert found["map"]["map"] == report.signed_png(evidence)["map"]
         assert np.isclose(found["map"]["scale"], report.signed_png(evidence)["scale"])
     assert data["summary"] == (
-        "5 errors: 1 misheard, 1 guessed, 1 not heard, 1 unsure, 1 not known. Word error rate 71 % over 7 words."
+        "5 errors: 1 misheard, 1 guessed, 1 not heard, 1 unsure, 1 not known. Word error rate 71\u00a0% over 7 words."
     )
 
 
@@ -267,7 +267,7 @@ def test_browser_shows_texts_without_an_error(dom):
     shown = dom("", right)
     assert "No error: the model wrote all 2 words of the reference." in inside(shown, "summary")
     assert "sells." in inside(shown, "aligned")
-    assert is_hidden(shown, "chosen") and is_hidden(shown, "sound") and is_hidden(shown, "help")
+    assert is_hidden(shown, "chosen") and is_hidden(shown, "sound") and is_hidden(shown, "choose")
 
 
 def test_browser_shows_errors_without_an_explanation(dom, diagnosis):
