@@ -27,6 +27,7 @@ from spes_hf.scoring.objective import ContrastObjective
 
 # Masks for the maps that say when each token was heard.
 _ALIGNMENT_MASKS = 2
+_ALIGNMENT_MASKS_EQ3 = 500
 
 # Ways of putting the frames of a stretch in another order, whose mean is taken.
 _ORDERS = 8
@@ -132,13 +133,10 @@ class Diagnoser:
         self.explainer = Explainer(model, processor, config, batch_size=batch_size, seed=seed, progress=progress)
         self.explainer.config.with_impact_for(text_given=False, foil=True)  # refuses what goes without a foil alone
         self.adapter = self.explainer.adapter
-        self.alignment = SpesConfig(
-            estimator="gradient" if self.adapter.differentiable else "perturbation",
-            impact="log-probability",
-            num_spectrogram_masks=_ALIGNMENT_MASKS if self.adapter.differentiable else 500,
-            num_token_masks=1,
-            **({"masks_per_token": _ALIGNMENT_MASKS} if self.adapter.differentiable else {}),
-        )
+        settings: dict[str, Any] = {"num_spectrogram_masks": _ALIGNMENT_MASKS, "masks_per_token": _ALIGNMENT_MASKS}
+        if not self.adapter.differentiable:
+            settings = {"estimator": "perturbation", "num_spectrogram_masks": _ALIGNMENT_MASKS_EQ3}
+        self.alignment = SpesConfig(impact="log-probability", num_token_masks=1, **settings)
 
     def __call__(
         self,
@@ -262,8 +260,8 @@ class Diagnoser:
 def shuffled(features: Tensor, times: Tensor, stretch: Stretch, key: int, orders: int = _ORDERS) -> Tensor:
     """Return spectrograms, (N, T, C), whose frames of one stretch are in another order.
 
-    The stretch keeps its loudness and its colour, and what was to hear in it is gone. Its edges, 15 % on each side, stay
-    as they are: neighbours reach into them.
+    The stretch keeps its loudness and its colour, and what was to hear in it is gone. Its edges, 15 % on each side,
+    stay as they are: neighbours reach into them.
 
     Args:
         features: (T, C).

@@ -62,6 +62,7 @@ LAZY_PACKAGES = {
     "datasets": "heavy",
     "fsspec": "only for addresses",
     "imageio_ffmpeg": "the extra codecs",
+    "jiwer": "heavy",
     "matplotlib": "heavy",
     "pocketsphinx": "the extra align",
     "psutil": "may be missing",

@@ -98,8 +98,8 @@ class WordError:
             return f"{self.name}: not known ({self.why_not})"
         start, end = self.stretch
         return (
-            f"{self.name}: {self.verdict}; {self.log_odds:+.1f} bits = {self.context:+.1f} context "
-            f"{self.evidence:+.1f} from the sound at {start:.2f}–{end:.2f} s (without any sound {self.without_sound:+.1f})"
+            f"{self.name}: {self.verdict}; {self.log_odds:+.1f} bits = {self.context:+.1f} context {self.evidence:+.1f} "
+            f"from the sound at {start:.2f}–{end:.2f} s (without any sound {self.without_sound:+.1f})"
         )
 
 
