@@ -98,8 +98,8 @@ class WordError:
             return f"{self.name}: not known ({self.why_not})"
         start, end = self.stretch
         return (
-            f"{self.name}: {self.verdict}; {self.log_odds:+.1f} bits = {self.context:+.1f} context {self.evidence:+.1f} "
-            f"from the sound at {start:.2f}–{end:.2f} s (without any sound {self.without_sound:+.1f})"
+            f"{self.name}: {self.verdict}; {self.log_odds:+.1f} bits = {self.context:+.1f} context "
+            f"{self.evidence:+.1f} sound at {start:.2f}–{end:.2f} s; without any sound {self.without_sound:+.1f}"
         )
 
 
@@ -170,13 +170,14 @@ class Diagnosis:
 
 
 def _error(entries: dict[str, Any]) -> WordError:
-    values = {name: value for name, value in entries.items() if name != "verdict"}
+    values: dict[str, Any] = {name: value for name, value in entries.items() if name != "verdict"}
     numbers = ("log_odds", "context", "evidence", "without_sound", "written_evidence", "said_evidence")
     for name in (*numbers, "deviation", "reliability"):
         values[name] = math.nan if values[name] is None else float(values[name])
     start, end = values["stretch"]
     values["stretch"] = (math.nan if start is None else start, math.nan if end is None else end)
-    return WordError(**{n: tuple(v) if n in ("written_words", "said_words") else v for n, v in values.items()})
+    values |= {name: tuple(values[name]) for name in ("written_words", "said_words")}
+    return WordError(**values)
 
 
 def _plain(value: Any) -> Any:
