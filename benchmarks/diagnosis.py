@@ -19,6 +19,7 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -230,10 +231,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sentences", type=int, default=110)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "diagnosis.json")
+    parser.add_argument("--errors", type=Path, help="where to write the errors one by one")
+    parser.add_argument("--splits", nargs="+", default=["dev", "test"])
     options = parser.parse_args()
     config = SpesConfig(num_token_masks=20)
     result: dict[str, Any] = {"model": MODEL}
-    for split, count in (("dev", options.sentences // 2), ("test", options.sentences)):
+    for split in options.splits:
+        count = options.sentences // 2 if split == "dev" else options.sentences
         diagnoser, places = Diagnoser(*load_tiny_model(MODEL), config, progress=False), Places(config)
         errors: dict[str, dict[str, list[WordError]]] = {name: defaultdict(list) for name in ("known", "found")}
         rows, where = [], []
@@ -249,6 +253,9 @@ def main() -> None:
             if case.kind == "sound" and error is not None:
                 where.append(localisation(case, config, error.said, error.written))
         ways = [name for name in rows[0] if name not in ("kind", "log_odds", "span", "stretches")]
+        if options.errors is not None:
+            stored = {name: {kind: list(map(asdict, e)) for kind, e in some.items()} for name, some in errors.items()}
+            options.errors.with_suffix(f".{split}.json").write_text(json.dumps(stored), encoding="utf-8")
         result[split] = {
             "verdicts": {name: rates(some) for name, some in errors.items()},
             "stretches": {

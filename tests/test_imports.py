@@ -43,6 +43,7 @@ LAZY = {
     ("viz", "viz.report"): "Pillow and soundfile, for pages alone",
     ("explanation.diagnosis", "viz"): "facade: to_html()",
     ("viz", "viz.diagnosis_page"): "Pillow and soundfile, for pages alone",
+    ("analysis.causes", "viz.causes"): "matplotlib",
     ("analysis.drawing", "viz.figures"): "matplotlib",
     ("analysis.drawing", "viz.fonts"): "matplotlib",
     ("analysis.overview", "viz.figures"): "matplotlib",
