@@ -106,7 +106,8 @@ class Places:
         self, output: Output, explanation: Explanation, profiles: dict[int, np.ndarray], tokens: tuple[int, ...]
     ) -> dict[str, Stretch]:
         evidence, times = explanation.evidence(0), explanation.times
-        own = dict.fromkeys(tokens, evidence.abs().sum(1).double().numpy())
+        profile = evidence.abs().sum(1).double().numpy()
+        own = {k: profile for k in tokens if k in profiles}
         ways = {
             "tokens' maps in order": profiles,
             "tokens' maps in order, the contrast's for the word": {**profiles, **own},
@@ -115,7 +116,7 @@ class Places:
         found = {"the contrast's map": peak_stretch(evidence, times)}
         for name, some in ways.items():
             cut = stretches_in_order(some, times)
-            stretch = joined(cut[k] for k in tokens) if cut else None
+            stretch = joined(cut[k] for k in tokens if k in cut) if cut else None
             found[name] = stretch or found["the contrast's map"]
         return found
 

@@ -297,7 +297,7 @@ def _stretch(
         return own or peak_stretch(evidence, explanation.times)
     # Where the sound speaks for the words or against them, the contrast knows better than their own maps.
     own_profile = evidence.abs().sum(1).double().numpy()
-    profiles = None if heard is None else {**heard, **dict.fromkeys(contrast.tokens, own_profile)}
+    profiles = None if heard is None else {**heard, **{k: own_profile for k in contrast.tokens if k in heard}}
     cut = None if profiles is None else stretches_in_order(profiles, explanation.times)
     if cut is None:
         return peak_stretch(evidence, explanation.times)
@@ -305,7 +305,8 @@ def _stretch(
     if own is not None:
         return own
     # A word that was not written lies between the middles of its neighbours.
-    before, after = (joined([cut[k]] if k in cut else []) for k in (contrast.start - 1, contrast.start))
+    before = joined([cut[k] for k in cut if k < contrast.start][-1:])
+    after = joined([cut[k] for k in cut if k >= contrast.start][:1])
     start = float(explanation.times[0]) if before is None else sum(before) / 2
     end = float(explanation.times[-1]) if after is None else sum(after) / 2
     return peak_stretch(evidence, explanation.times, (start, end)) if end > start else (end, start)

@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from spes_hf.explanation.result import Explanation
+from spes_hf.text import normalise
 
 Stretch = tuple[float, float]
 """Start and end of a piece of the audio, in seconds."""
@@ -26,13 +27,13 @@ _PEAK_SHARE, _PEAK_SMOOTHING_S = 0.3, 0.06
 
 
 def profiles_in_time(explanation: Explanation) -> dict[int, np.ndarray]:
-    """Return what speaks for each token of the text, by time: (T,) for the index of every token but special ones.
+    """Return what speaks for each spoken token, by time: (T,) by its index; special tokens and marks are not spoken.
 
     Args:
         explanation: Over tokens.
     """
-    written = [k for k, special in enumerate(explanation.special) if not special]
-    return {k: explanation.evidence(k).clamp_min(0).sum(1).double().numpy() for k in written}
+    spoken = [k for k, piece in enumerate(explanation.pieces) if not explanation.special[k] and _is_spoken(piece)]
+    return {k: explanation.evidence(k).clamp_min(0).sum(1).double().numpy() for k in spoken}
 
 
 def stretches_in_order(profiles: Mapping[int, np.ndarray], times: Tensor) -> dict[int, Stretch] | None:
@@ -119,6 +120,11 @@ def in_order(gain: np.ndarray) -> list[tuple[int, int]]:
         found.append((start, end))
         end = start
     return found[::-1]
+
+
+def _is_spoken(piece: str) -> bool:
+    """Return whether a token has a letter or a digit, or a part of a character."""
+    return bool(normalise(piece)) or any("\udc80" <= c <= "\udcff" for c in piece)
 
 
 def _seconds_per_frame(times: Tensor) -> float:
