@@ -1,10 +1,10 @@
 """Which errors of real Whisper were misheard, which guessed? Verdicts on real speech, accented and noisy.
 
-    python benchmarks/diagnosis_whisper.py --data FOLDER --work CACHE     # about an hour on one core
+    python benchmarks/diagnosis_whisper.py --data FOLDER --work CACHE     # about 20 minutes on one core
 
-FOLDER holds a ``manifest.jsonl`` with id, file, set, text, language, speaker and gender of every recording. English
-clips, by set, short ones first, and ten clips of clean read speech once more in pink noise at 5 dB ("noisy"). Only
-utterances with an error count. Diagnoses are kept in CACHE and used again. Writes
+FOLDER holds a ``manifest.jsonl`` with id, file, set, text, language and alignment (forced, of the text) of every
+recording. English clips, by set, short ones first, and ten clips of clean read speech once more in pink noise at 5 dB
+("noisy"). Only utterances with an error count. Diagnoses are kept in CACHE and used again. Writes
 benchmarks/results/diagnosis_whisper.json.
 """
 
@@ -22,10 +22,12 @@ import soundfile
 from diagnosis import interval
 
 from spes_hf import Diagnoser, Diagnosis, SpesConfig
+from spes_hf.analysis import read_alignment
 from spes_hf.demo import load_demo_model
 from spes_hf.errors import SpesError
 from spes_hf.explanation.diagnosis import VERDICTS
 from spes_hf.files import read_json_lines
+from spes_hf.scoring.foils import words_of_text
 
 SETS = ("librispeech-other", "vctk", "fleurs-en", "librispeech-clean")
 NOISY, SNR_DB = 10, 5.0
@@ -54,6 +56,13 @@ def with_noise(samples: np.ndarray, seed: int) -> np.ndarray:
     return (samples + level * noise).astype(np.float32)
 
 
+def word_times(data: Path, row: dict[str, Any]) -> list[tuple[float, float]] | None:
+    """Return when each word of the transcript was spoken; None where the alignment has other words."""
+    words = read_alignment(data / row["alignment"]).words
+    said = words_of_text(None, row["text"])  # an adapter is asked for scripts without spaces alone
+    return [(word.start, word.end) for word in words] if len(words) == len(said) else None
+
+
 def diagnoses(data: Path, work: Path, utterances: int) -> list[tuple[dict[str, Any], Diagnosis]]:
     """Return so many utterances with an error, diagnosed or from the cache."""
     model, processor = load_demo_model()
@@ -64,7 +73,8 @@ def diagnoses(data: Path, work: Path, utterances: int) -> list[tuple[dict[str, A
         path = work / f"{row['id']}.json"
         if not path.exists():
             try:
-                diagnosis = diagnoser(samples, row["text"], sampling_rate=rate, utterance_id=row["id"])
+                settings = {"sampling_rate": rate, "utterance_id": row["id"], "times": word_times(data, row)}
+                diagnosis = diagnoser(samples, row["text"], **settings)
                 values = diagnosis.to_dict()
             except SpesError as error:
                 values = {"failed": str(error)}
