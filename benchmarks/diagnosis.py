@@ -203,7 +203,7 @@ def interval(values: list[float]) -> list[float]:
 
 
 def separation(rows: list[dict[str, Any]], way: str, how: str) -> dict[str, float]:
-    """Return how well the evidence tells what was misheard from what was drowned: area under ROC, and at 1 bit."""
+    """Return how well the evidence tells what was misheard from what was drowned: area under ROC, and at the bound."""
     misheard = np.array([r[way][how] for r in rows if r["kind"] == "sound"])
     drowned = np.array([r[way][how] for r in rows if r["kind"] in NOISES])
     larger = (misheard[:, None] > drowned).mean() + 0.5 * (misheard[:, None] == drowned).mean()

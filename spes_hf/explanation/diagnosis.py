@@ -18,13 +18,13 @@ VERDICTS: tuple[ErrorVerdict, ...] = ("misheard", "guessed", "not heard", "unsur
 
 # Bits from a word's own stretch of sound from which on it is misheard. Set by benchmarks/diagnosis.py on other voices
 # than those that docs/diagnosis.md reports.
-MISHEARD_BITS = 1.0
+MISHEARD_BITS = 1.25
 
 # So near to the bound nothing is said.
-UNSURE_BITS = 0.5
+UNSURE_BITS = 0.25
 
 # A stretch that moves neither word by so many bits has nothing to hear.
-NOTHING_BITS = 0.5
+NOTHING_BITS = 0.25
 
 
 @dataclass(frozen=True)
