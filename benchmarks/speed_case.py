@@ -112,7 +112,7 @@ class Case:
         """The number of copies that the engine starts with."""
         with torch.no_grad():
             reference = self.adapter.logits(self.utterance, self.target)[0]
-        return starting_batch_size(reference, self.utterance.inputs)
+        return starting_batch_size(reference.numel(), reference.device, self.utterance.inputs)
 
     def explain(self, masks: int, token_masks: int, compile: bool = False, autocast: str | None = None) -> Explanation:
         """Return the explanation by Eq. 3 as in the paper, with fewer masks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -23,8 +24,10 @@ from spes_hf.methods import ExplainConfig, SpesConfig
 from spes_hf.methods.run import Maps, Problem
 from spes_hf.provenance import describe
 from spes_hf.runtime.batching import Batch, FoundSizes, check_batch_size, starting_batch_size
-from spes_hf.scoring.evidence import PASSES, Evidence, measure_evidence
-from spes_hf.scoring.impact import make_impact
+from spes_hf.scoring.contrast import CONTRASTS, Contrast
+from spes_hf.scoring.evidence import Evidence
+from spes_hf.scoring.foils import Foil, contrasts_of
+from spes_hf.scoring.objective import ContrastObjective, Objective, TokenObjective
 
 
 def explain(
@@ -37,6 +40,7 @@ def explain(
     task: str | None = None,
     tgt_lang: str | None = None,
     text: str | None = None,
+    foil: Foil | None = None,
     generate_kwargs: Mapping[str, Any] | None = None,
     batch_size: int | None = None,
     seed: int = 0,
@@ -55,6 +59,10 @@ def explain(
         task: "transcribe" or "translate", likewise.
         tgt_lang: Language of the text, likewise.
         text: Explain this output instead of the one that the model generates.
+        foil: Explain why the model wrote this and not that: a whole other text; replacements, by word or index
+            (``{"country": "county"}``, ``{"country": ["county", "company"]}``), or by token to the id of a token; or a
+            list of such foils, which share the masks. The explanation then has a row for each place where output and
+            foil differ (`Explanation.contrasts`).
         generate_kwargs: Further arguments of ``model.generate()``, such as ``{"num_beams": 5}``.
         batch_size: Perturbed copies in one forward pass; None: found automatically.
         seed: Same seed, same masks.
@@ -76,6 +84,7 @@ def explain(
         task=task,
         tgt_lang=tgt_lang,
         text=text,
+        foil=foil,
         generate_kwargs=generate_kwargs,
     )
 
@@ -137,6 +146,7 @@ class Explainer:
         task: str | None = None,
         tgt_lang: str | None = None,
         text: str | None = None,
+        foil: Foil | None = None,
         generate_kwargs: Mapping[str, Any] | None = None,
         utterance_id: str = "",
     ) -> Explanation:
@@ -149,11 +159,12 @@ class Explainer:
             task: "transcribe" or "translate".
             tgt_lang: Language of the text.
             text: Explain this output instead of the one that the model generates.
+            foil: What the model did not write.
             generate_kwargs: Further arguments of ``model.generate()``.
             utterance_id: Gives every utterance of a corpus masks of its own.
         """
         options = self.adapter.options_of(language, task, tgt_lang, generate_kwargs, text_given=text is not None)
-        config = self.config.with_impact_for(text_given=text is not None)
+        config = self.config.with_impact_for(text is not None, foil is not None)
         waveform = load_audio(audio, self.adapter.sampling_rate, sampling_rate)
         started = time.perf_counter()
         seed = mask_key(self.seed, utterance_id, "generate")
@@ -162,7 +173,8 @@ class Explainer:
             output_of(self.adapter, waveform, options, text, seed, self._precision()) as output,
         ):
             utterance, target = output.utterance, output.target
-            found = self._find(config, utterance, target, utterance_id)
+            contrasts = None if foil is None else contrasts_of(self.adapter, target, foil)
+            found = self._find(config, utterance, target, utterance_id, contrasts)
         provenance = describe(
             self.adapter,
             config,
@@ -173,6 +185,7 @@ class Explainer:
             seed=self.seed,
             utterance_id=utterance_id,
             text_given=text is not None,
+            foil=foil,
             autocast=self.autocast,
             compiled=self.compile,
             forward_passes=found.passes.forward,
@@ -195,12 +208,19 @@ class Explainer:
         if audio is None or token is None or reliability is None or sound_impact is None or text_impact is None:
             missing = [name for name in Maps.REQUIRED if getattr(maps, name) is None]
             raise ConfigError(f"{type(self.config).__name__}.plan() led to no {', '.join(missing)}; see Maps")
+        contrasts = found.contrasts
+        if contrasts is None:
+            pieces, ids = tuple(adapter.pieces(target.token_ids)), tuple(target.token_ids.tolist())
+            special = tuple(adapter.is_special(target.token_ids))
+        else:
+            pieces, ids = tuple(c.name for c in contrasts), tuple(c.target_ids[0] for c in contrasts)
+            special = (False,) * len(contrasts)
         return Explanation(
             text=adapter.text(target.token_ids),
-            pieces=tuple(adapter.pieces(target.token_ids)),
-            token_id_list=tuple(target.token_ids.tolist()),
+            pieces=pieces,
+            token_id_list=ids,
             context_pieces=tuple(adapter.pieces(target.context_ids)),
-            special=tuple(adapter.is_special(target.token_ids)),
+            special=special,
             prefix_length=len(target.prefix_ids),
             probabilities=found.evidence.probabilities,
             token_sound_bits=found.evidence.sound_bits,
@@ -217,6 +237,7 @@ class Explainer:
             sampling_rate=utterance.waveform.sampling_rate,
             provenance=provenance,
             sentence_map=maps.sentence,
+            contrasts=contrasts,
         )
 
     def _precision(self) -> AbstractContextManager[Any]:
@@ -225,24 +246,43 @@ class Explainer:
             return nullcontext()
         return torch.autocast(self.adapter.device.type, getattr(torch, self.autocast))
 
-    def _find(self, config: ExplainConfig, utterance: Utterance, target: Target, utterance_id: str) -> _Found:
+    def _find(
+        self,
+        config: ExplainConfig,
+        utterance: Utterance,
+        target: Target,
+        utterance_id: str,
+        contrasts: tuple[Contrast, ...] | None,
+    ) -> _Found:
         """Return the maps of an output, and what it took: plan, run, read."""
         adapter = self.adapter
-        with torch.no_grad():
-            states = adapter.encoder_states(utterance.inputs)
-            reference = adapter.logits(utterance, target, states=states)[0]
-            cross = adapter.cross_attention(utterance, target, states)
         dtype = adapter.dtype if self.autocast is None else getattr(torch, self.autocast)
-        impact = make_impact(config.impact, reference, target.token_ids.to(adapter.device), dtype)
-        problem = Problem(utterance, target, adapter.device, self.seed, utterance_id, adapter.differentiable, dtype)
-        evidence = measure_evidence(adapter, utterance, target, reference, config.fill, states, cross)
-        passes = _Passes(forward=1 + PASSES)  # the clean pass, and those without sound and without text
+        objective: Objective
+        if contrasts is None:
+            objective = TokenObjective(adapter, utterance, target, config.impact, dtype)
+        else:
+            score = config.impact if config.impact in CONTRASTS else CONTRASTS[0]  # controls read none
+            objective = ContrastObjective(adapter, utterance, target, contrasts, score, config.word_probability, dtype)
+            contrasts = objective.measured
+        problem = Problem(
+            utterance,
+            target,
+            objective.valid,
+            adapter.device,
+            self.seed,
+            utterance_id,
+            objective.signed,
+            adapter.differentiable,
+            dtype,
+        )
+        evidence = objective.evidence(config.fill)
+        passes = _Passes(forward=objective.passes)
 
         def impact_of(masks: Any, apply: Callable[[Any], dict[str, Tensor]]) -> Tensor:
             inputs = apply(masks)
-            logits = adapter.logits(utterance, target, states=states, cross=cross, **inputs)
+            impact = objective(**inputs)
             passes.count(next(iter(inputs.values())))
-            return impact(logits)
+            return impact
 
         plan = config.plan(problem)
         steps = [part for part in plan if not isinstance(part, Maps)]
@@ -250,14 +290,17 @@ class Explainer:
         total = sum(step.passes for step in steps)
         with tqdm(total=total, desc="explaining", unit="pass", disable=not self.progress, delay=1) as bar:
             for number, step in enumerate(steps):
-                size = starting_batch_size(reference, utterance.inputs, backward=step.differentiates)
-                shape = (*utterance.features.shape, *reference.shape)
+                logits = objective.logits_shape
+                size = starting_batch_size(
+                    math.prod(logits), adapter.device, utterance.inputs, backward=step.differentiates
+                )
+                shape = (*utterance.features.shape, *logits)
                 for done in step.run(
                     impact_of, Batch(self.batch_size or size, f"run {number}", shape, self.found_sizes)
                 ):
                     bar.update(done)
         maps = Maps.merged([*finished, *(step.maps(dtype) for step in steps)])
-        return _Found(maps, evidence, passes)
+        return _Found(maps, evidence, passes, contrasts)
 
 
 @dataclass
@@ -285,11 +328,13 @@ class _Found:
         maps: All maps.
         evidence: What sound and text said of each token.
         passes: What it took.
+        contrasts: The rows, where they are contrasts.
     """
 
     maps: Maps
     evidence: Evidence
     passes: _Passes
+    contrasts: tuple[Contrast, ...] | None
 
 
 def _shared_graphs() -> AbstractContextManager[Any]:

@@ -25,6 +25,7 @@ def describe(
     seed: int,
     utterance_id: str,
     text_given: bool,
+    foil: Any,
     autocast: str | None,
     compiled: bool,
     forward_passes: int,
@@ -53,6 +54,7 @@ def describe(
         },
         "output": {
             "given": text_given,
+            **({} if foil is None else {"foil": to_plain(foil)}),
             "prefix": adapter.pieces(target.prefix_ids),
             "prefix_ids": target.prefix_ids.tolist(),
             "start": adapter.start_index(target.prefix_ids),

@@ -29,6 +29,12 @@ _UNSPACED = dict.fromkeys(("CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "BOPOMO
 _BINDING = frozenset("'’-.,:/@&")
 
 
+_APOSTROPHES = "'’ʼ`´"
+
+# Marks that a word may go on with: "don't", "twenty-three". Others end it, whatever follows.
+_JOINING = frozenset("'’-/@&")
+
+
 # Byte-level BPE writes bytes that are printable in Latin-1 as themselves, the others as U+0100, U+0101, …
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _BYTE_OF = {chr(b): b for b in _PRINTABLE} | {
@@ -124,3 +130,35 @@ def spaceless_script(texts: Iterable[str]) -> str | None:
             script = next((s for start, s in _UNSPACED.items() if name.startswith(start)), None)
             counts.update({script: count} if script else {})
     return counts.most_common(1)[0][0] if 5 * counts.total() >= max(letters, 1) else None
+
+
+def ends_word(piece: str, special: bool = False) -> bool:
+    """Return whether a token that follows a word shows that the word is complete.
+
+    So do a space, a punctuation mark that does not join words, a special token, and any token of a script without
+    spaces.
+
+    Args:
+        piece: Text of the token, with the space that starts a word.
+        special: Whether the token is a special one, such as end of sequence.
+    """
+    if special or not piece:
+        return special
+    first = piece[0]
+    if first.isspace() or _is_spaceless(first):
+        return True
+    return _is_mark(piece) and first not in _JOINING
+
+
+def normalise(word: str, apostrophes: bool = False) -> str:
+    """Return a word in lower case, without punctuation and symbols; "" for a punctuation mark.
+
+    Args:
+        word: Any word.
+        apostrophes: Whether to keep those within a word ("don't"), as pronouncing dictionaries do.
+    """
+    word = unicodedata.normalize("NFKC", word).casefold()
+    for mark in _APOSTROPHES:
+        word = word.replace(mark, "'")
+    kept = "".join(c for c in word if unicodedata.category(c)[0] in "LMN" or (apostrophes and c == "'"))
+    return kept.strip("'")

@@ -13,7 +13,7 @@ ROOT = Path(spes_hf.__file__).parent
 
 # From the bottom up. A part imports from its own rank or lower ones.
 ORDER = (
-    ("bits", "errors", "names", "functional", "finite", "text", "checks", "files", "plain"),
+    ("bits", "errors", "names", "functional", "finite", "text", "checks", "files", "plain", "differences"),
     ("audio", "runtime"),
     ("adapters", "masking"),
     ("scoring",),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from spes_hf.text import sentencepiece_piece
+from spes_hf.text import ends_word, sentencepiece_piece
 
 
 class Vocabulary:
@@ -27,6 +28,12 @@ class Vocabulary:
     def text_ids(self, text: str) -> list[int]:
         """Return the tokens of a text the way the model writes them, without special tokens."""
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def inner_ids(self, text: str) -> list[int]:
+        """Return the tokens of words that no space precedes, without special tokens."""
+        ids = self.text_ids(text)
+        alone = ids and self.pieces(torch.tensor(ids[:1], dtype=torch.int64, device="cpu")) == [" "]
+        return ids[1:] if alone else ids
 
     def added_words(self) -> dict[int, str]:
         """Return the tokens that were added to the vocabulary and are not special, with their text."""
@@ -50,6 +57,20 @@ class Vocabulary:
             self.added_piece(added[i]) if i in added else self.piece(token)
             for i, token in zip(numbers, tokens, strict=True)
         ]
+
+    def word_ends(self, vocabulary: int) -> Tensor:
+        """Return for every token whether it shows that the word in front of it is complete, (V,) bool.
+
+        Args:
+            vocabulary: V, of the model; what the tokenizer does not know shows nothing.
+        """
+        ids = torch.arange(min(vocabulary, len(self.tokenizer)), dtype=torch.int64, device="cpu")
+        found = torch.zeros(vocabulary, dtype=torch.bool, device="cpu")
+        ends = [
+            ends_word(piece, special) for piece, special in zip(self.pieces(ids), self.is_special(ids), strict=True)
+        ]
+        found[: len(ids)] = torch.tensor(ends, dtype=torch.bool, device="cpu")
+        return found
 
     def text(self, ids: Tensor) -> str:
         """Return the text of the tokens, special tokens left out."""

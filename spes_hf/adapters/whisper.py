@@ -180,6 +180,10 @@ class WhisperAdapter(Adapter):
         """Return the tokens of a text; Whisper's own begin with a space."""
         return super().text_ids(" " + text.strip())
 
+    def inner_ids(self, text: str) -> list[int]:
+        """Return the tokens of words that no space precedes."""
+        return super().text_ids(text.strip())
+
     @contextmanager
     def perturbed_tokens(self, ids: Tensor, keep: Tensor | None) -> Iterator[dict[str, Tensor]]:
         """Yield masked embeddings, which Whisper takes rightly: its positions do not depend on them."""

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import jiwer
 
 from spes_hf.analysis.alignments import Alignment, Phone, Word
-
-_APOSTROPHES = "'’ʼ`´"
+from spes_hf.text import normalise
 
 
 @dataclass(frozen=True)
@@ -43,20 +42,6 @@ class Match:
 
     spoken: tuple[Spoken, ...]
     unmatched: tuple[str, ...]
-
-
-def normalise(word: str, apostrophes: bool = False) -> str:
-    """Return a word in lower case, without punctuation and symbols; "" for a punctuation mark.
-
-    Args:
-        word: Any word.
-        apostrophes: Whether to keep those within a word ("don't"), as pronouncing dictionaries do.
-    """
-    word = unicodedata.normalize("NFKC", word).casefold()
-    for mark in _APOSTROPHES:
-        word = word.replace(mark, "'")
-    kept = "".join(c for c in word if unicodedata.category(c)[0] in "LMN" or (apostrophes and c == "'"))
-    return kept.strip("'")
 
 
 def match_words(words: Sequence[str], alignment: Alignment) -> Match:

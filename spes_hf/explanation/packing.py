@@ -24,7 +24,7 @@ from spes_hf.explanation.soundness import no_constant
 from spes_hf.explanation.storage import DAMAGE, from_parts, to_parts, version_of
 
 KEY = "spes_hf.explanation"
-VERSIONS = (1, 2)
+VERSIONS = (1, 2, 3)
 
 # More levels of patches than anybody draws; a small file cannot make large labels.
 MAX_LEVELS = 256
@@ -37,7 +37,7 @@ _END = "~end"
 def pack(explanation: Explanation) -> bytes:
     """Return the whole explanation as bytes."""
     values, tensors = to_parts(explanation)
-    version = version_of(tensors)
+    version = version_of(values, tensors)
     shapes = {}
     for name in [name for name in tensors if name.endswith(_LABELS)]:
         shapes[name] = list(tensors[name].shape)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spes_hf.explanation.maps import PatchMap, Reliability
 from spes_hf.explanation.origin import Origin
+from spes_hf.scoring.contrast import Contrast
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +44,9 @@ class ExplanationParts:
         context_groups: Which decoder inputs make a word of the context.
         sentence_map: Scores of the spectrogram for the sentence, where a method measures them on their own; without
             unit where they are means over levels in standard deviations, as by default.
+        contrasts: What the rows are in an explanation with a foil: instead of K tokens, K places where the output and
+            the foil differ. ``pieces`` then has their names, ``probabilities`` those of what the model wrote there,
+            bits are those of log-odds against the foil, and maps speak for it (above 0) or for the foil (below 0).
     """
 
     text: str
@@ -68,6 +72,7 @@ class ExplanationParts:
     groups: tuple[tuple[int, ...], ...] | None = None
     context_groups: tuple[tuple[int, ...], ...] | None = None
     sentence_map: PatchMap | None = None
+    contrasts: tuple[Contrast, ...] | None = None
 
     # Where it comes from ---------------------------------------------------------------------------------------------
 
@@ -133,13 +138,17 @@ class ExplanationParts:
             return values
         return torch.stack([values[list(g)].mean(0) for g in self.groups]) if self.groups else values[:0]
 
+    def _start_of(self, row: int) -> int:
+        """Return how many written tokens come before a row."""
+        return row if self.contrasts is None else self.contrasts[row].start
+
     def _context_mean(self, values: Tensor) -> Tensor:
         if self.groups is None:
             return values
         grouped = values.new_full((len(self._groups), len(self._context_groups)), torch.nan)
         for w, rows in enumerate(self._groups):
             for v, columns in enumerate(self._context_groups):
-                if columns[-1] < self.prefix_length + rows[0]:
+                if columns[-1] < self.prefix_length + self._start_of(rows[0]):
                     grouped[w, v] = values[list(rows)][:, list(columns)].mean()
         return grouped
 

@@ -48,6 +48,8 @@ class Explanation(ExplanationParts):
     @property
     def token_ids(self) -> list[int] | list[list[int]]:
         """Ids of the explained tokens; for words, the ids of each word's tokens."""
+        if self.contrasts is not None:
+            return [list(contrast.target_ids) for contrast in self.contrasts]
         if self.groups is None:
             return list(self.token_id_list)
         return [[self.token_id_list[k] for k in group] for group in self.groups]
@@ -137,18 +139,15 @@ class Explanation(ExplanationParts):
         return torch.stack(scaled).mean(0).float()
 
     def evidence_unit(self, token: int | str | None = None) -> str:
-        """Return the unit of `evidence`: "nats", "probability", "standard deviations", "feature units" or "no unit".
+        """Return the unit of `evidence`, such as "nats", "bits", "probability" or "standard deviations".
 
         Args:
             token: As for `evidence`.
         """
         units = {"energy": "feature units", "random": "no unit"}
         impact = str(self.origin.config.get("impact", "kl"))
-        return (
-            "standard deviations"
-            if token is None
-            else units.get(self.method, "probability" if impact == "probability" else "nats")
-        )
+        kinds = {"log-odds": "bits", **dict.fromkeys(("probability", "difference", "relative"), "probability")}
+        return "standard deviations" if token is None else units.get(self.method, kinds.get(impact, "nats"))
 
     def _evidence_of(self, k: int) -> Tensor:
         """Return the evidence for one token, (T, C)."""
@@ -211,10 +210,22 @@ class Explanation(ExplanationParts):
         return (2 ** (known - bits.double())).clamp_max(1.0).float()
 
     @property
+    def log_odds(self) -> Tensor:
+        """(K,) bits, with a foil: log2 of how much likelier the model finds what it wrote than the foil.
+
+        Raises:
+            ValueError: If the explanation has no foil.
+        """
+        if self.contrasts is None:
+            raise ValueError("log_odds is known of an explanation with a foil alone; pass foil=… to explain()")
+        return torch.tensor([c.log_odds for c in self.contrasts], dtype=torch.float32, device="cpu")
+
+    @property
     def verdict(self) -> Verdict:
         """Whether the model heard what it wrote: "heard", "made up" or "nothing written"; "given" for a given text.
 
-        "not known" for an explanation by an earlier version, which kept no bits.
+        "not known" for an explanation by an earlier version, which kept no bits, and for one with a foil, whose bits
+        are those of contrasts.
         """
         return verdict_of(self.text, self.bits_per_token, self.text_given)
 
@@ -224,6 +235,8 @@ class Explanation(ExplanationParts):
 
         Few bits over a whole output mean that it was probably made up (`spes_hf.sound_check`).
         """
+        if self.contrasts is not None:
+            return float("nan")
         written = self.token_sound_bits[~torch.tensor(self.special, dtype=torch.bool, device="cpu")]
         return float(written.mean()) if len(written) else float("nan")
 
@@ -261,13 +274,19 @@ class Explanation(ExplanationParts):
 
         Special tokens are explained by tokens only and left out; punctuation marks are words of their own. In the
         context, start and prompt tokens stay single. A word's own earlier tokens are no context of it. The
-        probability of a word is the product over its tokens, its bits are the sum, its reliability is the mean.
+        probability of a word is the product over its tokens, its bits are the sum, its reliability is the mean. With a
+        foil, the rows stay as they are.
         """
         if self.over_words:
             return self
-        groups = word_groups(self.pieces, self.special)
         p = self.prefix_length
-        context = [*singles(range(p)), *(tuple(p + k for k in group) for group in groups[:-1])]
+        if self.contrasts is None:
+            groups: Sequence[tuple[int, ...]] = word_groups(self.pieces, self.special)
+            earlier = groups[:-1]
+        else:
+            groups, written = singles(self.pieces), self.context_pieces[p:]
+            earlier = word_groups(written, [False] * len(written))
+        context = [*singles(range(p)), *(tuple(p + k for k in group) for group in earlier)]
         words = replace(self, groups=tuple(groups), context_groups=tuple(context))
         words.__dict__["_normalised"] = self._normalised  # tokens and words share the maps that both are made of
         return words
@@ -359,7 +378,7 @@ class Explanation(ExplanationParts):
         return hits[0]
 
     def __repr__(self) -> str:
-        kind = "words" if self.over_words else "tokens"
+        kind = "contrasts" if self.contrasts is not None else "words" if self.over_words else "tokens"
         shape = f"{len(self.times)} frames × {len(self.frequencies)} mel bins"
         return (
             f"Explanation({self.text!r}, {len(self)} {kind}, {shape}, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,11 @@ def check_sound(explanation: Explanation) -> Explanation:
         fits = isinstance(values, tuple) and len(values) == length and all(type(v) is kind for v in values)
         _check(fits, f"{name} is not {length} values of type {kind.__name__}")
     _check(all(-(2**63) <= i < 2**63 for i in e.token_id_list), "token_id_list has numbers that are no ids")
-    _check(_is_count(e.prefix_length) and context == e.prefix_length + tokens - 1, "prefix_length does not fit")
+    _check(_is_count(e.prefix_length), "prefix_length is no number of tokens")
+    if e.contrasts is None:
+        _check(context == e.prefix_length + tokens - 1, "prefix_length does not fit")
+    else:
+        _check_contrasts(e.contrasts, tokens, context - e.prefix_length)
     _check(_is_count(e.sampling_rate) and 0 < e.sampling_rate <= _MAX_RATE_HZ, "sampling_rate is no rate in Hz")
     _check((e.groups is None) == (e.context_groups is None), "groups and context_groups do not go together")
     _check(e.groups is None or _are_groups(e.groups, tokens), "groups are no groups of the tokens")
@@ -66,6 +71,21 @@ def check_sound(explanation: Explanation) -> Explanation:
         _check_map("sentence_map", e.sentence_map, 1, (frames, bins))
     _check_provenance(e.provenance)
     return explanation
+
+
+def _check_contrasts(contrasts: Any, rows: int, written: int) -> None:
+    """Refuse contrasts that are none, or do not fit the rows and the number of written tokens but the last."""
+    _check(len(contrasts) == rows, "contrasts are not one for each row")
+    for c in contrasts:
+        _check(isinstance(c.target, str) and isinstance(c.foil, str), "contrasts have texts that are none")
+        _check(_is_count(c.start) and c.start <= written + 1, "contrasts start outside of the text")
+        for ids in (c.target_ids, c.foil_ids):
+            _check(isinstance(ids, tuple) and bool(ids) and all(map(_is_count, ids)), "contrasts have no tokens")
+        within = isinstance(c.tokens, tuple) and all(_is_count(k) and k <= written for k in c.tokens)
+        _check(within, "contrasts have tokens outside of the text")
+        odds = (c.target_log2, c.foil_log2)
+        _check(all(isinstance(v, float) and math.isfinite(v) for v in odds), "contrasts have no log-odds")
+        _check(isinstance(c.words_end, bool) and _is_count(c.question), "contrasts are damaged")
 
 
 def check_scores(name: str, scores: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ from spes_hf.explanation import Explanation, PatchMap, Reliability, waveforms
 from spes_hf.explanation.soundness import check_scores, check_sound, no_constant
 from spes_hf.files import whole_file
 from spes_hf.masking.segments import feature_labels
+from spes_hf.scoring.contrast import Contrast
 from spes_hf.scoring.eq3 import weighted_mean
 
 FORMAT = "spes_hf.explanation"
-# 2 where the waveform needs more than the 16 bits that version 1 keeps of it.
-FORMAT_VERSIONS = (1, 2)
+# 2 where the waveform needs more than the 16 bits that version 1 keeps of it; 3 with a foil.
+FORMAT_VERSIONS = (1, 2, 3)
 DESCRIPTION = "explanation.json"
 
 # What parts that do not fit together raise.
@@ -68,7 +69,7 @@ def save_explanation(explanation: Explanation, folder: Path) -> Path:
     checksum = hashlib.sha256(tensors).hexdigest()
     description = {
         "format": FORMAT,
-        "format_version": version_of(parts),
+        "format_version": version_of(values, parts),
         "tensors": f"explanation-{checksum[:12]}.safetensors",
         "tensors_sha256": checksum,
         **values,
@@ -135,11 +136,15 @@ def to_parts(explanation: Explanation) -> tuple[dict[str, Any], dict[str, Tensor
     """Return what an explanation is made of: values for JSON, and tensors."""
     sentence = explanation.token_reliability.sentence
     plain = {name: getattr(explanation, name) for name in (*_PLAIN_FIELDS, *_TUPLE_FIELDS)}
+    if explanation.contrasts is not None:
+        plain["contrasts"] = [asdict(contrast) for contrast in explanation.contrasts]
     return {"reliability_of_sentence": None if math.isnan(sentence) else sentence, **plain}, _tensors(explanation)
 
 
-def version_of(tensors: dict[str, Tensor]) -> int:
-    """Return the version of the format that these tensors need."""
+def version_of(values: dict[str, Any], tensors: dict[str, Tensor]) -> int:
+    """Return the version of the format that these parts need."""
+    if "contrasts" in values:
+        return 3
     return 1 if waveforms.FIRST in tensors else 2
 
 
@@ -176,6 +181,8 @@ def _tensors(explanation: Explanation) -> dict[str, Tensor]:
 def _explanation(description: dict[str, Any], tensors: dict[str, Tensor]) -> Explanation:
     values: dict[str, Any] = {name: description[name] for name in _PLAIN_FIELDS}
     values |= {name: _tuples(description[name]) for name in _TUPLE_FIELDS}
+    contrasts = description.get("contrasts")
+    values["contrasts"] = None if contrasts is None else tuple(_contrast(entries) for entries in contrasts)
     values["audio_map"] = _patch_map("audio", tensors)
     values["sentence_map"] = _patch_map("sentence", tensors) if "sentence.numerator.0" in tensors else None
     if "audio_mean_impact" not in tensors:
@@ -208,6 +215,10 @@ def _impact_of(audio: PatchMap) -> Tensor:
     if audio.weights is None:
         return torch.full((len(audio.values[0]),), torch.nan, dtype=torch.float32, device="cpu")
     return weighted_mean(audio.values, audio.weights)
+
+
+def _contrast(entries: dict[str, Any]) -> Contrast:
+    return Contrast(**{name: _tuples(value) for name, value in entries.items()})
 
 
 def _tuples(value: Any) -> Any:

@@ -16,6 +16,7 @@ from spes_hf.errors import ConfigError
 from spes_hf.files import TextFileError, read_json
 from spes_hf.masking.perturbations import Fill
 from spes_hf.methods.run import Maps, Problem, Step
+from spes_hf.scoring.contrast import CONTRASTS, WORD_PROBABILITIES
 from spes_hf.scoring.impact import IMPACTS
 
 ConfigT = TypeVar("ConfigT", bound="ExplainConfig")
@@ -68,7 +69,11 @@ class ExplainConfig:
         impact: "kl" (§4.2), "log-probability" (fall of the token's log-probability, in nats), "probability" (fall of
             the token's probability) or "contrastive" (fall of the token's log-odds against the runner-up of the clean
             run). "auto", the default, is "kl" for what the model wrote and "log-probability" for a given text: KL
-            tells how the whole distribution moves, whichever token is explained.
+            tells how the whole distribution moves, whichever token is explained. With a foil, "log-odds" (the default:
+            fall of log2 p(target)/p(foil), in bits), "difference" (of the two probabilities) or "relative" (of the
+            target's share in their sum).
+        word_probability: With a foil, how probable a word is: "word-boundary" (its tokens, and then the end of the
+            word), "chain" (its tokens) or "length-normalised" (the geometric mean of its tokens).
         fill: What perturbed features become: "mean" (of each mel bin over the utterance), "zero", "min" (of the
             spectrogram) or a number.
     """
@@ -78,6 +83,7 @@ class ExplainConfig:
     spectrogram_mask_prob: float = 0.5
     token_mask_prob: float = 0.4
     impact: str = DerivedStr("kl")
+    word_probability: str = "word-boundary"
     fill: Fill = "mean"
 
     method: ClassVar[str]
@@ -100,17 +106,35 @@ class ExplainConfig:
         for name in ("spectrogram_mask_prob", "token_mask_prob"):
             value = getattr(self, name)
             check(self, name, is_number(value) and 0 < value < 1, "a probability above 0 and below 1")
-        check(self, "impact", self.impact in tuple(IMPACTS), ", ".join((*IMPACTS, "auto")))
+        impacts = (*IMPACTS, *CONTRASTS)
+        check(self, "impact", self.impact in impacts, ", ".join((*impacts, "auto")))
+        check(self, "word_probability", self.word_probability in WORD_PROBABILITIES, ", ".join(WORD_PROBABILITIES))
         named = isinstance(self.fill, str) and self.fill in ("mean", "zero", "min")
         check(self, "fill", named or is_number(self.fill), '"mean", "zero", "min" or a finite number')
 
         self._refuse_unread()
 
-    def with_impact_for(self: ConfigT, text_given: bool) -> ConfigT:
-        """Return the config with the impact that it takes for what the model wrote, or for a text that is given."""
-        if not isinstance(self.impact, DerivedStr):
-            return self
-        return self.changed(**self.read({"impact": "log-probability" if text_given else str(self.impact)}))
+    def with_impact_for(self: ConfigT, text_given: bool, foil: bool = False) -> ConfigT:
+        """Return the config with the impact that it takes for what the model wrote, for a given text, or with a foil.
+
+        Raises:
+            ConfigError: If the impact was asked for and goes without a foil, or with one, alone.
+        """
+        if isinstance(self.impact, DerivedStr):
+            own = "log-probability" if text_given else str(self.impact)
+            return self.changed(**self.read({"impact": "log-odds" if foil else own}))
+        if foil and self.impact not in CONTRASTS and self.read({"impact": self.impact}):
+            raise ConfigError(f"config.impact is {self.impact!r}; allowed with foil: {', '.join(CONTRASTS)}, auto")
+        if not foil and self.impact in CONTRASTS:
+            raise ConfigError(
+                f"config.impact is {self.impact!r}, which compares with another text; pass it as foil=…, or use one of "
+                f"{', '.join(IMPACTS)}, auto"
+            )
+        if not foil and self.word_probability != "word-boundary":
+            raise ConfigError(
+                f"config.word_probability is {self.word_probability!r}, which only a foil reads; pass foil=… as well"
+            )
+        return self
 
     def plan(self, problem: Problem) -> Sequence[Step | Maps]:
         """Return what the method does for an utterance: runs of the model, or maps that need none.

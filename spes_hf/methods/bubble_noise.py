@@ -11,7 +11,6 @@ from spes_hf.masking.bubbles import BubblePerturbation
 from spes_hf.masking.segments import feature_labels
 from spes_hf.methods.base import ExplainConfig
 from spes_hf.methods.run import Problem, Run, read_audio, token_run
-from spes_hf.scoring.eq3 import PerturbationEstimator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,5 +54,5 @@ class BubbleNoiseConfig(ExplainConfig):
             noise_key=problem.key("noise"),
             num_masks=self.num_spectrogram_masks,
         )
-        sound = Run(perturbation, PerturbationEstimator(levels=1), read_audio(feature_labels(utterance.features)))
+        sound = Run(perturbation, problem.eq3(), read_audio(feature_labels(utterance.features)))
         return [sound, token_run(self, problem)]

@@ -62,4 +62,4 @@ class EnergyConfig(ExplainConfig):
 def _finished(problem: Problem, sound: Tensor, token: Tensor) -> list[Maps]:
     """Return the maps of these scores of features, (K, T·C), and of decoder inputs, (K, J)."""
     audio = PatchMap.of(feature_labels(problem.utterance.features), (sound,))
-    return [Maps.of_sound(audio, problem), Maps.of_tokens(token, problem.target)]
+    return [Maps.of_sound(audio, problem), Maps.of_tokens(token, problem)]

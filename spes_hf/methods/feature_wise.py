@@ -10,7 +10,6 @@ from spes_hf.masking.perturbations import SpectrogramPerturbation, fill_values
 from spes_hf.masking.segments import feature_labels
 from spes_hf.methods.base import ExplainConfig
 from spes_hf.methods.run import Problem, Run, read_audio, token_run
-from spes_hf.scoring.eq3 import PerturbationEstimator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,5 +36,5 @@ class FeatureWiseConfig(ExplainConfig):
             mask_prob=self.spectrogram_mask_prob,
             num_masks=self.num_spectrogram_masks,
         )
-        sound = Run(perturbation, PerturbationEstimator(levels=1), read_audio(labels))
+        sound = Run(perturbation, problem.eq3(), read_audio(labels))
         return [sound, token_run(self, problem)]

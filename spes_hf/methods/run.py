@@ -33,29 +33,37 @@ class Problem:
     Attributes:
         utterance: The utterance.
         target: The output to explain.
+        valid: (K, J) bool: decoder input j comes before row k of the explanation, a token or a contrast.
         device: Where the model is.
         seed: The user's seed.
         utterance_id: What tells the utterance from the others of a corpus.
+        signed: Whether what lowers an impact counts against a row, so that scores need a zero.
         differentiable: Whether gradients pass through all of the model.
         dtype: What the model computes in.
     """
 
     utterance: Utterance
     target: Target
+    valid: Tensor
     device: torch.device
     seed: int
     utterance_id: str
+    signed: bool = False
     differentiable: bool = True
     dtype: torch.dtype = torch.float32
 
     @property
     def tokens(self) -> int:
-        """K, the number of explained tokens."""
-        return len(self.target.token_ids)
+        """K, the number of rows: explained tokens, or contrasts."""
+        return len(self.valid)
 
     def key(self, stream: str) -> int:
         """Return the key of a stream of masks."""
         return mask_key(self.seed, self.utterance_id, stream)
+
+    def eq3(self, levels: int = 1) -> PerturbationEstimator:
+        """Return the estimator of Eq. 3 for so many levels of units."""
+        return PerturbationEstimator(levels, centred=self.signed)
 
     def require_gradients(self, what: str, remedy: str) -> None:
         """Refuse a model that gradients do not pass through.
@@ -103,10 +111,10 @@ class Maps:
         return cls(audio=audio, sound_impact=unknown, reliability=Reliability.unknown(problem.tokens))
 
     @classmethod
-    def of_tokens(cls, scores: Tensor, target: Target) -> Maps:
+    def of_tokens(cls, scores: Tensor, problem: Problem) -> Maps:
         """Return a finished map of the decoder inputs, (K, J), that no masks drew."""
         unknown = torch.full((len(scores),), torch.nan, dtype=torch.float32, device="cpu")
-        return cls(token=scores.float().masked_fill(~target.valid, torch.nan), text_impact=unknown)
+        return cls(token=scores.float().masked_fill(~problem.valid, torch.nan), text_impact=unknown)
 
     @staticmethod
     def merged(parts: Iterable[Maps]) -> Maps:
@@ -277,16 +285,16 @@ def read_audio(labels: Tensor) -> Callable[[UnitScores], Maps]:
     )
 
 
-def read_tokens(target: Target) -> Callable[[UnitScores], Maps]:
+def read_tokens(problem: Problem) -> Callable[[UnitScores], Maps]:
     """Return what reads the sums of Eq. 3 over decoder inputs, of one level, as their map."""
 
     def read(scores: UnitScores) -> Maps:
         (values,), (weights,) = scores.values, scores.weights or ()
         counts = weights.expand_as(values)
-        raw = ratio(values, counts).float().masked_fill(~target.valid, torch.nan)
+        raw = ratio(values, counts).float().masked_fill(~problem.valid, torch.nan)
         # Text is what the model wrote itself.
-        written = target.valid.clone()
-        written[:, : len(target.prefix_ids)] = False
+        written = problem.valid.clone()
+        written[:, : len(problem.target.prefix_ids)] = False
         return Maps(token=raw, text_impact=ratio((values * written).sum(1), (counts * written).sum(1)).float())
 
     return read
@@ -312,7 +320,7 @@ class TokenSettings(Protocol):
 def token_run(settings: TokenSettings, problem: Problem) -> Run:
     """Return the run over previous tokens that methods share: the spectrogram is clean (§4.1.2)."""
     perturbation = token_perturbation(settings, problem, "token")
-    return Run(perturbation, PerturbationEstimator(levels=1), read_tokens(problem.target))
+    return Run(perturbation, problem.eq3(), read_tokens(problem))
 
 
 def token_perturbation(settings: TokenSettings, problem: Problem, stream: str) -> TokenPerturbation:

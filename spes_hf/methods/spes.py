@@ -30,7 +30,7 @@ from spes_hf.methods.run import (
     token_perturbation,
     token_run,
 )
-from spes_hf.scoring.eq3 import PerturbationEstimator, weighted_mean
+from spes_hf.scoring.eq3 import weighted_mean
 from spes_hf.scoring.gradient import GradientEstimator, relative
 from spes_hf.scoring.pooling import Pools, mean_of_levels, mean_of_scaled_levels
 from spes_hf.scoring.scores import UnitScores
@@ -224,7 +224,7 @@ class SpesConfig(ExplainConfig):
             return [_gradient_run(self, problem), token_run(self, problem)]
         labels = _patches(self, problem).to(problem.device)
         patches = SpectrogramPerturbation(**_spectrogram(self, problem, labels, "spectrogram"))
-        estimator = PerturbationEstimator(levels=len(labels))
+        estimator = problem.eq3(len(labels))
         goal = optional_goal(self.target_reliability)
         if self.perturb == "separate":
             return [Run(patches, estimator, read_audio(labels), goal), token_run(self, problem)]
@@ -243,7 +243,7 @@ def _read_joint(joint: JointPerturbation, labels: Tensor, problem: Problem) -> C
         values, weights = (part(0, sums) for sums in (scores.values, scores.weights or ()))
         # Tokens are the same units at every level.
         of_tokens = [(torch.stack(part(1, sums)).sum(0),) for sums in (scores.values, scores.weights or ())]
-        text = read_tokens(problem.target)(UnitScores(of_tokens[0], of_tokens[1], scores.mean_impact))
+        text = read_tokens(problem)(UnitScores(of_tokens[0], of_tokens[1], scores.mean_impact))
         # Masks that hide sound as well say nothing about text alone.
         assert text.text_impact is not None
         unknown = torch.full_like(text.text_impact, torch.nan)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import OutOfMemoryError as TorchOutOfMemoryError
 from torch import Tensor
@@ -29,22 +30,23 @@ def check_batch_size(batch_size: Any) -> int | None:
     return None if batch_size is None else int(batch_size)
 
 
-def starting_batch_size(reference: Tensor, inputs: Mapping[str, Tensor], backward: bool = False) -> int:
+def starting_batch_size(logits: int, device: torch.device, inputs: Mapping[str, Tensor], backward: bool = False) -> int:
     """Return how many perturbed copies to try at first; memory that runs out halves it.
 
     A batch pays off until the encoder's input is a few thousand frames long; beyond that it costs memory alone. On an
     accelerator the logits, (B, K, V), are what fills the memory.
 
     Args:
-        reference: (K, V) logits of one copy.
+        logits: How many logits one copy has, K · V.
+        device: Where the model is.
         inputs: The model's encoder inputs, a batch of one.
         backward: Whether backward passes follow, which need all that the forward pass computed: a quarter.
     """
     values = max(v.numel() for v in inputs.values())
-    if reference.device.type == "cpu":
+    if device.type == "cpu":
         size = max(4, min(64, 1_000_000 // values))
     else:
-        size = max(8, min(512, 2**28 // reference.numel(), 2**26 // values))
+        size = max(8, min(512, 2**28 // logits, 2**26 // values))
     return max(1, size // 4) if backward else size
 
 

@@ -18,12 +18,16 @@ class PerturbationEstimator:
 
     Args:
         levels: Number of levels.
+        centred: Whether scores are those of r_i less its mean over the masks of the level, so that 0 is no effect and
+            the sign means something. The mean moves all scores of a token alike.
     """
 
     differentiates = False
 
-    def __init__(self, levels: int):
-        # Per level (2, K + 1, F): numerators of the halves, and in the last row their denominators.
+    def __init__(self, levels: int, centred: bool = False):
+        self.centred = centred
+        # Per level (2, K + 1, F): numerators of the halves, and in the last row their denominators. Centred, one more
+        # unit is always perturbed: Σ r_i and N.
         self.sums: list[Tensor | None] = [None] * levels
 
     def backward_passes(self, level: int, rows: range) -> int:
@@ -44,6 +48,8 @@ class PerturbationEstimator:
         # Sums of tens of thousands of terms; MPS devices know no float64.
         exact = torch.float32 if impact.device.type == "mps" else torch.float64
         perturbed = 1 - masks.keep.to(exact)
+        if self.centred:
+            perturbed = torch.cat([perturbed, perturbed.new_ones(len(perturbed), 1)], dim=1)
         odd = masks.halves.to(impact.device)
         weights = torch.cat([impact.T, impact.new_ones(1, len(impact))]).to(exact)
         weights = torch.cat([weights * (1 - odd), weights * odd])
@@ -65,8 +71,17 @@ class PerturbationEstimator:
     def _gather(self, pick: Callable[[Tensor], Tensor]) -> UnitScores:
         # Levels are filled in order, so a level without masks (fewer masks than levels) can only be at the end.
         picked = [pick(sums).cpu() for sums in self.sums if sums is not None]
+        if self.centred:
+            picked = [_centred(sums) for sums in picked]
         values, weights = tuple(sums[:-1] for sums in picked), tuple(sums[-1] for sums in picked)
         return UnitScores(values, weights, weighted_mean(values, weights))
+
+
+def _centred(sums: Tensor) -> Tensor:
+    """Return sums, (K + 1, F), of impacts less their mean, from sums whose last unit is always perturbed."""
+    own, total = sums[:, :-1], sums[:, -1:]
+    mean = total[:-1] / total[-1:].clamp_min(1)
+    return torch.cat([own[:-1] - mean * own[-1:], own[-1:]])
 
 
 def weighted_mean(values: tuple[Tensor, ...], weights: tuple[Tensor, ...]) -> Tensor:

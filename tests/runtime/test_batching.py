@@ -250,8 +250,8 @@ def test_first_batch_size(device, logits, values, size):
     """Any device but a CPU counts as an accelerator, whose batches are large."""
     reference = torch.empty(logits, device=device)
     inputs = {"input_features": torch.empty(1, values, device=device), "attention_mask": torch.empty(1, 7)}
-    assert starting_batch_size(reference, inputs) == size
-    assert starting_batch_size(reference, inputs, backward=True) == max(1, size // 4)
+    assert starting_batch_size(reference.numel(), reference.device, inputs) == size
+    assert starting_batch_size(reference.numel(), reference.device, inputs, backward=True) == max(1, size // 4)
 
 
 def test_backward_passes_start_with_a_quarter_of_the_batch(small_whisper, tone):

@@ -1,0 +1,215 @@
+"""Why this and not that: how much likelier a model finds what it wrote than something else in its place.
+
+Conti et al., "The Unheard Alternative" (BlackboxNLP 2025, arXiv 2509.26543), for any words of any model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spes_hf.adapters.base import Adapter
+from spes_hf.adapters.types import Target, Utterance
+from spes_hf.finite import allowed, not_finite
+
+CONTRASTS = ("log-odds", "difference", "relative")
+"""Impacts of a contrast: the fall of log2 p(target)/p(foil), of p(target) − p(foil), of p(target)/(p(target)+p(foil)).
+
+The first is in bits; the other two are the scorers of the paper."""
+
+WORD_PROBABILITIES = ("word-boundary", "chain", "length-normalised")
+"""Probabilities of a word: that of its tokens and of a word's end behind them; of its tokens; their geometric mean."""
+
+NOTHING = "(nothing)"
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """What a model wrote at one place, and what it might have written there.
+
+    Target and foil share the text in front of them. Where one of the two has no words, the next word that both texts
+    have, or the end, belongs to both: the model wrote "the the cat" and not "the cat".
+
+    Attributes:
+        target: The words that the model wrote; "(nothing)" where it wrote none.
+        foil: The words that it did not write; "(nothing)" where there are none.
+        start: Index, among the explained tokens, of the first token of both.
+        target_ids: Tokens of the target.
+        foil_ids: Tokens of the foil.
+        words_end: Whether both are words, which end behind their tokens; false for single tokens and where the output
+            ends with both.
+        tokens: Indices of the explained tokens that make the target's own words; empty where it has none.
+        question: Index of the foil, among several, that the contrast belongs to.
+        target_log2: log2 of the probability that the model gives the target; NaN where it was not asked.
+        foil_log2: The same of the foil.
+    """
+
+    target: str
+    foil: str
+    start: int
+    target_ids: tuple[int, ...]
+    foil_ids: tuple[int, ...]
+    words_end: bool = True
+    tokens: tuple[int, ...] = ()
+    question: int = 0
+    target_log2: float = math.nan
+    foil_log2: float = math.nan
+
+    @property
+    def log_odds(self) -> float:
+        """log2 of how much likelier the model finds the target than the foil; below 0: it prefers the foil."""
+        return self.target_log2 - self.foil_log2
+
+    @property
+    def name(self) -> str:
+        """The contrast in words: "country, not county"."""
+        return f"{self.target}, not {self.foil}"
+
+    def swapped(self) -> Contrast:
+        """Return the contrast with target and foil exchanged; its text is that of the foil."""
+        own = tuple(range(self.start, self.start + len(self.foil_ids)))
+        return Contrast(
+            self.foil,
+            self.target,
+            self.start,
+            self.foil_ids,
+            self.target_ids,
+            self.words_end,
+            own,
+            self.question,
+            self.foil_log2,
+            self.target_log2,
+        )
+
+
+@dataclass(frozen=True)
+class Odds:
+    """How likely a model finds target and foil of every contrast.
+
+    Attributes:
+        target: (B, C) natural logarithm of the probability of the target.
+        foil: (B, C) the same of the foil.
+    """
+
+    target: Tensor
+    foil: Tensor
+
+    @property
+    def bits(self) -> Tensor:
+        """(B, C) log2 of how much likelier the target is than the foil; below 0: the foil is likelier."""
+        return (self.target - self.foil) / math.log(2)
+
+    def score(self, contrast: str) -> Tensor:
+        """Return the score of a name in `CONTRASTS`, (B, C)."""
+        if contrast == "log-odds":
+            return self.bits
+        if contrast == "difference":
+            return self.target.exp() - self.foil.exp()
+        return (self.target - self.foil).sigmoid()
+
+
+@dataclass
+class ContrastReader:
+    """Reads off a model how likely it finds the targets and the foils of some contrasts.
+
+    Sound is encoded once for all of them; each different run of tokens behind each different text takes a pass through
+    the decoder. For a foil with one difference that is one pass through the encoder and two through the decoder.
+
+    Args:
+        adapter: Of the model.
+        utterance: What it hears.
+        target: What it wrote.
+        contrasts: C contrasts.
+        word_probability: A name in `WORD_PROBABILITIES`.
+        states: (1, S, D) the encoder's output for the clean sound.
+        cross: What `Adapter.cross_attention` returned for them.
+    """
+
+    adapter: Adapter
+    utterance: Utterance
+    target: Target
+    contrasts: Sequence[Contrast]
+    word_probability: str = "word-boundary"
+    states: Tensor | None = None
+    cross: Any = None
+    _ends: Tensor | None = field(default=None, init=False, repr=False)
+
+    def odds(self, features: Tensor | None = None, token_keep: Tensor | None = None) -> Odds:
+        """Return how likely the model finds targets and foils.
+
+        Args:
+            features: (B, T, C) perturbed spectrograms on the model's device; None: the clean one.
+            token_keep: (B, J) which decoder inputs to keep; None: all. Tokens of target and foil are always kept.
+        """
+        states, cross = self.states, self.cross
+        if features is not None:
+            inputs = self.adapter.model_inputs(self.utterance, features)
+            states, cross = self.adapter.encoder_states(inputs), None
+        found: dict[tuple[Any, ...], Tensor] = {}
+        for key in self._runs():
+            if key not in found:
+                found[key] = self._log_probability(*key, states, cross, token_keep)
+        each = [found[key] for key in self._runs()]
+        return Odds(torch.stack(each[::2], dim=1), torch.stack(each[1::2], dim=1))
+
+    @property
+    def logits_shape(self) -> tuple[int, int]:
+        """Number of logits for one copy: tokens of all targets and foils, and of the vocabulary."""
+        vocabulary = self.adapter.model.config.get_text_config(decoder=True).vocab_size
+        return sum(start + len(ids) + 1 for start, ids, _ in set(self._runs())), int(vocabulary)
+
+    def _runs(self) -> Iterator[tuple[int, tuple[int, ...], bool]]:
+        """Yield start, tokens and whether a word's end counts: target, foil, target, foil, …."""
+        bounded = self.word_probability == "word-boundary"
+        for contrast in self.contrasts:
+            for ids in (contrast.target_ids, contrast.foil_ids):
+                yield contrast.start, ids, contrast.words_end and bounded
+
+    def _log_probability(
+        self,
+        start: int,
+        ids: tuple[int, ...],
+        word_ends: bool,
+        states: Tensor | None,
+        cross: Any,
+        token_keep: Tensor | None,
+    ) -> Tensor:
+        """Return log p of tokens behind the first ``start`` explained ones, (B,) float32."""
+        own = torch.tensor(ids, dtype=torch.int64, device="cpu")
+        # The last token is no decoder input; where a word's end counts, one more place is looked at.
+        tail = [own, own[-1:]] if word_ends else [own]
+        text = Target(self.target.prefix_ids, torch.cat([self.target.token_ids[:start], *tail]), complete=True)
+        if token_keep is not None:
+            before = len(self.target.prefix_ids) + start
+            rest = token_keep.new_ones(len(token_keep), len(text.context_ids) - before)
+            token_keep = torch.cat([token_keep[:, :before], rest], dim=1)
+        logits = self.adapter.logits(self.utterance, text, token_keep=token_keep, states=states, cross=cross)[:, start:]
+        log_p = allowed(logits).float().log_softmax(-1)
+        chosen = log_p[:, : len(ids)].gather(-1, own.to(log_p.device).expand(len(log_p), -1)[..., None]).squeeze(-1)
+        total = chosen.mean(1) if self.word_probability == "length-normalised" else chosen.sum(1)
+        if word_ends:
+            total = total + log_p[:, len(ids)][:, self._word_ends(log_p)].logsumexp(-1)
+        return total
+
+    def _word_ends(self, logits: Tensor) -> Tensor:
+        """Return the tokens that show that the word in front of them is complete."""
+        if self._ends is None:
+            ends = self.adapter.word_ends(logits.shape[-1])
+            self._ends = ends.nonzero()[:, 0].to(logits.device)
+        return self._ends
+
+
+def check_odds(odds: Odds, what: str, dtype: torch.dtype) -> Odds:
+    """Return odds that are finite.
+
+    Raises:
+        NumericsError: If they are not.
+    """
+    if not bool(odds.target.isfinite().all() and odds.foil.isfinite().all()):
+        raise not_finite(what, dtype)
+    return odds

@@ -1,0 +1,174 @@
+"""What is explained: every token that a model wrote, or what it wrote against what it might have written."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spes_hf.adapters.base import Adapter
+from spes_hf.adapters.types import Target, Utterance
+from spes_hf.finite import not_finite
+from spes_hf.masking.perturbations import fill_values
+from spes_hf.scoring.contrast import Contrast, ContrastReader, Odds, check_odds
+from spes_hf.scoring.evidence import Evidence, measure_evidence
+from spes_hf.scoring.impact import make_impact
+
+
+class Objective(ABC):
+    """Runs the model on perturbed input and says how far each of R rows of the explanation moves.
+
+    Attributes:
+        signed: Whether a negative impact counts against the row, so that maps need a zero.
+        passes: Passes that it takes besides those under masks: the clean one, and those without sound and text.
+    """
+
+    signed: bool = False
+    passes: int = 3
+
+    @property
+    @abstractmethod
+    def valid(self) -> Tensor:
+        """(R, J) bool: decoder input j comes before row r."""
+
+    @property
+    @abstractmethod
+    def logits_shape(self) -> tuple[int, int]:
+        """How many logits one copy has: by token, and by the vocabulary."""
+
+    @abstractmethod
+    def __call__(self, features: Tensor | None = None, token_keep: Tensor | None = None) -> Tensor:
+        """Return the impacts, (B, R) float32, of perturbed spectrograms, (B, T, C), or decoder inputs, (B, J)."""
+
+    @abstractmethod
+    def evidence(self, fill: Any) -> Evidence:
+        """Return what all of the sound, and all of the written text, said of each row."""
+
+
+class TokenObjective(Objective):
+    """How far the distribution of every explained token moves (§4.2).
+
+    Args:
+        adapter: Of the model.
+        utterance: What it hears.
+        target: What it wrote.
+        impact: A name in `spes_hf.scoring.impact.IMPACTS`.
+        dtype: What the model computes in, for errors.
+    """
+
+    def __init__(self, adapter: Adapter, utterance: Utterance, target: Target, impact: str, dtype: torch.dtype):
+        self.adapter, self.utterance, self.target = adapter, utterance, target
+        with torch.no_grad():
+            self.states = adapter.encoder_states(utterance.inputs)
+            self.reference = adapter.logits(utterance, target, states=self.states)[0]
+            self.cross = adapter.cross_attention(utterance, target, self.states)
+        self.impact = make_impact(impact, self.reference, target.token_ids.to(adapter.device), dtype)
+
+    @property
+    def valid(self) -> Tensor:
+        """(K, J) bool: decoder input j comes before token k."""
+        return self.target.valid
+
+    @property
+    def logits_shape(self) -> tuple[int, int]:
+        """(K, V)."""
+        return (self.reference.shape[0], self.reference.shape[1])
+
+    def __call__(self, features: Tensor | None = None, token_keep: Tensor | None = None) -> Tensor:
+        """Return the impacts on the K tokens, (B, K)."""
+        logits = self.adapter.logits(self.utterance, self.target, features, token_keep, self.states, self.cross)
+        return self.impact(logits)
+
+    def evidence(self, fill: Any) -> Evidence:
+        """Return what sound and text said of each token."""
+        return measure_evidence(
+            self.adapter, self.utterance, self.target, self.reference, fill, self.states, self.cross
+        )
+
+
+class ContrastObjective(Objective):
+    """How far the model moves from what it wrote towards a foil (Conti et al., 2025).
+
+    Args:
+        adapter: Of the model.
+        utterance: What it hears.
+        target: What it wrote.
+        contrasts: C contrasts.
+        impact: A name in `spes_hf.scoring.contrast.CONTRASTS`.
+        word_probability: A name in `spes_hf.scoring.contrast.WORD_PROBABILITIES`.
+        dtype: What the model computes in, for errors.
+
+    Raises:
+        NumericsError: If the model finds target or foil impossible, or its logits are NaN.
+    """
+
+    signed = True
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        utterance: Utterance,
+        target: Target,
+        contrasts: Sequence[Contrast],
+        impact: str = "log-odds",
+        word_probability: str = "word-boundary",
+        dtype: torch.dtype = torch.float32,
+    ):
+        self.adapter, self.utterance, self.target = adapter, utterance, target
+        self.contrasts, self.impact, self.dtype = tuple(contrasts), impact, dtype
+        with torch.no_grad():
+            states = adapter.encoder_states(utterance.inputs)
+            cross = adapter.cross_attention(utterance, target, states)
+            self.reader = ContrastReader(adapter, utterance, target, self.contrasts, word_probability, states, cross)
+            self.odds: Odds = check_odds(self.reader.odds(), "log-probabilities of target and foil", dtype)
+        self.clean = self.odds.score(impact)
+
+    @property
+    def valid(self) -> Tensor:
+        """(C, J) bool: decoder input j comes before target and foil."""
+        inputs = torch.arange(len(self.target.context_ids), dtype=torch.int64, device="cpu")
+        starts = torch.tensor([c.start for c in self.contrasts], dtype=torch.int64, device="cpu")
+        return inputs < len(self.target.prefix_ids) + starts[:, None]
+
+    @property
+    def logits_shape(self) -> tuple[int, int]:
+        """Tokens of all targets and foils, and of the vocabulary."""
+        return self.reader.logits_shape
+
+    def __call__(self, features: Tensor | None = None, token_keep: Tensor | None = None) -> Tensor:
+        """Return the falls of the score, (B, C).
+
+        Raises:
+            NumericsError: If the logits are no distribution.
+        """
+        impact = self.clean - self.reader.odds(features, token_keep).score(self.impact)
+        if impact.device.type == "cpu" and not bool(impact.detach().isfinite().all()):
+            raise not_finite("logits under masks", self.dtype)
+        return impact
+
+    @property
+    def measured(self) -> tuple[Contrast, ...]:
+        """The contrasts with the probabilities that the model gives target and foil."""
+        target, foil = (values[0].double() / math.log(2) for values in (self.odds.target, self.odds.foil))
+        measured = zip(self.contrasts, target.tolist(), foil.tolist(), strict=True)
+        return tuple(replace(contrast, target_log2=t, foil_log2=f) for contrast, t, f in measured)
+
+    def bits(self, features: Tensor | None = None, token_keep: Tensor | None = None) -> Tensor:
+        """Return the log-odds of target against foil for perturbed input, (B, C) in bits."""
+        with torch.no_grad():
+            return self.reader.odds(features, token_keep).bits
+
+    def evidence(self, fill: Any) -> Evidence:
+        """Return the probabilities of the targets, and how many bits of their log-odds came from sound and text."""
+        features, device = self.utterance.features, self.adapter.device
+        silence = fill_values(fill, features).expand_as(features)[None].to(device)
+        keep = torch.ones(1, len(self.target.context_ids), dtype=torch.bool, device=device)
+        keep[:, len(self.target.prefix_ids) :] = False
+        own = self.odds.bits[0]
+        sound, text = (own - self.bits(**inputs)[0] for inputs in ({"features": silence}, {"token_keep": keep}))
+        return Evidence(self.odds.target[0].exp().float().cpu(), sound.float().cpu(), text.float().cpu())
