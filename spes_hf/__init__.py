@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from spes_hf.adapters import get_adapter, list_adapters, register_adapter
     from spes_hf.corpora.mustc import load_mustc
     from spes_hf.corpora.transforms import Explain, SoundCheck
+    from spes_hf.diagnosing import Diagnoser, diagnose
     from spes_hf.engine import Explainer, explain
     from spes_hf.errors import (
         AudioError,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from spes_hf.explanation import Explanation
+    from spes_hf.explanation.diagnosis import Diagnosis, WordError
     from spes_hf.hearing import Hearing, SoundChecker, sound_check
     from spes_hf.jobs.run import explain_dataset
     from spes_hf.methods import (
@@ -46,6 +48,8 @@ _HOME = {
     "CaptumConfig": "spes_hf.methods",
     "ConfigError": "spes_hf.errors",
     "Deletion": "spes_hf.metrics",
+    "Diagnoser": "spes_hf.diagnosing",
+    "Diagnosis": "spes_hf.explanation.diagnosis",
     "EnergyConfig": "spes_hf.methods",
     "Explain": "spes_hf.corpora.transforms",
     "ExplainConfig": "spes_hf.methods",
@@ -65,7 +69,9 @@ _HOME = {
     "SpesConfig": "spes_hf.methods",
     "SpesError": "spes_hf.errors",
     "UnsupportedModelError": "spes_hf.errors",
+    "WordError": "spes_hf.explanation.diagnosis",
     "ablations": "spes_hf.methods",
+    "diagnose": "spes_hf.diagnosing",
     "explain": "spes_hf.engine",
     "explain_dataset": "spes_hf.jobs.run",
     "get_adapter": "spes_hf.adapters",
@@ -83,6 +89,8 @@ __all__ = [
     "CaptumConfig",
     "ConfigError",
     "Deletion",
+    "Diagnoser",
+    "Diagnosis",
     "EnergyConfig",
     "Explain",
     "ExplainConfig",
@@ -102,8 +110,10 @@ __all__ = [
     "SpesConfig",
     "SpesError",
     "UnsupportedModelError",
+    "WordError",
     "__version__",
     "ablations",
+    "diagnose",
     "explain",
     "explain_dataset",
     "get_adapter",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from spes_hf.adapters import Target, Utterance, get_adapter
-from spes_hf.adapters.output import output_of
-from spes_hf.audio.load import load_audio
+from spes_hf.adapters import GenerationOptions, Target, Utterance, get_adapter
+from spes_hf.adapters.output import Output, output_of
+from spes_hf.audio.load import Waveform, load_audio
 from spes_hf.checks import check_whole
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
@@ -167,14 +167,62 @@ class Explainer:
         config = self.config.with_impact_for(text is not None, foil is not None)
         waveform = load_audio(audio, self.adapter.sampling_rate, sampling_rate)
         started = time.perf_counter()
+        with self.output(waveform, options, text, utterance_id) as output:
+            contrasts = None if foil is None else contrasts_of(self.adapter, output.target, foil)
+            found = self._find(config, output.utterance, output.target, utterance_id, contrasts)
+        return self._explained(output, found, config, options, utterance_id, text is not None, foil, started)
+
+    @contextmanager
+    def output(
+        self, waveform: Waveform, options: GenerationOptions, text: str | None, utterance_id: str
+    ) -> Iterator[Output]:
+        """Have the model write, and look into it while nobody else does; see `spes_hf.adapters.output.output_of`."""
         seed = mask_key(self.seed, utterance_id, "generate")
         with (
             _shared_graphs() if self.compile else nullcontext(),
             output_of(self.adapter, waveform, options, text, seed, self._precision()) as output,
         ):
-            utterance, target = output.utterance, output.target
-            contrasts = None if foil is None else contrasts_of(self.adapter, target, foil)
-            found = self._find(config, utterance, target, utterance_id, contrasts)
+            yield output
+
+    def of_output(
+        self,
+        output: Output,
+        options: GenerationOptions,
+        utterance_id: str,
+        config: ExplainConfig | None = None,
+        contrasts: tuple[Contrast, ...] | None = None,
+        foil: Foil | None = None,
+        text_given: bool = False,
+    ) -> Explanation:
+        """Return the explanation of an output that `output` yields.
+
+        Args:
+            output: What the model wrote.
+            options: How it wrote.
+            utterance_id: Gives every utterance of a corpus masks of its own.
+            config: Method and settings instead of the explainer's.
+            contrasts: What to explain instead of tokens.
+            foil: Where the contrasts come from, for the provenance.
+            text_given: Whether the text was given.
+        """
+        started = time.perf_counter()
+        config = (self.config if config is None else config).with_impact_for(text_given, contrasts is not None)
+        found = self._find(config, output.utterance, output.target, utterance_id, contrasts)
+        return self._explained(output, found, config, options, utterance_id, text_given, foil, started)
+
+    def _explained(
+        self,
+        output: Output,
+        found: _Found,
+        config: ExplainConfig,
+        options: GenerationOptions,
+        utterance_id: str,
+        text_given: bool,
+        foil: Foil | None,
+        started: float,
+    ) -> Explanation:
+        """Return the explanation that was found, with its provenance."""
+        utterance, target = output.utterance, output.target
         provenance = describe(
             self.adapter,
             config,
@@ -184,7 +232,7 @@ class Explainer:
             found.maps,
             seed=self.seed,
             utterance_id=utterance_id,
-            text_given=text is not None,
+            text_given=text_given,
             foil=foil,
             autocast=self.autocast,
             compiled=self.compile,

@@ -101,7 +101,7 @@ def differing(adapter: Adapter, words: Words, text: str, argument: str) -> list[
     """
     if not isinstance(text, str) or not any(normalise(word) for word in text.split()):
         raise ConfigError(f"{argument} is {text!r}, which has no word; pass the words of the other text")
-    own, others = [words.texts[i] for i in words.spoken], _words_of_text(adapter, text)
+    own, others = [words.texts[i] for i in words.spoken], words_of_text(adapter, text)
     found, written = differences(own, others), " ".join(own)
     if not found and argument == "foil":
         found = differences(own, others, exact=True)
@@ -246,7 +246,7 @@ def _ids(adapter: Adapter, text: str, spaced: bool, argument: str) -> tuple[int,
     return tuple(ids)
 
 
-def _words_of_text(adapter: Adapter, text: str) -> list[str]:
+def words_of_text(adapter: Adapter, text: str) -> list[str]:
     """Return the words of a text that have a letter or digit, divided as those of an output."""
     if spaceless_script([text]):  # every token is a word
         pieces = adapter.pieces(torch.tensor(adapter.text_ids(text), dtype=torch.int64, device="cpu"))

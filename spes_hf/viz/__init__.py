@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from spes_hf.explanation import Explanation
+    from spes_hf.explanation.diagnosis import Diagnosis
 
-__all__ = ["notebook_html", "plot_saliency", "plot_tokens", "write_html"]
+__all__ = ["notebook_html", "plot_saliency", "plot_tokens", "write_diagnosis_html", "write_html"]
 
 
 def plot_saliency(explanation: Explanation, token: int | str | None = None) -> tuple[Figure, Sequence[Axes]]:
@@ -66,6 +67,18 @@ def write_html(explanation: Explanation, path: str | Path) -> Path:
     from spes_hf.viz import report
 
     return report.write_html(explanation, Path(path))
+
+
+def write_diagnosis_html(diagnosis: Diagnosis, path: str | Path) -> Path:
+    """Write one self-contained page with both texts and every error, and return its path.
+
+    Args:
+        diagnosis: What went wrong.
+        path: File to write; folders on the way are made.
+    """
+    from spes_hf.viz import diagnosis_page
+
+    return diagnosis_page.write_html(diagnosis, Path(path))
 
 
 def notebook_html(explanation: Explanation) -> str:

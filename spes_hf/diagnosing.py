@@ -1,0 +1,330 @@
+"""Whose fault is it? Every error of a transcript traced to the sound, to the context, or to nothing at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spes_hf.adapters import GenerationOptions
+from spes_hf.adapters.output import Output
+from spes_hf.audio.load import load_audio
+from spes_hf.differences import Difference
+from spes_hf.engine import Explainer
+from spes_hf.errors import ConfigError
+from spes_hf.explanation import Explanation
+from spes_hf.explanation.diagnosis import Diagnosis, ErrorKind, WordError
+from spes_hf.explanation.stretches import Stretch, joined, peak_stretch, profiles_in_time, stretches_in_order
+from spes_hf.masking.draw import mask_key, uniform
+from spes_hf.methods import SpesConfig
+from spes_hf.scoring.contrast import Contrast
+from spes_hf.scoring.foils import Words, contrast_at, differing, words_of_text
+from spes_hf.scoring.objective import ContrastObjective
+
+# Masks for the maps that say when each token was heard.
+_ALIGNMENT_MASKS = 2
+_ALIGNMENT_MASKS_EQ3 = 500
+
+# Ways of putting the frames of a stretch in another order, whose mean is taken.
+_ORDERS = 8
+
+# Of both ends of a stretch: what is left out, since its neighbours reach into it.
+_EDGE = 0.15
+
+
+def diagnose(
+    model: Any,
+    processor: Any = None,
+    audio: Any = None,
+    reference: str | None = None,
+    sampling_rate: int | None = None,
+    config: SpesConfig | None = None,
+    language: str | None = None,
+    task: str | None = None,
+    tgt_lang: str | None = None,
+    text: str | None = None,
+    generate_kwargs: Mapping[str, Any] | None = None,
+    times: Sequence[Stretch] | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Diagnosis:
+    """Return for every error of what the model writes whether it was misheard, guessed or not heard.
+
+    Text and reference are aligned over words, case and punctuation left aside. Of each error, the log-odds of what was
+    written against what was said (`explain` with the reference as foil) are parted into *context* and *evidence*: the
+    context is what remains when the frames of the words' own stretch of sound are put in random order, which keeps its
+    loudness and colour and leaves no word to hear; the evidence is what the stretch adds. Fill values instead would be
+    heard as a pause, and make noise look like a word.
+
+    Args:
+        model: As for `explain`, like all that is not said here.
+        processor: Its processor.
+        audio: What it hears.
+        reference: What was said. Of a translation, a variant of the same sentence.
+        sampling_rate: Of bare samples, in Hz.
+        config: Method and settings of the maps; None for `SpesConfig()`.
+        language: Language of the speech.
+        task: "transcribe" or "translate".
+        tgt_lang: Language of the text.
+        text: Diagnose this text instead of what the model generates.
+        generate_kwargs: Further arguments of ``model.generate()``.
+        times: Start and end of every word of the reference, in seconds, where they are known. Otherwise each token's
+            own map says when it was heard, or, where tokens are not heard in order (translation), the contrast's.
+        batch_size: Perturbed copies in one forward pass.
+        seed: Same seed, same masks.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
+        AudioError: If the audio cannot be read, or is too short or too long.
+        ConfigError: If an argument has a value outside what is allowed; if the reference is empty or has no word in
+            common with the text.
+
+    Examples:
+        >>> print(diagnose(model, processor, "clip.wav", "ask not what your county can do"))  # doctest: +SKIP
+        'ask not what your country can do': 1 errors (1 misheard), WER 14%
+          country, said county: misheard; +9.1 bits = +0.9 context +8.2 from the sound at 1.42–1.90 s …
+    """
+    diagnoser = Diagnoser(model, processor, config, batch_size=batch_size, seed=seed, progress=progress)
+    return diagnoser(
+        audio,
+        reference,
+        sampling_rate=sampling_rate,
+        language=language,
+        task=task,
+        tgt_lang=tgt_lang,
+        text=text,
+        generate_kwargs=generate_kwargs,
+        times=times,
+    )
+
+
+class Diagnoser:
+    """`diagnose` for many utterances: checks model, processor and config once.
+
+    Args:
+        model: A speech-to-text model of a known family, or a pipeline; left exactly as it was.
+        processor: Its processor.
+        config: Method and settings of the maps; None for `SpesConfig()`.
+        batch_size: Perturbed copies in one forward pass; None: found automatically.
+        seed: Same seed, same masks.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
+        ConfigError: If config, batch size or seed are outside what is allowed.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any = None,
+        config: SpesConfig | None = None,
+        *,
+        batch_size: int | None = None,
+        seed: int = 0,
+        progress: bool = True,
+    ):
+        self.explainer = Explainer(model, processor, config, batch_size=batch_size, seed=seed, progress=progress)
+        self.explainer.config.with_impact_for(text_given=False, foil=True)  # refuses what goes without a foil alone
+        self.adapter = self.explainer.adapter
+        settings: dict[str, Any] = {"num_spectrogram_masks": _ALIGNMENT_MASKS, "masks_per_token": _ALIGNMENT_MASKS}
+        if not self.adapter.differentiable:
+            settings = {"estimator": "perturbation", "num_spectrogram_masks": _ALIGNMENT_MASKS_EQ3}
+        self.alignment = SpesConfig(impact="log-probability", num_token_masks=1, **settings)
+
+    def __call__(
+        self,
+        audio: Any,
+        reference: Any,
+        *,
+        sampling_rate: int | None = None,
+        language: str | None = None,
+        task: str | None = None,
+        tgt_lang: str | None = None,
+        text: str | None = None,
+        generate_kwargs: Mapping[str, Any] | None = None,
+        times: Sequence[Stretch] | None = None,
+        utterance_id: str = "",
+    ) -> Diagnosis:
+        """Return the diagnosis of one utterance; arguments are those of `diagnose`."""
+        adapter, explainer = self.adapter, self.explainer
+        options = adapter.options_of(language, task, tgt_lang, generate_kwargs, text_given=text is not None)
+        if not isinstance(reference, str) or not reference.strip():
+            raise ConfigError(f"reference is {reference!r}; pass the words that were said")
+        said = tuple(words_of_text(adapter, reference))
+        _check_times(times, said)
+        waveform = load_audio(audio, adapter.sampling_rate, sampling_rate)
+        with explainer.output(waveform, options, text, utterance_id) as output:
+            words = Words.of(adapter, output.target.token_ids)
+            parts = differing(adapter, words, reference, "reference")
+            errors, contrasts = self._contrasts(output, words, parts)
+            explanation = None
+            if contrasts:
+                explanation = explainer.of_output(
+                    output, options, utterance_id, None, contrasts, reference, text is not None
+                )
+                translation = options.task == "translate" or options.tgt_lang is not None
+                known = times is not None or translation
+                heard = None if known else self._heard(output, options, utterance_id)
+                errors = self._measured(output, words, errors, explanation, contrasts, heard, times, utterance_id)
+        return Diagnosis(
+            adapter.text(output.target.token_ids), reference, words.texts, said, tuple(errors), explanation
+        )
+
+    def _contrasts(
+        self, output: Output, words: Words, parts: Sequence[tuple[Difference, tuple[str, ...]]]
+    ) -> tuple[list[WordError], tuple[Contrast, ...]]:
+        """Return the errors, and the contrasts of those that can be looked into."""
+        errors: list[WordError] = []
+        contrasts: list[Contrast] = []
+        for here, others in parts:
+            error = WordError(
+                kind=_kind(here),
+                written=" ".join(words.texts[words.spoken[i]] for i in here.first),
+                said=" ".join(others),
+                written_words=tuple(words.spoken[i] for i in here.first),
+                said_words=tuple(here.second),
+            )
+            try:
+                contrast = contrast_at(self.adapter, output.target, words, here, others, "reference")
+            except ConfigError as why:  # words that the model cannot write: the other errors are looked into
+                errors.append(replace(error, why_not=str(why)))
+                continue
+            errors.append(replace(error, row=len(contrasts)))
+            contrasts.append(contrast)
+        return errors, tuple(contrasts)
+
+    def _heard(self, output: Output, options: GenerationOptions, utterance_id: str) -> dict[int, np.ndarray]:
+        """Return what speaks for each token, by time."""
+        return profiles_in_time(self.explainer.of_output(output, options, utterance_id, self.alignment))
+
+    def _measured(
+        self,
+        output: Output,
+        words: Words,
+        errors: Sequence[WordError],
+        explanation: Explanation,
+        contrasts: tuple[Contrast, ...],
+        heard: dict[int, np.ndarray] | None,
+        times: Sequence[Stretch] | None,
+        utterance_id: str,
+    ) -> list[WordError]:
+        """Return the errors with their bits."""
+        utterance, target = output.utterance, output.target
+        objective = ContrastObjective(self.adapter, utterance, target, contrasts)
+        own, sound = objective.odds, explanation.sound_bits
+        found = []
+        for error in errors:
+            if error.row is None:
+                found.append(error)
+                continue
+            row = error.row
+            stretch = _stretch(error, contrasts[row], words, explanation, heard, times)
+            edge = 0.0 if times is not None else _EDGE
+            key = self._key(utterance_id, row)
+            features = shuffled(utterance.features, utterance.times, stretch, key, edge)
+            with torch.no_grad():
+                reader = replace(objective.reader, contrasts=contrasts[row : row + 1])
+                odds = [reader.odds(part.to(self.adapter.device)) for part in features.split(4)]
+            written, said = (
+                (getattr(own, name)[0, row] - torch.cat([getattr(o, name)[:, 0] for o in odds])).double().cpu()
+                / math.log(2)
+                for name in ("target", "foil")
+            )
+            evidence = written - said
+            log_odds = float(own.bits[0, row])
+            found.append(
+                replace(
+                    error,
+                    log_odds=log_odds,
+                    context=log_odds - float(evidence.mean()),
+                    evidence=float(evidence.mean()),
+                    without_sound=log_odds - float(sound[row]),
+                    written_evidence=float(written.mean()),
+                    said_evidence=float(said.mean()),
+                    deviation=float(evidence.std() / math.sqrt(len(evidence))),
+                    stretch=stretch,
+                    reliability=float(explanation.reliability.tokens[row]),
+                )
+            )
+        return found
+
+    def _key(self, utterance_id: str, row: int) -> int:
+        return mask_key(self.explainer.seed, utterance_id, f"orders/{row}")
+
+
+def shuffled(features: Tensor, times: Tensor, stretch: Stretch, key: int, edge: float = 0.0) -> Tensor:
+    """Return spectrograms, (N, T, C), whose frames of one stretch are in another order.
+
+    The stretch keeps its loudness and its colour, and what was to hear in it is gone.
+
+    Args:
+        features: (T, C).
+        times: (T,) in seconds.
+        stretch: Start and end, in seconds.
+        key: Of the random orders.
+        edge: Share of the stretch, on each side, that stays as it is.
+    """
+    start, end = stretch
+    margin = edge * (end - start)
+    inside = ((times >= start + margin) & (times <= end - margin)).nonzero()[:, 0]
+    found = features.expand(_ORDERS, -1, -1).clone()
+    if len(inside) > 1:
+        for i, numbers in enumerate(torch.from_numpy(uniform(key, 0, _ORDERS, len(inside)))):
+            found[i, inside] = features[inside[numbers.argsort()]]
+    return found
+
+
+def _stretch(
+    error: WordError,
+    contrast: Contrast,
+    words: Words,
+    explanation: Explanation,
+    heard: dict[int, np.ndarray] | None,
+    times: Sequence[Stretch] | None,
+) -> Stretch:
+    """Return the stretch of sound that belongs to the words of an error."""
+    evidence = explanation.evidence(error.row)
+    if times is not None and error.said_words:
+        own = joined(times[i] for i in error.said_words)
+        return own or peak_stretch(evidence, explanation.times)
+    # Where the sound speaks for the words or against them, the contrast knows better than their own maps.
+    own_profile = evidence.abs().sum(1).double().numpy()
+    profiles = None if heard is None else {**heard, **dict.fromkeys(contrast.tokens, own_profile)}
+    cut = None if profiles is None else stretches_in_order(profiles, explanation.times)
+    if cut is None:
+        return peak_stretch(evidence, explanation.times)
+    own = joined(cut[k] for k in contrast.tokens if k in cut)
+    if own is not None:
+        return own
+    # A word that was not written lies between the middles of its neighbours.
+    before, after = (joined([cut[k]] if k in cut else []) for k in (contrast.start - 1, contrast.start))
+    start = float(explanation.times[0]) if before is None else sum(before) / 2
+    end = float(explanation.times[-1]) if after is None else sum(after) / 2
+    return peak_stretch(evidence, explanation.times, (start, end)) if end > start else (end, start)
+
+
+def _kind(here: Difference) -> ErrorKind:
+    if not here.second:
+        return "insertion"
+    if not here.first:
+        return "deletion"
+    return "substitution" if len(here.first) == len(here.second) else "several words"
+
+
+def _check_times(times: Any, said: Sequence[str]) -> None:
+    if times is None:
+        return
+    pairs = [tuple(entry) for entry in times]
+    if len(pairs) != len(said):
+        raise ConfigError(f"times has {len(pairs)} entries, but the reference has {len(said)} words; pass one for each")
+    wrong = [pair for pair in pairs if len(pair) != 2 or not 0 <= pair[0] < pair[1] < math.inf]
+    if wrong:
+        raise ConfigError(f"times holds {wrong[0]!r}; allowed: (start, end) in seconds, the start below the end")
