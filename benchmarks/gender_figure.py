@@ -20,9 +20,9 @@ KINDS = {
 }
 TITLES = {
     "voice": '"I am tired"\n(voice alone)',
-    "noun before": '"As a mother (father)\nI am tired"',
-    "noun after": '"I am tired because I\nam the mother of Tom"',
-    "pronoun": '"Tom says that\nshe (he) is tired"',
+    "noun before": '"As a mother\nI am tired"',
+    "noun after": '"I am tired because\nI am a mother"',
+    "pronoun": '"Tom says that\nshe is tired"',
     "third-person noun": '"The mother of\nTom is tired"',
 }
 
@@ -84,7 +84,7 @@ def _sweep(ax: Axes, sweep: dict[str, Any]) -> None:
         heard = [
             100 * f["mean"] if f["mean"] is not None else np.nan for f in sweep[f"feminine, {gender} heard in training"]
         ]
-        ax.plot(sweep["pitch"], heard, "--", color=colour, label=f"{name} voices heard in training")
+        ax.plot(sweep["pitch"], heard, "--", color=colour, label=f"{name} voices of the training")
     ax.set_xscale("log")
     ticks = [80, 100, 120, 150, 200, 250, 300]
     ax.set_xticks(ticks, [str(t) for t in ticks])
@@ -93,9 +93,7 @@ def _sweep(ax: Axes, sweep: dict[str, Any]) -> None:
     ax.set_ylim(-4, 104)
     ax.set_xlabel("median pitch, Hz")
     ax.set_ylabel("feminine endings, %")
-    ax.set_title(
-        "Pitch alone, all else of the voice kept, flips few endings", loc="left", fontsize=11, fontweight="bold"
-    )
+    ax.set_title("Pitch alone makes no man's voice a woman's", loc="left", fontsize=11, fontweight="bold")
     ax.legend(fontsize=8.5, frameon=False, loc="center left", bbox_to_anchor=(0.0, 0.62))
 
 
