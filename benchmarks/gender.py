@@ -1,7 +1,7 @@
 """Does a translator take the gender of an adjective from the voice or from a word, and do the maps say which?
 
     python recipes/train_tiny_models.py corpus --work WORK --speaker-gender --sentences 5000
-    python recipes/train_tiny_models.py train --work WORK --assets WORK --family seamless --minutes 40 \
+    python recipes/train_tiny_models.py train --work WORK --assets WORK --family seamless --minutes 40 --threads 1 \
         --init spes_hf/assets/tiny/seamless-en-de-es
     python benchmarks/gender.py --work WORK            # all parts: write, sweep, maps
     python benchmarks/gender.py --work WORK --report   # tables and figure of what is there
