@@ -17,7 +17,7 @@ ErrorVerdict = Literal["misheard", "guessed", "not heard", "unsure", "not known"
 VERDICTS: tuple[ErrorVerdict, ...] = ("misheard", "guessed", "not heard", "unsure", "not known")
 
 # Bits from a word's own stretch of sound from which on it is misheard. Set by benchmarks/diagnosis.py on other voices
-# than those that docs/diagnosis.md reports.
+# than those that docs/contrast.md reports.
 MISHEARD_BITS = 1.25
 
 # So near to the bound nothing is said.
