@@ -91,3 +91,16 @@ def test_rows_that_fail_end_in_1(recipe, manifest, tmp_path):
 def test_wrong_settings_end_in_2(recipe, manifest, tmp_path, capsys, more, message):
     assert recipe.main(arguments(manifest, tmp_path / "out", *more)) == 2
     assert message in capsys.readouterr().err
+
+
+def test_explaining_a_corpus_can_diagnose_it_as_well(manifest, tmp_path):
+    spec = importlib.util.spec_from_file_location("explain_dataset_again", RECIPE.parent / "explain_dataset.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    fixed = ["--model", "speech2text-en", "--audio-column", "file", "--num-masks", "4", "--preset", "fast", "--quiet"]
+    command = ["--dataset", str(manifest), "--out", str(tmp_path / "out"), *fixed, "--metrics", "diagnosis,size"]
+    assert module.main(command) == 2  # no reference
+    assert module.main([*command, "--reference-column", "text"]) == 0
+    rows = load_explained(tmp_path / "out")
+    assert all(diagnosis_of(row).text == row["prediction"] and row["explanation"] for row in rows)
+    assert any(row["word_errors"] for row in rows)
