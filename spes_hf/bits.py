@@ -54,12 +54,19 @@ def probability_made_up(mean_bits: float) -> float:
     return 1 / (1 + math.exp(-(INTERCEPT + SLOPE * math.log2(1 + max(0.0, mean_bits)))))
 
 
-def in_words(bits: float) -> str:
-    """Return what a number of bits says, such as "8 bits: 256 times likelier with the sound than without"."""
+def in_words(bits: float, odds: bool = False) -> str:
+    """Return what a number of bits says, such as "8 bits: 256 times likelier with the sound than without".
+
+    Args:
+        bits: From the sound.
+        odds: Whether they are those of the odds of one word against another: "the odds are 256 times higher with the
+            sound than without".
+    """
     if math.isnan(bits):
         return "not known"
     times = 2 ** min(abs(bits), 1000.0)
     shown = "over a million" if times > 1e6 else f"{times:,.0f}" if times >= 10 else f"{times:.1f}"
     if abs(bits) < 0.05:
-        return "0 bits: as likely without the sound"
-    return f"{bits:.1f} bits: {shown} times {'likelier' if bits > 0 else 'less likely'} with the sound than without"
+        return f"0 bits: {'the same odds' if odds else 'as likely'} without the sound"
+    moved = ("higher" if bits > 0 else "lower") if odds else ("likelier" if bits > 0 else "less likely")
+    return f"{bits:.1f} bits: {'the odds are ' * odds}{shown} times {moved} with the sound than without"

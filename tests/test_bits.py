@@ -37,6 +37,12 @@ def test_in_words(bits, said):
     assert in_words(bits) == said
 
 
+def test_bits_of_odds_speak_of_odds():
+    assert in_words(8.0, odds=True) == "8.0 bits: the odds are 256 times higher with the sound than without"
+    assert in_words(-3.0, odds=True) == "-3.0 bits: the odds are 8.0 times lower with the sound than without"
+    assert in_words(0.0, odds=True) == "0 bits: the same odds without the sound"
+
+
 @pytest.mark.parametrize("bits", [21.0, 120.0, 1e9])
 def test_more_than_a_million_times_is_enough(bits):
     assert in_words(bits).endswith("bits: over a million times likelier with the sound than without")

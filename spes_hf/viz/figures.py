@@ -47,10 +47,9 @@ def plot_saliency(explanation: Explanation, token: int | str | None = None) -> t
     bar = figure.colorbar(heat, ax=axes[1:], extend="both", pad=0.01, fraction=0.05)
     against = float(evidence.min()) < 0
     bar.ax.set_ylim(-end_of_scale if against else 0.0, end_of_scale)
-    bar.set_label(
-        f"evidence from the sound ({explanation.evidence_unit(token)})\n0: no effect"
-        + ("; below: against it" * against)
-    )
+    below = f"; below: {_against(explanation, token)}" if against else ""
+    bar.set_label(f"evidence from the sound ({explanation.evidence_unit(token)})\n0: no effect{below}")
+    _plain(bar.ax.yaxis.label)
     known = "" if math.isnan(reliability) else f" (split-half reliability {reliability:.2f})"
     names = ("spectrogram", f"evidence{known}", "evidence over spectrogram")
     for ax, name in zip(axes, names, strict=True):
@@ -74,7 +73,7 @@ def plot_tokens(explanation: Explanation) -> tuple[Figure, Axes]:
     )
     kind = "word" if explanation.over_words else "token"
     ax.set_xlabel(f"earlier {kind} (decoder input)")
-    ax.set_ylabel(f"explained {kind}")
+    ax.set_ylabel(f"explained {kind}" if explanation.contrasts is None else "contrast")
     size = 9 if max(rows, columns) <= 30 else 7
     ax.set_xticks(
         range(columns), [fonts.drawable(scale.shown(t)) for t in explanation.context_tokens], rotation=60, ha="right"
@@ -129,14 +128,27 @@ def _figure(width: float, height: float) -> Figure:
 def _map_and_title(explanation: Explanation, token: int | str | None) -> tuple[Tensor, str, float]:
     """Return the map (T, C), its title and its reliability."""
     if token is None:
-        text = scale.shown(explanation.text, 90)
-        return explanation.evidence(), f"whole sentence: “{text}”", explanation.reliability.sentence
+        what = "whole sentence" if explanation.contrasts is None else "all contrasts"
+        title = f"{what}: “{scale.shown(explanation.text, 90)}”"
+        return explanation.evidence(), title, explanation.reliability.sentence
     k = explanation.find(token)
     kind = "word" if explanation.over_words else "token"
     reliability = float(explanation.reliability.tokens[k])
-    probability = float(explanation.token_probabilities[k])
-    title = f"“{scale.shown(explanation.tokens[k], 60)}”: {kind} {k}, probability {probability:.2f}"
+    name = scale.shown(explanation.tokens[k], 60)
+    if explanation.contrasts is None:
+        title = f"“{name}”: {kind} {k}, probability {float(explanation.token_probabilities[k]):.2f}"
+    else:
+        title = f"“{name}”: contrast {k}, log-odds {explanation.contrasts[k].log_odds:+.1f} bits"
     return explanation.evidence(k), title, reliability
+
+
+def _against(explanation: Explanation, token: int | str | None) -> str:
+    """Return what evidence below 0 speaks for or against."""
+    if explanation.contrasts is None:
+        return "against it"
+    if token is None:
+        return "for the other words"
+    return f"for “{scale.shown(explanation.contrasts[explanation.find(token)].foil, 20)}”"
 
 
 def _draw(

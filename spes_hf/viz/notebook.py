@@ -28,16 +28,20 @@ _FULL_BITS = 10.0
 
 def notebook_html(explanation: Explanation) -> str:
     """Return the fragment: words coloured by their bits from the sound, sentence map, numbers; see `spes_hf.viz`."""
+    rows, what = _transcript(explanation), "the whole sentence"
     legend = (
         f'<span style="{_tint(_FULL_BITS)}">&nbsp;heard: the deeper, the more bits&nbsp;</span> '
         f'<span style="{_tint(0.0)}">&nbsp;not heard: under {NOT_HEARD_BITS:.0f} bit&nbsp;</span> '
         f'<span style="border-bottom:2px dotted">probability below {_LOW_PROBABILITY:.0%}</span>'
     )
+    if explanation.contrasts is not None:
+        rows, what = _contrasts(explanation), "all contrasts"
+        legend = "3 bits: the model finds what it wrote 8 times likelier than the other words; below 0: less likely."
     return (
         '<div style="max-width:860px">'
-        f'<div style="font:17px/1.9 Georgia,serif">{_transcript(explanation)}</div>'
+        f'<div style="font:17px/1.9 Georgia,serif">{rows}</div>'
         f'<div style="{_QUIET};margin:2px 0 8px">{legend}</div>'
-        f'<img alt="Evidence for the whole sentence over the spectrogram" style="max-width:100%;background:#fff" '
+        f'<img alt="Evidence for {what} over the spectrogram" style="max-width:100%;background:#fff" '
         f'src="data:image/png;base64,{_picture(explanation)}">'
         f'<div style="{_QUIET};margin-top:4px">{_numbers(explanation)}</div>'
         "</div>"
@@ -59,6 +63,19 @@ def _transcript(explanation: Explanation) -> str:
         text = html.escape(scale.shown(name, 200))
         parts.append(f'<bdi style="{style}" title="{about}">{text}</bdi>')
     return "".join(parts)
+
+
+def _contrasts(explanation: Explanation) -> str:
+    """Return the contrasts, one a line, each with its log-odds."""
+    lines = []
+    for contrast, bits in zip(explanation.contrasts or (), explanation.sound_bits.tolist(), strict=True):
+        name = html.escape(scale.shown(contrast.name, 200))
+        about = f"from the sound {in_words(bits, odds=True)}"
+        lines.append(
+            f'<bdi title="{about}">{name}</bdi> <span style="{_QUIET}">{contrast.log_odds:+.1f} bits; '
+            f"the sound adds {bits:+.1f}</span>"
+        )
+    return "<br>".join(lines)
 
 
 def _tint(bits: float) -> str:
@@ -85,11 +102,18 @@ def _picture(explanation: Explanation) -> str:
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
+def _counted(explanation: Explanation) -> str:
+    count = len(explanation.pieces)
+    if explanation.contrasts is None:
+        return f"{count} tokens"
+    return f"{count} contrast{'s' * (count != 1)}"
+
+
 def _numbers(explanation: Explanation) -> str:
     cost = explanation.origin.cost
     sure = explanation.reliability.sentence
     parts = [
-        f"{len(explanation.pieces)} tokens",
+        _counted(explanation),
         f"{len(explanation.waveform) / explanation.sampling_rate:.1f} s of audio",
         "" if explanation.method == "?" else f"method {scale.clean(explanation.method)}",
         scale.passes(cost),

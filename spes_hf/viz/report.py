@@ -8,7 +8,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -39,16 +39,32 @@ def page(explanation: Explanation) -> str:
     Args:
         explanation: Over tokens or words.
     """
-    template, style, script = (
-        (files("spes_hf.viz") / name).read_text("utf-8") for name in ("report.html", "report.css", "report.js")
-    )
+    contrasts = explanation.contrasts
+    title = explanation.text if contrasts is None else "; ".join(contrast.name for contrast in contrasts)
+    return filled("report.html", ["report.css"], ["picture.js", "report.js"], title, page_data(explanation))
+
+
+def filled(template: str, styles: Sequence[str], scripts: Sequence[str], title: str, data: Any) -> str:
+    """Return a template of this folder with style, script and data in their places.
+
+    Args:
+        template: Name of its file.
+        styles: Names of the style sheets, in order.
+        scripts: Names of the scripts, in order.
+        title: Of the page; any text.
+        data: What the scripts read, ready for JSON.
+    """
+
+    def read(*names: str) -> str:
+        return "".join((files("spes_hf.viz") / name).read_text("utf-8") for name in names)
+
     parts = {
-        "TITLE": html.escape(scale.shown(explanation.text, 80)),
-        "STYLE": style,
-        "SCRIPT": script,
-        "DATA": script_json(page_data(explanation)),
+        "TITLE": html.escape(scale.shown(title, 80)),
+        "STYLE": read(*styles),
+        "SCRIPT": read(*scripts),
+        "DATA": script_json(data),
     }
-    return re.sub("{{(TITLE|STYLE|SCRIPT|DATA)}}", lambda match: parts[match[1]], template)
+    return re.sub("{{(TITLE|STYLE|SCRIPT|DATA)}}", lambda match: parts[match[1]], read(template))
 
 
 def script_json(data: Any) -> str:
@@ -71,23 +87,10 @@ def page_data(explanation: Explanation) -> dict[str, Any]:
         explanation: Over tokens or words.
     """
     tokens = replace(explanation, groups=None, context_groups=None) if explanation.over_words else explanation
-    start, end = scale.time_extent(tokens.times)
-    low, high = scale.spectrogram_limits(tokens.features)
     return {
-        "text": scale.clean(tokens.text),
+        **picture_data(tokens),
         "opens_with": "words" if explanation.over_words else "tokens",
-        "frames": len(tokens.times),
-        "bins": len(tokens.frequencies),
-        "time_extent": [start, end],
-        "frequencies": [round(f, 1) for f in tokens.frequencies.tolist()],
-        "frequency_ticks": scale.frequency_ticks(tokens.frequencies),
-        "high_percentile": scale.HIGH_PERCENTILE,
-        "low_reliability": [scale.LOW_RELIABILITY, scale.LOW_RELIABILITY_WARNING],
-        "colours": {
-            "light": {"greys": scale.GREYS_ON_LIGHT, "sound": scale.SOUND_ON_LIGHT, "against": scale.AGAINST_ON_LIGHT},
-            "dark": {"greys": scale.GREYS_ON_DARK, "sound": scale.SOUND_ON_DARK, "against": scale.AGAINST_ON_DARK},
-        },
-        "spectrogram": grey_png((tokens.features - low) / (high - low)),
+        "contrasts": _contrasts(tokens),
         "sentence": {
             **signed_png(tokens.evidence()),
             "unit": tokens.evidence_unit(),
@@ -99,12 +102,52 @@ def page_data(explanation: Explanation) -> dict[str, Any]:
         "maps": [signed_png(tokens.evidence(k)) for k in range(len(tokens))],
         "unit": tokens.evidence_unit(0) if len(tokens) else "",
         "levels": {"tokens": _level(tokens), "words": _level(tokens.words())},
-        "audio": _flac(tokens),
-        "duration_s": len(tokens.waveform) / tokens.sampling_rate,
-        "warnings": _warnings(tokens),
-        "notes": [scale.settled(note) for note in tokens.notes],
-        "provenance": _clean(tokens.provenance),
     }
+
+
+def picture_data(explanation: Explanation) -> dict[str, Any]:
+    """Return what every page shows of an explanation: the spectrogram, its axes and colours, the sound, the sources.
+
+    Args:
+        explanation: Over tokens or words.
+    """
+    start, end = scale.time_extent(explanation.times)
+    low, high = scale.spectrogram_limits(explanation.features)
+    return {
+        "text": scale.clean(explanation.text),
+        "frames": len(explanation.times),
+        "bins": len(explanation.frequencies),
+        "time_extent": [start, end],
+        "frequencies": [round(f, 1) for f in explanation.frequencies.tolist()],
+        "frequency_ticks": scale.frequency_ticks(explanation.frequencies),
+        "high_percentile": scale.HIGH_PERCENTILE,
+        "low_reliability": [scale.LOW_RELIABILITY, scale.LOW_RELIABILITY_WARNING],
+        "colours": {
+            "light": {"greys": scale.GREYS_ON_LIGHT, "sound": scale.SOUND_ON_LIGHT, "against": scale.AGAINST_ON_LIGHT},
+            "dark": {"greys": scale.GREYS_ON_DARK, "sound": scale.SOUND_ON_DARK, "against": scale.AGAINST_ON_DARK},
+        },
+        "spectrogram": grey_png((explanation.features - low) / (high - low)),
+        "audio": _flac(explanation),
+        "duration_s": len(explanation.waveform) / explanation.sampling_rate,
+        "warnings": _warnings(explanation),
+        "notes": [scale.settled(note) for note in explanation.notes],
+        "provenance": _clean(explanation.provenance),
+    }
+
+
+def _contrasts(explanation: Explanation) -> list[dict[str, Any]] | None:
+    """Return what the page says of contrasts alone; None where the rows are tokens."""
+    if explanation.contrasts is None:
+        return None
+    return [
+        {
+            "target": scale.shown(contrast.target, 200),
+            "foil": scale.shown(contrast.foil, 200),
+            "log_odds": round(contrast.log_odds, 4),
+            "start": contrast.start,
+        }
+        for contrast in explanation.contrasts
+    ]
 
 
 def _strongest(evidence: Tensor) -> list[int]:
@@ -150,10 +193,11 @@ def _level(explanation: Explanation) -> dict[str, Any]:
         "sound_bits": _rounded(explanation.sound_bits),
         "text_bits": _rounded(explanation.text_bits),
         "strongest": [_strongest(explanation.evidence(k)) for k in range(len(explanation))],
-        "heard": [in_words(bits) for bits in explanation.sound_bits.tolist()],
+        "heard": [in_words(b, explanation.contrasts is not None) for b in explanation.sound_bits.tolist()],
         "reliability": explanation.reliability.tokens.tolist(),
         "prefix": explanation.prefix_length,
         "context": [scale.shown(name, 200) for name in explanation.context_tokens],
+        "spaced": [name[:1].isspace() for name in explanation.context_tokens],
         "text_saliency": [_rounded(row) for row in explanation.token_saliency],
     }
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from spes_hf.explanation import Explanation, PatchMap, Reliability
+from spes_hf.scoring.contrast import Contrast
 
 
 def make_explanation(
@@ -57,6 +58,32 @@ def make_explanation(
         },
     } | changes
     return Explanation(**fields)
+
+
+def make_contrasts(pairs=(("country", "county"), ("(nothing)", "really")), prefix=("<s>",), **changes):
+    """Return an explanation with foils: a row for each pair, each two words further on in a text of its own."""
+    context = (*prefix, *(f" word{k}" for k in range(2 * len(pairs))))
+    contrasts = tuple(
+        Contrast(target, foil, 2 * k + 1, (k,), (k + 90,), target_log2=3.0 - 4 * k, foil_log2=0.0)
+        for k, (target, foil) in enumerate(pairs)
+    )
+    text = torch.rand(len(pairs), len(context), generator=torch.Generator().manual_seed(1))
+    for row, contrast in zip(text, contrasts, strict=True):
+        row[len(prefix) + contrast.start :] = torch.nan
+    fields = {
+        "text": "a text",
+        "contrasts": contrasts,
+        "context_pieces": context,
+        "raw_token_scores": text,
+        "token_sound_bits": torch.linspace(3.0, -1.0, len(pairs)),
+    }
+    return make_explanation(tuple(c.name for c in contrasts), prefix, **(fields | changes))
+
+
+@pytest.fixture(scope="session")
+def contrasting():
+    """Return the maker of explanations with foils."""
+    return make_contrasts
 
 
 @pytest.fixture(scope="session")

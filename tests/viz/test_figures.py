@@ -133,3 +133,14 @@ def test_notebooks_get_a_figure_that_shows(explanation, monkeypatch):
 def test_nothing_heavy_is_imported_before_a_picture():
     code = "import sys, spes_hf.viz; sys.exit('matplotlib' in sys.modules or 'PIL' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_contrasts_are_named_as_such(contrasting):
+    found = contrasting()
+    figure, _ = plot_saliency(found, 0)
+    assert figure.get_suptitle() == "“country, not county”: contrast 0, log-odds +3.0 bits"
+    below = found.evidence(0).min() < 0
+    assert [ax.get_ylabel().endswith("; below: for “county”") for ax in figure.axes[3:]] == [False, bool(below)]
+    figure, _ = plot_saliency(found)
+    assert figure.get_suptitle() == "all contrasts: “a text”"
+    assert plot_tokens(found)[1].get_ylabel() == "contrast"

@@ -45,3 +45,16 @@ def test_hostile_text_is_escaped(make):
 def test_little_provenance_is_enough(make):
     assert "5 tokens" not in notebook_html(make(provenance={}))
     assert "&lt;|endoftext|&gt;" in notebook_html(make(pieces=("<|endoftext|>",)))
+
+
+def test_contrasts_are_listed_with_their_odds(contrasting):
+    fragment = notebook_html(contrasting())
+    assert re.findall(r'title="from the sound ([^"]*)">([^<]*)</bdi>', fragment) == [
+        ("3.0 bits: the odds are 8.0 times higher with the sound than without", "country, not county"),
+        ("-1.0 bits: the odds are 2.0 times lower with the sound than without", "(nothing), not really"),
+    ]
+    assert "+3.0 bits; the sound adds +3.0" in fragment and "-1.0 bits; the sound adds -1.0" in fragment
+    assert "2 contrasts" in fragment
+    for wrong in ("heard", "probability", "sentence"):
+        assert wrong not in fragment
+    assert "<b>x" not in notebook_html(contrasting((("a", "<b>x"),)))

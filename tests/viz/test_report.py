@@ -174,6 +174,18 @@ def test_size_of_an_eleven_second_clip(make, tmp_path):
     assert path.stat().st_size < 5_000_000
 
 
+def test_contrasts_have_their_odds_and_their_title(contrasting):
+    page = report.page(contrasting())
+    assert "<title>country, not county; (nothing), not really</title>" in page
+    data = data_of(page)
+    assert data["contrasts"] == [
+        {"target": "country", "foil": "county", "log_odds": 3.0, "start": 1},
+        {"target": "(nothing)", "foil": "really", "log_odds": -1.0, "start": 3},
+    ]
+    assert data["levels"]["words"]["heard"][0] == "3.0 bits: the odds are 8.0 times higher with the sound than without"
+    assert data_of(report.page(contrasting((("a", "</script>"),))))["contrasts"][0]["foil"] == "</script>"
+
+
 # In a browser --------------------------------------------------------------------------------------------------------
 
 
@@ -284,3 +296,19 @@ def test_hostile_text_is_drawn_and_printed_as_text(make):
         figure.savefig(io.BytesIO())
     tags = [tag for tag, _ in Elements(hostile._repr_html_()).found]
     assert set(tags) == {"div", "bdi", "span", "img", "b", "br"} and tags.count("img") == 1
+
+
+def test_browser_speaks_of_odds_where_there_are_contrasts(dom, contrasting):
+    found = contrasting()
+    shown = dom("#token=0", found)
+    assert pressed(shown) == ["country, not county"]
+    assert "contrast 0 of 2, counted from 0" in shown
+    assert '3.0 bits: <bdi class="quoted">“country”</bdi> is 8.0 times likelier' in shown
+    assert "the odds are 8.0 times higher" in shown
+    row = found.token_saliency[0]
+    known = row[~row.isnan()]
+    expected = ((known - known.min()) / (known.max() - known.min())).tolist()
+    assert weights(shown) == pytest.approx([*expected, 0, 0, 0], abs=2e-3)
+    assert '1.0 bits: <bdi class="quoted">“really”</bdi> is 2.0 times likelier' in dom("#token=1", found)
+    shown = dom("", found)
+    assert "All contrasts" in shown and "probability</dt>" not in shown and "whole sentence</button>" not in shown
