@@ -2,6 +2,7 @@
 (() => {
   const { data, $, dark, make, quoted, number, amount, seconds, colour } = spes;
   const { errors } = data;
+  for (const bound of document.querySelectorAll(".bound")) bound.textContent = number(data.bound, 2);
   const state = { index: null, map: null, spectrogram: null };
   const chosen = () => errors[state.index];
   const slug = (verdict) => verdict.replace(" ", "-");
@@ -111,7 +112,7 @@
     if (above < box.scrollTop || above + button.offsetHeight > box.scrollTop + box.clientHeight)
       box.scrollTop = above - box.clientHeight / 3;
     $("heading").replaceChildren(...(written ? [quoted(written), " written, "] : ["nothing written, "]), ...(said ? [quoted(said), " said"] : ["nothing said"]),
-      make("small", {}, `error ${index} of ${errors.length}, counted from 0`));
+      make("small", {}, `error ${index + 1} of ${errors.length}`));
     $("sentence-of").replaceChildren(make("b", { class: `tag ${slug(verdict)}` }, verdict), " ",
       ...sentence.map((part) => (typeof part === "string" ? part : quoted(part.quoted))));
     $("previous").disabled = index === 0;
