@@ -1,4 +1,4 @@
-"""The command line: ``spes-hf explain | check | report | demo``.
+"""The command line: ``spes-hf explain | diagnose | check | report | demo``.
 
 Exit codes: 0 done, 2 wrong arguments or settings, 3 audio that cannot be explained, 4 a model that cannot be loaded or
 has no adapter, 5 a folder that holds no explanation, 1 any other error, 130 interrupted.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from spes_hf import __version__
 from spes_hf.bits import NOT_HEARD_BITS, spoken
 from spes_hf.errors import AudioError, ConfigError, ExplanationFormatError, SpesError, UnsupportedModelError
+from spes_hf.files import TextFileError, read_text
 from spes_hf.names import PRESETS, TINY_MODELS
 
 if TYPE_CHECKING:
@@ -65,18 +67,25 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="exit codes: " + (__doc__ or "").split("Exit codes: ")[1].replace("\n", " ").strip(),
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="explain | check | report | demo")
+    names = "explain | diagnose | check | report | demo"
+    commands = parser.add_subparsers(title="commands", required=True, metavar=names)
 
     explain = commands.add_parser("explain", help="explain what a model writes for a recording")
     explain.add_argument("audio", metavar="AUDIO", help="a recording that libsndfile reads (WAV, FLAC, OGG, MP3, …)")
     explain.add_argument("--text", help="explain this output instead of the one that the model generates")
     explain.set_defaults(run=run_explain, preset="default")
 
+    diagnose = commands.add_parser("diagnose", help="every error of a transcript: misheard, guessed, or not heard?")
+    diagnose.add_argument("audio", metavar="AUDIO", help="a recording")
+    diagnose.add_argument("--reference", required=True, metavar="TEXT|FILE", help="what was said, or a file with it")
+    diagnose.add_argument("--text", help="diagnose this output instead of the one that the model generates")
+    diagnose.set_defaults(run=run_diagnose, preset="default")
+
     check = commands.add_parser("check", help="did the model hear what it writes, or make it up? Three passes, no maps")
     check.add_argument("audio", nargs="+", metavar="AUDIO", help="recordings")
     check.set_defaults(run=run_check)
 
-    for command in (explain, check):
+    for command in (explain, diagnose, check):
         command.add_argument(
             "--model",
             required=True,
@@ -98,7 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="explain a clip of J. F. Kennedy with Whisper tiny.en; no hub needed")
     demo.set_defaults(run=run_demo, preset="fast")
 
-    for command in (explain, demo):
+    for command in (explain, diagnose, demo):
         command.add_argument("--preset", choices=PRESETS, help=f"default: {command.get_default('preset')}")
         command.add_argument("--num-masks", type=int, metavar="N", help="how many times the spectrogram is perturbed")
         command.add_argument("--num-token-masks", type=int, metavar="N", help="how many times earlier tokens are")
@@ -112,7 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("folder", type=Path, metavar="DIR", help="a folder that explain or Explanation.save() wrote")
     report.set_defaults(run=run_report)
 
-    for command in (explain, check, demo, report):
+    for command in (explain, diagnose, check, demo, report):
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -138,6 +147,63 @@ def run_explain(options: argparse.Namespace) -> None:
         text=options.text,
         generate_kwargs=generate_kwargs,
     )
+
+
+def run_diagnose(options: argparse.Namespace) -> None:
+    """Trace every error of what a model writes for a recording to the sound or to the context."""
+    from spes_hf.diagnosing import diagnose
+    from spes_hf.viz.scale import printable
+
+    reference = _reference(options.reference)
+    translation = options.task == "translate" or options.tgt_lang is not None
+    config = _config(options, "st" if translation else "asr")
+    out = options.out or Path(f"spes_{Path(options.audio).stem}")
+    if not Path(options.audio).is_file():
+        raise AudioError(f"audio {options.audio!r} does not exist; pass the path of a recording")
+    if out.is_file():
+        raise ConfigError(f"--out is {str(out)!r}, which is a file; pass a folder")
+    found = diagnose(
+        *load_model(options.model, options.device, options.dtype),
+        options.audio,
+        reference,
+        config=config,
+        language=options.language,
+        task=options.task,
+        tgt_lang=options.tgt_lang,
+        text=options.text,
+        generate_kwargs={} if options.num_beams is None else {"num_beams": options.num_beams},
+        batch_size=options.batch_size,
+        seed=options.seed,
+        progress=not options.quiet,
+    )
+    page = found.to_html(out / "diagnosis.html")
+    written = json.dumps(found.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+    (out / "diagnosis.json").write_text(written + "\n", encoding="utf-8")
+    if found.explanation is not None:
+        found.explanation.save(out / "explanation")
+    print("\n".join(["", *map(printable, str(found).splitlines()), "", f"page: {page}"]))
+
+
+def _reference(given: str) -> str:
+    """Return the text of a reference: of the file that it names, or itself.
+
+    Raises:
+        ConfigError: If the file holds no text.
+    """
+    path = Path(given)
+    try:
+        is_file = path.is_file()
+    except OSError:  # a text too long for a name
+        is_file = False
+    if not is_file:
+        return given
+    try:
+        text = read_text(path)
+    except (OSError, TextFileError) as error:
+        raise ConfigError(f"--reference {given!r} cannot be read as text: {error}") from error
+    if not text.strip():
+        raise ConfigError(f"--reference is {given!r}, an empty file; pass a file with what was said")
+    return " ".join(text.split())
 
 
 def run_check(options: argparse.Namespace) -> None:

@@ -49,6 +49,7 @@ LAZY = {
     ("analysis.overview", "viz.figures"): "matplotlib",
     ("metrics.score", "viz.fonts"): "matplotlib",
     ("cli", "demo"): "help must not wait for torch",
+    ("cli", "diagnosing"): "help must not wait for torch",
     ("cli", "engine"): "help must not wait for torch",
     ("cli", "hearing"): "help must not wait for torch",
     ("cli", "explanation"): "help must not wait for torch",
