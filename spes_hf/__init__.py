@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         list_methods,
         register_method,
     )
-    from spes_hf.metrics import Deletion, Insertion, Size
+    from spes_hf.metrics import ContrastiveDeletion, Deletion, Insertion, Size
 
 # Where each public name lives; a module is imported when one of its names is first used.
 _HOME = {
@@ -47,6 +47,7 @@ _HOME = {
     "BubbleNoiseConfig": "spes_hf.methods",
     "CaptumConfig": "spes_hf.methods",
     "ConfigError": "spes_hf.errors",
+    "ContrastiveDeletion": "spes_hf.metrics",
     "Deletion": "spes_hf.metrics",
     "Diagnoser": "spes_hf.diagnosing",
     "Diagnosis": "spes_hf.explanation.diagnosis",
@@ -88,6 +89,7 @@ __all__ = [
     "BubbleNoiseConfig",
     "CaptumConfig",
     "ConfigError",
+    "ContrastiveDeletion",
     "Deletion",
     "Diagnoser",
     "Diagnosis",
