@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from spes_hf import ConfigError, ContrastiveDeletion, EnergyConfig, SpesConfig, explain
+from spes_hf import ConfigError, ContrastiveDeletion, Deletion, EnergyConfig, Size, SpesConfig, explain
 from spes_hf.demo import load_tiny_model, tiny_clips
 from spes_hf.metrics import compare, summarize, target_maps
 from spes_hf.metrics.contrastive import check_shares
@@ -269,6 +269,14 @@ def test_an_explanation_without_contrasts(recogniser, clip):
     plain = explain(*recogniser, clip["path"], config=EnergyConfig(), progress=False)
     with pytest.raises(ConfigError, match="Tom sells a small picture.*has no contrasts; pass .*foil="):
         ContrastiveDeletion(*recogniser)(plain)
+
+
+def test_metrics_of_a_text_do_not_score_contrasts(recogniser, contrasted, clip):
+    with pytest.raises(ConfigError, match="has a foil.*use ContrastiveDeletion"):
+        Deletion(*recogniser)(contrasted)
+    # Two foils of the first word: neither row has any text in front of it.
+    found = explain(*recogniser, clip["path"], config=FEW, foil={"Tom": ["Paul", "Anna"]}, progress=False)
+    assert Size()(found)["size"]["audio"][0] == 100
 
 
 def test_energy_with_a_foil(recogniser, clip):
