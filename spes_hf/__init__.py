@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         list_methods,
         register_method,
     )
-    from spes_hf.metrics import Deletion, Insertion, Size
+    from spes_hf.metrics import ContrastiveDeletion, Deletion, Insertion, Size
 
 # Where each public name lives; a module is imported when one of its names is first used.
 _HOME = {
@@ -49,6 +49,7 @@ _HOME = {
     "BubbleNoiseConfig": "spes_hf.methods",
     "CaptumConfig": "spes_hf.methods",
     "ConfigError": "spes_hf.errors",
+    "ContrastiveDeletion": "spes_hf.metrics",
     "Deletion": "spes_hf.metrics",
     "Diagnose": "spes_hf.corpora.diagnoses",
     "Diagnoser": "spes_hf.diagnosing",
@@ -92,6 +93,7 @@ __all__ = [
     "BubbleNoiseConfig",
     "CaptumConfig",
     "ConfigError",
+    "ContrastiveDeletion",
     "Deletion",
     "Diagnose",
     "Diagnoser",

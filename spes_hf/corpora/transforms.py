@@ -25,12 +25,13 @@ from spes_hf.explanation import Explanation
 from spes_hf.explanation.origin import without_time
 from spes_hf.hearing import SoundChecker
 from spes_hf.methods import ExplainConfig
+from spes_hf.metrics.contrastive import ContrastiveDeletion
 from spes_hf.metrics.deletion import Deletion, Insertion
 from spes_hf.metrics.rows import as_dict
 from spes_hf.metrics.size import Size
 from spes_hf.rows import RowTransform, is_lazy, is_lazy_batch, raw
 
-__all__ = ["Deletion", "Explain", "Insertion", "RowTransform", "Size", "SoundCheck"]
+__all__ = ["ContrastiveDeletion", "Deletion", "Explain", "Insertion", "RowTransform", "Size", "SoundCheck"]
 
 # Columns with a number for each token.
 _NUMBERS = ("token_probabilities", "sound_bits", "text_bits")
