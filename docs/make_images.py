@@ -1,4 +1,4 @@
-"""Makes the pictures of README.md: real Whisper tiny.en, the shipped clip.
+"""Makes the pictures of README.md and docs/contrast.md: real Whisper tiny.en, the shipped clip.
 
 python docs/make_images.py
 """
@@ -20,6 +20,9 @@ def main() -> None:
     words = explanation.words()
     country = [w for w, word in enumerate(words.tokens) if word.strip() == "country"][0]
     words.plot(country)[0].savefig(IMAGES / "country.png", dpi=110, bbox_inches="tight")
+    contrast = explain(*load_demo_model(), demo_audio(), foil=explanation.text.replace("country", "county", 1))
+    print(contrast, contrast.log_odds, contrast.sound_bits, contrast.text_bits)
+    contrast.plot(0)[0].savefig(IMAGES / "county.png", dpi=110, bbox_inches="tight")
 
 
 if __name__ == "__main__":

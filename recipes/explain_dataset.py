@@ -78,7 +78,7 @@ if TYPE_CHECKING:
 
     from spes_hf.jobs.run import JobSummary
 
-METRICS = ("deletion", "insertion", "size")
+METRICS = ("deletion", "insertion", "size", "diagnosis")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -176,30 +176,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Explain, score, write the card, upload; return the exit code."""
-    from spes_hf import Deletion, Insertion, Size, explain_dataset
+    from spes_hf import Deletion, Diagnose, Insertion, Size, explain_dataset
+    from spes_hf.corpora.sources import load_corpus
     from spes_hf.jobs.schedule import find_place
     from spes_hf.metrics.quality import get_quality
 
     if options.quality is not None:
         get_quality(options.quality)  # not after hours
     find_place(options.process_index, options.num_processes)  # before the model: it chooses the device
-    dataset = load_data(options)
+    dataset = load_corpus(
+        options.dataset,
+        audio_column=options.audio_column,
+        pair=options.pair,
+        split=options.split,
+        name=options.name,
+        problems=options.problems,
+    )
     if options.limit is not None:
         dataset = dataset.select(range(min(options.limit, len(dataset))))
     reference = reference_column(options, dataset)
     model, processor = load_model(options)
     curves = {"deletion": Deletion, "insertion": Insertion}
-    metrics = [
-        Size() if name == "size" else curves[name](model, processor, options.fractions, against=options.against)
-        for name in options.metrics
-    ]
-    generate_kwargs = {"num_beams": options.num_beams, "max_new_tokens": options.max_new_tokens}
+    given = {"num_beams": options.num_beams, "max_new_tokens": options.max_new_tokens}
+    generate_kwargs = {name: value for name, value in given.items() if value is not None}
+    config = make_config(options)
+    metrics: list[Any] = []
+    for metric in options.metrics:
+        if metric == "size":
+            metrics.append(Size())
+        elif metric == "diagnosis":
+            settings = {name: getattr(options, name) for name in ("language", "task", "tgt_lang", "batch_size", "seed")}
+            columns = {name: getattr(options, name) for name in ("audio_column", "id_column", "text_column")}
+            settings["generate_kwargs"] = generate_kwargs
+            metrics.append(Diagnose(model, processor, config, reference_column=reference, **settings, **columns))
+        else:
+            metrics.append(curves[metric](model, processor, options.fractions, against=options.against))
     summary = explain_dataset(
         model,
         processor,
         dataset,
         options.out,
-        make_config(options),
+        config,
         metrics=metrics,
         audio_column=options.audio_column,
         id_column=options.id_column,
@@ -207,7 +224,7 @@ def run(options: argparse.Namespace) -> int:
         language=options.language,
         task=options.task,
         tgt_lang=options.tgt_lang,
-        generate_kwargs={name: value for name, value in generate_kwargs.items() if value is not None},
+        generate_kwargs=generate_kwargs,
         batch_size=options.batch_size,
         seed=options.seed,
         progress=not options.quiet,
@@ -222,79 +239,6 @@ def run(options: argparse.Namespace) -> int:
     return summary.exit_code
 
 
-def load_data(options: argparse.Namespace) -> Dataset:
-    """Return the data set."""
-    from datasets import Audio, DatasetDict, load_dataset, load_from_disk
-
-    from spes_hf import ConfigError, load_mustc
-
-    path = Path(options.dataset).expanduser()
-    if options.pair is not None:
-        return load_mustc(path, options.pair, options.split or "tst-COMMON", problems=options.problems)
-    if path.suffix.lower() == ".jsonl" and path.is_file():
-        return read_listing(path, options.audio_column, options.audio_column)
-    if path.is_file():
-        raise ConfigError(
-            f"--dataset is {str(path)!r}, a file; allowed: a folder, a .jsonl manifest, a name of the Hub"
-        )
-    on_disk = any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
-    if path.is_dir() and not on_disk:
-        return read_folder(path if options.split is None else path / options.split, options.audio_column)
-    try:
-        found = load_from_disk(str(path)) if on_disk else load_dataset(options.dataset, options.name)
-    except Exception as error:
-        raise ConfigError(f"--dataset {options.dataset!r} cannot be loaded: {error}") from error
-    if isinstance(found, DatasetDict):
-        if options.split is None and len(found) > 1:
-            raise ConfigError(f"--split is missing; {options.dataset!r} has {', '.join(found)}")
-        split = options.split or next(iter(found))
-        if split not in found:
-            raise ConfigError(f"--split is {split!r}; {options.dataset!r} has {', '.join(found)}")
-        found = found[split]
-    if isinstance(found.features.get(options.audio_column), Audio):
-        found = found.cast_column(options.audio_column, Audio(decode=False))
-    return found
-
-
-def read_folder(folder: Path, audio_column: str) -> Dataset:
-    """Return the recordings in a folder, with the texts of its metadata.csv or metadata.jsonl if there is one."""
-    import soundfile
-    from datasets import Dataset
-
-    from spes_hf import ConfigError
-
-    for name in ("metadata.jsonl", "metadata.csv"):
-        if (folder / name).is_file():
-            return read_listing(folder / name, "file_name", audio_column)
-    endings = {f".{ending.lower()}" for ending in soundfile.available_formats()}
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in endings)
-    if not files:
-        raise ConfigError(
-            f"--dataset is {str(folder)!r}, which holds no audio file; libsndfile reads {sorted(endings)}"
-        )
-    ids = [path.relative_to(folder).with_suffix("").as_posix() for path in files]
-    return Dataset.from_dict({"id": ids, audio_column: [str(path) for path in files]})
-
-
-def read_listing(path: Path, path_column: str, audio_column: str) -> Dataset:
-    """Return the rows of a listing (JSON lines, or CSV), with the paths in it, relative to it, as audio."""
-    from datasets import Dataset
-
-    from spes_hf import ConfigError
-    from spes_hf.files import read_json_lines, read_table
-
-    rows: list[dict[str, Any]] = [*(read_table(path) if path.suffix.lower() == ".csv" else read_json_lines(path))]
-    missing = next((i for i, row in enumerate(rows, 1) if not row.get(path_column)), None)
-    if missing is not None or not rows:
-        raise ConfigError(f"{path}: row {missing or 1} has no {path_column!r}; --audio-column says where the path is")
-    return Dataset.from_list(
-        [
-            {k: v for k, v in row.items() if k != path_column} | {audio_column: str(path.parent / row[path_column])}
-            for row in rows
-        ]
-    )
-
-
 def reference_column(options: argparse.Namespace, dataset: Dataset) -> str | None:
     """Return the column of references that scores need, if they need one."""
     from spes_hf import ConfigError
@@ -302,11 +246,12 @@ def reference_column(options: argparse.Namespace, dataset: Dataset) -> str | Non
     column = options.reference_column
     if column is None and options.pair is not None:
         column = "translation" if is_translation(options) else "transcript"
-    needed = options.against == "reference" and {"deletion", "insertion"} & set(options.metrics)
+    curves = options.against == "reference" and {"deletion", "insertion"} & set(options.metrics)
+    needed = curves or "diagnosis" in options.metrics
     if column is None and needed:
         raise ConfigError(
-            f"--reference-column is missing; the data set has {', '.join(dataset.column_names)}. Or pass "
-            "--against prediction"
+            f"--reference-column is missing; the data set has {', '.join(dataset.column_names)}"
+            + ("" if "diagnosis" in options.metrics else ". Or pass --against prediction")
         )
     if column is not None and column not in dataset.column_names:
         raise ConfigError(f"--reference-column is {column!r}; the data set has {', '.join(dataset.column_names)}")
@@ -351,11 +296,12 @@ def finish(options: argparse.Namespace, summary: JobSummary, reference: str | No
     from spes_hf.metrics import summarize
 
     scores: dict[str, Any] = {}
-    if options.metrics and len(summary.failures) < summary.rows:
+    scored = [name for name in options.metrics if name != "diagnosis"]
+    if scored and len(summary.failures) < summary.rows:
         from spes_hf.jobs.run import load_explained
 
         rows = load_explained(options.out)
-        columns = [name for name in (reference, "error", *options.metrics) if name is not None]
+        columns = [name for name in (reference, "error", *scored) if name is not None]
         quality = options.quality or ("bleu" if is_translation(options) else "wer")
         scores = summarize(rows.select_columns(columns), reference, metric=quality)
         for score in scores.values():

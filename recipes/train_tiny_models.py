@@ -42,6 +42,7 @@ Examples:
   python recipes/train_tiny_models.py all --work WORK --assets ASSETS           # everything, about 65 minutes
   python recipes/train_tiny_models.py all --work WORK --assets ASSETS --quick   # a smoke test, half a minute
   python recipes/train_tiny_models.py corpus --work WORK                    # only the corpus
+  python recipes/train_tiny_models.py corpus --work WORK --speaker-gender   # and adjectives that agree with the voice
   python recipes/train_tiny_models.py train --work WORK --assets ASSETS --family speech2text
   python recipes/train_tiny_models.py evaluate --model ASSETS/speech2text-en --work WORK
 """
@@ -62,6 +63,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -325,6 +327,31 @@ def seamless_model(processor: SeamlessM4TProcessor, width: int) -> SeamlessM4Tv2
     return model
 
 
+BUILD = {"speech2text": (speech2text_processor, speech2text_model), "seamless": (seamless_processor, seamless_model)}
+
+
+def with_new_words(family: str, model: nn.Module, processor, texts: list[str], folder: Path):
+    """Returns a processor of the words of `texts`, and the model with a vocabulary of the same words.
+
+    A word that the old processor knows as one token keeps its row of the embedding; other rows are untrained. All other
+    weights are the model's.
+    """
+    build_processor, build_model = BUILD[family]
+    new_processor = build_processor(texts, folder)
+    grown = build_model(new_processor, model.config.hidden_size)
+    old_ids, new_ids = processor.tokenizer.get_vocab(), new_processor.tokenizer.get_vocab()
+    known = sorted(old_ids.keys() & new_ids.keys())
+    rows, old_rows = [new_ids[token] for token in known], [old_ids[token] for token in known]
+    weights, new_weights = model.state_dict(), grown.state_dict()
+    for name, weight in weights.items():
+        if name.endswith(("shared.weight", "embed_tokens.weight", "lm_head.weight")):
+            new_weights[name][rows] = weight[old_rows]
+        else:
+            new_weights[name].copy_(weight)
+    grown.load_state_dict(new_weights)
+    return new_processor, grown
+
+
 def save_half(model: nn.Module, folder: Path) -> None:
     """Saves the weights as float16, with a configuration that loads them as float32."""
     from safetensors.torch import load_file, save_file
@@ -477,14 +504,15 @@ def train(family: str, work: Path, assets: Path, scale: Scale, seed: int, worker
     folder = assets / FAMILIES[family]
     examples, dev = read_split(work / "corpus", "train"), read_split(work / "corpus", "dev")
     languages = ["en"] if family == "speech2text" else ["en", "de", "es"]
+    texts = [example.texts[language] for example in examples for language in languages]
     if init is not None:
         processor = AutoProcessor.from_pretrained(init)
         model = AutoModelForSpeechSeq2Seq.from_pretrained(init, dtype=torch.float32)
+        if set(chain.from_iterable(map(word_pieces, texts))) - set(processor.tokenizer.get_vocab()):
+            processor, model = with_new_words(family, model, processor, texts, folder)
     else:
-        texts = [example.texts[language] for example in examples for language in languages]
-        build = speech2text_processor if family == "speech2text" else seamless_processor
-        processor = build(texts, folder)
-        model = (speech2text_model if family == "speech2text" else seamless_model)(processor, scale.width)
+        processor = BUILD[family][0](texts, folder)
+        model = BUILD[family][1](processor, scale.width)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{family}: {parameters:,} parameters, {len(processor.tokenizer)} tokens", flush=True)
     pad = model.config.pad_token_id
@@ -794,11 +822,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     common.add_argument("--seed", type=int, default=1, help="seed of everything random (default: %(default)s)")
     common.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     common.add_argument("--threads", type=int, default=2, help="threads of torch (default: %(default)s)")
+    corpus = commands.add_parser("corpus", parents=[common], help="write the corpus in the layout of MuST-C")
+    corpus.add_argument(
+        "--speaker-gender",
+        action="store_true",
+        help="also write sentences whose Spanish adjectives agree with the voice; the shipped models know none",
+    )
+    corpus.add_argument("--sentences", type=int, help="utterances of the training split (default: as the scale says)")
     assets = argparse.ArgumentParser(add_help=False)
     assets.add_argument(
         "--assets", type=Path, default=Path("tiny-models"), help="folder of the models (default: %(default)s)"
     )
-    commands.add_parser("corpus", parents=[common], help="write the corpus in the layout of MuST-C")
     trainer = commands.add_parser("train", parents=[common, assets], help="train a model on the corpus")
     trainer.add_argument("--family", choices=sorted(FAMILIES), required=True, help="which model")
     trainer.add_argument("--init", type=Path, help="go on from this saved model instead of from random weights")
@@ -809,7 +843,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     evaluator.add_argument("--split", choices=SPLITS, default="tst-COMMON", help="default: %(default)s")
     evaluator.add_argument("--card", action="store_true", help="also write the model card, with these scores")
     evaluator.add_argument("--show", type=int, default=0, help="outputs to print next to their references")
-    commands.add_parser("all", parents=[common, assets], help="corpus, both trainings, clips and evaluation")
+    everything = commands.add_parser(
+        "all", parents=[common, assets], help="corpus, both trainings, clips and evaluation"
+    )
+    everything.set_defaults(speaker_gender=False, sentences=None)  # the shipped models' corpus
     return parser.parse_args(arguments)
 
 
@@ -829,7 +866,9 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     if options.command in ("corpus", "all"):
         sizes = {"train": scale.train, "dev": scale.dev, "tst-COMMON": scale.test}
-        make_corpus(options.work / "corpus", sizes, options.seed, options.workers)
+        if options.sentences:
+            sizes["train"] = options.sentences
+        make_corpus(options.work / "corpus", sizes, options.seed, options.workers, options.speaker_gender)
     if options.command in ("clips", "all"):
         write_clips(options.work, options.assets, scale)
     if options.command == "train":

@@ -9,6 +9,7 @@ __version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from spes_hf.adapters import get_adapter, list_adapters, register_adapter
+    from spes_hf.corpora.diagnoses import Diagnose
     from spes_hf.corpora.mustc import load_mustc
     from spes_hf.corpora.transforms import Explain, SoundCheck
     from spes_hf.diagnosing import Diagnoser, diagnose
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     )
     from spes_hf.explanation import Explanation
     from spes_hf.explanation.diagnosis import Diagnosis, WordError
+    from spes_hf.explanation.diagnosis_rows import diagnosis_of
     from spes_hf.hearing import Hearing, SoundChecker, sound_check
     from spes_hf.jobs.run import explain_dataset
     from spes_hf.methods import (
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
         list_methods,
         register_method,
     )
-    from spes_hf.metrics import Deletion, Insertion, Size
+    from spes_hf.metrics import ContrastiveDeletion, Deletion, Insertion, Size
 
 # Where each public name lives; a module is imported when one of its names is first used.
 _HOME = {
@@ -47,7 +49,9 @@ _HOME = {
     "BubbleNoiseConfig": "spes_hf.methods",
     "CaptumConfig": "spes_hf.methods",
     "ConfigError": "spes_hf.errors",
+    "ContrastiveDeletion": "spes_hf.metrics",
     "Deletion": "spes_hf.metrics",
+    "Diagnose": "spes_hf.corpora.diagnoses",
     "Diagnoser": "spes_hf.diagnosing",
     "Diagnosis": "spes_hf.explanation.diagnosis",
     "EnergyConfig": "spes_hf.methods",
@@ -72,6 +76,7 @@ _HOME = {
     "WordError": "spes_hf.explanation.diagnosis",
     "ablations": "spes_hf.methods",
     "diagnose": "spes_hf.diagnosing",
+    "diagnosis_of": "spes_hf.explanation.diagnosis_rows",
     "explain": "spes_hf.engine",
     "explain_dataset": "spes_hf.jobs.run",
     "get_adapter": "spes_hf.adapters",
@@ -88,7 +93,9 @@ __all__ = [
     "BubbleNoiseConfig",
     "CaptumConfig",
     "ConfigError",
+    "ContrastiveDeletion",
     "Deletion",
+    "Diagnose",
     "Diagnoser",
     "Diagnosis",
     "EnergyConfig",
@@ -114,6 +121,7 @@ __all__ = [
     "__version__",
     "ablations",
     "diagnose",
+    "diagnosis_of",
     "explain",
     "explain_dataset",
     "get_adapter",

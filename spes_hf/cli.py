@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from spes_hf import __version__
 from spes_hf.bits import NOT_HEARD_BITS, spoken
 from spes_hf.errors import AudioError, ConfigError, ExplanationFormatError, SpesError, UnsupportedModelError
-from spes_hf.files import read_text, whole_file
+from spes_hf.files import TextFileError, read_text
 from spes_hf.names import PRESETS, TINY_MODELS
 
 if TYPE_CHECKING:
@@ -67,20 +67,17 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="exit codes: " + (__doc__ or "").split("Exit codes: ")[1].replace("\n", " ").strip(),
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(
-        title="commands", required=True, metavar="explain | diagnose | check | report | demo"
-    )
+    names = "explain | diagnose | check | report | demo"
+    commands = parser.add_subparsers(title="commands", required=True, metavar=names)
 
     explain = commands.add_parser("explain", help="explain what a model writes for a recording")
     explain.add_argument("audio", metavar="AUDIO", help="a recording that libsndfile reads (WAV, FLAC, OGG, MP3, …)")
     explain.add_argument("--text", help="explain this output instead of the one that the model generates")
     explain.set_defaults(run=run_explain, preset="default")
 
-    diagnose = commands.add_parser("diagnose", help="was each error of a transcript misheard, guessed or not heard?")
-    diagnose.add_argument("audio", metavar="AUDIO", help="a recording that libsndfile reads (WAV, FLAC, OGG, MP3, …)")
-    diagnose.add_argument(
-        "--reference", required=True, metavar="TEXT|FILE", help="what was said: the words, or a UTF-8 file with them"
-    )
+    diagnose = commands.add_parser("diagnose", help="every error of a transcript: misheard, guessed, or not heard?")
+    diagnose.add_argument("audio", metavar="AUDIO", help="a recording")
+    diagnose.add_argument("--reference", required=True, metavar="TEXT|FILE", help="what was said, or a file with it")
     diagnose.add_argument("--text", help="diagnose this output instead of the one that the model generates")
     diagnose.set_defaults(run=run_diagnose, preset="default")
 
@@ -116,7 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--num-token-masks", type=int, metavar="N", help="how many times earlier tokens are")
         command.add_argument("--batch-size", type=int, metavar="B", help="perturbed copies in one forward pass")
         command.add_argument("--seed", type=int, default=0, help="same seed, same masks (default: 0)")
-        folder = {demo: "spes_demo", diagnose: "diagnosis_<name of the clip>"}.get(command, "spes_<name of the clip>")
+        folder = "spes_demo" if command is demo else "spes_<name of the clip>"
         command.add_argument("--out", type=Path, metavar="DIR", help=f"where to write (default: {folder})")
         command.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -131,70 +128,82 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run_explain(options: argparse.Namespace) -> None:
     """Explain a recording with the user's model."""
-    config = _checked(options, "spes")
-    _explain(options, config, *load_model(options.model, options.device, options.dtype), **_utterance(options))
-
-
-def run_diagnose(options: argparse.Namespace) -> None:
-    """Say of every error of a transcript where it comes from; write the page, the numbers and the explanation."""
-    from spes_hf.diagnosing import diagnose
-    from spes_hf.viz.scale import printable
-
-    config = _checked(options, "diagnosis")
-    diagnosis = diagnose(
-        *load_model(options.model, options.device, options.dtype),
-        reference=_reference(options.reference),
-        config=config,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        progress=not options.quiet,
-        **_utterance(options),
-    )
-    page = diagnosis.to_html(options.out / "diagnosis.html")
-    with whole_file(options.out / "diagnosis.json") as file:
-        file.write(
-            json.dumps(diagnosis.to_dict(), ensure_ascii=False, indent=1, allow_nan=False).encode(
-                errors="backslashreplace"
-            )
-        )
-    print("\n".join(map(printable, str(diagnosis).splitlines())))
-    print(f"page: {page}")
-    print(f"numbers: {options.out / 'diagnosis.json'}")
-    if diagnosis.explanation is not None:
-        folder = diagnosis.explanation.save(options.out / "explanation")
-        print(f"in Python: Explanation.load({str(folder)!r})")
-
-
-def _reference(given: str) -> str:
-    """Return the reference: the text of the file of that name if there is one, else the words themselves."""
-    try:
-        named = Path(given).is_file()
-    except (OSError, ValueError):  # too long for a name, or with characters that no name has
-        named = False
-    text = read_text(given) if named else given
-    if not text.strip():
-        what = f"is the file {given!r}, which has no text" if named else f"is {given!r}"
-        raise ConfigError(f"--reference {what}; pass the words that were said, or a file with them")
-    return " ".join(text.split())
-
-
-def _checked(options: argparse.Namespace, prefix: str) -> SpesConfig:
-    """Return the settings of the maps, after a look at the paths; without --out the folder is named after the clip."""
+    generate_kwargs = {} if options.num_beams is None else {"num_beams": options.num_beams}
     translation = options.task == "translate" or options.tgt_lang is not None
     config = _config(options, "st" if translation else "asr")
-    options.out = options.out or Path(f"{prefix}_{Path(options.audio).stem}")
+    options.out = options.out or Path(f"spes_{Path(options.audio).stem}")
     if not Path(options.audio).is_file():
         raise AudioError(f"audio {options.audio!r} does not exist; pass the path of a recording")
     if options.out.is_file():
         raise ConfigError(f"--out is {str(options.out)!r}, which is a file; pass a folder")
-    return config
+    _explain(
+        options,
+        config,
+        *load_model(options.model, options.device, options.dtype),
+        audio=options.audio,
+        language=options.language,
+        task=options.task,
+        tgt_lang=options.tgt_lang,
+        text=options.text,
+        generate_kwargs=generate_kwargs,
+    )
 
 
-def _utterance(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what is heard, and how the model writes it, as arguments."""
-    names = ("audio", "language", "task", "tgt_lang", "text")
-    beams = {} if options.num_beams is None else {"num_beams": options.num_beams}
-    return {**{name: getattr(options, name) for name in names}, "generate_kwargs": beams}
+def run_diagnose(options: argparse.Namespace) -> None:
+    """Trace every error of what a model writes for a recording to the sound or to the context."""
+    from spes_hf.diagnosing import diagnose
+    from spes_hf.viz.scale import printable
+
+    reference = _reference(options.reference)
+    translation = options.task == "translate" or options.tgt_lang is not None
+    config = _config(options, "st" if translation else "asr")
+    out = options.out or Path(f"spes_{Path(options.audio).stem}")
+    if not Path(options.audio).is_file():
+        raise AudioError(f"audio {options.audio!r} does not exist; pass the path of a recording")
+    if out.is_file():
+        raise ConfigError(f"--out is {str(out)!r}, which is a file; pass a folder")
+    found = diagnose(
+        *load_model(options.model, options.device, options.dtype),
+        options.audio,
+        reference,
+        config=config,
+        language=options.language,
+        task=options.task,
+        tgt_lang=options.tgt_lang,
+        text=options.text,
+        generate_kwargs={} if options.num_beams is None else {"num_beams": options.num_beams},
+        batch_size=options.batch_size,
+        seed=options.seed,
+        progress=not options.quiet,
+    )
+    page = found.to_html(out / "diagnosis.html")
+    written = json.dumps(found.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+    (out / "diagnosis.json").write_text(written + "\n", encoding="utf-8")
+    if found.explanation is not None:
+        found.explanation.save(out / "explanation")
+    print("\n".join(["", *map(printable, str(found).splitlines()), "", f"page: {page}"]))
+
+
+def _reference(given: str) -> str:
+    """Return the text of a reference: of the file that it names, or itself.
+
+    Raises:
+        ConfigError: If the file holds no text.
+    """
+    path = Path(given)
+    try:
+        is_file = path.is_file()
+    except OSError:  # a text too long for a name
+        is_file = False
+    if not is_file:
+        return given
+    try:
+        text = read_text(path)
+    except (OSError, TextFileError) as error:
+        raise ConfigError(f"--reference {given!r} cannot be read as text: {error}") from error
+    if not text.strip():
+        raise ConfigError(f"--reference is {given!r}, an empty file; pass a file with what was said")
+    return " ".join(text.split())
 
 
 def run_check(options: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from spes_hf.engine import Explainer
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
 from spes_hf.explanation.diagnosis import Diagnosis, ErrorKind, WordError
-from spes_hf.explanation.stretches import Stretch, joined, peak_stretch, token_stretches
+from spes_hf.explanation.stretches import Stretch, joined, peak_stretch, profiles_in_time, stretches_in_order
 from spes_hf.masking.draw import mask_key, uniform
 from spes_hf.methods import SpesConfig
 from spes_hf.scoring.contrast import Contrast
@@ -27,6 +28,7 @@ from spes_hf.scoring.objective import ContrastObjective
 
 # Masks for the maps that say when each token was heard.
 _ALIGNMENT_MASKS = 2
+_ALIGNMENT_MASKS_EQ3 = 500
 
 # Ways of putting the frames of a stretch in another order, whose mean is taken.
 _ORDERS = 8
@@ -132,13 +134,10 @@ class Diagnoser:
         self.explainer = Explainer(model, processor, config, batch_size=batch_size, seed=seed, progress=progress)
         self.explainer.config.with_impact_for(text_given=False, foil=True)  # refuses what goes without a foil alone
         self.adapter = self.explainer.adapter
-        self.alignment = SpesConfig(
-            estimator="gradient" if self.adapter.differentiable else "perturbation",
-            impact="log-probability",
-            num_spectrogram_masks=_ALIGNMENT_MASKS if self.adapter.differentiable else 500,
-            num_token_masks=1,
-            **({"masks_per_token": _ALIGNMENT_MASKS} if self.adapter.differentiable else {}),
-        )
+        settings: dict[str, Any] = {"num_spectrogram_masks": _ALIGNMENT_MASKS, "masks_per_token": _ALIGNMENT_MASKS}
+        if not self.adapter.differentiable:
+            settings = {"estimator": "perturbation", "num_spectrogram_masks": _ALIGNMENT_MASKS_EQ3}
+        self.alignment = SpesConfig(impact="log-probability", num_token_masks=1, **settings)
 
     def __call__(
         self,
@@ -202,9 +201,9 @@ class Diagnoser:
             contrasts.append(contrast)
         return errors, tuple(contrasts)
 
-    def _heard(self, output: Output, options: GenerationOptions, utterance_id: str) -> list[Stretch] | None:
-        """Return when each token was heard; None where they are not heard in order."""
-        return token_stretches(self.explainer.of_output(output, options, utterance_id, self.alignment))
+    def _heard(self, output: Output, options: GenerationOptions, utterance_id: str) -> dict[int, np.ndarray]:
+        """Return what speaks for each token, by time."""
+        return profiles_in_time(self.explainer.of_output(output, options, utterance_id, self.alignment))
 
     def _measured(
         self,
@@ -213,7 +212,7 @@ class Diagnoser:
         errors: Sequence[WordError],
         explanation: Explanation,
         contrasts: tuple[Contrast, ...],
-        heard: list[Stretch] | None,
+        heard: dict[int, np.ndarray] | None,
         times: Sequence[Stretch] | None,
         utterance_id: str,
     ) -> list[WordError]:
@@ -228,7 +227,9 @@ class Diagnoser:
                 continue
             row = error.row
             stretch = _stretch(error, contrasts[row], words, explanation, heard, times)
-            features = shuffled(utterance.features, utterance.times, stretch, self._key(utterance_id, row))
+            edge = 0.0 if times is not None else _EDGE
+            key = self._key(utterance_id, row)
+            features = shuffled(utterance.features, utterance.times, stretch, key, edge)
             with torch.no_grad():
                 reader = replace(objective.reader, contrasts=contrasts[row : row + 1])
                 odds = [reader.odds(part.to(self.adapter.device)) for part in features.split(4)]
@@ -259,25 +260,24 @@ class Diagnoser:
         return mask_key(self.explainer.seed, utterance_id, f"orders/{row}")
 
 
-def shuffled(features: Tensor, times: Tensor, stretch: Stretch, key: int, orders: int = _ORDERS) -> Tensor:
+def shuffled(features: Tensor, times: Tensor, stretch: Stretch, key: int, edge: float = 0.0) -> Tensor:
     """Return spectrograms, (N, T, C), whose frames of one stretch are in another order.
 
-    The stretch keeps its loudness and its colour, and what was to hear in it is gone. Its edges, 15 % on each side, stay
-    as they are: neighbours reach into them.
+    The stretch keeps its loudness and its colour, and what was to hear in it is gone.
 
     Args:
         features: (T, C).
         times: (T,) in seconds.
         stretch: Start and end, in seconds.
         key: Of the random orders.
-        orders: N.
+        edge: Share of the stretch, on each side, that stays as it is.
     """
     start, end = stretch
-    edge = _EDGE * (end - start)
-    inside = ((times >= start + edge) & (times <= end - edge)).nonzero()[:, 0]
-    found = features.expand(orders, -1, -1).clone()
+    margin = edge * (end - start)
+    inside = ((times >= start + margin) & (times <= end - margin)).nonzero()[:, 0]
+    found = features.expand(_ORDERS, -1, -1).clone()
     if len(inside) > 1:
-        for i, numbers in enumerate(torch.from_numpy(uniform(key, 0, orders, len(inside)))):
+        for i, numbers in enumerate(torch.from_numpy(uniform(key, 0, _ORDERS, len(inside)))):
             found[i, inside] = features[inside[numbers.argsort()]]
     return found
 
@@ -287,7 +287,7 @@ def _stretch(
     contrast: Contrast,
     words: Words,
     explanation: Explanation,
-    heard: list[Stretch] | None,
+    heard: dict[int, np.ndarray] | None,
     times: Sequence[Stretch] | None,
 ) -> Stretch:
     """Return the stretch of sound that belongs to the words of an error."""
@@ -295,14 +295,18 @@ def _stretch(
     if times is not None and error.said_words:
         own = joined(times[i] for i in error.said_words)
         return own or peak_stretch(evidence, explanation.times)
-    if heard is None:
+    # Where the sound speaks for the words or against them, the contrast knows better than their own maps.
+    own_profile = evidence.abs().sum(1).double().numpy()
+    profiles = None if heard is None else {**heard, **{k: own_profile for k in contrast.tokens if k in heard}}
+    cut = None if profiles is None else stretches_in_order(profiles, explanation.times)
+    if cut is None:
         return peak_stretch(evidence, explanation.times)
-    own = joined(heard[k] for k in contrast.tokens)
+    own = joined(cut[k] for k in contrast.tokens if k in cut)
     if own is not None:
         return own
     # A word that was not written lies between the middles of its neighbours.
-    before = joined(heard[k] for k in range(contrast.start - 1, contrast.start) if k >= 0)
-    after = joined(heard[k] for k in range(contrast.start, contrast.start + 1) if k < len(heard))
+    before = joined([cut[k] for k in cut if k < contrast.start][-1:])
+    after = joined([cut[k] for k in cut if k >= contrast.start][:1])
     start = float(explanation.times[0]) if before is None else sum(before) / 2
     end = float(explanation.times[-1]) if after is None else sum(after) / 2
     return peak_stretch(evidence, explanation.times, (start, end)) if end > start else (end, start)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jiwer
-
 from spes_hf.text import normalise
 
 # What stands for a word without letters or digits, so that it equals no other word.
@@ -42,6 +40,8 @@ def differences(first: Sequence[str], second: Sequence[str], exact: bool = False
         >>> differences("so my fellow country men".split(), "so my yellow countrymen".split())
         [Difference(first=range(2, 5), second=range(2, 4))]
     """
+    import jiwer
+
     one, other = ([word if exact else normalise(word) or _NO_WORD for word in words] for words in (first, second))
     if not (one and other):
         return [Difference(range(len(one)), range(len(other)))] if one or other else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,8 +11,6 @@ import pytest
 import soundfile
 
 from spes_hf import Explanation, SpesConfig, cli
-from spes_hf.demo import tiny_clips
-from spes_hf.explanation.diagnosis import Diagnosis
 
 
 @pytest.fixture(scope="module")
@@ -104,80 +101,6 @@ def test_dtype_that_does_not_exist(folder, clip):
     assert stopped.value.code == cli.EXIT_USAGE
 
 
-@pytest.fixture(scope="module")
-def tiny_clip():
-    return next(row["path"] for row in tiny_clips() if row["id"] == "tst-COMMON-0105")
-
-
-def diagnose(clip, reference, *more, quick=("--num-masks", "4", "--num-token-masks", "2")):
-    """The model writes "At half past eleven Tom needs the beautiful house."."""
-    settings = ["--model", "speech2text-en", "--device", "cpu", "--quiet", *quick]
-    return cli.main(["diagnose", str(clip), "--reference", str(reference), *settings, *more])
-
-
-def test_diagnose_writes_page_numbers_and_explanation(tiny_clip, tmp_path, capsys):
-    out = tmp_path / "new" / "out"
-    (tmp_path / "reference.txt").write_text("\ufeffAt half past eleven Tom\r\nneeds a beautiful hat.\n", "utf-8")
-    assert diagnose(tiny_clip, tmp_path / "reference.txt", "--out", str(out), "--seed", "7") == 0
-    shown = capsys.readouterr().out.splitlines()
-    values = json.loads((out / "diagnosis.json").read_text("utf-8"))
-    explanation = Explanation.load(out / "explanation")
-    found = Diagnosis.from_dict(values, explanation)
-    assert values["reference"] == "At half past eleven Tom needs a beautiful hat."
-    assert [(e.written, e.said) for e in found.errors] == [("the", "a"), ("house", "hat")]
-    assert shown[:3] == str(found).splitlines()
-    assert f"page: {out / 'diagnosis.html'}" in shown and (out / "diagnosis.html").stat().st_size > 20_000
-    assert [c.name for c in explanation.contrasts] == ["the, not a", "house, not hat"]
-    assert explanation.provenance["seed"] == 7
-    assert explanation.provenance["config"]["num_token_masks"] == 2
-
-    assert cli.main(["report", str(out / "explanation")]) == 0
-    told = capsys.readouterr().out
-    assert f"house, not hat: {found.errors[1].log_odds:+.1f} bits; the sound adds " in told and "nan" not in told
-
-
-def test_diagnose_words_of_a_text_that_is_right(tiny_clip, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert diagnose(tiny_clip, "at half past eleven Tom needs the beautiful house") == 0
-    folder = tmp_path / "diagnosis_tst-COMMON-0105"
-    assert sorted(path.name for path in folder.iterdir()) == ["diagnosis.html", "diagnosis.json"]
-    assert "no error" in capsys.readouterr().out
-
-
-def test_diagnose_takes_a_given_text(tiny_clip, tmp_path, capsys):
-    right = "At half past eleven Tom needs the beautiful hat."
-    assert diagnose(tiny_clip, right, "--text", right, "--out", str(tmp_path)) == 0
-    assert "beautiful hat.': no error" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"\r\n \n", "ref.txt', which has no text"),
-        ("Caf\u00e9".encode("cp1252"), "is not UTF-8 at column 4"),
-        (b"...", "which has no word"),
-        (b"entirely other words are here", "no word in common"),
-    ],
-)
-def test_diagnose_refuses_a_reference(tiny_clip, tmp_path, capsys, content, words):
-    (tmp_path / "ref.txt").write_bytes(content)
-    assert diagnose(tiny_clip, tmp_path / "ref.txt", "--out", str(tmp_path / "out")) == cli.EXIT_USAGE
-    error = capsys.readouterr().err
-    assert words in error and "Traceback" not in error
-    assert not (tmp_path / "out").exists()
-
-
-def test_diagnose_refuses_what_explain_does(tiny_clip, tmp_path, capsys):
-    assert diagnose(tiny_clip, " ") == cli.EXIT_USAGE
-    assert diagnose(tmp_path / "no.wav", "a word") == cli.EXIT_AUDIO
-    assert diagnose(tiny_clip, "a word", "--num-masks", "0") == cli.EXIT_USAGE
-    assert diagnose(tiny_clip, "a word", "--model", str(tmp_path / "no-model")) == cli.EXIT_MODEL
-    assert diagnose(tiny_clip, "a" * 5000, "--out", str(tmp_path / "out")) == cli.EXIT_USAGE  # no name of a file
-    (tmp_path / "file").touch()
-    assert diagnose(tiny_clip, "a word", "--out", str(tmp_path / "file")) == cli.EXIT_USAGE
-    assert "Traceback" not in capsys.readouterr().err
-
-
 def test_a_console_of_few_letters(folder, clip, tmp_path):
     assert explain(folder, clip, "--out", str(tmp_path / "out"), "--text", "zaż") == 0
     done = subprocess.run(
@@ -207,13 +130,9 @@ def test_help_is_quick_and_complete():
     """No heavy import for a manual page."""
     code = "import sys; from spes_hf.cli import build_parser; build_parser(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
-    shown = {
-        command: subprocess.run(
-            [sys.executable, "-m", "spes_hf.cli", command, "--help"], check=True, capture_output=True, text=True
-        ).stdout
-        for command in ("explain", "diagnose")
-    }
-    assert "--reference" in shown["diagnose"] and "--reference" not in shown["explain"]
+    shown = subprocess.run(
+        [sys.executable, "-m", "spes_hf.cli", "explain", "--help"], check=True, capture_output=True, text=True
+    ).stdout
     for option in (
         "--model",
         "--preset",
@@ -225,4 +144,4 @@ def test_help_is_quick_and_complete():
         "--device",
         "--dtype",
     ):
-        assert option in shown["explain"] and option in shown["diagnose"]
+        assert option in shown

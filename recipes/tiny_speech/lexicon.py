@@ -132,6 +132,22 @@ MODALS = [
     ("wants to", "will/0", "quiere/0"),
 ]
 MOODS = [("happy", "froh", "contento", "contenta"), ("tired", "müde", "cansado", "cansada")]
+# Of sentences about the speaker: adjectives (English, German, Spanish masculine and feminine), and nouns that say the
+# speaker's gender: English, German with its article, Spanish with its article.
+SPEAKER_MOODS = [
+    *MOODS,
+    ("sick", "krank", "enfermo", "enferma"),
+    ("busy", "beschäftigt", "ocupado", "ocupada"),
+    ("nervous", "nervös", "nervioso", "nerviosa"),
+    ("calm", "ruhig", "tranquilo", "tranquila"),
+    ("ready", "bereit", "listo", "lista"),
+    ("angry", "wütend", "enfadado", "enfadada"),
+]
+PERSONS = {
+    "f": [("woman", "eine Frau", "una mujer"), ("girl", "ein Mädchen", "una niña")],
+    "m": [("man", "ein Mann", "un hombre"), ("boy", "ein Junge", "un niño")],
+}
+PRONOUNS = {"f": ("she", "sie"), "m": ("he", "er")}
 QUESTION_WORDS = [
     ("Where", "Wo/0", "¿Dónde/0"),
     ("When", "Wann/0", "¿Cuándo/0"),

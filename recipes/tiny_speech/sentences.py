@@ -33,6 +33,8 @@ from tiny_speech import lexicon
 
 LANGUAGES = ("de", "es")
 KINDS = ("statement", "number", "verb-final", "question", "parenthesis")
+# With `speaker_gender`. The gender of an adjective is told by the voice alone, by a word as well, or by a word alone.
+SPEAKER_KINDS = ("speaker", "speaker-cue", "third-person")
 
 Target = tuple[str, tuple[int, ...]]
 
@@ -47,9 +49,13 @@ class Phrase:
 
 @dataclass(frozen=True)
 class Sentence(Phrase):
-    """A finished sentence of the corpus and the kind of reordering that it shows."""
+    """A finished sentence of the corpus and the kind of reordering that it shows.
+
+    `speaker` is the gender of the voice that must speak it, "f" or "m"; None where any voice may.
+    """
 
     kind: str = "statement"
+    speaker: str | None = None
 
     @property
     def text(self) -> str:
@@ -316,9 +322,124 @@ class Grammar:
         return Sentence(draw.source, draw.target, kind)
 
 
-def generate_sentences(count: int, seed: int, exclude: Iterable[str] = ()) -> list[Sentence]:
-    """Returns `count` different sentences, none of whose English texts is in `exclude`."""
-    grammar, seen = Grammar(seed), set(exclude)
+class SpeakerGrammar(Grammar):
+    """Also draws sentences whose Spanish adjective agrees with whoever speaks, or with somebody named.
+
+    "I am tired." is "Estoy cansada." in a female voice, "Estoy cansado." in a male one. Words of the sentence that tell
+    the speaker's gender always agree with the voice; in the third person the voice tells nothing.
+    """
+
+    def being(self, gender: str, closing: str = "") -> tuple[Phrase, Phrase, Phrase]:
+        """Returns "I", "am" and an adjective that agrees with `gender`, `closing` attached to the German one."""
+        english, german, masculine, feminine = self.random.choice(lexicon.SPEAKER_MOODS)
+        agreed = feminine if gender == "f" else masculine
+        mood = phrase(english, f"{german}{closing}/0", f"{agreed}/0")
+        return phrase("I", "ich/0", ""), phrase("am", "bin/0", "estoy/0"), mood
+
+    def clause(self) -> tuple[Phrase, Phrase, Phrase]:
+        """Returns subject, verb and object."""
+        return self.subject()[0], self.verb(), self.object()
+
+    def relative(self, gender: str) -> Phrase:
+        """Returns somebody by their relation to a name, e.g. "the mother of Anna"."""
+        english, german, spanish = self.random.choice(lexicon.KIN[gender])
+        name = self.random.choice(lexicon.NAMES)[0]
+        articles = ("die", "la") if gender == "f" else ("der", "el")
+        return phrase(
+            f"the {english} of {name}",
+            f"{articles[0]}/0 {german}/1 von/2 {name}/3",
+            f"{articles[1]}/0 {spanish}/1 de/2 {name}/3",
+        )
+
+    def cue(self, gender: str) -> Phrase:
+        """Returns who the speaker is, e.g. "a woman" or "the mother of Anna"."""
+        if self.random.random() < 0.6:
+            return self.relative(gender)
+        english, german, spanish = self.random.choice(lexicon.PERSONS[gender])
+        article, noun = german.split()
+        es_article, es_noun = spanish.split()
+        return phrase(f"a {english}", f"{article}/0 {noun}/1", f"{es_article}/0 {es_noun}/1")
+
+    def speaker(self, gender: str) -> Phrase:
+        """Returns a sentence of a speaker about their mood that no word tells the gender of."""
+        draw = self.random.random()
+        if draw < 0.25:
+            i, am, mood = self.being(gender, ",")
+            parts = (i, am, mood, phrase("because", "weil/0", "porque/0"), *self.clause())
+            return wrap(join(*parts, de=(0, 1, 2, 3, 4, 6, 5)), "", ".")
+        i, am, mood = self.being(gender)
+        if draw < 0.4:
+            return wrap(join(self.time(), i, am, mood, de=(0, 2, 1, 3)), "", ".")
+        if draw < 0.6:
+            says = phrase("says that", "sagt,/0 dass/1", "dice/0 que/1")
+            return wrap(join(self.subject()[0], says, i, am, mood, de=(0, 1, 2, 4, 3)), "", ".")
+        also = phrase("and", "und/0", "y/0")
+        if draw < 0.8:
+            return wrap(join(*self.clause(), also, i, am, mood), "", ".")
+        return wrap(join(i, am, mood, also, *self.clause()), "", ".")
+
+    def speaker_cue(self, gender: str) -> Phrase:
+        """Returns a sentence of a speaker about their mood; a noun before or after it tells their gender."""
+        draw = self.random.random()
+        named = phrase("I am", "ich/0 bin/1", "soy/1")
+        if draw < 0.35:
+            also = phrase("and", "und/0", "y/0")
+            return wrap(join(named, self.cue(gender), also, *self.being(gender)), "", ".")
+        if draw < 0.55:
+            noun, german, spanish = self.random.choice(
+                [*lexicon.KIN[gender], *((e, g.split()[1], s.split()[1]) for e, g, s in lexicon.PERSONS[gender])]
+            )
+            article = "an" if noun[0] in "aeiou" else "a"
+            opening = phrase(f"As {article} {noun}", f"als/0 {german}/2", f"como/0 {spanish}/2")
+            return wrap(join(opening, *self.being(gender), de=(0, 2, 1, 3)), "", ".")
+        i, am, mood = self.being(gender, ",")
+        because = phrase("because", "weil/0", "porque/0")
+        parts = (i, am, mood, because, phrase("I", "ich/0", ""), phrase("am", "bin/0", "soy/0"), self.cue(gender))
+        return wrap(join(*parts, de=(0, 1, 2, 3, 4, 6, 5)), "", ".")
+
+    def third_person(self, gender: str) -> Phrase:
+        """Returns a sentence about somebody's mood: a pronoun, which Spanish drops, or a noun tells the gender."""
+        draw = self.random.random()
+        english, german, masculine, feminine = self.random.choice(lexicon.SPEAKER_MOODS)
+        agreed = feminine if gender == "f" else masculine
+        pronoun, german_pronoun = lexicon.PRONOUNS[gender]
+        they, is_ = phrase(pronoun, f"{german_pronoun}/0", ""), phrase("is", "ist/0", "está/0")
+        if draw < 0.45:
+            says = phrase("says that", "sagt,/0 dass/1", "dice/0 que/1")
+            mood = phrase(english, f"{german}/0", f"{agreed}/0")
+            return wrap(join(self.subject()[0], says, they, is_, mood, de=(0, 1, 2, 4, 3)), "", ".")
+        if draw < 0.7:
+            mood = phrase(english, f"{german},/0", f"{agreed}/0")
+            parts = (they, is_, mood, phrase("because", "weil/0", "porque/0"), *self.clause())
+            return wrap(join(*parts, de=(0, 1, 2, 3, 4, 6, 5)), "", ".")
+        mood = phrase(english, f"{german}/0", f"{agreed}/0")
+        return wrap(join(self.relative(gender), is_, mood), "", ".")
+
+    def sentence(self) -> Sentence:
+        """Returns a sentence of a random kind: those of the plain grammar in 45 of 100 cases."""
+        kind = self.random.choices(("plain", *SPEAKER_KINDS), weights=(45, 25, 15, 15))[0]
+        if kind == "plain":
+            return super().sentence()
+        return self.of_kind(kind, self.random.choice("fm"))
+
+    def of_kind(self, kind: str, gender: str) -> Sentence:
+        """Returns a sentence of a kind of `SPEAKER_KINDS` whose adjective has the gender "f" or "m"."""
+        draw = _edit(getattr(self, kind.replace("-", "_"))(gender), _capital, lambda word: word)
+        return Sentence(draw.source, draw.target, kind, None if kind == "third-person" else gender)
+
+
+def generate_sentences(
+    count: int, seed: int, exclude: Iterable[str] = (), speaker_gender: bool = False
+) -> list[Sentence]:
+    """Returns `count` different sentences, none of whose English texts is in `exclude`.
+
+    Args:
+        count: How many.
+        seed: Same seed, same sentences.
+        exclude: English texts that may not be drawn.
+        speaker_gender: Also draw sentences whose Spanish adjectives agree with the speaker (`SpeakerGrammar`).
+    """
+    grammar, seen = (SpeakerGrammar if speaker_gender else Grammar)(seed), set(exclude)
     sentences: list[Sentence] = []
     while len(sentences) < count:
         sentence = grammar.sentence()

@@ -47,6 +47,8 @@ TRAIN_VARIANTS = (
 TRAIN_FLITE = ("slt", "rms", "awb", "kal16")
 DEV_VOICES = ("espeak:en-us+m8", "espeak:en+steph")
 TEST_VOICES = ("espeak:en-us+m4", "espeak:en-us+f2", "espeak:en+m7", "espeak:en-gb-x-rp+f5")
+# The voices of the splits that sound like women, as espeak-ng's files say; all others sound like men.
+FEMALE_VOICES = frozenset("f1 f2 f3 f4 f5 Alicia Andrea Annie anika aunty belinda linda steph slt".split())
 
 _NO_ESPEAK = "espeak-ng is not installed; on Debian and Ubuntu: apt-get install espeak-ng"
 _EVENT_END_LIST, _EVENT_WORD, _EVENT_PHONEME = 0, 1, 7
@@ -138,6 +140,16 @@ class _Espeak:
         return np.concatenate(self.samples).astype(np.float32) / 32768, self.events
 
 
+def voice_gender(name: str) -> str:
+    """Returns "f" or "m" for the name of a voice of the splits.
+
+    Examples:
+        >>> voice_gender("espeak:en-us+f2"), voice_gender("flite:rms")
+        ('f', 'm')
+    """
+    return "f" if re.split(r"[+:]", name)[-1] in FEMALE_VOICES else "m"
+
+
 def available_synthesisers() -> list[str]:
     """The names of the installed synthesisers, of "espeak" and "flite"."""
     found = ["espeak"] if ctypes.util.find_library("espeak-ng") else []
@@ -218,12 +230,8 @@ def _word_times(
     return times
 
 
-def _speak(task: tuple[Sentence, str, int]) -> Utterance:
-    """Speaks a sentence in a voice, at a random rate, pitch, level and noise; the seed fixes them all."""
-    sentence, name, seed = task
-    rng = np.random.default_rng(seed)
-    voice = Voice(name, int(rng.integers(140, 205)), int(rng.integers(30, 70)), int(rng.integers(30, 70)))
-    samples, times = synthesize(sentence.text, voice)
+def with_noise(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Returns samples with noise of a random kind and level, at a random level, as float32."""
     noise = rng.standard_normal(len(samples))
     if rng.random() < 0.5:  # pink-like: most of the energy is low
         noise = np.convolve(noise, np.exp(-np.arange(32) / 6.0), mode="same")
@@ -231,10 +239,21 @@ def _speak(task: tuple[Sentence, str, int]) -> Utterance:
     noise *= samples.std() / noise.std() * 10 ** (-snr / 20)
     mixed = samples + noise
     mixed *= rng.uniform(0.2, 0.9) / np.abs(mixed).max()
-    return Utterance(sentence, name, mixed.astype(np.float32), times)
+    return mixed.astype(np.float32)
 
 
-def make_corpus(root: str | os.PathLike[str], sizes: dict[str, int], seed: int = 1, workers: int = 1) -> None:
+def speak(task: tuple[Sentence, str, int]) -> Utterance:
+    """Speaks a sentence in a voice, at a random rate, pitch, level and noise; the seed fixes them all."""
+    sentence, name, seed = task
+    rng = np.random.default_rng(seed)
+    voice = Voice(name, int(rng.integers(140, 205)), int(rng.integers(30, 70)), int(rng.integers(30, 70)))
+    samples, times = synthesize(sentence.text, voice)
+    return Utterance(sentence, name, with_noise(samples, rng), times)
+
+
+def make_corpus(
+    root: str | os.PathLike[str], sizes: dict[str, int], seed: int = 1, workers: int = 1, speaker_gender: bool = False
+) -> None:
     """Writes the tiny corpus in MuST-C's layout under `root`, and `alignments/<split>.json` with the word times.
 
     The test split is drawn first, then the development split, so that neither depends on the size of the next; no
@@ -245,6 +264,8 @@ def make_corpus(root: str | os.PathLike[str], sizes: dict[str, int], seed: int =
         sizes: Numbers of utterances for "train", "dev" and "tst-COMMON".
         seed: Seed of sentences, voices and noise.
         workers: Processes that speak.
+        speaker_gender: Also write sentences whose Spanish adjectives agree with the voice. Without it the corpus is the
+            one that the shipped models were trained on.
     """
     found = available_synthesisers()
     if "espeak" not in found:
@@ -259,18 +280,21 @@ def make_corpus(root: str | os.PathLike[str], sizes: dict[str, int], seed: int =
         raise RuntimeError("a voice is in two splits")
     texts: set[str] = set()
     for number, split in enumerate(("tst-COMMON", "dev", "train")):
-        sentences = generate_sentences(sizes[split], seed + number, exclude=texts)
+        sentences = generate_sentences(sizes[split], seed + number, texts, speaker_gender)
+        by_gender = {None: voices[split]} | {
+            gender: [name for name in voices[split] if voice_gender(name) == gender] for gender in "fm"
+        }
         drawn = {sentence.text for sentence in sentences}
         if texts & drawn:
             raise RuntimeError(f"sentences of {split} are in another split: {sorted(texts & drawn)[:3]}")
         texts |= drawn
         base = (seed * 10 + number) * 1_000_000
-        tasks = [(sentence, rng.choice(voices[split]), base + i) for i, sentence in enumerate(sentences)]
+        tasks = [(sentence, rng.choice(by_gender[sentence.speaker]), base + i) for i, sentence in enumerate(sentences)]
         tasks.sort(key=lambda task: task[1])
         # espeak-ng's sound depends a little on what it said before: a new process for every 32 sentences, whatever the
         # number of workers, makes the same seed give the same samples.
         with multiprocessing.Pool(workers, maxtasksperchild=1) as pool:
-            utterances = pool.map(_speak, tasks, chunksize=32)
+            utterances = pool.map(speak, tasks, chunksize=32)
         write_mustc_split(root, split, utterances, SAMPLING_RATE)
         if split != "train":
             _write_alignments(root, split, utterances)

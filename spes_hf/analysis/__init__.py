@@ -10,10 +10,12 @@ effect sizes, ``plot()`` and ``to_dict()``:
 `modality_balance`       Does a token rest on sound or on text? (§8.2)
 `positional`             Which earlier tokens matter: the first, the latest, those between? (§8.3, Fig. 11)
 `intermediate_tokens`    Which tokens are explained by one further back, and by which? (§8.3, Table 10)
+`error_causes`           Which errors were misheard, which guessed, and at which frequencies? (rows of `Diagnose`)
 =======================  ==================================================================================
 """
 
 from spes_hf.analysis.alignments import Alignment, AlignmentError, Phone, Word, read_alignment
+from spes_hf.analysis.causes import Confusion, ErrorCauses, ErrorGroup, error_causes
 from spes_hf.analysis.corpus import saved_explanations
 from spes_hf.analysis.forced import align_explanation, align_words
 from spes_hf.analysis.intermediate import IntermediateTokens, intermediate_tokens
@@ -29,6 +31,9 @@ from spes_hf.analysis.stats import Test
 __all__ = [
     "Alignment",
     "AlignmentError",
+    "Confusion",
+    "ErrorCauses",
+    "ErrorGroup",
     "FrequencyProfiles",
     "IntermediateTokens",
     "ModalityBalance",
@@ -43,6 +48,7 @@ __all__ = [
     "align_explanation",
     "align_words",
     "compare_profiles",
+    "error_causes",
     "frequency_profile",
     "intermediate_tokens",
     "match_words",

@@ -25,12 +25,13 @@ from spes_hf.explanation import Explanation
 from spes_hf.explanation.origin import without_time
 from spes_hf.hearing import SoundChecker
 from spes_hf.methods import ExplainConfig
+from spes_hf.metrics.contrastive import ContrastiveDeletion
 from spes_hf.metrics.deletion import Deletion, Insertion
 from spes_hf.metrics.rows import as_dict
 from spes_hf.metrics.size import Size
 from spes_hf.rows import RowTransform, is_lazy, is_lazy_batch, raw
 
-__all__ = ["Deletion", "Explain", "Insertion", "RowTransform", "Size", "SoundCheck"]
+__all__ = ["ContrastiveDeletion", "Deletion", "Explain", "Insertion", "RowTransform", "Size", "SoundCheck"]
 
 # Columns with a number for each token.
 _NUMBERS = ("token_probabilities", "sound_bits", "text_bits")
@@ -65,6 +66,10 @@ class AudioTransform(RowTransform):
     def adapter(self) -> Adapter:
         """The adapter of the model."""
 
+    def of_row(self, row: Mapping[str, Any], waveform: Waveform, text: str | None, utterance_id: str) -> dict[str, Any]:
+        """Return the columns of one row, without "error"."""
+        return self.of_audio(waveform, text, utterance_id)
+
     @abstractmethod
     def of_audio(self, waveform: Waveform, text: str | None, utterance_id: str) -> dict[str, Any]:
         """Return the columns of one utterance, without "error"."""
@@ -74,9 +79,14 @@ class AudioTransform(RowTransform):
         """Return the columns of an utterance that failed, empty but of their types."""
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """The columns that must be there."""
+        return tuple(name for name in (self.audio_column, self.text_column) if name is not None)
+
+    @property
     def reads(self) -> tuple[str, ...]:
         """The columns that the transform looks at."""
-        return tuple(name for name in (self.audio_column, self.id_column, self.text_column) if name is not None)
+        return (*self.needs, self.id_column)
 
     @property
     def running_model(self) -> Any:
@@ -94,8 +104,8 @@ class AudioTransform(RowTransform):
             ConfigError: If there is no such column.
         """
         self.take_place(rank)
-        for name in (self.audio_column, self.text_column):
-            if name is not None and name not in row:
+        for name in self.needs:
+            if name not in row:
                 raise ConfigError(
                     f"row has no column {name!r} (it has {', '.join(map(str, row))}); pass audio_column=… (and "
                     "text_column=…) as the data set names them"
@@ -106,7 +116,7 @@ class AudioTransform(RowTransform):
         try:
             waveform = self.waveform_of(row)
             text = None if self.text_column is None else row[self.text_column] or ""
-            found = self.of_audio(waveform, text, self._id_of(row, waveform))
+            found = self.of_row(row, waveform, text, self._id_of(row, waveform))
         except Exception as error:
             if is_fatal(error):
                 raise

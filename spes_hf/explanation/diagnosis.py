@@ -17,14 +17,14 @@ ErrorVerdict = Literal["misheard", "guessed", "not heard", "unsure", "not known"
 VERDICTS: tuple[ErrorVerdict, ...] = ("misheard", "guessed", "not heard", "unsure", "not known")
 
 # Bits from a word's own stretch of sound from which on it is misheard. Set by benchmarks/diagnosis.py on other voices
-# than those that docs/diagnosis.md reports.
-MISHEARD_BITS = 1.0
+# than those that docs/contrast.md reports.
+MISHEARD_BITS = 1.25
 
 # So near to the bound nothing is said.
-UNSURE_BITS = 0.5
+UNSURE_BITS = 0.25
 
 # A stretch that moves neither word by so many bits has nothing to hear.
-NOTHING_BITS = 0.5
+NOTHING_BITS = 0.25
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class WordError:
         start, end = self.stretch
         return (
             f"{self.name}: {self.verdict}; {self.log_odds:+.1f} bits = {self.context:+.1f} context "
-            f"{self.evidence:+.1f} from the sound at {start:.2f}–{end:.2f} s (without any sound {self.without_sound:+.1f})"
+            f"{self.evidence:+.1f} sound at {start:.2f}–{end:.2f} s; without any sound {self.without_sound:+.1f}"
         )
 
 
@@ -170,13 +170,14 @@ class Diagnosis:
 
 
 def _error(entries: dict[str, Any]) -> WordError:
-    values = {name: value for name, value in entries.items() if name != "verdict"}
+    values: dict[str, Any] = {name: value for name, value in entries.items() if name != "verdict"}
     numbers = ("log_odds", "context", "evidence", "without_sound", "written_evidence", "said_evidence")
     for name in (*numbers, "deviation", "reliability"):
         values[name] = math.nan if values[name] is None else float(values[name])
     start, end = values["stretch"]
     values["stretch"] = (math.nan if start is None else start, math.nan if end is None else end)
-    return WordError(**{n: tuple(v) if n in ("written_words", "said_words") else v for n, v in values.items()})
+    values |= {name: tuple(values[name]) for name in ("written_words", "said_words")}
+    return WordError(**values)
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -10,12 +10,14 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from spes_hf.explanation.result import Explanation
+from spes_hf.text import normalise
 
 Stretch = tuple[float, float]
 """Start and end of a piece of the audio, in seconds."""
 
 _SMOOTHING_S = 0.02
 _STEP_S = 0.02
+_FLOOR = 0.05  # of an even profile: what a token has everywhere
 
 # Tokens are heard in order unless the rank correlation of their maps' centres with their order is below this.
 _IN_ORDER = 0.3
@@ -24,35 +26,45 @@ _IN_ORDER = 0.3
 _PEAK_SHARE, _PEAK_SMOOTHING_S = 0.3, 0.06
 
 
-def token_stretches(explanation: Explanation) -> list[Stretch] | None:
-    """Return when each explained token was heard, in seconds; None where tokens are not heard in order.
-
-    What speaks for a token, by time, is compared with what speaks for the others (dynamic time warping). The tokens
-    share all of the time axis, so pauses belong to a neighbour; the end-of-sequence token gets none.
+def profiles_in_time(explanation: Explanation) -> dict[int, np.ndarray]:
+    """Return what speaks for each spoken token, by time: (T,) by its index; special tokens and marks are not spoken.
 
     Args:
-        explanation: Over tokens, its maps signed.
+        explanation: Over tokens.
     """
-    profiles = np.stack([_profile(explanation.evidence(k)) for k in range(len(explanation))])
-    written = [k for k, special in enumerate(explanation.special) if not special]
-    step = max(1, round(_STEP_S / _seconds_per_frame(explanation)))
-    smooth = gaussian_filter1d(profiles[written], _SMOOTHING_S / _seconds_per_frame(explanation), axis=1)[:, ::step]
+    spoken = [k for k, piece in enumerate(explanation.pieces) if not explanation.special[k] and _is_spoken(piece)]
+    return {k: explanation.evidence(k).clamp_min(0).sum(1).double().numpy() for k in spoken}
+
+
+def stretches_in_order(profiles: Mapping[int, np.ndarray], times: Tensor) -> dict[int, Stretch] | None:
+    """Return when each token was heard, in seconds; None where tokens are not heard in order.
+
+    Tokens share all of the time axis, in order, so that pauses belong to a neighbour. A piece of time goes to the token
+    whose profile has most of itself there, compared with the others'.
+
+    Args:
+        profiles: (T,) of every token, by its index: what speaks for it; any unit.
+        times: (T,) in seconds.
+    """
+    seconds = _seconds_per_frame(times)
+    step = max(1, round(_STEP_S / seconds))
+    keys = sorted(profiles)
+    if not keys:
+        return None
+    raw = np.stack([profiles[k] for k in keys])
+    smooth = gaussian_filter1d(raw, _SMOOTHING_S / seconds, axis=1)[:, ::step]
+    if smooth.shape[1] < len(keys):
+        return None
     total = smooth.sum(1, keepdims=True)
-    if len(written) == 0 or smooth.shape[1] < len(written) or not bool((total > 0).all()):
+    shares = np.where(total > 0, smooth / np.where(total > 0, total, 1.0), 1 / smooth.shape[1])
+    if len(keys) > 2 and _order(shares) < _IN_ORDER:
         return None
-    shares = smooth / total
-    if len(written) > 2 and _order(shares) < _IN_ORDER:
-        return None
-    deviation = shares.std(0)
-    distinct = (shares - shares.mean(0)) / np.where(deviation > 0, deviation, 1.0)
-    cuts = in_order(distinct)
-    times = explanation.times.numpy()
-    half = _seconds_per_frame(explanation) / 2
-    last = len(times) - 1
-    found: list[Stretch] = [(float("nan"), float("nan"))] * len(explanation)
-    for k, (first, end) in zip(written, cuts, strict=True):
-        found[k] = (float(times[first * step]) - half, float(times[min(end * step - 1, last)]) + half)
-    return found
+    gain = np.log(shares + _FLOOR / smooth.shape[1])
+    axis, last = times.numpy(), len(times) - 1
+    return {
+        k: (float(axis[first * step]) - seconds / 2, float(axis[min(end * step - 1, last)]) + seconds / 2)
+        for k, (first, end) in zip(keys, in_order(gain - gain.mean(0)), strict=True)
+    }
 
 
 def peak_stretch(evidence: Tensor, times: Tensor, within: Stretch | None = None) -> Stretch:
@@ -63,7 +75,7 @@ def peak_stretch(evidence: Tensor, times: Tensor, within: Stretch | None = None)
         times: (T,) in seconds.
         within: Where to look, in seconds; None: everywhere.
     """
-    seconds = float(times[1] - times[0]) if len(times) > 1 else 0.01
+    seconds = _seconds_per_frame(times)
     profile = gaussian_filter1d(evidence.abs().sum(1).numpy(), _PEAK_SMOOTHING_S / seconds)
     axis = times.numpy()
     allowed = np.ones(len(axis), dtype=bool) if within is None else (axis >= within[0]) & (axis <= within[1])
@@ -110,12 +122,12 @@ def in_order(gain: np.ndarray) -> list[tuple[int, int]]:
     return found[::-1]
 
 
-def _profile(evidence: Tensor) -> np.ndarray:
-    return evidence.clamp_min(0).sum(1).double().numpy()
+def _is_spoken(piece: str) -> bool:
+    """Return whether a token has a letter or a digit, or a part of a character."""
+    return bool(normalise(piece)) or any("\udc80" <= c <= "\udcff" for c in piece)
 
 
-def _seconds_per_frame(explanation: Explanation) -> float:
-    times = explanation.times
+def _seconds_per_frame(times: Tensor) -> float:
     return float(times[1] - times[0]) if len(times) > 1 else 0.01
 
 

@@ -120,6 +120,10 @@ class ExplainConfig:
         Raises:
             ConfigError: If the impact was asked for and goes without a foil, or with one, alone.
         """
+        if not foil and self.word_probability != "word-boundary":
+            raise ConfigError(
+                f"config.word_probability is {self.word_probability!r}, which only a foil reads; pass foil=… as well"
+            )
         if isinstance(self.impact, DerivedStr):
             own = "log-probability" if text_given else str(self.impact)
             return self.changed(**self.read({"impact": "log-odds" if foil else own}))
@@ -129,10 +133,6 @@ class ExplainConfig:
             raise ConfigError(
                 f"config.impact is {self.impact!r}, which compares with another text; pass it as foil=…, or use one of "
                 f"{', '.join(IMPACTS)}, auto"
-            )
-        if not foil and self.word_probability != "word-boundary":
-            raise ConfigError(
-                f"config.word_probability is {self.word_probability!r}, which only a foil reads; pass foil=… as well"
             )
         return self
 

@@ -1,6 +1,7 @@
 """Is an explanation right, and is it small? Deletion, insertion, size; corpus scores with intervals (§5).
 
-Map `Deletion`, `Insertion` and `Size` over rows, then `summarize` them; `compare` tests two methods against each other.
+Map `Deletion`, `Insertion`, `Size` and, with a foil, `ContrastiveDeletion` over rows, then `summarize` them; `compare`
+tests two methods against each other.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from spes_hf.errors import ConfigError
 from spes_hf.metrics.bootstrap import Comparison, Interval, bootstrap_interval, paired_bootstrap
+from spes_hf.metrics.contrastive import CONTRASTIVE_FRACTIONS, ContrastiveDeletion, target_maps
 from spes_hf.metrics.deletion import FINE_FRACTIONS, PAPER_FRACTIONS, Deletion, Insertion
 from spes_hf.metrics.quality import Bleu, CharacterErrorRate, Quality, WordErrorRate, bleu, cer, wer
 from spes_hf.metrics.score import Curve, Score, compare, plot_curves
@@ -16,12 +18,14 @@ from spes_hf.metrics.size import THRESHOLDS, Size
 from spes_hf.metrics.summary import summarize
 
 __all__ = [
+    "CONTRASTIVE_FRACTIONS",
     "FINE_FRACTIONS",
     "PAPER_FRACTIONS",
     "THRESHOLDS",
     "Bleu",
     "CharacterErrorRate",
     "Comparison",
+    "ContrastiveDeletion",
     "Curve",
     "Deletion",
     "Insertion",
@@ -38,6 +42,7 @@ __all__ = [
     "paired_bootstrap",
     "plot_curves",
     "summarize",
+    "target_maps",
     "wer",
 ]
 

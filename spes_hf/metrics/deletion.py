@@ -94,7 +94,7 @@ class _Curve(RowTransform, ABC):
                 the rank of a worker, which ``Dataset.map(…, with_rank=True)`` puts here.
 
         Raises:
-            ConfigError: If the explanation is missing or of another model, or the map does not fit it.
+            ConfigError: If the explanation is missing, has a foil or is of another model, or the map does not fit it.
         """
         if isinstance(saliency, int):
             self.take_place(saliency)
@@ -104,6 +104,11 @@ class _Curve(RowTransform, ABC):
         if failed(row):
             return {**as_dict(row), self.key: None}
         explanation = explanation_of(row)
+        if explanation.contrasts is not None:
+            raise ConfigError(
+                f"explanation of {explanation.text!r} has a foil, so its maps are of contrasts, not of the text; use "
+                "ContrastiveDeletion, or explain without foil"
+            )
         check_model(self.adapter.model, explanation)
         check_map(explanation.features, explanation, "features")
         if saliency is None:

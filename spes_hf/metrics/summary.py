@@ -12,6 +12,7 @@ from spes_hf import __version__
 from spes_hf.errors import ConfigError
 from spes_hf.metrics import bootstrap
 from spes_hf.metrics.deletion import Deletion, Insertion, check_fractions
+from spes_hf.metrics.flips import flip_scores
 from spes_hf.metrics.quality import Quality, check_texts, get_quality, warn_of
 from spes_hf.metrics.rows import Row, failed
 from spes_hf.metrics.score import Score, make_score, mean_points, with_ones
@@ -29,7 +30,7 @@ def summarize(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Score]:
-    """Return the corpus scores of whatever `Deletion`, `Insertion` and `Size` put into the rows (§5).
+    """Return the corpus scores of whatever the metrics of this package put into the rows (§5).
 
     Rows that carry an "error" are left out.
 
@@ -47,7 +48,8 @@ def summarize(
     Returns:
         By name, as far as the rows have them: "deletion" and "insertion" (area under the curve of the metric over the
         fraction of features), "deletion_probability" and "insertion_probability" (the same of the mean probability of
-        the clean tokens, times 100), "size_audio" and "size_token", and "clean", the metric of the clean output.
+        the clean tokens, times 100), "size_audio" and "size_token", and "clean", the metric of the clean output; of
+        `ContrastiveDeletion`, "flip_to_foil", "flip_to_other" and "coverage".
 
     Raises:
         ConfigError: If there are no rows or nothing to score, references are missing or not one for each row, or the
@@ -60,11 +62,12 @@ def summarize(
         raise ConfigError(f"rows holds no explained utterance ({len(rows)} rows, all with an error); explain some")
     rows = [rows[i] for i in kept]
     texts = None if texts is None else [texts[i] for i in kept]
-    keys: tuple[Literal["deletion", "insertion", "size"], ...] = ("deletion", "insertion", "size")
+    keys: tuple[Literal["deletion", "insertion", "size", "contrastive_deletion"], ...]
+    keys = ("deletion", "insertion", "size", "contrastive_deletion")
     present = [key for key in keys if any(row.get(key) for row in rows)]
     if not present:
         raise ConfigError(
-            "rows have none of deletion, insertion, size; map Deletion, Insertion or Size over them first"
+            f"rows have none of {', '.join(keys)}; map Deletion, Insertion, Size or ContrastiveDeletion over them first"
         )
     quality = get_quality(metric)
     resampling: dict[str, Any] = dict(samples=samples, confidence=confidence, seed=seed)
@@ -74,6 +77,8 @@ def summarize(
         entries = _entries(rows, key)
         if key == "size":
             scores |= _size_scores(entries, **resampling)
+        elif key == "contrastive_deletion":
+            scores |= flip_scores(entries, **resampling)
         else:
             scored, by = _expected(entries, texts, against)
             scores |= _curve_scores(key, entries, scored, quality, by, **resampling)
@@ -170,7 +175,7 @@ def _entries(rows: Sequence[Row], key: str) -> list[Mapping[str, Any]]:
     if missing is not None:
         raise ConfigError(f"row {missing} (not counting errors) has no {key!r}, but others have; map it over all rows")
     entries = [row[key] for row in rows]
-    for name in ("method", "fill", "against", "fractions", "thresholds"):
+    for name in ("method", "fill", "against", "by", "fractions", "thresholds"):
         values = {str(entry[name]) for entry in entries if name in entry}
         if len(values) > 1:
             raise ConfigError(f"rows have {key} by different {name}: {'; '.join(sorted(values))}; summarize each apart")

@@ -2,6 +2,7 @@
 (() => {
   const { data, $, dark, make, quoted, number, amount, colour } = spes;
   const { errors } = data;
+  for (const bound of document.querySelectorAll(".bound")) bound.textContent = number(data.bound, 2);
   const state = { index: null, map: null, spectrogram: null };
   const chosen = () => errors[state.index];
   const slug = (verdict) => verdict.replace(" ", "-");
@@ -112,7 +113,7 @@
     if (above < box.scrollTop || above + button.offsetHeight > box.scrollTop + box.clientHeight)
       box.scrollTop = above - box.clientHeight / 3;
     $("heading").replaceChildren(...(written ? [quoted(written), " written, "] : ["nothing written, "]), ...(said ? [quoted(said), " said"] : ["nothing said"]),
-      make("b", { class: `tag ${slug(verdict)}` }, verdict), make("small", {}, `error ${index} of ${errors.length}, counted from 0`));
+      make("b", { class: `tag ${slug(verdict)}` }, verdict), make("small", {}, `error ${index + 1} of ${errors.length}`));
     $("sentence-of").replaceChildren(...sentence.map((part) => (typeof part === "string" ? part : quoted(part.quoted))));
     $("previous").disabled = index === 0;
     $("next").disabled = index === errors.length - 1;

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from spes_hf.explanation.diagnosis import NOTHING_BITS, UNSURE_BITS
+from spes_hf.explanation.diagnosis import MISHEARD_BITS, NOTHING_BITS, UNSURE_BITS
 from spes_hf.text import normalise
 from spes_hf.viz import report, scale
 
@@ -75,6 +75,7 @@ def page_data(diagnosis: Diagnosis) -> dict[str, Any]:
     return {
         **shared,
         "summary": summary(diagnosis),
+        "bound": MISHEARD_BITS,
         "direction": _direction(diagnosis.text + diagnosis.reference),
         "columns": columns,
         "errors": [_error(diagnosis, error) for error in diagnosis.errors],
@@ -135,7 +136,7 @@ def sentence(error: WordError) -> list[str | dict[str, str]]:
         found = [f"{sound} says nothing about ", *either, ", and the context decides: not heard."]
     elif error.verdict == "unsure":
         bits = f"{error.evidence:.1f} ± {error.deviation:.1f} bits".replace("-", "−")
-        why = "too close to 1 bit" if error.deviation <= UNSURE_BITS else "too noisy"
+        why = f"too close to {MISHEARD_BITS:g} bits" if error.deviation <= UNSURE_BITS else "too noisy"
         found = [f"{sound} speaks for ", *for_written, f" by {bits}, {why} to tell misheard from guessed: unsure."]
     elif error.evidence < -NOTHING_BITS:
         end = (
@@ -145,7 +146,7 @@ def sentence(error: WordError) -> list[str | dict[str, str]]:
     else:
         found = [f"{sound} hardly ", *apart, ", and the context decides: guessed."]
     if error.log_odds < 0:
-        found += [" On the whole, the model finds ", *for_said, " likelier; its search chose otherwise."]
+        found += [" On the whole, the model finds ", *for_said, " likelier."]
     return found
 
 

@@ -7,6 +7,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from spes_hf import SpesConfig, diagnose
+from spes_hf.demo import load_tiny_model, tiny_clips
 from spes_hf.explanation.diagnosis import VERDICTS, Diagnosis, WordError
 from spes_hf.viz import diagnosis_page, report, write_diagnosis_html
 from spes_hf.viz.diagnosis_page import Column, aligned, sentence
@@ -129,8 +131,8 @@ def test_words_that_the_text_spells_otherwise_are_shown_as_they_are():
             "The sound at 0.10–0.25 s says nothing about *a* or *b*, and the context decides: not heard.",
         ),
         (
-            {"evidence": 0.8},
-            "The sound at 0.10–0.25 s speaks for *a* by 0.8 ± 0.3 bits, too close to 1 bit to tell misheard from "
+            {"evidence": 1.1, "deviation": 0.2},
+            "The sound at 0.10–0.25 s speaks for *a* by 1.1 ± 0.2 bits, too close to 1.25 bits to tell misheard from "
             "guessed: unsure.",
         ),
         (
@@ -141,7 +143,7 @@ def test_words_that_the_text_spells_otherwise_are_shown_as_they_are():
         (
             {"evidence": -2.0, "log_odds": -1.0},
             "The sound at 0.10–0.25 s speaks for *b*, not for what was written: guessed. On the whole, the model finds "
-            "*b* likelier; its search chose otherwise.",
+            "*b* likelier.",
         ),
         (
             {"written": ""},
@@ -233,6 +235,7 @@ def is_hidden(shown, name):
 
 def test_browser_opens_the_error_in_the_address(dom):
     shown = dom("#error=1")
+    assert "error 2 of 5" in shown and shown.count(">1.25</span>") == 2
     assert 'data-chosen="error=1"' in shown and pressed(shown) == ["c written, d said: guessed"]
     assert inside(shown, "heading").startswith("“c” written, “d” saidguessed")
     assert inside(shown, "sentence-of").endswith("speaks for “d”, but the context outweighs it: guessed.")
@@ -291,3 +294,21 @@ def test_browser_takes_hostile_text_as_text(dom, diagnosis):
     shown = dom("#error=0", replace(diagnosis, text=HOSTILE, errors=errors))
     assert "&lt;/script&gt;&lt;script&gt;" in inside(shown, "heading")
     assert "<img" not in shown and "<title>broken" not in shown
+
+
+@pytest.fixture(scope="module")
+def real():
+    """What a trained model got wrong."""
+    clip = next(c for c in tiny_clips() if c["id"] == "tst-COMMON-0105")
+    config = SpesConfig.fast(num_token_masks=4)
+    reference = "At half past eleven Tom needs a beautiful hat."
+    return diagnose(*load_tiny_model("speech2text-en"), clip["path"], reference, config=config, progress=False)
+
+
+def test_browser_shows_a_real_diagnosis(dom, real):
+    assert [(e.written, e.said) for e in real.errors] == [("the", "a"), ("house", "hat")]
+    for k, own in enumerate(real.errors):
+        shown = dom(f"#error={k}", real)
+        assert pressed(shown) == [f"{own.written} written, {own.said} said: {own.verdict}"]
+        assert f">{own.evidence:+.1f} ± {own.deviation:.1f} bits</div>".replace("-", "−") in shown
+        assert inside(shown, "scale-high").endswith(f"bits for “{own.written}”")

@@ -1,0 +1,142 @@
+"""The map-style transform that diagnoses the errors of every row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from spes_hf.adapters import Adapter
+from spes_hf.audio.load import Waveform
+from spes_hf.corpora.transforms import AudioTransform
+from spes_hf.diagnosing import Diagnoser
+from spes_hf.errors import ConfigError
+from spes_hf.explanation.diagnosis_rows import COUNTS, columns_of
+from spes_hf.methods import SpesConfig
+from spes_hf.metrics.rows import as_dict
+
+
+class Diagnose(AudioTransform):
+    """Diagnoses every error of what the model writes for the audio of a row, against the row's reference.
+
+    The columns that it adds: "diagnosis" (texts and errors as JSON) and "diagnosis_maps" (their maps as bytes), which
+    `diagnosis_of` reads; to look at, "prediction", "word_errors" and their number by verdict: "misheard", "guessed",
+    "not_heard", "unsure", "not_known"; and "error". A row that an earlier transform failed on is left as it is. See
+    `spes_hf.diagnose`; takes the arguments of `Explain`.
+
+    Args:
+        model: A speech-to-text model of a known family.
+        processor: Its processor.
+        config: Method and settings of the maps; None for `SpesConfig()`.
+        reference_column: Where the text is that was said.
+        times_column: Where start and end of every word of the reference are, in seconds; None: they are found.
+        audio_column: Where the audio is.
+        id_column: Where the id of the utterance is; may be missing.
+        text_column: Where a text is to diagnose instead of what the model generates; None: none.
+        sampling_rate: Of bare samples that are not at the processor's rate, in Hz.
+        language: Language of the speech.
+        task: "transcribe" or "translate".
+        tgt_lang: Language of the text.
+        generate_kwargs: Further arguments of ``model.generate()``.
+        batch_size: Perturbed copies in one forward pass; None: found automatically.
+        seed: Same seed, same masks.
+
+    Raises:
+        UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
+        ConfigError: If an argument has a value outside what is allowed.
+
+    Examples:
+        >>> rows = dataset.map(Diagnose(model, processor, reference_column="text"))  # doctest: +SKIP
+        >>> print(diagnosis_of(rows[0]))  # doctest: +SKIP
+    """
+
+    key: ClassVar[str] = "diagnosis"
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any = None,
+        config: SpesConfig | None = None,
+        *,
+        reference_column: str = "text",
+        times_column: str | None = None,
+        audio_column: str = "audio",
+        id_column: str = "id",
+        text_column: str | None = None,
+        sampling_rate: int | None = None,
+        language: str | None = None,
+        task: str | None = None,
+        tgt_lang: str | None = None,
+        generate_kwargs: Mapping[str, Any] | None = None,
+        batch_size: int | None = None,
+        seed: int = 0,
+    ):
+        self.diagnoser = Diagnoser(model, processor, config, batch_size=batch_size, seed=seed, progress=False)
+        self.reference_column = reference_column
+        self.times_column = times_column
+        super().__init__(
+            audio_column=audio_column,
+            id_column=id_column,
+            text_column=text_column,
+            sampling_rate=sampling_rate,
+            language=language,
+            task=task,
+            tgt_lang=tgt_lang,
+            generate_kwargs=generate_kwargs,
+        )
+
+    @property
+    def adapter(self) -> Adapter:
+        """The adapter of the model."""
+        return self.diagnoser.adapter
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The columns that must be there."""
+        own = (self.reference_column, self.times_column)
+        return (*super().needs, *(name for name in own if name is not None))
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The columns that the transform looks at."""
+        return (*super().reads, "error")
+
+    def columns(self) -> dict[str, Any]:
+        """Return the columns that the transform adds, as `datasets` feature types."""
+        from datasets import Value
+
+        return {
+            "diagnosis": Value("string"),
+            "diagnosis_maps": Value("large_binary"),
+            "prediction": Value("string"),
+            "word_errors": Value("int64"),
+            **{name: Value("int64") for name in COUNTS.values()},
+            "error": Value("string"),
+        }
+
+    def __call__(self, row: Mapping[str, Any], rank: int | None = None) -> dict[str, Any]:
+        """Return the row, or the batch of rows, with the columns that this transform adds."""
+        failed = row.get("error")
+        if isinstance(failed, str) and failed:
+            return {**as_dict(row), **{k: v for k, v in self.empty().items() if k not in row}}
+        return super().__call__(row, rank)
+
+    def of_row(self, row: Mapping[str, Any], waveform: Waveform, text: str | None, utterance_id: str) -> dict[str, Any]:
+        """Return the columns of one row."""
+        times = None if self.times_column is None else [(float(a), float(b)) for a, b in row[self.times_column]]
+        settings = {"generate_kwargs": self.generate_kwargs, **self.options}
+        reference = row[self.reference_column]
+        found = self.diagnoser(waveform, reference, text=text, times=times, utterance_id=utterance_id, **settings)
+        return columns_of(found)
+
+    def of_audio(self, waveform: Waveform, text: str | None, utterance_id: str) -> dict[str, Any]:
+        """Refuse audio without a reference.
+
+        Raises:
+            ConfigError: Always: see `of_row`.
+        """
+        raise ConfigError(f"reference_column {self.reference_column!r} is needed as well; pass a row")
+
+    def empty(self) -> dict[str, Any]:
+        """Return the columns of an utterance that could not be diagnosed."""
+        counts = dict.fromkeys(("word_errors", *COUNTS.values()), 0)
+        return {"diagnosis": "", "diagnosis_maps": b"", "prediction": "", **counts}

@@ -1,0 +1,306 @@
+"""Contrastive deletion: does the model write the foil while what speaks for the target goes? (Conti et al., 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spes_hf.adapters import GenerationOptions, Target, Utterance, get_adapter
+from spes_hf.audio.load import Waveform
+from spes_hf.checks import is_number
+from spes_hf.errors import ConfigError
+from spes_hf.explanation import Explanation
+from spes_hf.functional import deletion_masks
+from spes_hf.masking.perturbations import Fill, fill_values
+from spes_hf.metrics.deletion import generation_options
+from spes_hf.metrics.rows import Row, as_dict, check_map, check_model, explanation_of, failed, method_signature
+from spes_hf.metrics.written import Continuation, Written, text_of, written_in
+from spes_hf.rows import RowTransform, is_batch
+from spes_hf.runtime.batching import Batch, FoundSizes, check_batch_size, enough_memory, starting_batch_size
+from spes_hf.runtime.locks import alone
+from spes_hf.runtime.preserve import leave_unchanged
+from spes_hf.scoring.contrast import Contrast, ContrastReader
+from spes_hf.scoring.foils import Words
+
+CONTRASTIVE_FRACTIONS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2)
+
+
+class ContrastiveDeletion(RowTransform):
+    """Deletes what speaks most for the target first, at "contrastive_deletion" (Conti et al., arXiv 2509.26543, §5).
+
+    For every contrast and fraction s, the first ⌊T·C·s⌋ features of the contrast's signed map (`Explanation.evidence`)
+    take the fill value, and the model writes again at that place: the target, the foil, or something else. A good
+    contrastive map makes it write the foil. `spes_hf.metrics.summarize` makes corpus rates of the rows.
+
+    Args:
+        model: The model that was explained; left exactly as it was.
+        processor: Its processor.
+        fractions: Shares of the features, increasing, in [0, 1].
+        fill: What deleted features become: "mean" (of each mel bin over the utterance), "zero", "min" or a number.
+        by: How to see what the model writes. "continuation": its most probable continuation of the clean text in front
+            of the contrast, as far as the word's end, so that nothing but the place in question can change.
+            "generation": all of the output, generated anew with the clean run's settings and aligned with the clean one
+            over words; costs a whole output for every fraction, and counts as "other" what earlier changes did.
+        generate_kwargs: Arguments of ``model.generate()`` for "generation"; None for those of the explanation.
+        batch_size: Perturbed copies in one pass through the encoder; None: found automatically.
+
+    Raises:
+        UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
+        ConfigError: If an argument has a value outside what is allowed.
+
+    Examples:
+        >>> explanation = explain(model, processor, audio, foil={"country": "county"})  # doctest: +SKIP
+        >>> row = ContrastiveDeletion(model, processor)({"explanation": explanation})  # doctest: +SKIP
+        >>> row["contrastive_deletion"]["written"][0]  # doctest: +SKIP
+        ['target', 'target', 'foil', 'foil', 'foil', 'other', 'other', 'other']
+    """
+
+    key: ClassVar[str] = "contrastive_deletion"
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any = None,
+        fractions: Sequence[float] = CONTRASTIVE_FRACTIONS,
+        *,
+        fill: Fill = "mean",
+        by: Literal["continuation", "generation"] = "continuation",
+        generate_kwargs: Mapping[str, Any] | None = None,
+        batch_size: int | None = None,
+    ):
+        self.adapter = get_adapter(model, processor)
+        self.fractions = check_shares(fractions)
+        self.fill = fill.item() if isinstance(fill, np.generic) else fill
+        self.by = by
+        self.generate_kwargs = None
+        if generate_kwargs is not None:
+            self.generate_kwargs = dict(GenerationOptions(generate_kwargs=generate_kwargs).generate_kwargs)
+        self.batch_size = check_batch_size(batch_size)
+        self.found_sizes: FoundSizes = FoundSizes()
+        if not is_number(fill) and fill not in ("mean", "zero", "min"):
+            raise ConfigError(f'fill is {fill!r}; allowed: "mean", "zero", "min" or a finite number')
+        if by not in ("continuation", "generation"):
+            raise ConfigError(f'by is {by!r}; allowed: "continuation", "generation"')
+        if by == "continuation" and generate_kwargs is not None:
+            raise ConfigError(
+                f'generate_kwargs is {generate_kwargs!r}, which by="continuation" does not read; leave it out'
+            )
+
+    @property
+    def running_model(self) -> Any:
+        """The model that writes."""
+        return self.adapter.model
+
+    def columns(self) -> dict[str, Any]:
+        """Return the columns that the transform adds, as `datasets` feature types."""
+        from datasets import List, Value
+
+        number, text = Value("float64"), Value("string")
+        entry = {
+            "fractions": List(number),
+            "contrasts": List(text),
+            "written": List(List(text)),
+            "clean": List(text),
+            "log_odds": List(List(number)),
+            **dict.fromkeys(("prediction", "by", "fill", "method"), text),
+        }
+        return {self.key: entry}
+
+    def __call__(self, row: Row | Explanation, saliency: Any = None) -> dict[str, Any]:
+        """Return the row with what the model writes for every contrast at every fraction.
+
+        The entry has "fractions" (S); of the K contrasts "contrasts" (their names), "written" (K, S) and "clean" (K),
+        each "target", "foil" or "other", and "log_odds" (K, S), in bits, of target against foil.
+
+        Args:
+            row: An explanation with contrasts, or a row that has one, or the folder of one, at "explanation". A row
+                with an "error" gets None.
+            saliency: Maps to rank the features by, (K, T, C), or one for all contrasts, (T, C); None: the contrasts'
+                own. A whole number is the rank of a worker, which ``Dataset.map(…, with_rank=True)`` puts here.
+
+        Raises:
+            ConfigError: If the explanation is missing, has no contrasts or is of another model, or maps do not fit it.
+        """
+        if isinstance(saliency, int):
+            self.take_place(saliency)
+            saliency = None
+        if is_batch(row, "explanation"):
+            return self.of_batch(row)
+        if failed(row):
+            return {**as_dict(row), self.key: None}
+        explanation = explanation_of(row)
+        contrasts = contrasts_in(explanation)
+        check_model(self.adapter.model, explanation)
+        check_map(explanation.features, explanation, "features")
+        if saliency is None:
+            maps = [check_map(explanation.evidence(k), explanation, "evidence") for k in range(len(contrasts))]
+            method = method_signature(explanation)
+        else:
+            maps, method = _given_maps(saliency, explanation, len(contrasts)), "custom"
+        what = f"model with audio of {len(explanation.waveform) / explanation.sampling_rate:.1f} s"
+        with leave_unchanged(self.adapter.model), enough_memory(what):
+            scene = self._scene(explanation)
+            found = [self._measure(scene, contrast, each) for contrast, each in zip(contrasts, maps, strict=True)]
+        return {
+            **as_dict(row),
+            self.key: {
+                "fractions": list(self.fractions),
+                "contrasts": [contrast.name for contrast in contrasts],
+                "written": [written[1:] for written, _ in found],
+                "clean": [written[0] for written, _ in found],
+                "log_odds": [odds[1:] for _, odds in found],
+                "prediction": explanation.text,
+                "by": self.by,
+                "fill": str(self.fill),
+                "method": method,
+            },
+        }
+
+    def _scene(self, explanation: Explanation) -> _Scene:
+        """Return what all contrasts of an explanation share."""
+        adapter = self.adapter
+        waveform = Waveform(explanation.waveform.numpy(), explanation.sampling_rate, "explanation")
+        with alone():
+            utterance = adapter.encode(waveform)
+        if utterance.features.shape != explanation.features.shape:
+            raise ConfigError(
+                f"processor makes features of shape {tuple(utterance.features.shape)} of the audio, but the "
+                f"explanation has {tuple(explanation.features.shape)}; pass the processor that was used for it"
+            )
+        utterance = replace(utterance, features=explanation.features)
+        text = text_of(explanation, adapter)
+        probability = str(explanation.origin.config.get("word_probability", "word-boundary"))
+        scene = _Scene(utterance, text, ContrastReader(adapter, utterance, text, (), probability))
+        if self.by == "generation":
+            scene.options = generation_options(explanation, adapter, self.generate_kwargs)
+            adapter.check_options(scene.options)
+        return scene
+
+    def _measure(self, scene: _Scene, contrast: Contrast, saliency: Tensor) -> tuple[list[Written], list[float]]:
+        """Return what the model writes for clean features and at every fraction, and the log-odds in bits."""
+        adapter, clean = self.adapter, scene.utterance.features
+        # The clean features come first, so that a contrast is known that the model does not write to begin with.
+        masks = deletion_masks(saliency, (0.0, *self.fractions))
+        fill = fill_values(self.fill, clean)
+        scene.reader.contrasts = (contrast,)
+        written: list[Written] = []
+        odds: list[float] = []
+
+        def measure(rows: range) -> None:
+            features = torch.where(masks[rows.start : rows.stop], clean, fill)
+            with torch.no_grad():
+                states = adapter.encoder_states(adapter.model_inputs(scene.utterance, features.to(adapter.device)))
+                scene.reader.states = states
+                bits = scene.reader.odds().bits[:, 0].tolist()
+            if self.by == "continuation":
+                new = Continuation(adapter, scene.utterance, scene.text).written(contrast, states)
+            else:
+                new = [self._generated(scene, contrast, each) for each in features]
+            odds.extend(bits)
+            written.extend(new)
+
+        logits = scene.reader.logits_shape
+        size = self.batch_size or starting_batch_size(logits[0] * logits[1], adapter.device, scene.utterance.inputs)
+        batch = Batch(size, "contrastive deletion", (*clean.shape, *logits), self.found_sizes)
+        for _ in batch.over(range(len(masks)), measure):
+            pass
+        return written, odds
+
+    def _generated(self, scene: _Scene, contrast: Contrast, features: Tensor) -> Written:
+        """Return what a whole new output has at the place of the target."""
+        new = self.adapter.generate(scene.utterance, scene.options, features)
+        before = Words.of(self.adapter, scene.text.token_ids)
+        return written_in(before, Words.of(self.adapter, new.token_ids), contrast)
+
+
+@dataclass
+class _Scene:
+    """What all contrasts of an explanation share.
+
+    Attributes:
+        utterance: What the model hears.
+        text: What it wrote.
+        reader: Reads the log-odds of a contrast.
+        options: How it generates.
+    """
+
+    utterance: Utterance
+    text: Target
+    reader: ContrastReader
+    options: GenerationOptions = field(default_factory=GenerationOptions)
+
+
+def contrasts_in(explanation: Explanation) -> tuple[Contrast, ...]:
+    """Return the contrasts of an explanation.
+
+    Raises:
+        ConfigError: If it has none.
+    """
+    if not explanation.contrasts:
+        raise ConfigError(
+            f"explanation of {explanation.text!r} has no contrasts; pass what the model did not write to explain(), "
+            'such as foil={"country": "county"}'
+        )
+    return explanation.contrasts
+
+
+def target_maps(plain: Explanation, contrasts: Sequence[Contrast]) -> Tensor:
+    """Return the maps of the targets' own words in an explanation without a foil, (C, T, C'), for comparison.
+
+    A map is the mean over the tokens of the target, after both normalisations, as `Explanation.words` has it.
+
+    Args:
+        plain: Explanation, without a foil, of the same output.
+        contrasts: Of the explanation with one; their order is kept.
+
+    Raises:
+        ConfigError: If the explanation has a foil itself, or is of another output.
+    """
+    if plain.contrasts is not None:
+        raise ConfigError("plain has contrasts; pass an explanation of the same output without foil")
+    found = []
+    for contrast in contrasts:
+        at = contrast.tokens or tuple(range(contrast.start, contrast.start + len(contrast.target_ids)))
+        ids = [plain.token_id_list[k] for k in at if k < len(plain.token_id_list)]
+        if not ids or not set(ids) <= set(contrast.target_ids):
+            raise ConfigError(
+                f"plain explains {plain.text!r}, which has no {contrast.target!r} at token {at[0]}; pass an "
+                "explanation of the same output"
+            )
+        over_tokens = replace(plain, groups=None, context_groups=None) if plain.over_words else plain
+        found.append(over_tokens.audio_saliency[list(at)].mean(0))
+    return torch.stack(found)
+
+
+def check_shares(fractions: Any) -> tuple[float, ...]:
+    """Return fractions of the features.
+
+    Raises:
+        ConfigError: If they are not increasing numbers in [0, 1].
+    """
+    try:
+        values = () if isinstance(fractions, str) else tuple(float(s) for s in fractions)
+    except (TypeError, ValueError):
+        values = ()
+    increasing = all(a < b for a, b in zip(values, values[1:], strict=False))
+    if not values or not increasing or not all(0 <= s <= 1 for s in values):
+        raise ConfigError(
+            f"fractions is {fractions!r}; allowed: one or more increasing numbers in [0, 1] (5 % is 0.05)"
+        )
+    return values
+
+
+def _given_maps(saliency: Any, explanation: Explanation, count: int) -> list[Tensor]:
+    """Return a map for every contrast, of maps (K, T, C) or of one (T, C)."""
+    if not isinstance(saliency, (Tensor, np.ndarray)):
+        saliency = torch.stack([torch.as_tensor(each) for each in saliency])
+    if saliency.ndim != 3:
+        return [check_map(saliency, explanation, "saliency")] * count
+    if len(saliency) != count:
+        raise ConfigError(f"saliency has {len(saliency)} maps, but there are {count} contrasts; pass one for each")
+    return [check_map(each, explanation, "saliency") for each in saliency]
