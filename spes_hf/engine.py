@@ -315,13 +315,13 @@ class Explainer:
         problem = Problem(
             utterance,
             target,
-            objective.valid,
             adapter.device,
             self.seed,
             utterance_id,
-            objective.signed,
             adapter.differentiable,
             dtype,
+            objective.valid,
+            objective.signed,
         )
         evidence = objective.evidence(config.fill)
         passes = _Passes(forward=objective.passes)

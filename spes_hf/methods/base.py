@@ -127,6 +127,9 @@ class ExplainConfig:
         if isinstance(self.impact, DerivedStr):
             own = "log-probability" if text_given else str(self.impact)
             return self.changed(**self.read({"impact": "log-odds" if foil else own}))
+        default = self._defaults()["impact"]
+        if foil and self.impact == default and not isinstance(default, DerivedStr):  # nothing was asked for
+            return self.changed(**self.read({"impact": "log-odds"}))
         if foil and self.impact not in CONTRASTS and self.read({"impact": self.impact}):
             raise ConfigError(f"config.impact is {self.impact!r}; allowed with foil: {', '.join(CONTRASTS)}, auto")
         if not foil and self.impact in CONTRASTS:

@@ -16,7 +16,15 @@ from spes_hf.methods.base import ExplainConfig
 from spes_hf.methods.run import Maps, Problem
 
 # What only methods read that perturb something.
-_PERTURBING = ("num_spectrogram_masks", "num_token_masks", "spectrogram_mask_prob", "token_mask_prob", "impact", "fill")
+_PERTURBING = (
+    "num_spectrogram_masks",
+    "num_token_masks",
+    "spectrogram_mask_prob",
+    "token_mask_prob",
+    "impact",
+    "word_probability",
+    "fill",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,29 +33,34 @@ class Problem:
     Attributes:
         utterance: The utterance.
         target: The output to explain.
-        valid: (K, J) bool: decoder input j comes before row k of the explanation, a token or a contrast.
         device: Where the model is.
         seed: The user's seed.
         utterance_id: What tells the utterance from the others of a corpus.
-        signed: Whether what lowers an impact counts against a row, so that scores need a zero.
         differentiable: Whether gradients pass through all of the model.
         dtype: What the model computes in.
+        rows: (K, J) bool: decoder input j comes before row k of the explanation; None: rows are the explained tokens.
+        signed: Whether what lowers an impact counts against a row, so that scores need a zero.
     """
 
     utterance: Utterance
     target: Target
-    valid: Tensor
     device: torch.device
     seed: int
     utterance_id: str
-    signed: bool = False
     differentiable: bool = True
     dtype: torch.dtype = torch.float32
+    rows: Tensor | None = None
+    signed: bool = False
 
     @property
     def tokens(self) -> int:
         """K, the number of rows: explained tokens, or contrasts."""
         return len(self.valid)
+
+    @property
+    def valid(self) -> Tensor:
+        """(K, J) bool: decoder input j comes before row k."""
+        return self.target.valid if self.rows is None else self.rows
 
     def key(self, stream: str) -> int:
         """Return the key of a stream of masks."""

@@ -298,7 +298,7 @@ def check_shares(fractions: Any) -> tuple[float, ...]:
 def _given_maps(saliency: Any, explanation: Explanation, count: int) -> list[Tensor]:
     """Return a map for every contrast, of maps (K, T, C) or of one (T, C)."""
     if not isinstance(saliency, (Tensor, np.ndarray)):
-        saliency = torch.stack([torch.as_tensor(each) for each in saliency])
+        saliency = torch.stack([torch.as_tensor(each, dtype=torch.float32, device="cpu") for each in saliency])
     if saliency.ndim != 3:
         return [check_map(saliency, explanation, "saliency")] * count
     if len(saliency) != count:

@@ -95,3 +95,11 @@ def test_independent_of_batch_size_and_leaves_the_model_untouched(small_whisper,
     assert all(p.grad is None for p in model.parameters())
     assert [p.requires_grad for p in model.parameters()] == trained
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_with_a_foil_it_differentiates_the_log_odds(small_whisper, tone):
+    pytest.importorskip("captum", reason="the captum extra is not installed: pip install 'spes_hf[captum]'")
+    config = CaptumConfig(steps=2, num_token_masks=4)
+    found = explain(*small_whisper, tone, config=config, text="so my", foil={"my": "his"}, progress=False)
+    assert found.origin.config["impact"] == "log-odds" and found.evidence_unit(0) == "bits"
+    assert float(found.raw_audio.abs().max()) > 0

@@ -34,6 +34,7 @@ OTHER = {
     "spectrogram_mask_prob": 0.2,
     "token_mask_prob": 0.8,
     "impact": "contrastive",
+    "word_probability": "chain",
     "fill": "min",
     "patches_per_second": (90.0,),
     "max_duration_s": 0.2,
@@ -76,8 +77,8 @@ STATES = {
 CASES = [(state, field.name) for state, config in STATES.items() for field in dataclasses.fields(config)]
 
 
-def numbers(small_whisper, tone, config):
-    found = explain(*small_whisper, tone[:9_600], config=config, text="so my", progress=False)
+def numbers(small_whisper, tone, config, foil=None):
+    found = explain(*small_whisper, tone[:9_600], config=config, text="so my", foil=foil, progress=False)
     maps = [found.raw_audio, found.raw_token, found.sentence_saliency]
     return maps, found.provenance["cost"]["forward_passes"], found.provenance["cost"]["backward_passes"]
 
@@ -112,9 +113,10 @@ def test_a_setting_changes_the_result_or_is_refused(small_whisper, tone, results
         refused = ("perturb", config.perturb) if (state, name) == ("Eq. 3, joint", "estimator") else (name, value)
         assert f"{type(config).__name__}.{refused[0]} is {refused[1]!r}; allowed:" in str(error)
         return
-    if config not in results:
-        results[config] = numbers(small_whisper, tone, config)
-    before, after = results[config], numbers(small_whisper, tone, changed)
+    foil = {"my": "his"} if name == "word_probability" else None  # without a foil it is refused
+    if (config, foil is None) not in results:
+        results[config, foil is None] = numbers(small_whisper, tone, config, foil)
+    before, after = results[config, foil is None], numbers(small_whisper, tone, changed, foil)
     same = before[1:] == after[1:] and all(
         a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
         for a, b in zip(before[0], after[0], strict=True)
