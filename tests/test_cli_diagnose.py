@@ -45,7 +45,7 @@ def test_the_reference_may_be_a_file(clip, wrong, tmp_path, capsys):
     path = tmp_path / "said.txt"
     path.write_text(wrong.replace(" ", "\n"), encoding="utf-8")
     assert diagnose(clip, str(path), "--out", str(tmp_path / "out")) == 0
-    assert "1 errors" in capsys.readouterr().out
+    assert "1 error (" in capsys.readouterr().out
 
 
 def test_no_error_is_said_so(clip, tmp_path, capsys):

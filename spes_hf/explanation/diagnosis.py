@@ -139,7 +139,8 @@ class Diagnosis:
         if not self.errors:
             return f"{self.text.strip()!r}: no error"
         counted = ", ".join(f"{count} {verdict}" for verdict, count in self.verdicts.items() if count)
-        lines = [f"{self.text.strip()!r}: {len(self.errors)} errors ({counted}), WER {self.wer:.0%}"]
+        errors = f"{len(self.errors)} error{'s' * (len(self.errors) != 1)}"
+        lines = [f"{self.text.strip()!r}: {errors} ({counted}), WER {self.wer:.0%}"]
         return "\n".join([*lines, *(f"  {error}" for error in self.errors)])
 
     __repr__ = __str__
