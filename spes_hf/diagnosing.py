@@ -89,7 +89,7 @@ def diagnose(
     Examples:
         >>> print(diagnose(model, processor, "clip.wav", "ask not what your county can do"))  # doctest: +SKIP
         'ask not what your country can do': 1 error (1 misheard), WER 14%
-          country, said county: misheard; +9.1 bits = +0.9 context +8.2 from the sound at 1.42–1.90 s …
+          country, said county: misheard; +9.1 bits = +0.9 context +8.2 sound at 1.42–1.90 s; …
     """
     diagnoser = Diagnoser(model, processor, config, batch_size=batch_size, seed=seed, progress=progress)
     return diagnoser(
