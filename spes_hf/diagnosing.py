@@ -159,12 +159,20 @@ class Diagnoser:
         if not isinstance(reference, str) or not reference.strip():
             raise ConfigError(f"reference is {reference!r}; pass the words that were said")
         said = tuple(words_of_text(adapter, reference))
+        if not said:
+            raise ConfigError(f"reference is {reference!r}, which has no word; pass the words that were said")
         _check_times(times, said)
         waveform = load_audio(audio, adapter.sampling_rate, sampling_rate)
         with explainer.output(waveform, options, text, utterance_id) as output:
             words = Words.of(adapter, output.target.token_ids)
-            parts = differing(adapter, words, reference, "reference")
-            errors, contrasts = self._contrasts(output, words, parts)
+            if words.spoken:
+                parts = differing(adapter, words, reference, "reference")
+                errors, contrasts = self._contrasts(output, words, parts)
+            else:
+                every = tuple(range(len(said)))
+                why_not = "the model wrote no word"
+                errors = [WordError("deletion", "", " ".join(said), said_words=every, why_not=why_not)]
+                contrasts = ()
             explanation = None
             if contrasts:
                 explanation = explainer.of_output(
@@ -234,7 +242,7 @@ class Diagnoser:
                 reader = replace(objective.reader, contrasts=contrasts[row : row + 1])
                 odds = [reader.odds(part.to(self.adapter.device)) for part in features.split(4)]
             written, said = (
-                (getattr(own, name)[0, row] - torch.cat([getattr(o, name)[:, 0] for o in odds])).double().cpu()
+                (getattr(own, name)[0, row] - torch.cat([getattr(o, name)[:, 0] for o in odds])).cpu().double()
                 / math.log(2)
                 for name in ("target", "foil")
             )

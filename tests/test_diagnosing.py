@@ -219,3 +219,9 @@ def test_shuffling_moves_frames_of_the_stretch_alone():
     assert torch.equal(shuffled(features, times, (0.9, 1.0), key=3)[0], features)
     edges = shuffled(features, times, (0.0, 0.2), key=3, edge=0.25)
     assert torch.equal(edges[:, times < 0.049], features[times < 0.049].expand(len(edges), -1, -1))
+
+
+def test_an_output_without_words_is_one_error(diagnoser):
+    found = diagnoser(clips("statement")[0]["path"], "the red house", text=".")
+    assert [(e.kind, e.said, e.verdict) for e in found.errors] == [("deletion", "the red house", "not known")]
+    assert found.wer == 1 and "wrote no word" in str(found) and found.explanation is None
