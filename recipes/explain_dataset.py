@@ -208,7 +208,8 @@ def run(options: argparse.Namespace) -> int:
             settings = {name: getattr(options, name) for name in ("language", "task", "tgt_lang", "batch_size", "seed")}
             columns = {name: getattr(options, name) for name in ("audio_column", "id_column", "text_column")}
             settings["generate_kwargs"] = generate_kwargs
-            metrics.append(Diagnose(model, processor, config, reference_column=reference, **settings, **columns))
+            maps = config if options.config is not None else config.changed(impact="log-odds")
+            metrics.append(Diagnose(model, processor, maps, reference_column=reference, **settings, **columns))
         else:
             metrics.append(curves[metric](model, processor, options.fractions, against=options.against))
     summary = explain_dataset(

@@ -166,7 +166,7 @@ def run_diagnose(options: argparse.Namespace) -> None:
         *load_model(options.model, options.device, options.dtype),
         options.audio,
         reference,
-        config=config,
+        config=config.changed(impact="log-odds"),
         language=options.language,
         task=options.task,
         tgt_lang=options.tgt_lang,

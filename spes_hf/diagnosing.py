@@ -132,6 +132,8 @@ class Diagnoser:
         progress: bool = True,
     ):
         self.explainer = Explainer(model, processor, config, batch_size=batch_size, seed=seed, progress=progress)
+        if not isinstance(self.explainer.config, SpesConfig):
+            raise ConfigError(f"config is {config!r}; a diagnosis reads its maps: pass a SpesConfig, or None")
         self.explainer.config.with_impact_for(text_given=False, foil=True)  # refuses what goes without a foil alone
         self.adapter = self.explainer.adapter
         settings: dict[str, Any] = {"num_spectrogram_masks": _ALIGNMENT_MASKS, "masks_per_token": _ALIGNMENT_MASKS}

@@ -55,6 +55,10 @@ def test_no_error_is_said_so(clip, tmp_path, capsys):
     assert not (tmp_path / "out" / "explanation").exists()
 
 
+def test_every_preset_goes(clip, wrong, tmp_path):
+    assert diagnose(clip, wrong, "--preset", "paper", "--num-masks", "30", "--out", str(tmp_path / "out")) == 0
+
+
 @pytest.mark.parametrize(
     ("reference", "code", "message"),
     [

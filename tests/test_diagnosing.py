@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from spes_hf import ConfigError, Diagnoser, Diagnosis, SpesConfig, diagnose, explain
+from spes_hf import ConfigError, Diagnoser, Diagnosis, EnergyConfig, SpesConfig, diagnose, explain
 from spes_hf.demo import load_tiny_model, tiny_clips
 from spes_hf.diagnosing import shuffled
 
@@ -185,6 +185,11 @@ def test_bad_times_are_refused(diagnoser, times):
 def test_an_impact_that_goes_without_a_foil_is_refused():
     with pytest.raises(ConfigError, match="allowed with foil"):
         diagnose(*load_tiny_model("speech2text-en"), clips("statement")[0]["path"], "a", config=SpesConfig(impact="kl"))
+
+
+def test_a_method_without_a_map_of_its_own_is_refused():
+    with pytest.raises(ConfigError, match="pass a SpesConfig"):
+        Diagnoser(*load_tiny_model("speech2text-en"), EnergyConfig())
 
 
 def test_translations_are_diagnosed_against_a_variant():

@@ -185,9 +185,10 @@ class ContrastReader:
         tail = [own, own[-1:]] if word_ends else [own]
         text = Target(self.target.prefix_ids, torch.cat([self.target.token_ids[:start], *tail]), complete=True)
         if token_keep is not None:
-            before = len(self.target.prefix_ids) + start
-            rest = token_keep.new_ones(len(token_keep), len(text.context_ids) - before)
-            token_keep = torch.cat([token_keep[:, :before], rest], dim=1)
+            # The last token of an output that a limit cut is no unit, but comes before what follows it.
+            before = token_keep[:, : len(self.target.prefix_ids) + start]
+            rest = before.new_ones(len(before), len(text.context_ids) - before.shape[1])
+            token_keep = torch.cat([before, rest], dim=1)
         logits = self.adapter.logits(self.utterance, text, token_keep=token_keep, states=states, cross=cross)[:, start:]
         log_p = allowed(logits).float().log_softmax(-1)
         chosen = log_p[:, : len(ids)].gather(-1, own.to(log_p.device).expand(len(log_p), -1)[..., None]).squeeze(-1)

@@ -345,6 +345,16 @@ def test_it_is_stored_whole(english, clip, written, tmp_path):
     assert found.provenance["output"]["foil"] and found.origin.config["impact"] == "log-odds"
 
 
+@pytest.mark.parametrize("end", [" red", ""])
+def test_an_output_that_a_limit_cut(english, clip, written, end):
+    """The foil goes on, or ends earlier, where no end of sequence was written."""
+    cut = {"generate_kwargs": {"max_new_tokens": 3}, "config": FAST, "progress": False}
+    words = written.text.split()[:3]
+    foil = " ".join(words if end else words[:1]) + end
+    found = explain(*english, clip["path"], foil=foil, **cut)
+    assert found.reached_length_limit and found.raw_token.isfinite().any() and math.isfinite(float(found.log_odds[0]))
+
+
 @pytest.mark.parametrize("name", ["speech2text-en", "seamless-en-de-es"])
 def test_swapping_the_text_turns_the_log_odds(name, clip):
     """The foil explained as the text, with the text as its foil: the same contrast from the other side."""
