@@ -35,6 +35,10 @@ _APOSTROPHES = "'’ʼ`´"
 _JOINING = frozenset("'’-/@&")
 
 
+# First bytes of kana and Han characters in UTF-8, as lone surrogates.
+_KANA_OR_HAN = ("\udce3", "\udce9")
+
+
 # Byte-level BPE writes bytes that are printable in Latin-1 as themselves, the others as U+0100, U+0101, …
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _BYTE_OF = {chr(b): b for b in _PRINTABLE} | {
@@ -145,7 +149,7 @@ def ends_word(piece: str, special: bool = False) -> bool:
     if special or not piece:
         return special
     first = piece[0]
-    if first.isspace() or _is_spaceless(first):
+    if first.isspace() or _is_spaceless(first) or _KANA_OR_HAN[0] <= first <= _KANA_OR_HAN[1]:
         return True
     return _is_mark(piece) and first not in _JOINING
 

@@ -75,7 +75,10 @@ def test_what_is_no_difference_is_equal(first, second):
         ("", True, True),
         ("", False, False),
         ("国", False, True),
-        ("\udce4", False, False),
+        ("\udce4\udcbd", False, True),
+        ("\udce3\udc81", False, True),
+        ("\udcc3", False, False),
+        ("\udcbd", False, False),
     ],
 )
 def test_what_follows_a_word_ends_it(piece, special, expected):

@@ -205,7 +205,13 @@ class Explanation(ExplanationParts):
         return self._probability_less(self.text_bits)
 
     def _probability_less(self, bits: Tensor) -> Tensor:
-        """Return the probability of each token (or word) without what gave these bits."""
+        """Return the probability of each token (or word) without what gave these bits.
+
+        Raises:
+            ValueError: If the explanation has a foil: its bits are those of log-odds.
+        """
+        if self.contrasts is not None:
+            raise ValueError("with a foil, bits are those of log-odds; read log_odds, sound_bits and text_bits instead")
         known = self._sum_over_groups(self.probabilities.double().clamp_min(1e-300).log2())
         return (2 ** (known - bits.double())).clamp_max(1.0).float()
 

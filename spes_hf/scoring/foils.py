@@ -46,6 +46,14 @@ class Words:
         texts = tuple(join_pieces([pieces[k] for k in group]).strip() for group in groups)
         return cls(tuple(pieces), tuple(groups), texts, tuple(i for i, text in enumerate(texts) if normalise(text)))
 
+    def opening(self, place: int) -> int:
+        """Return the token that opens one of the spoken words: its first, or that of marks like quotes before it."""
+        token = self.of_range([place])[0]
+        words = {k for i in self.spoken for k in self.groups[i]}
+        while token and token - 1 not in words and not self.pieces[token][:1].isspace():
+            token -= 1
+        return token
+
     def of_range(self, some: Iterable[int]) -> tuple[int, ...]:
         """Return the tokens of these of the spoken words, and of the marks between them."""
         words = [self.spoken[i] for i in some]
@@ -191,13 +199,13 @@ def contrast_at(
     """
     ids, own = target.token_ids.tolist(), words.of_range(here.first)
     foil = ("" if spaceless_script(others) else " ").join(others)
-    at = own or words.of_range([min(here.first.stop, len(words.spoken) - 1)])
-    other_ids = _ids(adapter, foil, words.pieces[at[0]][:1].isspace(), argument)
+    at = own[0] if own else words.opening(min(here.first.stop, len(words.spoken) - 1))
+    other_ids = _ids(adapter, foil, words.pieces[at][:1].isspace(), argument)
     shown = join_pieces([words.pieces[k] for k in own]).strip() or NOTHING
     if own and other_ids:
         contrast = Contrast(shown, foil, own[0], tuple(ids[k] for k in own), other_ids, tokens=own)
     else:
-        contrast = _with_next_word(adapter, ids, words, here, own, other_ids)
+        contrast = _with_next_word(adapter, ids, words, here, own, other_ids, argument)
         contrast = replace(contrast, target=shown, foil=foil or NOTHING, tokens=own)
     limit = adapter.max_target_positions
     needed = len(target.prefix_ids) + contrast.start + len(contrast.foil_ids)
@@ -214,19 +222,36 @@ def contrast_at(
 
 
 def _with_next_word(
-    adapter: Adapter, ids: list[int], words: Words, here: Difference, own: tuple[int, ...], other: tuple[int, ...]
+    adapter: Adapter,
+    ids: list[int],
+    words: Words,
+    here: Difference,
+    own: tuple[int, ...],
+    other: tuple[int, ...],
+    argument: str,
 ) -> Contrast:
-    """Return the contrast where one side has no word: the next word of both, or the end, belongs to both."""
+    """Return the contrast where one side has no word: the next word of both, or the end, belongs to both.
+
+    Marks between the words stay with what the model wrote. Where words are left out, the next one takes their place,
+    behind a space or what else was there; words that are added come before the marks that open the next one.
+    """
     following = words.of_range([here.first.stop]) if here.first.stop < len(words.spoken) else ()
+    if following and own:
+        start, end = own[0], following[-1] + 1
+        rest = tuple(ids[following[0] : end])
+        spaced, text = words.pieces[start][:1].isspace(), words.texts[words.spoken[here.first.stop]]
+        if spaced != words.pieces[following[0]][:1].isspace() and not spaceless_script([text]):
+            rest = _ids(adapter, text, spaced, argument)
+        return Contrast("", "", start, tuple(ids[start:end]), rest)
     if following:
-        start = own[0] if own else following[0]
-        rest = tuple(ids[following[0] : following[-1] + 1])
-        return Contrast("", "", start, (*(ids[k] for k in own), *rest), (*other, *rest))
+        start = words.opening(here.first.stop)
+        rest = tuple(ids[start : following[-1] + 1])
+        return Contrast("", "", start, rest, (*other, *rest))
     # At the end: all that follows, the end of the sequence included.
     behind = words.of_range([len(words.spoken) - 1])[-1] + 1
     start = own[0] if own else behind
     rest = tuple(ids[behind:]) or (adapter.eos_token_id,)
-    return Contrast("", "", start, (*(ids[k] for k in own), *rest), (*other, *rest), words_end=False)
+    return Contrast("", "", start, (*ids[start:behind], *rest), (*other, *rest), words_end=False)
 
 
 def _ids(adapter: Adapter, text: str, spaced: bool, argument: str) -> tuple[int, ...]:

@@ -143,6 +143,28 @@ def test_missing_and_additional_words_share_the_next_word(kennedy):
     assert end.foil_ids[-2:] == end.target_ids
 
 
+@pytest.mark.parametrize(
+    ("text", "foil", "target_text", "foil_text"),
+    [
+        ("Well, so I think it is.", "so I think it is", " Well, so", " so"),
+        ("I think, well, it is.", "I think it is", " well, it", " it"),
+        ('He said "cat sat on it".', "He said the cat sat on it", ' "cat', ' the "cat'),
+        ('He said "the cat sat on it".', "He said cat sat on it", "the cat", "cat"),
+        ("He paid $5 for it.", "He paid nearly 5 for it", " $5", " nearly $5"),
+        ("He said yes.", "He said", " yes.", "."),
+    ],
+)
+def test_marks_around_missing_and_additional_words(kennedy, text, foil, target_text, foil_text):
+    """Target is what the model wrote, marks included; the foil is spaced as words are."""
+    adapter, _ = kennedy
+    ids = torch.tensor([*adapter.text_ids(text), adapter.eos_token_id])
+    (contrast,) = contrasts_of(adapter, Target(torch.tensor([50257, 50362]), ids, complete=True), foil)
+    end = contrast.start + len(contrast.target_ids)
+    assert ids[contrast.start : end].tolist() == [*contrast.target_ids]
+    spoken = [[i for i in some if i != adapter.eos_token_id] for some in (contrast.target_ids, contrast.foil_ids)]
+    assert ["".join(adapter.pieces(torch.tensor(some))) for some in spoken] == [target_text, foil_text]
+
+
 def test_replacements_by_word_and_by_index(kennedy):
     words = Words.of(kennedy[0], kennedy[1].token_ids).texts
     index = words.index("country")
@@ -323,6 +345,13 @@ def test_bits_of_sound_and_text_are_of_log_odds(opened, english, clip, written):
     assert float(found.sound_bits[0]) == pytest.approx(expected, abs=1e-3)
     assert float(found.token_probabilities[0]) == pytest.approx(float(objective.odds.target.exp()), abs=1e-5)
     assert math.isnan(found.bits_per_token) and found.verdict == "not known"
+
+
+def test_a_probability_without_sound_is_refused_with_a_foil(english, clip, written):
+    found = explain(*english, clip["path"], foil={content_word(written): "red"}, config=EnergyConfig(), progress=False)
+    for name in ("probability_without_sound", "probability_without_text"):
+        with pytest.raises(ValueError, match="those of log-odds"):
+            getattr(found, name)
 
 
 def test_context_ends_where_target_and_foil_begin(english, clip, written):
