@@ -38,7 +38,6 @@ from spes_hf.explanation.stretches import Stretch, joined, peak_stretch, profile
 from spes_hf.masking.perturbations import fill_values
 from spes_hf.metrics.bootstrap import bootstrap_interval
 from spes_hf.scoring.foils import Words, contrast_at, differing
-from spes_hf.scoring.objective import ContrastObjective
 
 RATE = 16_000
 MODEL = "speech2text-en"
@@ -89,9 +88,10 @@ class Places:
                 contrast = contrast_at(adapter, output.target, words, *parts[0], "reference")
             except ConfigError:
                 return None
-            explanation = self.explainer.of_output(output, options, case.name, None, (contrast,))
+            config = self.explainer.config.with_impact_for(case.text is not None, foil=True)
+            objective = self.explainer.contrasting(output, (contrast,), config)
+            explanation = self.explainer.of_output(output, options, case.name, config, objective)
             profiles = profiles_in_time(self.explainer.of_output(output, options, case.name, self.diagnoser.alignment))
-            objective = ContrastObjective(adapter, output.utterance, output.target, (contrast,))
             stretches = self._stretches(output, explanation, profiles, contrast.tokens)
             stretches["known"] = case.span
             found: dict[str, Any] = {"kind": case.kind, "log_odds": float(objective.odds.bits), "span": case.span}
@@ -149,7 +149,8 @@ class Places:
         features, times = output.utterance.features, output.utterance.times
         filled = features.clone()
         filled[(times >= stretch[0]) & (times <= stretch[1])] = fill_values("mean", features)
-        return {"order": shuffled(features, times, stretch, 1, edge), "fill": filled[None]}
+        ordered = shuffled(features, times, stretch, 1, edge)
+        return {"order": features[None] if ordered is None else ordered, "fill": filled[None]}
 
 
 def localisation(case: Planted, config: SpesConfig, word: str, written: str) -> dict[str, dict[str, float]]:

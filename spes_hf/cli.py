@@ -181,6 +181,9 @@ def run_diagnose(options: argparse.Namespace) -> None:
     (out / "diagnosis.json").write_text(written + "\n", encoding="utf-8")
     if found.explanation is not None:
         found.explanation.save(out / "explanation")
+    else:  # maps of a run before are of other errors
+        for path in (out / "explanation").glob("explanation*.*"):
+            path.unlink()
     print("\n".join(["", *map(printable, str(found).splitlines()), "", f"page: {page}"]))
 
 

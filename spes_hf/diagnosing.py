@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,8 @@ from spes_hf.explanation.diagnosis import Diagnosis, ErrorKind, WordError
 from spes_hf.explanation.stretches import Stretch, joined, peak_stretch, profiles_in_time, stretches_in_order
 from spes_hf.masking.draw import mask_key, uniform
 from spes_hf.methods import SpesConfig
-from spes_hf.scoring.contrast import Contrast
+from spes_hf.runtime.batching import Batch, starting_batch_size
+from spes_hf.scoring.contrast import Contrast, Odds
 from spes_hf.scoring.foils import Words, contrast_at, differing, words_of_text
 from spes_hf.scoring.objective import ContrastObjective
 
@@ -163,8 +164,8 @@ class Diagnoser:
         said = tuple(words_of_text(adapter, reference))
         if not said:
             raise ConfigError(f"reference is {reference!r}, which has no word; pass the words that were said")
-        _check_times(times, said)
         waveform = load_audio(audio, adapter.sampling_rate, sampling_rate)
+        known = _check_times(times, said, len(waveform.samples) / waveform.sampling_rate)
         with explainer.output(waveform, options, text, utterance_id) as output:
             words = Words.of(adapter, output.target.token_ids)
             if words.spoken:
@@ -177,13 +178,14 @@ class Diagnoser:
                 contrasts = ()
             explanation = None
             if contrasts:
-                explanation = explainer.of_output(
-                    output, options, utterance_id, None, contrasts, reference, text is not None
-                )
+                given = text is not None
+                config = explainer.config.with_impact_for(given, foil=True)
+                objective = explainer.contrasting(output, contrasts, config)
+                explanation = explainer.of_output(output, options, utterance_id, config, objective, reference, given)
                 translation = options.task == "translate" or options.tgt_lang is not None
-                known = times is not None or translation
-                heard = None if known else self._heard(output, options, utterance_id)
-                errors = self._measured(output, words, errors, explanation, contrasts, heard, times, utterance_id)
+                heard = None if known or translation else self._heard(output, options, utterance_id)
+                stretches = [_stretch(e, contrasts, explanation, heard, known) for e in errors]
+                errors = self._measured(objective, errors, explanation, stretches, utterance_id)
         return Diagnosis(
             adapter.text(output.target.token_ids), reference, words.texts, said, tuple(errors), explanation
         )
@@ -217,32 +219,26 @@ class Diagnoser:
 
     def _measured(
         self,
-        output: Output,
-        words: Words,
+        objective: ContrastObjective,
         errors: Sequence[WordError],
         explanation: Explanation,
-        contrasts: tuple[Contrast, ...],
-        heard: dict[int, np.ndarray] | None,
-        times: Sequence[Stretch] | None,
+        stretches: Sequence[_Place | None],
         utterance_id: str,
     ) -> list[WordError]:
         """Return the errors with their bits."""
-        utterance, target = output.utterance, output.target
-        objective = ContrastObjective(self.adapter, utterance, target, contrasts)
         own, sound = objective.odds, explanation.sound_bits
         found = []
-        for error in errors:
-            if error.row is None:
+        for error, place in zip(errors, stretches, strict=True):
+            if error.row is None or place is None:
                 found.append(error)
                 continue
-            row = error.row
-            stretch = _stretch(error, contrasts[row], words, explanation, heard, times)
-            edge = 0.0 if times is not None else _EDGE
-            key = self._key(utterance_id, row)
-            features = shuffled(utterance.features, utterance.times, stretch, key, edge)
-            with torch.no_grad():
-                reader = replace(objective.reader, contrasts=contrasts[row : row + 1])
-                odds = [reader.odds(part.to(self.adapter.device)) for part in features.split(4)]
+            row, (start, end) = error.row, place.stretch
+            features = self._shuffled(objective, place, utterance_id, row)
+            if features is None:
+                why_not = f"its stretch of sound, {start:.2f}–{end:.2f} s, has fewer than two frames"
+                found.append(replace(error, stretch=place.stretch, why_not=why_not))
+                continue
+            odds = self._odds(objective, row, features)
             written, said = (
                 (getattr(own, name)[0, row] - torch.cat([getattr(o, name)[:, 0] for o in odds])).cpu().double()
                 / math.log(2)
@@ -260,18 +256,44 @@ class Diagnoser:
                     written_evidence=float(written.mean()),
                     said_evidence=float(said.mean()),
                     deviation=float(evidence.std() / math.sqrt(len(evidence))),
-                    stretch=stretch,
+                    stretch=place.stretch,
                     reliability=float(explanation.reliability.tokens[row]),
                 )
             )
         return found
 
-    def _key(self, utterance_id: str, row: int) -> int:
-        return mask_key(self.explainer.seed, utterance_id, f"orders/{row}")
+    def _shuffled(self, objective: ContrastObjective, place: _Place, utterance_id: str, row: int) -> Tensor | None:
+        """Return the spectrograms with the shuffled stretch of an error; None where it is too short to shuffle."""
+        utterance, key = objective.utterance, mask_key(self.explainer.seed, utterance_id, f"orders/{row}")
+        return shuffled(utterance.features, utterance.times, place.stretch, key, 0.0 if place.known else _EDGE)
+
+    def _odds(self, objective: ContrastObjective, row: int, features: Tensor) -> list[Odds]:
+        """Return the odds of a contrast for spectrograms, (N, T, C), as many at once as fit."""
+        explainer, device, found = self.explainer, self.adapter.device, list[Odds]()
+        reader = replace(objective.reader, contrasts=objective.contrasts[row : row + 1])
+        size = starting_batch_size(math.prod(reader.logits_shape), device, objective.utterance.inputs)
+        shape = (*features.shape[1:], *reader.logits_shape)
+        batch = Batch(explainer.batch_size or size, "orders", shape, explainer.found_sizes)
+
+        def read(rows: range) -> None:
+            found.append(reader.odds(features[rows.start : rows.stop].to(device)))
+
+        with torch.no_grad():
+            for _ in batch.over(range(len(features)), read):
+                pass
+        return found
 
 
-def shuffled(features: Tensor, times: Tensor, stretch: Stretch, key: int, edge: float = 0.0) -> Tensor:
-    """Return spectrograms, (N, T, C), whose frames of one stretch are in another order.
+@dataclass(frozen=True)
+class _Place:
+    """A stretch of sound, and whether it was given."""
+
+    stretch: Stretch
+    known: bool = False
+
+
+def shuffled(features: Tensor, times: Tensor, stretch: Stretch, key: int, edge: float = 0.0) -> Tensor | None:
+    """Return spectrograms, (N, T, C), whose frames of one stretch are in another order; None if it has no two frames.
 
     The stretch keeps its loudness and its colour, and what was to hear in it is gone.
 
@@ -280,46 +302,48 @@ def shuffled(features: Tensor, times: Tensor, stretch: Stretch, key: int, edge: 
         times: (T,) in seconds.
         stretch: Start and end, in seconds.
         key: Of the random orders.
-        edge: Share of the stretch, on each side, that stays as it is.
+        edge: Share of the stretch, on each side, that stays as it is, if two frames are left between.
     """
     start, end = stretch
-    margin = edge * (end - start)
-    inside = ((times >= start + margin) & (times <= end - margin)).nonzero()[:, 0]
-    found = features.expand(_ORDERS, -1, -1).clone()
-    if len(inside) > 1:
-        for i, numbers in enumerate(torch.from_numpy(uniform(key, 0, _ORDERS, len(inside)))):
-            found[i, inside] = features[inside[numbers.argsort()]]
-    return found
+    for margin in (edge * (end - start), 0.0):
+        inside = ((times >= start + margin) & (times <= end - margin)).nonzero()[:, 0]
+        if len(inside) > 1:
+            found = features.expand(_ORDERS, -1, -1).clone()
+            for i, numbers in enumerate(torch.from_numpy(uniform(key, 0, _ORDERS, len(inside)))):
+                found[i, inside] = features[inside[numbers.argsort()]]
+            return found
+    return None
 
 
 def _stretch(
     error: WordError,
-    contrast: Contrast,
-    words: Words,
+    contrasts: Sequence[Contrast],
     explanation: Explanation,
     heard: dict[int, np.ndarray] | None,
     times: Sequence[Stretch] | None,
-) -> Stretch:
-    """Return the stretch of sound that belongs to the words of an error."""
-    evidence = explanation.evidence(error.row)
-    if times is not None and error.said_words:
-        own = joined(times[i] for i in error.said_words)
-        return own or peak_stretch(evidence, explanation.times)
+) -> _Place | None:
+    """Return the stretch of sound that belongs to the words of an error; None for one that cannot be looked into."""
+    if error.row is None:
+        return None
+    contrast, evidence = contrasts[error.row], explanation.evidence(error.row)
+    own = None if times is None else joined(times[i] for i in error.said_words)
+    if own is not None:
+        return _Place(own, known=True)
     # Where the sound speaks for the words or against them, the contrast knows better than their own maps.
-    own_profile = evidence.abs().sum(1).double().numpy()
-    profiles = None if heard is None else {**heard, **{k: own_profile for k in contrast.tokens if k in heard}}
+    profile = evidence.abs().sum(1).double().numpy()
+    profiles = None if heard is None else {**heard, **{k: profile for k in contrast.tokens if k in heard}}
     cut = None if profiles is None else stretches_in_order(profiles, explanation.times)
     if cut is None:
-        return peak_stretch(evidence, explanation.times)
+        return _Place(peak_stretch(evidence, explanation.times))
     own = joined(cut[k] for k in contrast.tokens if k in cut)
     if own is not None:
-        return own
+        return _Place(own)
     # A word that was not written lies between the middles of its neighbours.
     before = joined([cut[k] for k in cut if k < contrast.start][-1:])
     after = joined([cut[k] for k in cut if k >= contrast.start][:1])
     start = float(explanation.times[0]) if before is None else sum(before) / 2
     end = float(explanation.times[-1]) if after is None else sum(after) / 2
-    return peak_stretch(evidence, explanation.times, (start, end)) if end > start else (end, start)
+    return _Place(peak_stretch(evidence, explanation.times, (start, end)))
 
 
 def _kind(here: Difference) -> ErrorKind:
@@ -330,12 +354,25 @@ def _kind(here: Difference) -> ErrorKind:
     return "substitution" if len(here.first) == len(here.second) else "several words"
 
 
-def _check_times(times: Any, said: Sequence[str]) -> None:
+def _check_times(times: Any, said: Sequence[str], seconds: float) -> list[Stretch] | None:
+    """Return the times of the words of a reference.
+
+    Raises:
+        ConfigError: If they are not pairs of seconds within the audio, one for each word.
+    """
     if times is None:
-        return
-    pairs = [tuple(entry) for entry in times]
+        return None
+    allowed = "allowed: one (start, end) in seconds for each word of the reference, the start below the end"
+    try:
+        pairs = [(float(start), float(end)) for start, end in times]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"times is {times!r}; {allowed}") from error
     if len(pairs) != len(said):
         raise ConfigError(f"times has {len(pairs)} entries, but the reference has {len(said)} words; pass one for each")
-    wrong = [pair for pair in pairs if len(pair) != 2 or not 0 <= pair[0] < pair[1] < math.inf]
+    wrong = [pair for pair in pairs if not 0 <= pair[0] < pair[1] < math.inf]
     if wrong:
-        raise ConfigError(f"times holds {wrong[0]!r}; allowed: (start, end) in seconds, the start below the end")
+        raise ConfigError(f"times holds {wrong[0]!r}; {allowed}")
+    late = [pair for pair in pairs if pair[0] >= seconds]
+    if late:
+        raise ConfigError(f"times holds {late[0]!r}, but the audio ends at {seconds:.2f} s; pass seconds, not samples")
+    return pairs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -168,8 +168,9 @@ class Explainer:
         waveform = load_audio(audio, self.adapter.sampling_rate, sampling_rate)
         started = time.perf_counter()
         with self.output(waveform, options, text, utterance_id) as output:
-            contrasts = None if foil is None else contrasts_of(self.adapter, output.target, foil)
-            found = self._find(config, output.utterance, output.target, utterance_id, contrasts)
+            contrasts = () if foil is None else contrasts_of(self.adapter, output.target, foil)
+            objective = self.contrasting(output, contrasts, config) if contrasts else None
+            found = self._find(config, output, utterance_id, objective)
         return self._explained(output, found, config, options, utterance_id, text is not None, foil, started)
 
     @contextmanager
@@ -184,13 +185,29 @@ class Explainer:
         ):
             yield output
 
+    def contrasting(self, output: Output, contrasts: Sequence[Contrast], config: ExplainConfig) -> ContrastObjective:
+        """Return what reads these contrasts of an output off the model.
+
+        Args:
+            output: What the model wrote.
+            contrasts: What to read.
+            config: Says how probable a word is, and what an impact is.
+
+        Raises:
+            NumericsError: If the model finds target or foil impossible, or its logits are NaN.
+        """
+        score = config.impact if config.impact in CONTRASTS else CONTRASTS[0]  # controls read none
+        return ContrastObjective(
+            self.adapter, output.utterance, output.target, contrasts, score, config.word_probability, self._dtype
+        )
+
     def of_output(
         self,
         output: Output,
         options: GenerationOptions,
         utterance_id: str,
-        config: ExplainConfig | None = None,
-        contrasts: tuple[Contrast, ...] | None = None,
+        config: ExplainConfig,
+        objective: ContrastObjective | None = None,
         foil: Foil | None = None,
         text_given: bool = False,
     ) -> Explanation:
@@ -200,14 +217,13 @@ class Explainer:
             output: What the model wrote.
             options: How it wrote.
             utterance_id: Gives every utterance of a corpus masks of its own.
-            config: Method and settings instead of the explainer's.
-            contrasts: What to explain instead of tokens.
+            config: Method and settings, with the impact for the output.
+            objective: The contrasts to explain, as `contrasting` returns them; None: tokens.
             foil: Where the contrasts come from, for the provenance.
             text_given: Whether the text was given.
         """
         started = time.perf_counter()
-        config = (self.config if config is None else config).with_impact_for(text_given, contrasts is not None)
-        found = self._find(config, output.utterance, output.target, utterance_id, contrasts)
+        found = self._find(config, output, utterance_id, objective)
         return self._explained(output, found, config, options, utterance_id, text_given, foil, started)
 
     def _explained(
@@ -288,6 +304,11 @@ class Explainer:
             contrasts=contrasts,
         )
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        """What the model computes in."""
+        return self.adapter.dtype if self.autocast is None else getattr(torch, self.autocast)
+
     def _precision(self) -> AbstractContextManager[Any]:
         """Return a context with autocast to the type that was asked for, if any."""
         if self.autocast is None:
@@ -297,21 +318,14 @@ class Explainer:
     def _find(
         self,
         config: ExplainConfig,
-        utterance: Utterance,
-        target: Target,
+        output: Output,
         utterance_id: str,
-        contrasts: tuple[Contrast, ...] | None,
+        contrasting: ContrastObjective | None,
     ) -> _Found:
         """Return the maps of an output, and what it took: plan, run, read."""
-        adapter = self.adapter
-        dtype = adapter.dtype if self.autocast is None else getattr(torch, self.autocast)
-        objective: Objective
-        if contrasts is None:
-            objective = TokenObjective(adapter, utterance, target, config.impact, dtype)
-        else:
-            score = config.impact if config.impact in CONTRASTS else CONTRASTS[0]  # controls read none
-            objective = ContrastObjective(adapter, utterance, target, contrasts, score, config.word_probability, dtype)
-            contrasts = objective.measured
+        adapter, dtype = self.adapter, self._dtype
+        utterance, target = output.utterance, output.target
+        objective: Objective = contrasting or TokenObjective(adapter, utterance, target, config.impact, dtype)
         problem = Problem(
             utterance,
             target,
@@ -348,7 +362,7 @@ class Explainer:
                 ):
                     bar.update(done)
         maps = Maps.merged([*finished, *(step.maps(dtype) for step in steps)])
-        return _Found(maps, evidence, passes, contrasts)
+        return _Found(maps, evidence, passes, contrasting.measured if contrasting else None)
 
 
 @dataclass

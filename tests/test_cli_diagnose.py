@@ -55,6 +55,15 @@ def test_no_error_is_said_so(clip, tmp_path, capsys):
     assert not (tmp_path / "out" / "explanation").exists()
 
 
+def test_maps_of_a_run_before_do_not_stay(clip, wrong, tmp_path):
+    out = tmp_path / "out"
+    assert diagnose(clip, wrong, "--out", str(out)) == 0
+    assert (out / "explanation" / "explanation.json").exists()
+    (out / "explanation" / "mine.txt").write_text("kept")
+    assert diagnose(clip, clip["transcript"], "--text", clip["transcript"], "--out", str(out)) == 0
+    assert [path.name for path in (out / "explanation").iterdir()] == ["mine.txt"]
+
+
 def test_every_preset_goes(clip, wrong, tmp_path):
     assert diagnose(clip, wrong, "--preset", "paper", "--num-masks", "30", "--out", str(tmp_path / "out")) == 0
 

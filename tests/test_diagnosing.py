@@ -176,10 +176,63 @@ def test_bad_references_are_refused(diagnoser, reference, message):
         diagnoser(clips("statement")[0]["path"], reference)
 
 
-@pytest.mark.parametrize("times", [[(0.0, 1.0)], [(1.0, 0.5)] * 5, [(0.0, float("inf"))] * 5])
+WORD = {"start": 0.0, "end": 1.0}
+BAD_TIMES = {
+    "one": [(0.0, 1.0)],
+    "backwards": [(1.0, 0.5)] * 5,
+    "endless": [(0.0, float("inf"))] * 5,
+    "flat": [0.0, 1.0, 2.0, 3.0, 4.0],
+    "dictionaries": [WORD] * 5,
+    "text": "01234",
+    "samples": [(16_000.0 * i, 16_000.0 * i + 8_000) for i in range(5)],
+}
+
+
+@pytest.mark.parametrize("times", BAD_TIMES.values(), ids=BAD_TIMES)
 def test_bad_times_are_refused(diagnoser, times):
     with pytest.raises(ConfigError, match="times"):
         diagnoser(clips("statement")[0]["path"], "one two three four five", times=times)
+
+
+def test_times_may_come_from_any_iterable(diagnoser):
+    clip = clips("statement")[0]
+    starts = [w["start"] for w in clip["words"]]
+    ends = [w["end"] for w in clip["words"]]
+    reference = wrong(clip, NOUNS)[0]
+    as_zip, as_list = (
+        diagnoser(clip["path"], reference, times=t)
+        for t in (zip(starts, ends, strict=True), [*zip(starts, ends, strict=True)])
+    )
+    assert as_zip.to_dict() == as_list.to_dict()
+
+
+def test_a_stretch_without_frames_is_not_known(diagnoser):
+    clip = clips("statement")[0]
+    reference, index, _ = wrong(clip, NOUNS)
+    times = [(w["start"], w["end"]) for w in clip["words"]]
+    times[index] = (times[index][0], times[index][0] + 0.001)
+    (error,) = diagnoser(clip["path"], reference, times=times).errors
+    assert error.verdict == "not known" and "fewer than two frames" in error.why_not
+
+
+@pytest.mark.parametrize("word_probability", ["chain", "length-normalised"])
+def test_all_bits_are_of_one_probability(word_probability):
+    clip = clips("statement")[0]
+    reference = " ".join([*clip["transcript"].split()[:-1], "beautiful", "house"])
+    config = FAST.changed(word_probability=word_probability)
+    found = diagnose(*load_tiny_model("speech2text-en"), clip["path"], reference, config=config, progress=False)
+    for error in found.errors:
+        assert float(found.explanation.log_odds[error.row]) == pytest.approx(error.log_odds, abs=1e-4)
+        sound = float(found.explanation.sound_bits[error.row])
+        assert error.without_sound == pytest.approx(error.log_odds - sound, abs=1e-4)
+
+
+def test_the_batch_size_changes_nothing():
+    clip = clips("statement")[0]
+    model, reference = load_tiny_model("speech2text-en"), wrong(clip, NOUNS)[0]
+    one, many = (Diagnoser(*model, FAST, batch_size=b, progress=False)(clip["path"], reference) for b in (1, 8))
+    for a, b in zip(one.errors, many.errors, strict=True):
+        assert a.evidence == pytest.approx(b.evidence, abs=1e-3) and a.verdict == b.verdict
 
 
 def test_an_impact_that_goes_without_a_foil_is_refused():
@@ -221,7 +274,9 @@ def test_shuffling_moves_frames_of_the_stretch_alone():
         assert not torch.equal(spectrogram[inside], features[inside])
         assert torch.equal(spectrogram[inside].sort(0).values, features[inside].sort(0).values)
     assert torch.equal(found, shuffled(features, times, (0.1, 0.3), key=3))
-    assert torch.equal(shuffled(features, times, (0.9, 1.0), key=3)[0], features)
+    assert shuffled(features, times, (0.9, 1.0), key=3) is None
+    short = shuffled(features, times, (0.095, 0.125), key=3, edge=0.4)  # two frames are left if no edge stays
+    assert torch.equal(short[:, 13:], features[13:].expand(len(short), -1, -1)) and not torch.equal(short[0], features)
     edges = shuffled(features, times, (0.0, 0.2), key=3, edge=0.25)
     assert torch.equal(edges[:, times < 0.049], features[times < 0.049].expand(len(edges), -1, -1))
 

@@ -106,10 +106,9 @@ class AudioTransform(RowTransform):
         self.take_place(rank)
         for name in self.needs:
             if name not in row:
-                raise ConfigError(
-                    f"row has no column {name!r} (it has {', '.join(map(str, row))}); pass audio_column=… (and "
-                    "text_column=…) as the data set names them"
-                )
+                own = next(a for a, value in vars(self).items() if a.endswith("_column") and value == name)
+                has = ", ".join(map(str, row))
+                raise ConfigError(f"row has no column {name!r} (it has {has}); pass {own}=… as the data set names it")
         batch = is_lazy_batch(row) if is_lazy(row) else is_column(row[self.audio_column], row)
         if batch:
             return self.of_batch(row)

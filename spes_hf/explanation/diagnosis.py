@@ -77,7 +77,7 @@ class WordError:
 
         "misheard": their own stretch of sound, as the model hears it, speaks for them. "guessed": it speaks for what
         was said, or hardly at all, and the context decides. "not heard": it says nothing of either. "unsure": too near
-        to the bound, or too noisy. "not known": the model cannot write what was said.
+        to the bound, or too noisy. "not known": it could not be looked into; ``why_not`` says why.
         """
         if math.isnan(self.evidence):
             return "not known"
