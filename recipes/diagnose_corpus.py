@@ -61,7 +61,8 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from spes_hf import job_options
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -69,30 +70,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(
         prog="diagnose_corpus.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    data = parser.add_argument_group("data")
-    data.add_argument("--dataset", required=True, metavar="PATH_OR_NAME", help="see above")
-    data.add_argument("--pair", metavar="EN-XX", help="languages of MuST-C, such as en-de")
-    data.add_argument("--split", help="default: tst-COMMON for MuST-C, else the only one there is")
-    data.add_argument("--name", help="configuration of a data set of the Hub")
-    data.add_argument("--audio-column", default="audio", metavar="COLUMN", help="default: %(default)s")
-    data.add_argument("--id-column", default="id", metavar="COLUMN", help="may be missing (default: %(default)s)")
-    data.add_argument(
-        "--reference-column",
-        metavar="COLUMN",
-        help="what was said (default: text; for MuST-C transcript, or translation)",
-    )
+    data = job_options.add_data(parser, "what was said (default: text; for MuST-C transcript, or translation)")
     data.add_argument("--times-column", metavar="COLUMN", help="start and end of every word of the reference, in s")
-    data.add_argument("--limit", type=int, metavar="N", help="only the first N utterances")
-
-    model = parser.add_argument_group("model")
-    model.add_argument("--model", required=True, metavar="ID_OR_PATH", help="see above")
-    model.add_argument("--language", help="language of the speech (Whisper)")
-    model.add_argument("--task", choices=("transcribe", "translate"), help="what Whisper shall do")
-    model.add_argument("--tgt-lang", help="language of the text (SeamlessM4T, multilingual Speech2Text)")
-    model.add_argument("--num-beams", type=int, metavar="N", help="width of beam search")
-    model.add_argument("--max-new-tokens", type=int, metavar="N", help="limit of the text's length")
-    model.add_argument("--device", help="default: the accelerator of this process, else cpu")
-    model.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    job_options.add_model(parser)
 
     method = parser.add_argument_group("method")
     method.add_argument("--preset", choices=("fast", "default"), default="default", help="default: %(default)s")
@@ -104,13 +84,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     report.add_argument("--by", metavar="COLUMN", help="compare by this column, such as speaker or gender")
     report.add_argument("--pages", type=int, default=5, metavar="N", help="pages of utterances (default: %(default)s)")
 
-    job = parser.add_argument_group("job")
-    job.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the job, to go on with as well")
-    job.add_argument("--process-index", type=int, metavar="I", help="of processes that no launcher starts together")
-    job.add_argument("--num-processes", type=int, metavar="N", help="how many of them there are")
-    job.add_argument("--flush-seconds", type=float, default=60.0, metavar="S", help="write finished rows this often")
-    job.add_argument("--quiet", action="store_true", help="no progress bar")
-    job.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    job_options.add_job(parser)
     options = parser.parse_args(arguments)
     if options.pages < 0:
         parser.error(f"argument --pages: {options.pages}; allowed: a whole number, at least 0")
@@ -119,50 +93,27 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job and return the exit code."""
-    options = parse_arguments(arguments)
-    from spes_hf import ConfigError, SpesError
-    from spes_hf.corpora.mustc import CorpusError
-
-    try:
-        return run(options)
-    except KeyboardInterrupt:
-        print("interrupted; start the same command again to go on", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if options.debug or not isinstance(error, (SpesError, OSError)):
-            raise
-        print(f"diagnose_corpus.py: {error}", file=sys.stderr)
-        return 2 if isinstance(error, (ConfigError, CorpusError)) else 1
+    return job_options.run_job("diagnose_corpus.py", run, parse_arguments(arguments))
 
 
 def run(options: argparse.Namespace) -> int:
     """Diagnose, report; return the exit code."""
     from spes_hf import ConfigError, Diagnose
-    from spes_hf.corpora.sources import load_corpus
     from spes_hf.jobs.run import map_rows
     from spes_hf.jobs.schedule import estimate_costs, find_place
     from spes_hf.methods.presets import preset
 
     find_place(options.process_index, options.num_processes)  # before the model: it chooses the device
-    dataset = load_corpus(
-        options.dataset,
-        audio_column=options.audio_column,
-        pair=options.pair,
-        split=options.split,
-        name=options.name,
-    )
-    if options.limit is not None:
-        dataset = dataset.select(range(min(options.limit, len(dataset))))
-    translation = options.task == "translate" or options.tgt_lang is not None
+    dataset = job_options.corpus_of(options)
+    translation = job_options.is_translation(options)
     reference = options.reference_column
     if reference is None:
         reference = "text" if options.pair is None else "translation" if translation else "transcript"
     for option, column in (("--reference-column", reference), ("--by", options.by)):
         if column is not None and column not in dataset.column_names:
             raise ConfigError(f"{option} is {column!r}; the data set has {', '.join(dataset.column_names)}")
-    model, processor = load_model(options)
+    model, processor = job_options.model_of(options)
     masks = {} if options.num_masks is None else {"num_spectrogram_masks": options.num_masks}
-    given = {"num_beams": options.num_beams, "max_new_tokens": options.max_new_tokens}
     transform = Diagnose(
         model,
         processor,
@@ -174,7 +125,7 @@ def run(options: argparse.Namespace) -> int:
         language=options.language,
         task=options.task,
         tgt_lang=options.tgt_lang,
-        generate_kwargs={name: value for name, value in given.items() if value is not None},
+        generate_kwargs=job_options.generate_kwargs_of(options),
         batch_size=options.batch_size,
         seed=options.seed,
     )
@@ -196,20 +147,6 @@ def run(options: argparse.Namespace) -> int:
     if len(summary.failures) < summary.rows:
         report(options)
     return summary.exit_code
-
-
-def load_model(options: argparse.Namespace) -> tuple[Any, Any]:
-    """Return the model, on the device of this process, and its processor."""
-    import torch
-    from accelerate import PartialState
-
-    from spes_hf.cli import load_model as load
-
-    device = options.device
-    if device is None:
-        alone = options.num_processes is not None or not torch.accelerator.is_available()
-        device = None if alone else str(PartialState().device)
-    return load(options.model, device, options.dtype)
 
 
 def report(options: argparse.Namespace) -> None:

@@ -73,6 +73,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spes_hf import job_options
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -86,31 +88,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(
         prog="explain_dataset.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    data = parser.add_argument_group("data")
-    data.add_argument("--dataset", required=True, metavar="PATH_OR_NAME", help="see above")
-    data.add_argument("--pair", metavar="EN-XX", help="languages of MuST-C, such as en-de")
-    data.add_argument("--split", help="default: tst-COMMON for MuST-C, else the only one there is")
-    data.add_argument("--name", help="configuration of a data set of the Hub")
-    data.add_argument("--problems", choices=("raise", "skip"), default="raise", help="unusable utterances of MuST-C")
-    data.add_argument("--audio-column", default="audio", metavar="COLUMN", help="default: %(default)s")
-    data.add_argument("--id-column", default="id", metavar="COLUMN", help="may be missing (default: %(default)s)")
-    data.add_argument(
-        "--reference-column",
-        metavar="COLUMN",
-        help="what the model should have written, for scores (default for MuST-C: transcript, or translation)",
+    data = job_options.add_data(
+        parser, "what the model should have written, for scores (default for MuST-C: transcript, or translation)"
     )
     data.add_argument("--text-column", metavar="COLUMN", help="explain these texts instead of what the model generates")
-    data.add_argument("--limit", type=int, metavar="N", help="only the first N utterances")
-
-    model = parser.add_argument_group("model")
-    model.add_argument("--model", required=True, metavar="ID_OR_PATH", help="see above")
-    model.add_argument("--language", help="language of the speech (Whisper)")
-    model.add_argument("--task", choices=("transcribe", "translate"), help="what Whisper shall do")
-    model.add_argument("--tgt-lang", help="language of the text (SeamlessM4T, multilingual Speech2Text)")
-    model.add_argument("--num-beams", type=int, metavar="N", help="width of beam search")
-    model.add_argument("--max-new-tokens", type=int, metavar="N", help="limit of the text's length")
-    model.add_argument("--device", help="default: the accelerator of this process, else cpu")
-    model.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    job_options.add_model(parser)
 
     method = parser.add_argument_group("method")
     method.add_argument(
@@ -135,13 +117,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "languages without spaces need one of these or cer (default: bleu for a translation, else wer)",
     )
 
-    job = parser.add_argument_group("job")
-    job.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the job, to go on with as well")
-    job.add_argument("--process-index", type=int, metavar="I", help="of processes that no launcher starts together")
-    job.add_argument("--num-processes", type=int, metavar="N", help="how many of them there are")
-    job.add_argument("--flush-seconds", type=float, default=60.0, metavar="S", help="write finished rows this often")
-    job.add_argument("--quiet", action="store_true", help="no progress bar")
-    job.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    job_options.add_job(parser)
 
     hub = parser.add_argument_group("hub")
     hub.add_argument("--push-to-hub", metavar="NAME/DATASET", help="upload rows and card when the job is complete")
@@ -158,47 +134,23 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job and return the exit code."""
-    options = parse_arguments(arguments)
-    from spes_hf import ConfigError, SpesError
-    from spes_hf.corpora.mustc import CorpusError
-
-    try:
-        return run(options)
-    except KeyboardInterrupt:
-        print("interrupted; start the same command again to go on", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if options.debug or not isinstance(error, (SpesError, OSError)):
-            raise
-        print(f"explain_dataset.py: {error}", file=sys.stderr)
-        return 2 if isinstance(error, (ConfigError, CorpusError)) else 1
+    return job_options.run_job("explain_dataset.py", run, parse_arguments(arguments))
 
 
 def run(options: argparse.Namespace) -> int:
     """Explain, score, write the card, upload; return the exit code."""
     from spes_hf import Deletion, Diagnose, Insertion, Size, explain_dataset
-    from spes_hf.corpora.sources import load_corpus
     from spes_hf.jobs.schedule import find_place
     from spes_hf.metrics.quality import get_quality
 
     if options.quality is not None:
         get_quality(options.quality)  # not after hours
     find_place(options.process_index, options.num_processes)  # before the model: it chooses the device
-    dataset = load_corpus(
-        options.dataset,
-        audio_column=options.audio_column,
-        pair=options.pair,
-        split=options.split,
-        name=options.name,
-        problems=options.problems,
-    )
-    if options.limit is not None:
-        dataset = dataset.select(range(min(options.limit, len(dataset))))
+    dataset = job_options.corpus_of(options)
     reference = reference_column(options, dataset)
-    model, processor = load_model(options)
+    model, processor = job_options.model_of(options)
     curves = {"deletion": Deletion, "insertion": Insertion}
-    given = {"num_beams": options.num_beams, "max_new_tokens": options.max_new_tokens}
-    generate_kwargs = {name: value for name, value in given.items() if value is not None}
+    generate_kwargs = job_options.generate_kwargs_of(options)
     config = make_config(options)
     metrics: list[Any] = []
     for metric in options.metrics:
@@ -246,7 +198,7 @@ def reference_column(options: argparse.Namespace, dataset: Dataset) -> str | Non
 
     column = options.reference_column
     if column is None and options.pair is not None:
-        column = "translation" if is_translation(options) else "transcript"
+        column = "translation" if job_options.is_translation(options) else "transcript"
     curves = options.against == "reference" and {"deletion", "insertion"} & set(options.metrics)
     needed = curves or "diagnosis" in options.metrics
     if column is None and needed:
@@ -257,25 +209,6 @@ def reference_column(options: argparse.Namespace, dataset: Dataset) -> str | Non
     if column is not None and column not in dataset.column_names:
         raise ConfigError(f"--reference-column is {column!r}; the data set has {', '.join(dataset.column_names)}")
     return column
-
-
-def is_translation(options: argparse.Namespace) -> bool:
-    """Return whether the model was told to translate."""
-    return options.task == "translate" or options.tgt_lang is not None
-
-
-def load_model(options: argparse.Namespace) -> tuple[Any, Any]:
-    """Return the model, on the device of this process, and its processor."""
-    import torch
-    from accelerate import PartialState
-
-    from spes_hf.cli import load_model as load
-
-    device = options.device
-    if device is None:
-        alone = options.num_processes is not None or not torch.accelerator.is_available()
-        device = None if alone else str(PartialState().device)
-    return load(options.model, device, options.dtype)
 
 
 def make_config(options: argparse.Namespace) -> Any:
@@ -289,7 +222,7 @@ def make_config(options: argparse.Namespace) -> Any:
     changes = {name: count for name, count in counts.items() if count is not None}
     if options.config is not None:
         return replace(ExplainConfig.from_json(options.config), **changes)
-    return preset(options.preset, "st" if is_translation(options) else "asr", **changes)
+    return preset(options.preset, "st" if job_options.is_translation(options) else "asr", **changes)
 
 
 def finish(options: argparse.Namespace, summary: JobSummary, reference: str | None) -> None:
@@ -303,7 +236,7 @@ def finish(options: argparse.Namespace, summary: JobSummary, reference: str | No
 
         rows = load_explained(options.out)
         columns = [name for name in (reference, "error", *scored) if name is not None]
-        quality = options.quality or ("bleu" if is_translation(options) else "wer")
+        quality = options.quality or ("bleu" if job_options.is_translation(options) else "wer")
         scores = summarize(rows.select_columns(columns), reference, metric=quality)
         for score in scores.values():
             print(score)

@@ -30,6 +30,7 @@ ORDER = (
     ("jobs",),
     ("demo",),
     ("cli",),
+    ("job_options",),
 )
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}
 
@@ -48,6 +49,8 @@ LAZY = {
     ("analysis.drawing", "viz.fonts"): "matplotlib",
     ("analysis.overview", "viz.figures"): "matplotlib",
     ("metrics.score", "viz.fonts"): "matplotlib",
+    ("job_options", "corpora.mustc"): "help must not wait for torch",
+    ("job_options", "corpora.sources"): "help must not wait for torch",
     ("cli", "demo"): "help must not wait for torch",
     ("cli", "diagnosing"): "help must not wait for torch",
     ("cli", "engine"): "help must not wait for torch",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -17,16 +15,6 @@ from spes_hf.errors import ConfigError
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "compare_methods.py"
 FEW = ["--num-masks", "12", "--num-token-masks", "6", "--fractions", "0", "0.1", "0.2", "1", "--quiet"]
-
-
-@pytest.fixture(scope="module")
-def recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("compare_methods", RECIPE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["compare_methods"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_a_name_and_its_settings_become_a_config(recipe: ModuleType) -> None:

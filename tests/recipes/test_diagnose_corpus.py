@@ -1,8 +1,6 @@
 """The recipe that diagnoses a corpus: a report, a figure, pages; going on; and wrong settings."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,23 +9,9 @@ from spes_hf import diagnosis_of
 from spes_hf.demo import tiny_clips
 from spes_hf.jobs.run import load_explained
 
+pytestmark = pytest.mark.usefixtures("tables")
+
 RECIPE = Path(__file__).parents[2] / "recipes" / "diagnose_corpus.py"
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """Tables of `datasets` go to a folder of their own."""
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-@pytest.fixture(scope="module")
-def recipe():
-    spec = importlib.util.spec_from_file_location("diagnose_corpus", RECIPE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
 
 
 @pytest.fixture
@@ -93,14 +77,12 @@ def test_wrong_settings_end_in_2(recipe, manifest, tmp_path, capsys, more, messa
     assert message in capsys.readouterr().err
 
 
-def test_explaining_a_corpus_can_diagnose_it_as_well(manifest, tmp_path):
-    spec = importlib.util.spec_from_file_location("explain_dataset_again", RECIPE.parent / "explain_dataset.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def test_explaining_a_corpus_can_diagnose_it_as_well(recipe_of, manifest, tmp_path):
     fixed = ["--model", "speech2text-en", "--audio-column", "file", "--num-masks", "4", "--preset", "fast", "--quiet"]
     command = ["--dataset", str(manifest), "--out", str(tmp_path / "out"), *fixed, "--metrics", "diagnosis,size"]
-    assert module.main(command) == 2  # no reference
-    assert module.main([*command, "--reference-column", "text"]) == 0
+    with recipe_of("explain_dataset") as module:
+        assert module.main(command) == 2  # no reference
+        assert module.main([*command, "--reference-column", "text"]) == 0
     rows = load_explained(tmp_path / "out")
     assert all(diagnosis_of(row).text == row["prediction"] and row["explanation"] for row in rows)
     assert any(row["word_errors"] for row in rows)

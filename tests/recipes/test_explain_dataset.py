@@ -14,7 +14,6 @@
 """Tests of the recipe that explains a corpus."""
 
 import ast
-import importlib.util
 import json
 import os
 import re
@@ -36,24 +35,10 @@ from spes_hf.demo import load_tiny_model, tiny_clips
 from spes_hf.jobs.run import load_explained
 from spes_hf.metrics import summarize
 
+pytestmark = pytest.mark.usefixtures("tables")
+
 RECIPE = Path(__file__).parents[2] / "recipes" / "explain_dataset.py"
 FEW = ["--num-masks", "6", "--num-token-masks", "4", "--quiet"]
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """Tables of `datasets` go to a folder of their own."""
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-@pytest.fixture(scope="module")
-def recipe():
-    spec = importlib.util.spec_from_file_location("explain_dataset", RECIPE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,7 @@
 """Tests of the tiny corpus with adjectives that agree with the speaker, and of a model that learns its new words."""
 
 import hashlib
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +24,7 @@ from tiny_speech.sentences import KINDS, SPEAKER_KINDS, Sentence, SpeakerGrammar
 from tiny_speech.synthesis import DEV_VOICES, TEST_VOICES, available_synthesisers, make_corpus, voice_gender
 
 ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ROOT / "recipes" / "train_tiny_models.py"
 # Of `generate_sentences(500, seed=7)` as the shipped models were trained on: words, alignments and kinds.
 PLAIN = "95d8aacf831ff0fcbb7ef3d6fc1845e75d09b1529664862d394bcfb290a9a1c8"
 MASCULINE = {row[2]: row[0] for row in SPEAKER_MOODS}
@@ -34,16 +33,6 @@ FEMININE = {row[3]: row[0] for row in SPEAKER_MOODS}
 needs_espeak = pytest.mark.skipif(
     "espeak" not in available_synthesisers(), reason="espeak-ng is not installed: apt-get install espeak-ng"
 )
-
-
-@pytest.fixture(scope="module")
-def recipe():
-    spec = importlib.util.spec_from_file_location("train_tiny_models_gender", ROOT / "recipes" / "train_tiny_models.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
 
 
 @pytest.fixture(scope="module")

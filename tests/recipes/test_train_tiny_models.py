@@ -13,11 +13,9 @@
 # limitations under the License.
 """Tests of the tiny corpus, its synthesis and the recipe that trains the tiny models."""
 
-import importlib.util
 import json
 import random
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +47,7 @@ from tiny_speech.synthesis import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ROOT / "recipes" / "train_tiny_models.py"
 ASSETS = ROOT / "spes_hf" / "assets" / "tiny"
 
 needs_espeak = pytest.mark.skipif(
@@ -63,17 +62,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def recipe():
-    """The recipe, imported from its file as `python recipes/train_tiny_models.py` would load it."""
-    spec = importlib.util.spec_from_file_location("train_tiny_models", ROOT / "recipes" / "train_tiny_models.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
 
 
 @pytest.fixture(scope="module")

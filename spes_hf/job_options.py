@@ -1,0 +1,128 @@
+"""What the recipes that run a job over a corpus share: their options, and how they load and end."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spes_hf.cli import load_model
+from spes_hf.errors import ConfigError, SpesError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def add_data(parser: argparse.ArgumentParser, reference: str) -> argparse._ArgumentGroup:
+    """Add the options that say which corpus, and return their group.
+
+    Args:
+        parser: Of the recipe.
+        reference: What the column of references is, for the help.
+    """
+    data = parser.add_argument_group("data")
+    data.add_argument("--dataset", required=True, metavar="PATH_OR_NAME", help="see above")
+    data.add_argument("--pair", metavar="EN-XX", help="languages of MuST-C, such as en-de")
+    data.add_argument("--split", help="default: tst-COMMON for MuST-C, else the only one there is")
+    data.add_argument("--name", help="configuration of a data set of the Hub")
+    data.add_argument("--problems", choices=("raise", "skip"), default="raise", help="unusable utterances of MuST-C")
+    data.add_argument("--audio-column", default="audio", metavar="COLUMN", help="default: %(default)s")
+    data.add_argument("--id-column", default="id", metavar="COLUMN", help="may be missing (default: %(default)s)")
+    data.add_argument("--reference-column", metavar="COLUMN", help=reference)
+    data.add_argument("--limit", type=int, metavar="N", help="only the first N utterances")
+    return data
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which model, and how it generates."""
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", required=True, metavar="ID_OR_PATH", help="see above")
+    model.add_argument("--language", help="language of the speech (Whisper)")
+    model.add_argument("--task", choices=("transcribe", "translate"), help="what Whisper shall do")
+    model.add_argument("--tgt-lang", help="language of the text (SeamlessM4T, multilingual Speech2Text)")
+    model.add_argument("--num-beams", type=int, metavar="N", help="width of beam search")
+    model.add_argument("--max-new-tokens", type=int, metavar="N", help="limit of the text's length")
+    model.add_argument("--device", help="default: the accelerator of this process, else cpu")
+    model.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+
+
+def add_job(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where the job is written, and which process of it this is."""
+    job = parser.add_argument_group("job")
+    job.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the job, to go on with as well")
+    job.add_argument("--process-index", type=int, metavar="I", help="of processes that no launcher starts together")
+    job.add_argument("--num-processes", type=int, metavar="N", help="how many of them there are")
+    job.add_argument("--flush-seconds", type=float, default=60.0, metavar="S", help="write finished rows this often")
+    job.add_argument("--quiet", action="store_true", help="no progress bar")
+    job.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def corpus_of(options: argparse.Namespace) -> Dataset:
+    """Return the corpus that the options name, the first utterances of it if there is a limit.
+
+    Raises:
+        ConfigError: If there is no such corpus.
+    """
+    from spes_hf.corpora.sources import load_corpus
+
+    dataset = load_corpus(
+        options.dataset,
+        audio_column=options.audio_column,
+        pair=options.pair,
+        split=options.split,
+        name=options.name,
+        problems=options.problems,
+    )
+    return dataset if options.limit is None else dataset.select(range(min(options.limit, len(dataset))))
+
+
+def is_translation(options: argparse.Namespace) -> bool:
+    """Return whether the model is to translate."""
+    return options.task == "translate" or options.tgt_lang is not None
+
+
+def generate_kwargs_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of ``generate()`` that the options set."""
+    given = {"num_beams": options.num_beams, "max_new_tokens": options.max_new_tokens}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def model_of(options: argparse.Namespace) -> tuple[Any, Any]:
+    """Return the model, on the device of this process, and its processor.
+
+    Raises:
+        ConfigError: If torch cannot use the device.
+        UnsupportedModelError: If the model cannot be loaded.
+    """
+    import torch
+    from accelerate import PartialState
+
+    device = options.device
+    if device is None:
+        alone = options.num_processes is not None or not torch.accelerator.is_available()
+        device = None if alone else str(PartialState().device)
+    return load_model(options.model, device, options.dtype)
+
+
+def run_job(name: str, run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    """Run a job and return its exit code: that of the job, 1 for an error, 2 for wrong arguments, 130 if interrupted.
+
+    Args:
+        name: Of the recipe, for messages.
+        run: Runs the job and returns the exit code.
+        options: Of the command line.
+    """
+    from spes_hf.corpora.mustc import CorpusError
+
+    try:
+        return run(options)
+    except KeyboardInterrupt:
+        print("interrupted; start the same command again to go on", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if options.debug or not isinstance(error, (SpesError, OSError)):
+            raise
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, (ConfigError, CorpusError)) else 1
