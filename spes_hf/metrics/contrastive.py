@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spes_hf.adapters import GenerationOptions, Target, Utterance, get_adapter
+from spes_hf.adapters import GenerationOptions, Target, Utterance
 from spes_hf.audio.load import Waveform
-from spes_hf.checks import is_number
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
 from spes_hf.functional import deletion_masks
 from spes_hf.masking.perturbations import Fill, fill_values
 from spes_hf.metrics.deletion import generation_options
+from spes_hf.metrics.rewriting import RewritingMetric
 from spes_hf.metrics.rows import Row, as_dict, check_map, check_model, explanation_of, failed, method_signature
 from spes_hf.metrics.written import Continuation, Written, text_of, written_in
-from spes_hf.rows import RowTransform, is_batch
-from spes_hf.runtime.batching import Batch, FoundSizes, check_batch_size, enough_memory, starting_batch_size
+from spes_hf.rows import is_batch
+from spes_hf.runtime.batching import Batch, enough_memory, starting_batch_size
 from spes_hf.runtime.locks import alone
 from spes_hf.runtime.preserve import leave_unchanged
 from spes_hf.scoring.contrast import Contrast, ContrastReader
@@ -30,7 +30,7 @@ from spes_hf.scoring.foils import Words
 CONTRASTIVE_FRACTIONS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2)
 
 
-class ContrastiveDeletion(RowTransform):
+class ContrastiveDeletion(RewritingMetric):
     """Deletes what speaks most for the target first, at "contrastive_deletion" (Conti et al., arXiv 2509.26543, §5).
 
     For every contrast and fraction s, the first ⌊T·C·s⌋ features of the contrast's signed map (`Explanation.evidence`)
@@ -73,28 +73,15 @@ class ContrastiveDeletion(RowTransform):
         generate_kwargs: Mapping[str, Any] | None = None,
         batch_size: int | None = None,
     ):
-        self.adapter = get_adapter(model, processor)
+        super().__init__(model, processor, fill, generate_kwargs, batch_size)
         self.fractions = check_shares(fractions)
-        self.fill = fill.item() if isinstance(fill, np.generic) else fill
         self.by = by
-        self.generate_kwargs = None
-        if generate_kwargs is not None:
-            self.generate_kwargs = dict(GenerationOptions(generate_kwargs=generate_kwargs).generate_kwargs)
-        self.batch_size = check_batch_size(batch_size)
-        self.found_sizes: FoundSizes = FoundSizes()
-        if not is_number(fill) and fill not in ("mean", "zero", "min"):
-            raise ConfigError(f'fill is {fill!r}; allowed: "mean", "zero", "min" or a finite number')
         if by not in ("continuation", "generation"):
             raise ConfigError(f'by is {by!r}; allowed: "continuation", "generation"')
         if by == "continuation" and generate_kwargs is not None:
             raise ConfigError(
                 f'generate_kwargs is {generate_kwargs!r}, which by="continuation" does not read; leave it out'
             )
-
-    @property
-    def running_model(self) -> Any:
-        """The model that writes."""
-        return self.adapter.model
 
     def columns(self) -> dict[str, Any]:
         """Return the columns that the transform adds, as `datasets` feature types."""

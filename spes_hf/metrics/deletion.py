@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from spes_hf.adapters import Adapter, GenerationOptions, Target, Utterance, get_adapter
+from spes_hf.adapters import Adapter, GenerationOptions, Target, Utterance
 from spes_hf.audio.load import Waveform
-from spes_hf.checks import is_number
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
 from spes_hf.finite import check_logits
 from spes_hf.functional import deletion_masks
 from spes_hf.masking.perturbations import Fill, fill_values
+from spes_hf.metrics.rewriting import RewritingMetric
 from spes_hf.metrics.rows import Row, as_dict, check_map, check_model, explanation_of, failed, method_signature
 from spes_hf.plain import from_plain, is_lost
-from spes_hf.rows import RowTransform, is_batch
-from spes_hf.runtime.batching import Batch, FoundSizes, check_batch_size, enough_memory
+from spes_hf.rows import is_batch
+from spes_hf.runtime.batching import Batch, enough_memory
 from spes_hf.runtime.locks import alone
 from spes_hf.runtime.preserve import leave_unchanged
 
@@ -30,7 +29,7 @@ PAPER_FRACTIONS = tuple(step / 20 for step in range(21))
 FINE_FRACTIONS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.075, *PAPER_FRACTIONS[2:])
 
 
-class _Curve(RowTransform, ABC):
+class _Curve(RewritingMetric):
     """Perturbs a growing share of the features and lets the model write again.
 
     The class is a map-style transform: an instance takes a row and returns it with one more entry, and it can be
@@ -50,24 +49,11 @@ class _Curve(RowTransform, ABC):
         generate_kwargs: Mapping[str, Any] | None = None,
         batch_size: int | None = None,
     ):
-        self.adapter = get_adapter(model, processor)
+        super().__init__(model, processor, fill, generate_kwargs, batch_size)
         self.fractions = check_fractions(fractions)
-        self.fill = fill.item() if isinstance(fill, np.generic) else fill
         self.against = against
-        self.generate_kwargs = None
-        if generate_kwargs is not None:
-            self.generate_kwargs = dict(GenerationOptions(generate_kwargs=generate_kwargs).generate_kwargs)
-        self.batch_size = check_batch_size(batch_size)
-        self.found_sizes: FoundSizes = FoundSizes()
-        if not is_number(fill) and fill not in ("mean", "zero", "min"):
-            raise ConfigError(f'fill is {fill!r}; allowed: "mean", "zero", "min" or a finite number')
         if against not in ("reference", "prediction"):
             raise ConfigError(f'against is {against!r}; allowed: "reference", "prediction"')
-
-    @property
-    def running_model(self) -> Any:
-        """The model that writes."""
-        return self.adapter.model
 
     def columns(self) -> dict[str, Any]:
         """Return the columns that the transform adds, as `datasets` feature types."""

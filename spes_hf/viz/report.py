@@ -45,10 +45,10 @@ def page(explanation: Explanation) -> str:
 
 
 def filled(template: str, styles: Sequence[str], scripts: Sequence[str], title: str, data: Any) -> str:
-    """Return a template of this folder with style, script and data in their places.
+    """Return a page of this folder with style, script and data in their places.
 
     Args:
-        template: Name of its file.
+        template: Name of the file with what the page shows.
         styles: Names of the style sheets, in order.
         scripts: Names of the scripts, in order.
         title: Of the page; any text.
@@ -63,8 +63,9 @@ def filled(template: str, styles: Sequence[str], scripts: Sequence[str], title: 
         "STYLE": read(*styles),
         "SCRIPT": read(*scripts),
         "DATA": script_json(data),
+        "MAIN": read(template),
     }
-    return re.sub("{{(TITLE|STYLE|SCRIPT|DATA)}}", lambda match: parts[match[1]], read(template))
+    return re.sub("{{(TITLE|STYLE|SCRIPT|DATA|MAIN)}}", lambda match: parts[match[1]], read("page.html"))
 
 
 def script_json(data: Any) -> str:

@@ -1,0 +1,55 @@
+"""What the metrics share that perturb the sound and let the model write again."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from spes_hf.adapters import GenerationOptions, get_adapter
+from spes_hf.checks import is_number
+from spes_hf.errors import ConfigError
+from spes_hf.masking.perturbations import Fill
+from spes_hf.rows import RowTransform
+from spes_hf.runtime.batching import FoundSizes, check_batch_size
+
+
+class RewritingMetric(RowTransform, ABC):
+    """A transform that fills features and lets the model write again.
+
+    Args:
+        model: The model that was explained; left exactly as it was.
+        processor: Its processor.
+        fill: What deleted features become: "mean" (of each mel bin over the utterance), "zero", "min" or a number.
+        generate_kwargs: Arguments of ``model.generate()``; None for those of the explanation.
+        batch_size: Perturbed copies at once; None: found automatically.
+
+    Raises:
+        UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
+        ConfigError: If an argument has a value outside what is allowed.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        fill: Fill,
+        generate_kwargs: Mapping[str, Any] | None,
+        batch_size: int | None,
+    ):
+        self.adapter = get_adapter(model, processor)
+        self.fill = fill.item() if isinstance(fill, np.generic) else fill
+        self.generate_kwargs = None
+        if generate_kwargs is not None:
+            self.generate_kwargs = dict(GenerationOptions(generate_kwargs=generate_kwargs).generate_kwargs)
+        self.batch_size = check_batch_size(batch_size)
+        self.found_sizes: FoundSizes = FoundSizes()
+        if not is_number(fill) and fill not in ("mean", "zero", "min"):
+            raise ConfigError(f'fill is {fill!r}; allowed: "mean", "zero", "min" or a finite number')
+
+    @property
+    def running_model(self) -> Any:
+        """The model that writes."""
+        return self.adapter.model
