@@ -9,7 +9,7 @@ table and writes benchmarks/results/agreement_sentence.json. All numbers are Pea
 - "token, sum" is that of each token's map, averaged over tokens; the gradients of a patch's features are added up, as
   the derivation in docs/gradient.md says. In brackets it is divided by √reliability of the reference, which estimates
   the correlation with Eq. 3 of endlessly many masks.
-- "token, mean" likewise, with the mean over a patch, which the maps show, in the place of the sum.
+- "token, mean" likewise, with the mean over a patch, which the maps show, instead of the sum.
 - "sentence, normalised" is that of the paper's sentence map, the sum of the tokens' z-scores (sums over patches).
 - "sentence, Σ r" is that of the map of Σ_k r_k, the tokens' impacts added up before anything is normalised: for the
   gradient `sentence_map`, for Eq. 3 the sum of the tokens' raw maps.

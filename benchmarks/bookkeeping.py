@@ -1,4 +1,4 @@
-"""What a corpus job costs beside the explaining: time and memory per row, bytes per utterance.
+"""What a corpus job costs besides explaining: time and memory per row, bytes per utterance.
 
     python benchmarks/bookkeeping.py
 

@@ -1,4 +1,4 @@
-"""What the engine costs beside the model: time against bare calls, against the obvious way, memory, and how both grow.
+"""What the engine costs besides the model: time against bare calls, against the obvious way, memory, and how both grow.
 
     python benchmarks/speed.py engine     `explain` against as many bare calls of the model, at 5, 15 and 30 s
     python benchmarks/speed.py variants   `explain` as it is, with a compiled encoder, and in bfloat16
@@ -213,7 +213,7 @@ def resident(entry: str) -> float:
 
 
 def linear(options: argparse.Namespace) -> dict[str, Any]:
-    """Time explanations of growing N, and of growing audio beside the encoder alone."""
+    """Time explanations of growing N, and of growing audio next to the encoder alone."""
     by_masks, by_seconds = [], []
     for name in options.models:
         unit = (options.masks or MASKS[name]) // 8

@@ -43,7 +43,7 @@ class Case:
         name: Of the model.
         seconds: Length of the audio; None: the clip as it is.
         device: Where the model runs.
-        text: To explain in the place of what the model writes.
+        text: To explain instead of what the model writes.
     """
 
     name: str

@@ -43,7 +43,7 @@ from spes_hf.scoring.pooling import Pools, mean_of_scaled_levels
 
 FRACTIONS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 FIRST = 0.2
-SHOWN = (160.0, 800.0)  # levels of the sentence's map beside the features
+SHOWN = (160.0, 800.0)  # levels of the sentence's map next to the features
 PAPERS = (400.0, 500.0, 600.0)
 Relation = Callable[[Tensor], Tensor]
 Run = tuple[Tensor, Tensor, Tensor]
@@ -336,7 +336,7 @@ def arguments(description: str | None, clips: int) -> argparse.ArgumentParser:
     parser.add_argument("--model", default="speech2text-en", help="default: %(default)s")
     parser.add_argument("--tgt-lang", help="of the text (SeamlessM4T)")
     parser.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
-    parser.add_argument("--data", type=Path, help="folder with manifest.jsonl and recordings, in the place of clips")
+    parser.add_argument("--data", type=Path, help="folder with manifest.jsonl and recordings, instead of clips")
     parser.add_argument("--ids", nargs="*", help="only these recordings")
     parser.add_argument("--clips", type=int, default=clips, help="how many (default: %(default)s)")
     parser.add_argument("--passes", type=int, nargs="*", default=[999], help="forward passes of Eq. 3 (default: 999)")
