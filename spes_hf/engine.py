@@ -6,8 +6,9 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,19 +16,26 @@ from tqdm.auto import tqdm
 
 from spes_hf.adapters import GenerationOptions, Target, Utterance, get_adapter
 from spes_hf.adapters.output import Output, output_of
-from spes_hf.audio.load import Waveform, load_audio
+from spes_hf.audio.load import Waveform
+from spes_hf.audio.long import open_audio
 from spes_hf.checks import check_whole
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
+from spes_hf.explanation.parts import Part
 from spes_hf.masking.draw import mask_key
 from spes_hf.methods import ExplainConfig, SpesConfig
 from spes_hf.methods.run import Maps, Problem
 from spes_hf.provenance import describe
+from spes_hf.recordings import explain_recording, is_recording
 from spes_hf.runtime.batching import Batch, FoundSizes, check_batch_size, starting_batch_size
 from spes_hf.scoring.contrast import CONTRASTS, Contrast
 from spes_hf.scoring.evidence import Evidence
 from spes_hf.scoring.foils import Foil, contrasts_of
 from spes_hf.scoring.objective import ContrastObjective, Objective, TokenObjective
+from spes_hf.scoring.part import Chosen, rows_of
+
+if TYPE_CHECKING:
+    from spes_hf.explanation.recording import Recording
 
 
 def explain(
@@ -45,8 +53,18 @@ def explain(
     batch_size: int | None = None,
     seed: int = 0,
     progress: bool = True,
-) -> Explanation:
+    words: Chosen | None = None,
+    tokens: Chosen | None = None,
+    timestamps: bool = False,
+    start: float | None = None,
+    end: float | None = None,
+    segment: str | None = None,
+    folder: str | Path | None = None,
+) -> Explanation | Recording:
     """Return why the model writes each token for this audio: saliency over the spectrogram and over earlier tokens.
+
+    Audio that is longer than the model's window becomes a `Recording`: a sequence of explanations, one for each window
+    that ``generate()`` itself went through.
 
     Args:
         model: A speech-to-text model of a known family (see `spes_hf.list_adapters`), or a pipeline with one; left
@@ -67,9 +85,21 @@ def explain(
         batch_size: Perturbed copies in one forward pass; None: found automatically.
         seed: Same seed, same masks.
         progress: Whether to show a progress bar.
+        words: Explain these words alone, by text (all that read so) or by index: the backward passes for the others
+            are spared, the maps are the same. A text, an index, or several.
+        tokens: Tokens likewise.
+        timestamps: Whether to explain the tokens that say when, too: what made the model cut there?
+        start: Explain what was written for a recording from here on, in seconds, in the context that it had; whole
+            segments by the model's timestamps.
+        end: Up to here, likewise. What comes later is not transcribed.
+        segment: "pauses" to cut a recording where speech pauses, into utterances that know nothing of each other; None
+            for the way in which the model itself goes through recordings.
+        folder: Where to write the windows of a recording as they are finished. The same call continues what was
+            interrupted. None: a temporary folder, until `Recording.save`.
 
     Returns:
-        The explanation; ``.words()``, ``.plot()``, ``.to_html(path)`` and ``.save(path)`` are where to go on.
+        The explanation; ``.words()``, ``.plot()``, ``.to_html(path)`` and ``.save(path)`` are where to go on. A
+        recording has the same.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
@@ -86,6 +116,13 @@ def explain(
         text=text,
         foil=foil,
         generate_kwargs=generate_kwargs,
+        words=words,
+        tokens=tokens,
+        timestamps=timestamps,
+        start=start,
+        end=end,
+        segment=segment,
+        folder=folder,
     )
 
 
@@ -149,8 +186,15 @@ class Explainer:
         foil: Foil | None = None,
         generate_kwargs: Mapping[str, Any] | None = None,
         utterance_id: str = "",
-    ) -> Explanation:
-        """Return the explanation of one utterance.
+        words: Chosen | None = None,
+        tokens: Chosen | None = None,
+        timestamps: bool = False,
+        start: float | None = None,
+        end: float | None = None,
+        segment: str | None = None,
+        folder: str | Path | None = None,
+    ) -> Explanation | Recording:
+        """Return the explanation of one utterance, or of a recording.
 
         Args:
             audio: As for `explain`, like all that is not said here.
@@ -162,15 +206,30 @@ class Explainer:
             foil: What the model did not write.
             generate_kwargs: Further arguments of ``model.generate()``.
             utterance_id: Gives every utterance of a corpus masks of its own.
+            words: Words to explain; None: all.
+            tokens: Tokens to explain; None: all.
+            timestamps: Whether to explain timestamps.
+            start: Of the stretch of a recording to explain, in seconds.
+            end: Its end.
+            segment: "pauses" to cut a recording where speech pauses.
+            folder: Where the windows of a recording are written as they are finished.
         """
         options = self.adapter.options_of(language, task, tgt_lang, generate_kwargs, text_given=text is not None)
         config = self.config.with_impact_for(text is not None, foil is not None)
-        waveform = load_audio(audio, self.adapter.sampling_rate, sampling_rate)
+        if foil is not None and (words is not None or tokens is not None):
+            raise ConfigError("foil says which places are explained; leave words and tokens out")
+        waveform = open_audio(audio, self.adapter.sampling_rate, sampling_rate)
+        named: dict[str, Any] = {"words": words, "tokens": tokens, "timestamps": timestamps}
+        if is_recording(self.adapter, waveform, segment, start, end, folder, text=text, foil=foil):
+            part = {"start": start, "end": end, "segment": segment}
+            return explain_recording(self, waveform, options, config, utterance_id, named, part, folder)
+        waveform = replace(waveform, samples=waveform.samples[:])
         started = time.perf_counter()
         with self.output(waveform, options, text, utterance_id) as output:
             contrasts = () if foil is None else contrasts_of(self.adapter, output.target, foil)
+            rows = None if contrasts else rows_of(self.adapter, [output.target], **named)[0]
             objective = self.contrasting(output, contrasts, config) if contrasts else None
-            found = self._find(config, output, utterance_id, objective)
+            found = self._find(config, output, utterance_id, objective, rows)
         return self._explained(output, found, config, options, utterance_id, text is not None, foil, started)
 
     @contextmanager
@@ -184,6 +243,12 @@ class Explainer:
             output_of(self.adapter, waveform, options, text, seed, self._precision()) as output,
         ):
             yield output
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run the model in the type, and with the compiled code, that was asked for."""
+        with _shared_graphs() if self.compile else nullcontext(), self._precision():
+            yield
 
     def contrasting(self, output: Output, contrasts: Sequence[Contrast], config: ExplainConfig) -> ContrastObjective:
         """Return what reads these contrasts of an output off the model.
@@ -210,6 +275,9 @@ class Explainer:
         objective: ContrastObjective | None = None,
         foil: Foil | None = None,
         text_given: bool = False,
+        rows: Sequence[int] | None = None,
+        window: Mapping[str, Any] | None = None,
+        advance: Callable[[float], None] | None = None,
     ) -> Explanation:
         """Return the explanation of an output that `output` yields.
 
@@ -221,10 +289,13 @@ class Explainer:
             objective: The contrasts to explain, as `contrasting` returns them; None: tokens.
             foil: Where the contrasts come from, for the provenance.
             text_given: Whether the text was given.
+            rows: Indices of the tokens to explain; None: all.
+            window: What the provenance says of the window of a recording.
+            advance: Is called with the share of the passes that is done; None for a progress bar.
         """
         started = time.perf_counter()
-        found = self._find(config, output, utterance_id, objective)
-        return self._explained(output, found, config, options, utterance_id, text_given, foil, started)
+        found = self._find(config, output, utterance_id, objective, rows, advance)
+        return self._explained(output, found, config, options, utterance_id, text_given, foil, started, window)
 
     def _explained(
         self,
@@ -236,6 +307,7 @@ class Explainer:
         text_given: bool,
         foil: Foil | None,
         started: float,
+        window: Mapping[str, Any] | None = None,
     ) -> Explanation:
         """Return the explanation that was found, with its provenance."""
         utterance, target = output.utterance, output.target
@@ -255,6 +327,7 @@ class Explainer:
             forward_passes=found.passes.forward,
             backward_passes=found.passes.backward,
             seconds=time.perf_counter() - started,
+            window=window,
         )
         return self._explanation(utterance, target, found, provenance)
 
@@ -272,10 +345,14 @@ class Explainer:
         if audio is None or token is None or reliability is None or sound_impact is None or text_impact is None:
             missing = [name for name in Maps.REQUIRED if getattr(maps, name) is None]
             raise ConfigError(f"{type(self.config).__name__}.plan() led to no {', '.join(missing)}; see Maps")
-        contrasts = found.contrasts
+        contrasts, part = found.contrasts, None
         if contrasts is None:
             pieces, ids = tuple(adapter.pieces(target.token_ids)), tuple(target.token_ids.tolist())
             special = tuple(adapter.is_special(target.token_ids))
+            if found.rows is not None:
+                part = Part(tuple(found.rows), ids, pieces, special)
+                pieces, ids = tuple(pieces[k] for k in part.rows), tuple(ids[k] for k in part.rows)
+                special = tuple(special[k] for k in part.rows)
         else:
             pieces, ids = tuple(c.name for c in contrasts), tuple(c.target_ids[0] for c in contrasts)
             special = (False,) * len(contrasts)
@@ -302,6 +379,7 @@ class Explainer:
             provenance=provenance,
             sentence_map=maps.sentence,
             contrasts=contrasts,
+            part=part,
         )
 
     @property
@@ -321,11 +399,13 @@ class Explainer:
         output: Output,
         utterance_id: str,
         contrasting: ContrastObjective | None,
+        rows: Sequence[int] | None = None,
+        advance: Callable[[float], None] | None = None,
     ) -> _Found:
         """Return the maps of an output, and what it took: plan, run, read."""
         adapter, dtype = self.adapter, self._dtype
         utterance, target = output.utterance, output.target
-        objective: Objective = contrasting or TokenObjective(adapter, utterance, target, config.impact, dtype)
+        objective: Objective = contrasting or TokenObjective(adapter, utterance, target, config.impact, dtype, rows)
         problem = Problem(
             utterance,
             target,
@@ -350,7 +430,9 @@ class Explainer:
         steps = [part for part in plan if not isinstance(part, Maps)]
         finished = [part for part in plan if isinstance(part, Maps)]
         total = sum(step.passes for step in steps)
-        with tqdm(total=total, desc="explaining", unit="pass", disable=not self.progress, delay=1) as bar:
+        with tqdm(
+            total=total, desc="explaining", unit="pass", disable=not self.progress or advance is not None, delay=1
+        ) as bar:
             for number, step in enumerate(steps):
                 logits = objective.logits_shape
                 size = starting_batch_size(
@@ -361,8 +443,10 @@ class Explainer:
                     impact_of, Batch(self.batch_size or size, f"run {number}", shape, self.found_sizes)
                 ):
                     bar.update(done)
+                    if advance is not None:
+                        advance(done / total)
         maps = Maps.merged([*finished, *(step.maps(dtype) for step in steps)])
-        return _Found(maps, evidence, passes, contrasting.measured if contrasting else None)
+        return _Found(maps, evidence, passes, contrasting.measured if contrasting else None, rows)
 
 
 @dataclass
@@ -391,12 +475,14 @@ class _Found:
         evidence: What sound and text said of each token.
         passes: What it took.
         contrasts: The rows, where they are contrasts.
+        rows: Indices of the explained tokens; None: all.
     """
 
     maps: Maps
     evidence: Evidence
     passes: _Passes
     contrasts: tuple[Contrast, ...] | None
+    rows: Sequence[int] | None = None
 
 
 def _shared_graphs() -> AbstractContextManager[Any]:

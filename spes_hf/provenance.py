@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -31,6 +32,7 @@ def describe(
     forward_passes: int,
     backward_passes: int,
     seconds: float,
+    window: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the provenance of an explanation, ready for JSON; `Origin` reads it."""
     model = adapter.model
@@ -62,6 +64,7 @@ def describe(
             **options.given("language", "task", "tgt_lang"),
             "generate_kwargs": {str(k): to_plain(v) for k, v in options.generate_kwargs.items()},
         },
+        **({} if window is None else {"window": dict(window)}),
         "patches": [] if maps.audio is None else [scores.shape[1] for scores in maps.audio.values],
         "cost": {
             "forward_passes": forward_passes,

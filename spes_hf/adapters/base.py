@@ -6,6 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -18,8 +19,9 @@ from spes_hf.adapters.hooks import forward_hook
 from spes_hf.adapters.probe import passes_gradients
 from spes_hf.adapters.types import GenerationOptions, Target, Utterance
 from spes_hf.adapters.vocabulary import Vocabulary
+from spes_hf.adapters.windows import LongForm
 from spes_hf.audio.load import Waveform
-from spes_hf.errors import ConfigError
+from spes_hf.errors import AudioError, ConfigError
 from spes_hf.runtime.offload import execution_device
 from spes_hf.runtime.preserve import silence_transformers
 from spes_hf.runtime.wrapping import unwrap
@@ -132,6 +134,36 @@ class Adapter(Generation, Vocabulary, ABC):
             features: (T, C) to generate from instead of the clean ones.
         """
         return self.generate_with_states(utterance, options, features)[0]
+
+    def long_form(self, waveform: Waveform) -> LongForm:
+        """Return how the family itself goes through a recording that is longer than what it reads at once.
+
+        Raises:
+            AudioError: If it does not.
+        """
+        raise AudioError(
+            f"audio is {waveform.duration_s:.1f} s long, and {type(self.model).__name__} has no way of its own through "
+            'long recordings; pass segment="pauses" to cut it where speech pauses'
+        )
+
+    def utterance_again(self, waveform: Waveform, features: Tensor, in_recording: bool = False) -> Utterance:
+        """Return an utterance as it was explained.
+
+        Args:
+            waveform: Its sound.
+            features: (T, C) its features then.
+            in_recording: Whether it was a window that the family cut from a recording itself.
+
+        Raises:
+            ConfigError: If the processor makes features of another shape of this sound.
+        """
+        utterance = self.encode(waveform)
+        if utterance.features.shape != features.shape:
+            raise ConfigError(
+                f"processor makes features of shape {tuple(utterance.features.shape)} of the audio, but the "
+                f"explanation has {tuple(features.shape)}; pass the processor that was used for it"
+            )
+        return replace(utterance, features=features)
 
     def generate_with_states(
         self, utterance: Utterance, options: GenerationOptions, features: Tensor | None = None

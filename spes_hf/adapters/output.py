@@ -56,10 +56,7 @@ def output_of(
         ConfigError: If the text cannot be explained.
         OutOfMemoryError: If not even one copy fits.
     """
-    with (
-        leave_unchanged(adapter.model, seed=seed),
-        enough_memory(f"model with audio of {waveform.duration_s:.1f} s"),
-    ):
+    with undisturbed(adapter, waveform.duration_s, seed):
         with alone():
             utterance = adapter.encode(waveform)
         with nullcontext() if precision is None else precision:
@@ -67,3 +64,22 @@ def output_of(
                 yield Output(utterance, *adapter.generate_with_states(utterance, options))
             else:
                 yield Output(utterance, adapter.encode_text(utterance, text, options), None)
+
+
+@contextmanager
+def undisturbed(adapter: Adapter, duration_s: float, seed: int) -> Iterator[None]:
+    """Have a model to oneself; afterwards it is as it was.
+
+    Args:
+        adapter: Of the model.
+        duration_s: Of the audio, for errors.
+        seed: Where random numbers start.
+
+    Raises:
+        OutOfMemoryError: If not even one copy fits.
+    """
+    with (
+        leave_unchanged(adapter.model, seed=seed),
+        enough_memory(f"model with audio of {duration_s:.1f} s"),
+    ):
+        yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -59,12 +59,15 @@ class GenerationOptions:
         task: "transcribe" or "translate" (Whisper).
         tgt_lang: Language of the text (SeamlessM4T, multilingual Speech2Text).
         generate_kwargs: Anything else for ``generate()``: beam search, length limits, ….
+        prefix: What the output starts from, where ``generate()`` cannot know: in a window of a recording. None: as
+            ``generate()`` works it out.
     """
 
     language: str | None = None
     task: str | None = None
     tgt_lang: str | None = None
     generate_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    prefix: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.generate_kwargs, Mapping):
@@ -120,6 +123,10 @@ class Utterance:
         """Length in seconds."""
         return len(self.waveform.samples) / self.waveform.sampling_rate
 
+    def moved(self, start_s: float) -> Utterance:
+        """Return the utterance with times that are those of a recording in which it starts then."""
+        return replace(self, times=(self.times.double() + start_s).float())
+
 
 @dataclass(frozen=True)
 class Target:
@@ -128,7 +135,7 @@ class Target:
     Attributes:
         prefix_ids: (P,) start and prompt tokens, which the model did not choose.
         token_ids: (K,) y_1 … y_K, the explained tokens, the end-of-sequence token included.
-        complete: Whether the output ends with the end-of-sequence token (false where a length limit cut it).
+        complete: Whether the model ended the output itself; false where a length limit cut it.
     """
 
     prefix_ids: Tensor

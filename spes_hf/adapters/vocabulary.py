@@ -81,6 +81,10 @@ class Vocabulary:
         raw = "".join(piece for piece, special in kept if not special).encode("utf-8", errors="surrogateescape")
         return raw.decode("utf-8", errors="replace").strip()
 
+    def is_timestamp(self, ids: Tensor) -> list[bool]:
+        """Return for every token whether it says when, not what; no family but Whisper has such."""
+        return [False] * len(ids)
+
     def is_special(self, ids: Tensor) -> list[bool]:
         """Return for every token whether it is a special one (start, end, language, task)."""
         special = set(self.tokenizer.all_special_ids)

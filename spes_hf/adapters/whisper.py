@@ -14,6 +14,7 @@ from torch import Tensor
 
 from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance
 from spes_hf.adapters.frames import check_length, mel_frequencies
+from spes_hf.adapters.windows import LongForm
 from spes_hf.audio.load import Waveform
 from spes_hf.errors import AudioError, ConfigError, UnsupportedModelError
 from spes_hf.text import byte_level_piece
@@ -78,10 +79,8 @@ class WhisperAdapter(Adapter):
         if len(waveform.samples) > self.window_frames * extractor.hop_length:
             length_s = len(waveform.samples) / waveform.sampling_rate
             raise AudioError(
-                f"audio is {length_s:.1f} s long, but Whisper reads windows of {self.window_s:.0f} s; cut it where "
-                "speech pauses and explain the parts, for example load_segment(path, offset_s, duration_s, "
-                "sampling_rate) from spes_hf.audio.load for each segment of model.generate(…, return_timestamps=True, "
-                "return_segments=True). If it should be shorter, check sampling_rate"
+                f"audio is {length_s:.1f} s long, but Whisper reads windows of {self.window_s:.0f} s; explain() takes "
+                "any length, and Recording has its windows. If it should be shorter, check sampling_rate"
             )
         batch = extractor(
             waveform.samples,
@@ -109,7 +108,30 @@ class WhisperAdapter(Adapter):
 
     def generate_ids(self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions) -> Target:
         """Return prefix and tokens of one unique call of ``generate()``, which keeps both."""
-        settings, config, length = self.generation_settings(options), self.generation_config(), _PrefixLength()
+        length = _PrefixLength()
+        given: dict[str, Any] = {"force_unique_generate_call": True}
+        if options.prefix is not None:  # a window of a recording, from where it started then
+            start = torch.tensor([options.prefix], dtype=torch.long, device=self.device)
+            given |= {"decoder_input_ids": start, "return_timestamps": True}
+        output = self.call_generate(inputs, options, [length], **given)
+        sequence = output.sequences[0]
+        return self.split_output(sequence, len(sequence) if length.found is None else length.found)
+
+    def call_generate(
+        self, inputs: Mapping[str, Tensor], options: GenerationOptions, processors: Sequence[Any] = (), **given: Any
+    ) -> Any:
+        """Return what ``model.generate()`` returns for these options.
+
+        Args:
+            inputs: Of the encoder.
+            options: Language, task and generation settings.
+            processors: Logits processors after the user's own.
+            **given: Arguments that come before those of the options.
+
+        Raises:
+            ConfigError: If it refuses them.
+        """
+        settings, config = self.generation_settings(options), self.generation_config()
         if settings.get("prompt_ids") is not None:  # the tokenizer makes NumPy arrays of them
             settings["prompt_ids"] = torch.as_tensor(settings["prompt_ids"], dtype=torch.long, device=self.device)
         if "forced_decoder_ids" in settings:  # generate() reads them from the config alone
@@ -117,20 +139,46 @@ class WhisperAdapter(Adapter):
             config.forced_decoder_ids = None if forced is None else [list(pair) for pair in forced]
         if getattr(config, "logprob_threshold", None) is not None:  # as an argument, it brings the scores that it needs
             settings.setdefault("logprob_threshold", config.logprob_threshold)
-        settings["logits_processor"] = [*(settings.get("logits_processor") or ()), length]
+        settings["logits_processor"] = [*(settings.get("logits_processor") or ()), *processors]
         try:
             with _as_it_was(settings.get("assistant_model")):
-                output = self.model.generate(
-                    **inputs,
-                    generation_config=config,
-                    force_unique_generate_call=True,
-                    **options.given(*self.options),
-                    **settings,
+                return self.model.generate(
+                    **inputs, **{"generation_config": config, **options.given(*self.options), **settings, **given}
                 )
         except ValueError as error:
             raise ConfigError(f"model.generate() refused language, task or generate_kwargs: {error}") from error
-        sequence = output.sequences[0]
-        return self.split_output(sequence, len(sequence) if length.found is None else length.found)
+
+    def long_form(self, waveform: Waveform) -> LongForm:
+        """Return the recording as ``generate()`` goes through it, window after window by its timestamps."""
+        from spes_hf.adapters.whisper_long import WhisperLongForm
+
+        return WhisperLongForm(self, waveform)
+
+    def utterance_again(self, waveform: Waveform, features: Tensor, in_recording: bool = False) -> Utterance:
+        """Return an utterance as it was explained; a window of a recording is padded with zeros, not with silence."""
+        if not in_recording:
+            return super().utterance_again(waveform, features, in_recording)
+        return self.window_utterance(waveform, features, 0.0)
+
+    def window_utterance(self, waveform: Waveform, features: Tensor, start_s: float) -> Utterance:
+        """Return a window of a recording as ``generate()`` hands it to the encoder.
+
+        Args:
+            waveform: Its sound.
+            features: (T, C) its frames, at most those of a window.
+            start_s: Where it starts in the recording, in seconds.
+        """
+        extractor = self.processor.feature_extractor
+        window = torch.zeros(1, features.shape[1], self.window_frames, dtype=torch.float32, device="cpu")
+        window[0, :, : len(features)] = features.T
+        steps = torch.arange(len(features), dtype=torch.float64, device="cpu")
+        return Utterance(
+            waveform=waveform,
+            features=features,
+            inputs={"input_features": window.to(self.device, self.dtype)},
+            times=(start_s + steps * (extractor.hop_length / extractor.sampling_rate)).float(),
+            frequencies=mel_frequencies(window.shape[1], 0.0, 8000.0, "slaney"),
+        )
 
     def prefix_ids(self, utterance: Utterance, options: GenerationOptions) -> Tensor:
         """Return what ``generate()`` starts from; an unset language is detected from the clean audio, as it does."""
@@ -206,6 +254,11 @@ class WhisperAdapter(Adapter):
         last = getattr(self.model.generation_config, "no_timestamps_token_id", None) or self.eos_token_id
         added = super().added_words()
         return {i: word for i, word in added.items() if i > last and not _TIMESTAMP.fullmatch(word)}
+
+    def is_timestamp(self, ids: Tensor) -> list[bool]:
+        """Return for every token whether it says when, not what."""
+        first, words = getattr(self.model.generation_config, "no_timestamps_token_id", None), self.added_words()
+        return [first is not None and i > first and i not in words for i in ids.tolist()]
 
     def is_special(self, ids: Tensor) -> list[bool]:
         """Return for every token whether it is no text: end, start, language, task, timestamps; all come last."""

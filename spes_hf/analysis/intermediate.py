@@ -164,9 +164,9 @@ def tops(explanation: Explanation) -> list[int | None]:
     """
     saliency, prefix = explanation.token_saliency, explanation.prefix_length
     found: list[int | None] = []
-    for k, row in enumerate(saliency):
-        row = row[: prefix + k]
+    for row, before in zip(saliency, explanation.starts, strict=True):
+        row = row[: prefix + before]
         best = torch.nonzero(row == row.max()).flatten().tolist() if len(row) else []
-        between = len(best) == 1 and prefix <= best[0] < prefix + k - 1
+        between = len(best) == 1 and prefix <= best[0] < prefix + before - 1
         found.append(best[0] - prefix if between else None)
     return found

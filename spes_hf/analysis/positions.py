@@ -122,8 +122,10 @@ def positional(explanations: Any) -> Positional:
     for item in named(explanations):
         prefix, start = item.explanation.prefix_length, item.explanation.origin.start
         saliency = item.explanation.token_saliency.double().numpy()
-        for k in range(1, len(saliency)):
-            row, latest = saliency[k], prefix + k - 1
+        for row, before in zip(saliency, item.explanation.starts, strict=True):
+            if not before:
+                continue
+            latest = prefix + before - 1
             n += 1
             between = row[prefix:latest]
             values["latest"].append(float(row[latest]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,7 +16,7 @@ from spes_hf.audio.codecs import MAX_SAMPLES, Decoded, decode_container, too_lon
 from spes_hf.errors import AudioError
 
 SEGMENT_TOLERANCE_S = 0.1
-_BLOCK = 1 << 10
+_BLOCK, _LARGE_BLOCK = 1 << 10, 1 << 18
 _MAX_OGG_PAGE = 65_307
 # Sizes that programs write which do not know the length: pipes, live recordings.
 _UNKNOWN_SIZE = 0x7FFF0000
@@ -80,6 +81,46 @@ def decode_segment(
             f"offset_s={offset_s}; it is truncated: fetch it again."
         )
     return Decoded(samples, rate, notes, alerts)
+
+
+class Blocks:
+    """A file that soundfile reads, block by block; afterwards, ``alerts`` say what is wrong with it.
+
+    Attributes:
+        rate: Samples per second.
+        channels: How many there are.
+        alerts: Of a file that breaks off, once the blocks have been read.
+
+    Args:
+        path: The file.
+        what: What to call it in errors.
+
+    Raises:
+        AudioError: If it is longer than anything that is read.
+    """
+
+    def __init__(self, path: Path, what: str):
+        self.path, self.what = path, what
+        with soundfile.SoundFile(path) as file:
+            self.rate, self.channels = file.samplerate, file.channels
+            self.promised = _promised(file, path)
+            if file.frames * file.channels > MAX_SAMPLES:
+                raise too_long(what)
+        self.alerts: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield blocks of (N, channels) float32, at most some seconds each."""
+        read = 0
+        with soundfile.SoundFile(self.path) as file:
+            try:
+                while len(block := file.read(_LARGE_BLOCK, dtype="float32", always_2d=True)):
+                    read += len(block)
+                    yield block
+            except _FAILURES as error:
+                if not read:
+                    raise undecodable(self.what, error) from error
+                self.alerts = (f"breaks off after {read / self.rate:.3f} s: {error}",)
+            self.alerts = self.alerts or _what_is_missing(file, self.path, read, self.promised)
 
 
 def segment_bounds(

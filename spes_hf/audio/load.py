@@ -107,10 +107,10 @@ def load_audio(audio: Any, sampling_rate: int, source_rate: int | None = None) -
         AudioError: The audio is missing, unreadable, empty, of an unknown type or shape, has NaN, infinite or
             far too large values, or a rate is impossible or contradicts the audio's own.
     """
-    target = _check_rate(sampling_rate, "the processor's sampling_rate")
-    given = None if source_rate is None else _check_rate(source_rate, "sampling_rate")
+    target = check_rate(sampling_rate, "the processor's sampling_rate")
+    given = None if source_rate is None else check_rate(source_rate, "sampling_rate")
     asked = audio if isinstance(audio, AudioAs) else AudioAs(audio)
-    via = None if asked.sampling_rate is None else _check_rate(asked.sampling_rate, "the Audio feature's sampling_rate")
+    via = None if asked.sampling_rate is None else check_rate(asked.sampling_rate, "the Audio feature's sampling_rate")
     raw = _open(asked.audio, asked.stream_index)
     rate = _agree(raw, given, via)
     if rate is None:
@@ -134,7 +134,7 @@ def load_segment(path: str | os.PathLike[str], offset_s: float, duration_s: floa
     Raises:
         AudioError: As `load_audio`, or the segment does not lie within the recording.
     """
-    target = _check_rate(sampling_rate, "the processor's sampling_rate")
+    target = check_rate(sampling_rate, "the processor's sampling_rate")
     raw = _read_path(path, None, (offset_s, duration_s))
     return _finish(raw, raw.rate or target, target)
 
@@ -142,7 +142,7 @@ def load_segment(path: str | os.PathLike[str], offset_s: float, duration_s: floa
 def _open(audio: Any, stream: int | None = None) -> _Raw:
     """Return the raw samples of any accepted form of audio."""
     if isinstance(audio, Waveform):
-        own = _check_rate(audio.sampling_rate, "the Waveform's sampling_rate")
+        own = check_rate(audio.sampling_rate, "the Waveform's sampling_rate")
         return _Raw(_channels_last(np.asarray(audio.samples)), own, audio.source, audio.notes)
     if isinstance(audio, (str, os.PathLike)):
         return _read_path(audio, stream)
@@ -175,7 +175,7 @@ def _read_path(path: Any, stream: int | None = None, stretch: tuple[Any, Any] | 
 
 
 def _of_file(decoded: Decoded, name: str, source: str) -> _Raw:
-    rate = _check_rate(decoded.rate, f"the sampling rate of {name!r}")
+    rate = check_rate(decoded.rate, f"the sampling rate of {name!r}")
     return _Raw(decoded.samples, rate, source, decoded.notes, decoded.alerts)
 
 
@@ -193,7 +193,7 @@ def _read_dict(audio: Mapping[str, Any], stream: int | None = None) -> _Raw:
         if audio.get("sampling_rate") is None:
             raise AudioError('the audio dict has an "array" but no "sampling_rate"; add its rate in Hz.')
         raw = _read_array(audio["array"])
-        rate = _check_rate(audio["sampling_rate"], 'the audio dict\'s "sampling_rate"')
+        rate = check_rate(audio["sampling_rate"], 'the audio dict\'s "sampling_rate"')
         return _Raw(raw.samples, rate, f"file {name}" if name else raw.source, raw.notes)
     if audio.get("bytes") is not None:
         return _read_bytes(bytes(audio["bytes"]), name, stream)
@@ -216,7 +216,7 @@ def _read_decoder(decoder: Any) -> _Raw:
     samples = np.atleast_2d(_to_numpy(decoded.data))
     if samples.ndim > 2:
         raise AudioError(f"the audio decoder returned shape {samples.shape}; (channels, samples) is expected.")
-    rate = _check_rate(decoded.sample_rate, "the audio decoder's sample_rate")
+    rate = check_rate(decoded.sample_rate, "the audio decoder's sample_rate")
     return _Raw(samples.T, rate, f"decoder {type(decoder).__name__}")
 
 
@@ -279,8 +279,8 @@ def _finish(raw: _Raw, rate: int, target: int, via: int | None = None, num_chann
     for alert in raw.alerts:
         warnings.warn(f"audio ({raw.source}): {alert}.", UserWarning, stacklevel=3)
     samples, scaled = _to_float(raw.samples)
-    _check_values(samples, rate, raw.source)
-    samples, mixed = _mix_down(samples, raw.source, num_channels)
+    check_values(samples, rate, raw.source)
+    samples, mixed = mix_down(samples, raw.source, num_channels)
     resampled: tuple[str, ...] = ()
     if via is not None:
         samples, resampled = _resample(samples, rate, via, raw.source)
@@ -307,14 +307,24 @@ def _to_float(samples: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
         return np.array(samples, dtype=np.float32), ()
 
 
-def _check_values(samples: np.ndarray, rate: int, source: str) -> None:
-    """Refuse NaN, infinity, and amplitudes that cannot be meant."""
+def check_values(samples: np.ndarray, rate: int, source: str, before: int = 0) -> None:
+    """Refuse NaN, infinity, and amplitudes that cannot be meant.
+
+    Args:
+        samples: (N,) or (N, channels).
+        rate: Samples per second.
+        source: Where they are from, for errors.
+        before: How many samples came before these.
+
+    Raises:
+        AudioError: Saying where.
+    """
     frames = samples.reshape(len(samples), -1)
     bad = np.flatnonzero(~np.isfinite(frames).all(axis=1))
     if bad.size:
         raise AudioError(
             f"audio ({source}) is NaN or infinite at {bad.size} of {len(samples)} sample positions, first at index "
-            f"{bad[0]} ({bad[0] / rate:.3f} s); repair or cut it there."
+            f"{before + bad[0]} ({(before + bad[0]) / rate:.3f} s); repair or cut it there."
         )
     peak = float(max(frames.max(), -frames.min()))
     if peak > MAX_AMPLITUDE:
@@ -324,7 +334,7 @@ def _check_values(samples: np.ndarray, rate: int, source: str) -> None:
         )
 
 
-def _mix_down(samples: np.ndarray, source: str, num_channels: int | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
+def mix_down(samples: np.ndarray, source: str, num_channels: int | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return (N, channels) as the mean over the channels, (N,); no warning for one that was asked for."""
     if num_channels not in (None, 1, 2):
         raise AudioError(f"the Audio feature's num_channels is {num_channels!r}; allowed are 1, 2 and None.")
@@ -368,7 +378,7 @@ def _agree(raw: _Raw, given: int | None, via: int | None) -> int | None:
     return given if raw.rate is None else raw.rate
 
 
-def _check_rate(rate: Any, name: str) -> int:
+def check_rate(rate: Any, name: str) -> int:
     """Return the rate as an int in Hz."""
     whole = isinstance(rate, (int, np.integer)) or (isinstance(rate, (float, np.floating)) and float(rate).is_integer())
     if isinstance(rate, (bool, np.bool_)) or not whole:

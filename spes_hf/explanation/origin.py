@@ -31,6 +31,7 @@ class Origin:
         prefix_ids: Their ids; None in explanations of before, which kept some values as notes in words.
         start: Index of the start token, which a prompt may precede.
         cost: Passes, and seconds.
+        window: Where the explanation lies in a recording, and how it was written; empty where it is of a whole clip.
     """
 
     method: str = "?"
@@ -50,12 +51,18 @@ class Origin:
     prefix_ids: tuple[int, ...] | None = None
     start: int = 0
     cost: Mapping[str, Any] = field(default_factory=dict)
+    window: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def in_recording(self) -> bool:
+        """Whether it is of a window that the model itself cut from a recording."""
+        return bool(self.window.get("native"))
 
     @classmethod
     def read(cls, provenance: Mapping[str, Any]) -> Origin:
         """Return what a provenance says."""
-        config, model, audio, output, cost = (
-            provenance.get(name) or {} for name in ("config", "model", "audio", "output", "cost")
+        config, model, audio, output, cost, window = (
+            provenance.get(name) or {} for name in ("config", "model", "audio", "output", "cost", "window")
         )
         method = str(config.get("method", "?"))
         prefix, ids = tuple(output.get("prefix") or ()), output.get("prefix_ids")
@@ -78,6 +85,7 @@ class Origin:
             prefix_ids=None if ids is None else tuple(ids),
             start=int(start),
             cost=cost,
+            window=window,
         )
 
 

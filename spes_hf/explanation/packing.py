@@ -24,7 +24,7 @@ from spes_hf.explanation.soundness import no_constant
 from spes_hf.explanation.storage import DAMAGE, from_parts, to_parts, version_of
 
 KEY = "spes_hf.explanation"
-VERSIONS = (1, 2, 3)
+VERSIONS = (1, 2, 3, 4)
 
 # More levels of patches than anybody draws; a small file cannot make large labels.
 MAX_LEVELS = 256

@@ -15,6 +15,23 @@ from spes_hf.explanation.origin import Origin
 from spes_hf.scoring.contrast import Contrast
 
 
+@dataclass(frozen=True)
+class Part:
+    """Which tokens of an output are explained, where they are not all, and what the output was.
+
+    Attributes:
+        rows: Index of each explained token among those of the output.
+        token_ids: Ids of all tokens of the output.
+        pieces: Their texts.
+        special: Whether they are special ones, such as timestamps.
+    """
+
+    rows: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    pieces: tuple[str, ...]
+    special: tuple[bool, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class ExplanationParts:
     """The parts of an `Explanation` that are stored, over K tokens, J decoder inputs, T frames, C mel bins; on the CPU.
@@ -47,6 +64,7 @@ class ExplanationParts:
         contrasts: What the rows are in an explanation with a foil: instead of K tokens, K places where the output and
             the foil differ. ``pieces`` then has their names, ``probabilities`` those of what the model wrote there,
             bits are those of log-odds against the foil, and maps speak for it (above 0) or for the foil (below 0).
+        part: The whole output, where only some of its tokens are explained: K is the number of these.
     """
 
     text: str
@@ -73,6 +91,7 @@ class ExplanationParts:
     context_groups: tuple[tuple[int, ...], ...] | None = None
     sentence_map: PatchMap | None = None
     contrasts: tuple[Contrast, ...] | None = None
+    part: Part | None = None
 
     # Where it comes from ---------------------------------------------------------------------------------------------
 
@@ -140,7 +159,27 @@ class ExplanationParts:
 
     def _start_of(self, row: int) -> int:
         """Return how many written tokens come before a row."""
-        return row if self.contrasts is None else self.contrasts[row].start
+        if self.contrasts is not None:
+            return self.contrasts[row].start
+        return row if self.part is None else self.part.rows[row]
+
+    @property
+    def starts(self) -> list[int]:
+        """How many of the decoder inputs that the model wrote, or words of the context, come before each row."""
+        p, written = self.prefix_length, [group for group in self._context_groups if group[0] >= self.prefix_length]
+        rows = [self._start_of(group[0]) for group in self._groups]
+        return [sum(group[-1] < p + start for group in written) for start in rows]
+
+    @property
+    def written_ids(self) -> tuple[int, ...]:
+        """Ids of all tokens of the output, explained or not.
+
+        Raises:
+            ValueError: If the explanation has a foil, whose rows are no tokens.
+        """
+        if self.contrasts is not None:
+            raise ValueError("with a foil, rows are places of the text; see contrasts")
+        return self.token_id_list if self.part is None else self.part.token_ids
 
     def _context_mean(self, values: Tensor) -> Tensor:
         if self.groups is None:

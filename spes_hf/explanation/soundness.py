@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _MAX_RATE_HZ = 655_350  # of FLAC, which pages play
 _LARGE = 1e30  # what is below adds up, and is divided, in float32 without an overflow
-_SECTIONS = ("config", "model", "audio", "output", "cost", "versions")
+_SECTIONS = ("config", "model", "audio", "output", "cost", "versions", "window")
 
 
 def check_sound(explanation: Explanation) -> Explanation:
@@ -38,7 +38,11 @@ def check_sound(explanation: Explanation) -> Explanation:
         _check(fits, f"{name} is not {length} values of type {kind.__name__}")
     _check(all(-(2**63) <= i < 2**63 for i in e.token_id_list), "token_id_list has numbers that are no ids")
     _check(_is_count(e.prefix_length), "prefix_length is no number of tokens")
-    if e.contrasts is None:
+    if e.part is not None:
+        _check(e.contrasts is None, "part and contrasts do not go together")
+        _check_part(e)
+        _check(context == e.prefix_length + len(e.part.token_ids) - 1, "prefix_length does not fit")
+    elif e.contrasts is None:
         _check(context == e.prefix_length + tokens - 1, "prefix_length does not fit")
     else:
         _check_contrasts(e.contrasts, tokens, context - e.prefix_length)
@@ -71,6 +75,23 @@ def check_sound(explanation: Explanation) -> Explanation:
         _check_map("sentence_map", e.sentence_map, 1, (frames, bins))
     _check_provenance(e.provenance)
     return explanation
+
+
+def _check_part(e: Explanation) -> None:
+    """Refuse a part whose rows are not those of the explanation."""
+    part = e.part
+    assert part is not None
+    written = len(part.token_ids)
+    for name, kind in (("token_ids", int), ("pieces", str), ("special", bool)):
+        values = getattr(part, name)
+        fits = isinstance(values, tuple) and len(values) == written and all(type(v) is kind for v in values)
+        _check(fits, f"part.{name} is not {written} values of type {kind.__name__}")
+    _check(all(0 <= i < 2**63 for i in part.token_ids), "part.token_ids has numbers that are no ids")
+    rows = part.rows
+    within = isinstance(rows, tuple) and all(type(k) is int and 0 <= k < written for k in rows)
+    _check(within and list(rows) == sorted(set(rows)), "part.rows are no places in the text")
+    own = [tuple(values[k] for k in rows) for values in (part.token_ids, part.pieces, part.special)]
+    _check(own == [e.token_id_list, e.pieces, e.special], "part.rows are not those of the explanation")
 
 
 def _check_contrasts(contrasts: Any, rows: int, written: int) -> None:

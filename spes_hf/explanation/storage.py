@@ -18,6 +18,7 @@ from torch import Tensor
 
 from spes_hf.errors import ExplanationFormatError
 from spes_hf.explanation import Explanation, PatchMap, Reliability, waveforms
+from spes_hf.explanation.parts import Part
 from spes_hf.explanation.soundness import check_scores, check_sound, no_constant
 from spes_hf.files import whole_file
 from spes_hf.masking.segments import feature_labels
@@ -25,8 +26,8 @@ from spes_hf.scoring.contrast import Contrast
 from spes_hf.scoring.eq3 import weighted_mean
 
 FORMAT = "spes_hf.explanation"
-# 2 where the waveform needs more than the 16 bits that version 1 keeps of it; 3 with a foil.
-FORMAT_VERSIONS = (1, 2, 3)
+# 2 where the waveform needs more than the 16 bits that version 1 keeps of it; 3 with a foil; 4 of a part of the output.
+FORMAT_VERSIONS = (1, 2, 3, 4)
 DESCRIPTION = "explanation.json"
 
 # What parts that do not fit together raise.
@@ -138,11 +139,15 @@ def to_parts(explanation: Explanation) -> tuple[dict[str, Any], dict[str, Tensor
     plain = {name: getattr(explanation, name) for name in (*_PLAIN_FIELDS, *_TUPLE_FIELDS)}
     if explanation.contrasts is not None:
         plain["contrasts"] = [asdict(contrast) for contrast in explanation.contrasts]
+    if explanation.part is not None:
+        plain["part"] = asdict(explanation.part)
     return {"reliability_of_sentence": None if math.isnan(sentence) else sentence, **plain}, _tensors(explanation)
 
 
 def version_of(values: dict[str, Any], tensors: dict[str, Tensor]) -> int:
     """Return the version of the format that these parts need."""
+    if "part" in values:
+        return 4
     if "contrasts" in values:
         return 3
     return 1 if waveforms.FIRST in tensors else 2
@@ -183,6 +188,8 @@ def _explanation(description: dict[str, Any], tensors: dict[str, Tensor]) -> Exp
     values |= {name: _tuples(description[name]) for name in _TUPLE_FIELDS}
     contrasts = description.get("contrasts")
     values["contrasts"] = None if contrasts is None else tuple(_contrast(entries) for entries in contrasts)
+    part = description.get("part")
+    values["part"] = None if part is None else Part(**{name: _tuples(value) for name, value in part.items()})
     values["audio_map"] = _patch_map("audio", tensors)
     values["sentence_map"] = _patch_map("sentence", tensors) if "sentence.numerator.0" in tensors else None
     if "audio_mean_impact" not in tensors:

@@ -153,13 +153,7 @@ class ContrastiveDeletion(RewritingMetric):
         adapter = self.adapter
         waveform = Waveform(explanation.waveform.numpy(), explanation.sampling_rate, "explanation")
         with alone():
-            utterance = adapter.encode(waveform)
-        if utterance.features.shape != explanation.features.shape:
-            raise ConfigError(
-                f"processor makes features of shape {tuple(utterance.features.shape)} of the audio, but the "
-                f"explanation has {tuple(explanation.features.shape)}; pass the processor that was used for it"
-            )
-        utterance = replace(utterance, features=explanation.features)
+            utterance = adapter.utterance_again(waveform, explanation.features, explanation.origin.in_recording)
         text = text_of(explanation, adapter)
         probability = str(explanation.origin.config.get("word_probability", "word-boundary"))
         scene = _Scene(utterance, text, ContrastReader(adapter, utterance, text, (), probability))

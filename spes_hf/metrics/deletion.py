@@ -123,17 +123,12 @@ class _Curve(RewritingMetric):
         adapter = self.adapter
         waveform = Waveform(explanation.waveform.numpy(), explanation.sampling_rate, "explanation")
         with alone():
-            utterance = adapter.encode(waveform)
-        if utterance.features.shape != explanation.features.shape:
-            raise ConfigError(
-                f"processor makes features of shape {tuple(utterance.features.shape)} of the audio, but the "
-                f"explanation has {tuple(explanation.features.shape)}; pass the processor that was used for it"
-            )
-        utterance = replace(utterance, features=explanation.features)
+            utterance = adapter.utterance_again(waveform, explanation.features, explanation.origin.in_recording)
         target = clean_target(explanation, adapter, utterance, options)
         clean, fill = explanation.features, fill_values(self.fill, explanation.features)
 
-        other = explanation.text_given or self.generate_kwargs is not None
+        # In a window of a recording, the model goes on writing about sound that the next window explains.
+        other = explanation.text_given or self.generate_kwargs is not None or explanation.origin.in_recording
         prediction = explanation.text
         if other:
             prediction = adapter.text(adapter.generate(utterance, options, clean).token_ids)
@@ -270,6 +265,8 @@ def generation_options(
             )
         generate_kwargs = from_plain(kept)
     options = GenerationOptions(origin.language, origin.task, origin.tgt_lang, dict(generate_kwargs))
+    if origin.in_recording:
+        return replace(options, prefix=origin.prefix_ids)
     prefix = origin.prefix_ids or adapter.tokenizer.convert_tokens_to_ids(list(origin.prefix))
     return adapter.as_before(options, [token for token in prefix if token is not None])
 
@@ -282,12 +279,15 @@ def clean_target(
     Raises:
         ConfigError: If the model starts its output differently now.
     """
-    prefix = adapter.prefix_ids(utterance, options).cpu()
+    if options.prefix is not None:
+        prefix = torch.tensor(options.prefix, dtype=torch.int64, device="cpu")
+    else:
+        prefix = adapter.prefix_ids(utterance, options).cpu()
     pieces, then = tuple(adapter.pieces(prefix)), explanation.context_pieces[: explanation.prefix_length]
     if pieces != then:
         raise ConfigError(
             f"model starts its output with {' '.join(pieces)}, but the explanation's starts with {' '.join(then)}; "
             "pass the model that was explained, with its own generation config"
         )
-    tokens = torch.tensor(explanation.token_id_list, dtype=torch.int64, device="cpu")
+    tokens = torch.tensor(explanation.written_ids, dtype=torch.int64, device="cpu")
     return Target(prefix, tokens, complete=int(tokens[-1]) in adapter.eos_token_ids)

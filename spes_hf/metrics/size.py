@@ -56,9 +56,7 @@ class Size(RowTransform):
         shape = (len(explanation), *explanation.features.shape)
         if audio.shape != shape:
             raise ConfigError(f"audio_saliency has shape {tuple(audio.shape)}, but the features ask for {shape}")
-        contrasts = explanation.contrasts
-        starts = range(len(explanation)) if contrasts is None else [contrast.start for contrast in contrasts]
-        position = explanation.prefix_length + torch.tensor(list(starts), dtype=torch.int64, device="cpu")
+        position = explanation.prefix_length + torch.tensor(explanation.starts, dtype=torch.int64, device="cpu")
         later = torch.arange(token.shape[1], dtype=torch.int64, device="cpu") >= position[:, None]
         if audio.isnan().any() or token[~later].isnan().any():
             raise ConfigError("explanation has maps that hold NaN; explain again")

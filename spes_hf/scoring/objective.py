@@ -59,36 +59,54 @@ class TokenObjective(Objective):
         target: What it wrote.
         impact: A name in `spes_hf.scoring.impact.IMPACTS`.
         dtype: What the model computes in, for errors.
+        rows: Indices of the tokens to explain; None: all.
     """
 
-    def __init__(self, adapter: Adapter, utterance: Utterance, target: Target, impact: str, dtype: torch.dtype):
+    def __init__(
+        self,
+        adapter: Adapter,
+        utterance: Utterance,
+        target: Target,
+        impact: str,
+        dtype: torch.dtype,
+        rows: Sequence[int] | None = None,
+    ):
         self.adapter, self.utterance, self.target = adapter, utterance, target
+        self.rows = None if rows is None else list(rows)
         with torch.no_grad():
             self.states = adapter.encoder_states(utterance.inputs)
             self.reference = adapter.logits(utterance, target, states=self.states)[0]
             self.cross = adapter.cross_attention(utterance, target, self.states)
-        self.impact = make_impact(impact, self.reference, target.token_ids.to(adapter.device), dtype)
+        ids = self._chosen(target.token_ids.to(adapter.device))
+        self.impact = make_impact(impact, self._chosen(self.reference), ids, dtype)
+
+    def _chosen(self, values: Tensor, axis: int = 0) -> Tensor:
+        """Return those of the values, one for each token along an axis, whose tokens are explained."""
+        if self.rows is None:
+            return values
+        return values.index_select(axis, torch.tensor(self.rows, dtype=torch.int64, device=values.device))
 
     @property
     def valid(self) -> Tensor:
         """(K, J) bool: decoder input j comes before token k."""
-        return self.target.valid
+        return self._chosen(self.target.valid)
 
     @property
     def logits_shape(self) -> tuple[int, int]:
-        """(K, V)."""
+        """How many tokens the model wrote, explained or not, and V."""
         return (self.reference.shape[0], self.reference.shape[1])
 
     def __call__(self, features: Tensor | None = None, token_keep: Tensor | None = None) -> Tensor:
         """Return the impacts on the K tokens, (B, K)."""
         logits = self.adapter.logits(self.utterance, self.target, features, token_keep, self.states, self.cross)
-        return self.impact(logits)
+        return self.impact(self._chosen(logits, axis=1))
 
     def evidence(self, fill: Any) -> Evidence:
         """Return what sound and text said of each token."""
-        return measure_evidence(
+        found = measure_evidence(
             self.adapter, self.utterance, self.target, self.reference, fill, self.states, self.cross
         )
+        return Evidence(*(self._chosen(value) for value in (found.probabilities, found.sound_bits, found.text_bits)))
 
 
 class ContrastObjective(Objective):

@@ -1,0 +1,71 @@
+"""Recordings cut where speech pauses: utterances of their own, for models without a long form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from spes_hf.adapters.base import Adapter
+from spes_hf.adapters.types import GenerationOptions, Utterance
+from spes_hf.adapters.windows import LongForm, Segment, Window
+from spes_hf.audio.load import Waveform
+from spes_hf.audio.pauses import cut_at_pauses
+
+# Where the model has no window of its own.
+LONGEST_S = 30.0
+
+
+class PauseLongForm(LongForm):
+    """A recording cut where speech pauses. Its frames are samples.
+
+    Args:
+        adapter: Of the model.
+        waveform: The recording.
+    """
+
+    native = False
+
+    def __init__(self, adapter: Adapter, waveform: Waveform):
+        self.adapter, self.waveform = adapter, waveform
+        self.frame_s = 1 / waveform.sampling_rate
+        self.frames = len(waveform.samples)
+        self.stretches = cut_at_pauses(waveform.samples, waveform.sampling_rate, adapter.window_s or LONGEST_S)
+
+    def write(
+        self,
+        options: GenerationOptions,
+        until_s: float | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> list[Window]:
+        """Have the model write for every utterance."""
+        windows = []
+        for start, stop in self.stretches:
+            if until_s is not None and start * self.frame_s >= until_s:
+                break
+            if progress is not None:
+                progress(start * self.frame_s)
+            target = self.adapter.generate(self._encoded(start, stop), options)
+            tokens = tuple(target.token_ids.tolist())
+            whole = Segment(start * self.frame_s, stop * self.frame_s, 0, len(tokens))
+            windows.append(
+                Window(
+                    start=start,
+                    frames=stop - start,
+                    until=stop,
+                    prefix_ids=tuple(target.prefix_ids.tolist()),
+                    token_ids=tokens,
+                    complete=target.complete,
+                    segments=(whole,),
+                )
+            )
+        return windows
+
+    def utterance(self, window: Window) -> Utterance:
+        """Return an utterance as the model reads it; its times are those of the recording."""
+        return self._encoded(window.start, window.start + window.frames)
+
+    def _encoded(self, start: int, stop: int) -> Utterance:
+        samples = np.asarray(self.waveform.samples[start:stop], dtype=np.float32)
+        part = Waveform(samples, self.waveform.sampling_rate, self.waveform.source, self.waveform.notes)
+        return self.adapter.encode(part).moved(start * self.frame_s)

@@ -1,0 +1,107 @@
+"""Recordings of minutes and hours: decoded and resampled block by block into a file, not into memory."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+
+from spes_hf.audio.decoding import Blocks
+from spes_hf.audio.load import Waveform, check_rate, check_values, load_audio, mix_down
+from spes_hf.audio.locations import is_address, local_file, name_of
+from spes_hf.errors import AudioError
+
+# What is shorter is read at once.
+AT_ONCE_S = 60.0
+
+
+class StoredSamples:
+    """Samples in a file that is gone with this object: slices of them are read when they are asked for.
+
+    Args:
+        path: A file of raw float32 amplitudes.
+        folder: What removes it in the end.
+    """
+
+    def __init__(self, path: Path, folder: tempfile.TemporaryDirectory[str]):
+        self.path, self._folder = path, folder
+        self._length = path.stat().st_size // 4
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        """Return the samples of a slice without steps, (N,) float32."""
+        start, stop, step = part.indices(self._length)
+        if step != 1:
+            raise ValueError(f"slice is {part!r}; allowed: slices without steps")
+        return np.fromfile(self.path, np.float32, max(0, stop - start), offset=4 * start)
+
+    def tobytes(self) -> bytes:
+        """Return all samples as bytes."""
+        return self.path.read_bytes()
+
+
+def open_audio(audio: Any, sampling_rate: int, source_rate: int | None = None) -> Waveform:
+    """Return audio of any length as one mono waveform, as `load_audio` does; that of a long file stays on disk.
+
+    Local files that soundfile reads are decoded and resampled in blocks. Anything else is in memory at once, meanwhile.
+
+    Args:
+        audio: As for `load_audio`.
+        sampling_rate: The processor's rate in Hz.
+        source_rate: Rate of `audio` in Hz, where it has none of its own.
+
+    Raises:
+        AudioError: As `load_audio`.
+    """
+    if isinstance(audio, (str, os.PathLike)) and not is_address(os.fsdecode(audio)):
+        path = local_file(audio)
+        try:
+            with soundfile.SoundFile(path) as file:
+                long = file.frames > AT_ONCE_S * file.samplerate
+        except (soundfile.SoundFileError, OSError, TypeError, ValueError):
+            long = False  # of another format; what is no audio at all is refused below
+        if long:
+            return _by_blocks(path, os.fsdecode(audio), sampling_rate, source_rate)
+    return load_audio(audio, sampling_rate, source_rate)
+
+
+def _by_blocks(path: Path, text: str, sampling_rate: int, source_rate: int | None) -> Waveform:
+    """Return the waveform of a file, in a file.
+
+    Raises:
+        AudioError: If the file is damaged from the start, or holds values that cannot be meant.
+    """
+    name, target = name_of(text), check_rate(sampling_rate, "the processor's sampling_rate")
+    source = f"file {name}"
+    blocks = Blocks(path, f"file {text!r}")
+    rate, channels = check_rate(blocks.rate, f"the sampling rate of {name!r}"), blocks.channels
+    if source_rate is not None and source_rate != rate:
+        raise AudioError(f"audio ({source}) says {rate} Hz, you said sampling_rate={source_rate}; leave it out.")
+    folder = tempfile.TemporaryDirectory(prefix="spes_hf-")
+    resampler = None if rate == target else soxr.ResampleStream(rate, target, 1, dtype="float32", quality="HQ")
+    notes: tuple[str, ...] = ()
+    stored = Path(folder.name, "samples")
+    with stored.open("wb") as out:
+        done = 0
+        for block in blocks:
+            check_values(block, rate, source, done)
+            samples, notes = mix_down(block, source, 1)
+            done += len(samples)
+            out.write((samples if resampler is None else resampler.resample_chunk(samples)).tobytes())
+        if resampler is not None:
+            out.write(resampler.resample_chunk(np.zeros(0, np.float32), last=True).tobytes())
+    if channels > 1:
+        warnings.warn(f"audio ({source}): {notes[0]}; give one channel to explain that one.", UserWarning, stacklevel=4)
+    for alert in blocks.alerts:
+        warnings.warn(f"audio ({source}): {alert}.", UserWarning, stacklevel=4)
+    resampled = () if rate == target else (f"resampled from {rate} Hz to {target} Hz",)
+    found: Any = StoredSamples(stored, folder)
+    return Waveform(found, target, source, (*blocks.alerts, *notes, *resampled))

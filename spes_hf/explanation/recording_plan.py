@@ -1,0 +1,144 @@
+"""What is known of a recording before, and besides, its explanations: the windows, the text, what was asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spes_hf.errors import ExplanationFormatError
+from spes_hf.files import whole_file
+
+FORMAT = "spes_hf.recording"
+FORMAT_VERSION = 1
+DESCRIPTION, AUDIO = "recording.json", "audio.flac"
+
+
+@dataclass(frozen=True)
+class RecordingSegment:
+    """A stretch of a recording and what was written for it, as the model's timestamps have it.
+
+    Attributes:
+        start_s: Where it starts in the recording, in seconds.
+        end_s: Where it ends.
+        text: What was written for it.
+        first: Index of its first token among those of its window.
+        stop: Index of the token after its last.
+    """
+
+    start_s: float
+    end_s: float
+    text: str
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class RecordedWindow:
+    """A window of a recording.
+
+    Attributes:
+        index: Its place among the windows.
+        start_s: Where it starts in the recording, in seconds.
+        end_s: Where what the model read ends.
+        until_s: Where the next window starts, or the recording ends.
+        text: What the model wrote and kept.
+        segments: The text by the model's timestamps.
+        rows: Which tokens are to be explained; None: all; (): none.
+        skipped: Whether the model took it for silence.
+        temperature: At which it was written.
+        attempts: How many temperatures were tried.
+        discarded: How many tokens were written that the next window writes anew.
+        reached_length_limit: Whether a length limit cut the text.
+        written: The window as `spes_hf.adapters.windows.Window.to_dict` has it.
+    """
+
+    index: int
+    start_s: float
+    end_s: float
+    until_s: float
+    text: str
+    segments: tuple[RecordingSegment, ...]
+    rows: tuple[int, ...] | None
+    skipped: bool
+    temperature: float
+    attempts: int
+    discarded: int
+    reached_length_limit: bool
+    written: Mapping[str, Any]
+
+    def folder(self, recording: Path) -> Path:
+        """Return where its explanation is, in the folder of a recording."""
+        return recording / "windows" / f"{self.index:05d}"
+
+    def is_there(self, recording: Path) -> bool:
+        """Return whether its explanation has been written."""
+        return (self.folder(recording) / "explanation.json").is_file()
+
+
+@dataclass(frozen=True)
+class RecordingPlan:
+    """A recording without its explanations.
+
+    Attributes:
+        text: What the model wrote, or the part of it that was asked for.
+        duration_s: Length in seconds.
+        frame_s: Seconds from a frame of the windows to the next.
+        windows: All windows.
+        identity: What was asked for: another call must ask for the same to go on.
+        provenance: Audio, settings, and where the windows come from.
+    """
+
+    text: str
+    duration_s: float
+    frame_s: float
+    windows: tuple[RecordedWindow, ...]
+    identity: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> Path:
+        """Write the plan to a folder, whole or not at all, and return the folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        values = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+        with whole_file(folder / DESCRIPTION) as file:
+            file.write(json.dumps(values, indent=1, allow_nan=False).encode("ascii"))
+        return folder
+
+
+def read_plan(folder: Path) -> RecordingPlan:
+    """Return the plan in a folder.
+
+    Raises:
+        ExplanationFormatError: If there is none, or it is damaged, or of a later version.
+    """
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise ExplanationFormatError(
+            f"path {str(folder)!r} holds no {DESCRIPTION}; pass a folder that Recording.save() wrote"
+        )
+    try:
+        values = json.loads(path.read_bytes())
+        if values.pop("format") != FORMAT:
+            raise ValueError(f"its format is not {FORMAT}")
+        version = values.pop("format_version")
+        if version != FORMAT_VERSION:
+            raise ExplanationFormatError(
+                f"path {str(folder)!r} has format version {version!r}; this version of spes_hf reads {FORMAT_VERSION}: "
+                "install the version that wrote it, or explain again"
+            )
+        windows = []
+        for each in values.pop("windows"):
+            segments = tuple(RecordingSegment(**segment) for segment in each.pop("segments"))
+            rows = each.pop("rows")
+            windows.append(
+                RecordedWindow(**each, segments=segments, rows=None if rows is None else tuple(map(int, rows)))
+            )
+        return RecordingPlan(**values, windows=tuple(windows))
+    except ExplanationFormatError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError, OSError) as error:
+        raise ExplanationFormatError(
+            f"path {str(folder)!r} is damaged ({type(error).__name__}: {error}); explain again, or restore the folder"
+        ) from error

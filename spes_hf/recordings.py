@@ -1,0 +1,398 @@
+"""Recordings of any length: write with ``generate()``, then explain window by window, each on disk once it is done."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import soundfile
+import torch
+from tqdm.auto import tqdm
+
+from spes_hf.adapters import Adapter, GenerationOptions, Utterance
+from spes_hf.adapters.output import Output, undisturbed
+from spes_hf.adapters.pauses import PauseLongForm
+from spes_hf.adapters.windows import LongForm, Window
+from spes_hf.audio.load import Waveform
+from spes_hf.checks import is_number
+from spes_hf.errors import AudioError, ConfigError, ExplanationFormatError
+from spes_hf.explanation.recording import Recording
+from spes_hf.explanation.recording_plan import (
+    AUDIO,
+    DESCRIPTION,
+    RecordedWindow,
+    RecordingPlan,
+    RecordingSegment,
+    read_plan,
+)
+from spes_hf.explanation.result import Explanation
+from spes_hf.masking.draw import mask_key
+from spes_hf.methods import ExplainConfig
+from spes_hf.plain import to_plain
+from spes_hf.runtime.identity import model_identity, processor_identity
+from spes_hf.scoring.part import rows_of
+
+LONGEST_S = 12 * 3600.0
+_BLOCK = 1 << 20
+
+
+class WindowExplainer(Protocol):
+    """What explains an output: `spes_hf.Explainer`."""
+
+    adapter: Adapter
+    seed: int
+    progress: bool
+    autocast: str | None
+
+    def of_output(
+        self,
+        output: Output,
+        options: GenerationOptions,
+        utterance_id: str,
+        config: ExplainConfig,
+        *,
+        rows: Sequence[int] | None = None,
+        window: Mapping[str, Any] | None = None,
+        advance: Callable[[float], None] | None = None,
+    ) -> Explanation:
+        """Return the explanation of an output."""
+
+    def running(self) -> AbstractContextManager[Any]:
+        """Return a context in which the model runs."""
+
+
+def is_recording(
+    adapter: Adapter,
+    waveform: Waveform,
+    segment: str | None,
+    start: Any,
+    end: Any,
+    folder: Any,
+    **not_of_recordings: Any,
+) -> bool:
+    """Return whether audio is explained window by window.
+
+    Args:
+        adapter: Of the model.
+        waveform: The audio.
+        segment: How the user wants it cut.
+        start: Of the stretch to explain, in seconds.
+        end: Its end.
+        folder: Where windows are to be written.
+        **not_of_recordings: Arguments that go with a single window alone, by name.
+
+    Raises:
+        ConfigError: If an argument does not go with such audio.
+        AudioError: If the audio is longer than anything that is explained.
+    """
+    if segment not in (None, "pauses"):
+        raise ConfigError(f'segment is {segment!r}; allowed: "pauses", or None for the model\'s own long form')
+    for name, value in (("start", start), ("end", end)):
+        if value is not None and not (is_number(value) and value >= 0):
+            raise ConfigError(f"{name} is {value!r}; allowed: seconds from the start of the recording, at least 0")
+    if start is not None and end is not None and not start < end:
+        raise ConfigError(f"start is {start!r} and end is {end!r}; start must come before end")
+    if start is not None and start >= waveform.duration_s:
+        raise ConfigError(f"start is {start!r}, but the recording is {waveform.duration_s:.1f} s long")
+    long = adapter.window_s is not None and waveform.duration_s > adapter.window_s
+    if not long and segment is None:
+        given = [name for name, value in (("start", start), ("end", end)) if value is not None]
+        if given:
+            raise ConfigError(
+                f"{given[0]} is given, but audio of {waveform.duration_s:.1f} s is read in one piece, and its words "
+                'have no times before they are explained; pass words=… to explain some, or segment="pauses"'
+            )
+        return False
+    for name, value in not_of_recordings.items():
+        if value is not None:
+            raise ConfigError(
+                f"{name} is given, but audio of {waveform.duration_s:.1f} s is explained in several windows; cut it to "
+                f"the part that {name} is about (load_segment in spes_hf.audio.load), and leave segment out"
+            )
+    if waveform.duration_s > LONGEST_S:
+        raise AudioError(
+            f"audio is {waveform.duration_s / 3600:.1f} hours long; at most {LONGEST_S / 3600:.0f} hours are explained "
+            "at once: cut it into parts"
+        )
+    return True
+
+
+def explain_recording(
+    explainer: WindowExplainer,
+    waveform: Waveform,
+    options: GenerationOptions,
+    config: ExplainConfig,
+    utterance_id: str,
+    named: Mapping[str, Any],
+    part: Mapping[str, Any],
+    folder: str | Path | None,
+) -> Recording:
+    """Return the explanation of a recording.
+
+    The model writes first; then every window is explained and written to the folder. What is there is not done again.
+
+    Args:
+        explainer: Explains the windows.
+        waveform: The recording.
+        options: How the model generates.
+        config: Method and settings.
+        utterance_id: Gives every utterance of a corpus masks of its own.
+        named: Words, tokens and timestamps, as for `explain`.
+        part: Start, end and segment, as for `explain`.
+        folder: Where to write; None: a temporary folder.
+
+    Raises:
+        AudioError: If the model has no way through long recordings.
+        ConfigError: If an argument has a value outside what is allowed, or the folder holds something else.
+    """
+    temporary = tempfile.TemporaryDirectory(prefix="spes_hf-") if folder is None else None
+    place = Path(temporary.name) if temporary is not None else Path(folder or "")
+    if place.exists() and not place.is_dir():
+        raise ConfigError(f"folder is {str(place)!r}, which is a file; pass a folder")
+    identity = {} if folder is None else _identity(explainer, waveform, options, config, utterance_id, named, part)
+    known = _known(place, identity) if folder is not None else None
+    adapter = explainer.adapter
+    seed = mask_key(explainer.seed, utterance_id, "generate")
+    with undisturbed(adapter, waveform.duration_s, seed), explainer.running():
+        long = adapter.long_form(waveform) if part["segment"] is None else PauseLongForm(adapter, waveform)
+        if known is None:
+            windows = _written(long, options, waveform.duration_s, part["end"], explainer.progress)
+            plan = _plan(adapter, long, waveform, windows, named, part, identity, options, config)
+            store_audio(waveform, place)
+            plan.write(place)
+        else:
+            plan = known
+        _explain_windows(explainer, long, plan, place, options, config, utterance_id)
+    return Recording(place, temporary=temporary)
+
+
+def store_audio(waveform: Waveform, place: Path) -> None:
+    """Write a recording next to its windows, as FLAC of 16 bits, to be listened to."""
+    place.mkdir(parents=True, exist_ok=True)
+    with soundfile.SoundFile(place / AUDIO, "w", waveform.sampling_rate, 1, "PCM_16", format="FLAC") as file:
+        for start in range(0, len(waveform.samples), _BLOCK):
+            file.write(np.clip(waveform.samples[start : start + _BLOCK], -1, 1))
+
+
+def _written(
+    long: LongForm, options: GenerationOptions, duration_s: float, end: float | None, progress: bool
+) -> list[Window]:
+    """Have the model write, with a progress bar."""
+    total = duration_s if end is None else min(duration_s, end)
+    form = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
+    with tqdm(total=total, desc="transcribing", disable=not progress, delay=1, bar_format=form) as bar:
+        windows = long.write(options, end, lambda done: bar.update(min(done, total) - bar.n))
+        bar.update(total - bar.n)
+    return windows
+
+
+def _plan(
+    adapter: Adapter,
+    long: LongForm,
+    waveform: Waveform,
+    windows: Sequence[Window],
+    named: Mapping[str, Any],
+    part: Mapping[str, Any],
+    identity: dict[str, Any],
+    options: GenerationOptions,
+    config: ExplainConfig,
+) -> RecordingPlan:
+    """Return what is to be explained of each window.
+
+    Raises:
+        ConfigError: If nothing that was asked for was written.
+    """
+    start, end = part["start"] or 0.0, math.inf if part["end"] is None else part["end"]
+    whole = part["start"] is None and part["end"] is None
+    kept = [w for w in windows if w.start * long.frame_s < end]
+    among = [None if whole else _within(w, long.frame_s, start, end) for w in kept]
+    rows = rows_of(adapter, [w.target for w in kept], **named, among=among)
+    texts = [
+        adapter.text(_ids(w, k)) for w, k in zip(kept, among, strict=True)
+    ]  # of the part alone, timestamps left out
+    described = [
+        _described(adapter, i, w, some, long.frame_s) for i, (w, some) in enumerate(zip(kept, rows, strict=True))
+    ]
+    everything = torch.cat([_ids(w, k) for w, k in zip(kept, among, strict=True)] or [torch.zeros(0).long()])
+    if not whole and not any(texts):
+        raise ConfigError(
+            f"nothing was written between start={start:g} and end={end:g} s; the model wrote for "
+            f"{_shown(kept, long.frame_s)}"
+        )
+    return RecordingPlan(
+        text=adapter.text(everything),
+        duration_s=waveform.duration_s,
+        frame_s=long.frame_s,
+        windows=tuple(described),
+        identity=identity,
+        provenance={
+            "audio": {"source": waveform.source, "notes": list(waveform.notes), "duration_s": waveform.duration_s},
+            "windows": "of generate()" if long.native else "cut where speech pauses",
+            "config": config.to_dict(),
+            **{name: to_plain(value) for name, value in {**part, **named}.items() if value not in (None, False)},
+            **options.given("language", "task", "tgt_lang"),
+            "generate_kwargs": {str(k): to_plain(v) for k, v in options.generate_kwargs.items()},
+        },
+    )
+
+
+def _ids(window: Window, among: Sequence[int] | None) -> torch.Tensor:
+    """Return the ids of the tokens of a window that lie in the part that was asked for."""
+    ids = window.target.token_ids
+    return ids if among is None else ids[list(among)]
+
+
+def _shown(windows: Sequence[Window], frame_s: float) -> str:
+    stretches = [(s.start_s, s.end_s) for w in windows for s in w.segments]
+    return ", ".join(f"{a:.1f}–{b:.1f} s" for a, b in stretches[:8]) + (" …" if len(stretches) > 8 else "") or "nothing"
+
+
+def _within(window: Window, frame_s: float, start: float, end: float) -> tuple[int, ...]:
+    """Return the tokens of those segments of a window that lie between two times, in part at least."""
+    if not window.segments:
+        overlaps = window.start * frame_s < end and window.until * frame_s > start
+        return tuple(range(len(window.token_ids))) if overlaps else ()
+    inside = [s for s in window.segments if s.start_s < end and s.end_s > start]
+    return tuple(k for s in inside for k in range(s.first, s.stop))
+
+
+def _described(
+    adapter: Adapter, index: int, window: Window, rows: tuple[int, ...] | None, frame_s: float
+) -> RecordedWindow:
+    """Return a window as a recording has it."""
+    ids = window.target.token_ids
+    # A lone end of sequence explains nothing.
+    special = adapter.is_special(ids)
+    spoken = any(not special[k] for k in (range(len(ids)) if rows is None else rows))
+    return RecordedWindow(
+        index=index,
+        start_s=round(window.start * frame_s, 6),
+        end_s=round((window.start + window.frames) * frame_s, 6),
+        until_s=round(window.until * frame_s, 6),
+        text=adapter.text(ids) if len(ids) else "",
+        segments=tuple(
+            RecordingSegment(s.start_s, s.end_s, adapter.text(ids[s.first : s.stop]), s.first, s.stop)
+            for s in window.segments
+        ),
+        rows=rows if spoken else (),
+        skipped=window.skipped,
+        temperature=window.temperature,
+        attempts=window.attempts,
+        discarded=window.discarded,
+        reached_length_limit=not window.complete,
+        written=window.to_dict(),
+    )
+
+
+def _explain_windows(
+    explainer: WindowExplainer,
+    long: LongForm,
+    plan: RecordingPlan,
+    place: Path,
+    options: GenerationOptions,
+    config: ExplainConfig,
+    utterance_id: str,
+) -> None:
+    """Explain the windows that are not there yet; each is on disk before the next begins."""
+    todo = [window for window in plan.windows if window.rows != ()]
+    with _bar(todo, place, explainer.progress) as advance:
+        for each in todo:
+            if each.is_there(place):
+                continue
+            window = Window.from_dict(dict(each.written))
+            utterance: Utterance = long.utterance(window)
+            explanation = explainer.of_output(
+                Output(utterance, window.target, None),
+                options,
+                # Its masks do not depend on which other windows are explained.
+                f"{utterance_id}@{each.start_s:.2f}" if utterance_id else f"@{each.start_s:.2f}",
+                config,
+                rows=each.rows,
+                window={
+                    "native": long.native,
+                    "index": each.index,
+                    "start_s": each.start_s,
+                    "end_s": each.end_s,
+                    "until_s": each.until_s,
+                    "temperature": each.temperature,
+                    "attempts": each.attempts,
+                    "discarded_tokens": each.discarded,
+                },
+                advance=lambda share, each=each: advance(share * (each.until_s - each.start_s)),
+            )
+            explanation.save(each.folder(place))
+
+
+@contextmanager
+def _bar(todo: Sequence[RecordedWindow], place: Path, shown: bool) -> Iterator[Callable[[float], None]]:
+    """Yield what moves a bar over the seconds of the recording, those explained before included."""
+    total = sum(window.until_s - window.start_s for window in todo)
+    before = sum(window.until_s - window.start_s for window in todo if window.is_there(place))
+    form = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
+    bar = tqdm(total=total, initial=before, desc="explaining", disable=not shown, bar_format=form, smoothing=0)
+    with bar:
+
+        def advance(seconds: float) -> None:
+            bar.update(min(seconds, total - bar.n))
+
+        yield advance
+
+
+def _identity(
+    explainer: WindowExplainer,
+    waveform: Waveform,
+    options: GenerationOptions,
+    config: ExplainConfig,
+    utterance_id: str,
+    named: Mapping[str, Any],
+    part: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what a recording is, so that its folder continues with the same call alone."""
+    adapter = explainer.adapter
+    digest = hashlib.blake2b(digest_size=16)
+    for start in range(0, len(waveform.samples), _BLOCK):
+        digest.update(np.ascontiguousarray(waveform.samples[start : start + _BLOCK], dtype=np.float32).tobytes())
+    return {
+        "audio": digest.hexdigest(),
+        "model": model_identity(adapter.model),
+        "processor": processor_identity(adapter.processor),
+        "config": config.to_dict(),
+        "seed": explainer.seed,
+        "autocast": explainer.autocast,
+        "utterance_id": utterance_id,
+        **{name: to_plain(value) for name, value in {**part, **named}.items()},
+        **options.given("language", "task", "tgt_lang"),
+        "generate_kwargs": {str(k): to_plain(v) for k, v in options.generate_kwargs.items()},
+    }
+
+
+def _known(place: Path, identity: Mapping[str, Any]) -> RecordingPlan | None:
+    """Return the plan that an interrupted call left in a folder; None where there is none.
+
+    Raises:
+        ConfigError: If the folder holds something else, or another recording.
+    """
+    if not (place / DESCRIPTION).is_file():
+        others = (
+            [path for path in place.iterdir() if path.name[:1] != "." and path.name != AUDIO] if place.is_dir() else []
+        )
+        if others:
+            raise ConfigError(f"folder is {str(place)!r}, which holds other things; pass a new folder")
+        return None
+    try:
+        plan = read_plan(place)
+    except ExplanationFormatError as error:
+        raise ConfigError(f"folder is {str(place)!r}, which cannot be continued: {error}") from error
+    differing = [name for name in identity if plan.identity.get(name) != identity[name]]
+    if differing:
+        raise ConfigError(
+            f"folder is {str(place)!r}, which holds another recording: {', '.join(differing)} differ; pass the same "
+            "audio, model and settings to continue, or another folder"
+        )
+    return plan

@@ -1,0 +1,99 @@
+"""Which tokens of an output are explained: all that say what, or those that a user names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import Any
+
+from spes_hf.adapters.base import Adapter
+from spes_hf.adapters.types import Target
+from spes_hf.checks import is_whole
+from spes_hf.errors import ConfigError
+from spes_hf.scoring.foils import Words
+from spes_hf.text import normalise
+
+Chosen = str | int | Sequence[str | int]
+"""Words or tokens, by text or by index."""
+
+
+def rows_of(
+    adapter: Adapter,
+    targets: Sequence[Target],
+    words: Chosen | None = None,
+    tokens: Chosen | None = None,
+    timestamps: bool = False,
+    among: Sequence[Iterable[int] | None] | None = None,
+) -> list[tuple[int, ...] | None]:
+    """Return for every output the indices of the tokens to explain, in order; None where that is all of them.
+
+    Args:
+        adapter: Of the model.
+        targets: The outputs: one, or those of the windows of a recording.
+        words: Words to explain: by text, all that read so, or by index among the words of all outputs. None: all.
+        tokens: Tokens likewise.
+        timestamps: Whether to explain the tokens that say when, too.
+        among: For every output the indices of the tokens that may be explained; None: all.
+
+    Raises:
+        ConfigError: If an index is out of range, or a text does not occur.
+    """
+    counts = [len(target.token_ids) for target in targets]
+    limits = [None] * len(targets) if among is None else among
+    allowed = [set(range(n)) if some is None else set(some) for n, some in zip(counts, limits, strict=True)]
+    if words is None and tokens is None:
+        for target, some in zip(targets, allowed, strict=True):
+            if not timestamps:
+                some -= {k for k, when in enumerate(adapter.is_timestamp(target.token_ids)) if when}
+    else:
+        named = _named(adapter, targets, words, tokens)
+        allowed = [some & chosen for some, chosen in zip(allowed, named, strict=True)]
+    return [None if len(some) == n else tuple(sorted(some)) for some, n in zip(allowed, counts, strict=True)]
+
+
+def _named(adapter: Adapter, targets: Sequence[Target], words: Chosen | None, tokens: Chosen | None) -> list[set[int]]:
+    """Return for every output the tokens that a user names."""
+    found = [Words.of(adapter, target.token_ids) for target in targets]
+    chosen: list[set[int]] = [set() for _ in targets]
+    for output, i in _places(words, [each.texts for each in found], "words", normalised=True):
+        chosen[output].update(found[output].groups[i])
+    for output, k in _places(tokens, [each.pieces for each in found], "tokens"):
+        chosen[output].add(k)
+    return chosen
+
+
+def _places(
+    names: Chosen | None, texts: Sequence[Sequence[str]], what: str, normalised: bool = False
+) -> list[tuple[int, int]]:
+    """Return output and index of everything that is named."""
+    starts = [0, *accumulate(map(len, texts))]
+    every = [(output, i) for output, own in enumerate(texts) for i in range(len(own))]
+    found: list[tuple[int, int]] = []
+    for name in () if names is None else _listed(names):
+        if is_whole(name):
+            if not -starts[-1] <= name < starts[-1]:
+                raise ConfigError(f"{what} holds {name}, but there are {starts[-1]}: 0 … {starts[-1] - 1}")
+            found.append(every[name])
+        elif isinstance(name, str):
+            hits = [(output, i) for output, i in every if _alike(name, texts[output][i], normalised)]
+            if not hits:
+                written = " ".join(text.strip() for own in texts for text in own)
+                shown = written if len(written) <= 200 else written[:199] + "…"
+                raise ConfigError(f"{what} holds {name!r}, which the model did not write; it wrote {shown!r}")
+            found += hits
+        else:
+            raise ConfigError(f"{what} holds {name!r}; allowed: texts and indices")
+    return found
+
+
+def _listed(names: Any) -> list[Any]:
+    found = [names] if isinstance(names, str) or is_whole(names) else list(names)
+    if not found:
+        raise ConfigError(f"words or tokens is {names!r}, which names none; leave it out to explain all")
+    return found
+
+
+def _alike(name: str, text: str, normalised: bool) -> bool:
+    if name.strip() == text.strip():
+        return True
+    return normalised and bool(normalise(name)) and normalise(name) == normalise(text)
