@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from spes_hf.explanation import Explanation
     from spes_hf.explanation.diagnosis import Diagnosis, WordError
     from spes_hf.explanation.diagnosis_rows import diagnosis_of
+    from spes_hf.explanation.recording import Recording
     from spes_hf.hearing import Hearing, SoundChecker, sound_check
     from spes_hf.jobs.run import explain_dataset
     from spes_hf.methods import (
@@ -67,6 +68,7 @@ _HOME = {
     "NumericsError": "spes_hf.errors",
     "OutOfMemoryError": "spes_hf.errors",
     "RandomConfig": "spes_hf.methods",
+    "Recording": "spes_hf.explanation.recording",
     "Size": "spes_hf.metrics",
     "SoundCheck": "spes_hf.corpora.transforms",
     "SoundChecker": "spes_hf.hearing",
@@ -111,6 +113,7 @@ __all__ = [
     "NumericsError",
     "OutOfMemoryError",
     "RandomConfig",
+    "Recording",
     "Size",
     "SoundCheck",
     "SoundChecker",

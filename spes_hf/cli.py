@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spes_hf import __version__
-from spes_hf.bits import NOT_HEARD_BITS, spoken
 from spes_hf.errors import AudioError, ConfigError, ExplanationFormatError, SpesError, UnsupportedModelError
 from spes_hf.files import TextFileError, read_text
 from spes_hf.names import PRESETS, TINY_MODELS
+from spes_hf.summaries import load_saved, show
 
 if TYPE_CHECKING:
-    from spes_hf.explanation import Explanation
     from spes_hf.methods import SpesConfig
 
 EXIT_ERROR, EXIT_USAGE, EXIT_AUDIO, EXIT_MODEL, EXIT_FORMAT, EXIT_INTERRUPTED = 1, 2, 3, 4, 5, 130
@@ -71,8 +70,13 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar=names)
 
     explain = commands.add_parser("explain", help="explain what a model writes for a recording")
-    explain.add_argument("audio", metavar="AUDIO", help="a recording that libsndfile reads (WAV, FLAC, OGG, MP3, …)")
+    explain.add_argument("audio", metavar="AUDIO", help="a recording of any length")
     explain.add_argument("--text", help="explain this output instead of the one that the model generates")
+    explain.add_argument("--words", nargs="+", metavar="WORD", help="explain these words alone, which costs less")
+    explain.add_argument("--start", type=float, metavar="S", help="explain a recording from here on, in seconds")
+    explain.add_argument("--end", type=float, metavar="S", help="explain a recording up to here, in seconds")
+    explain.add_argument("--timestamps", action="store_true", help="explain the model's timestamps, too")
+    explain.add_argument("--segment", choices=("pauses",), help="cut a recording where speech pauses")
     explain.set_defaults(run=run_explain, preset="default")
 
     diagnose = commands.add_parser("diagnose", help="every error of a transcript: misheard, guessed, or not heard?")
@@ -146,6 +150,11 @@ def run_explain(options: argparse.Namespace) -> None:
         tgt_lang=options.tgt_lang,
         text=options.text,
         generate_kwargs=generate_kwargs,
+        words=options.words,
+        start=options.start,
+        end=options.end,
+        timestamps=options.timestamps,
+        segment=options.segment,
     )
 
 
@@ -241,12 +250,8 @@ def run_demo(options: argparse.Namespace) -> None:
 
 def run_report(options: argparse.Namespace) -> None:
     """Draw the pages and pictures of a saved explanation."""
-    from spes_hf.explanation import Explanation
-
-    explanation = Explanation.load(options.folder)
     folder = options.folder if options.folder.is_dir() else options.folder.parent
-    draw(explanation, folder)
-    print(summary(explanation, folder))
+    show(load_saved(options.folder), folder)
 
 
 def load_model(name: str, device: str | None, dtype: str) -> tuple[Any, Any]:
@@ -285,51 +290,6 @@ def load_model(name: str, device: str | None, dtype: str) -> tuple[Any, Any]:
         raise ConfigError(f"--device is {device!r}, which torch or the model cannot use here: {error}") from error
 
 
-def draw(explanation: Explanation, folder: Path) -> None:
-    """Write the page and the pictures of an explanation."""
-    explanation.to_html(folder / "explanation.html")
-    words = explanation.words()
-    explanation.plot()[0].savefig(folder / "sentence.png", dpi=130, bbox_inches="tight")
-    words.plot_tokens()[0].savefig(folder / "tokens.png", dpi=130, bbox_inches="tight")
-
-
-def summary(explanation: Explanation, folder: Path) -> str:
-    """Return what a user wants to know at the end: the text, what the sound had no part in, and where the page is."""
-    from spes_hf.viz.scale import passes, printable
-
-    cost = explanation.origin.cost
-    lines = [
-        "",
-        f"  {printable(explanation.text)}",
-        "",
-        *_heard(explanation),
-        f"split-half reliability of the sentence map: {explanation.reliability.sentence:.2f}"
-        f" ({passes(cost)}, {cost.get('seconds', 0):.0f} s)",
-        f"page: {folder / 'explanation.html'}",
-        f"pictures: {folder / 'sentence.png'}, {folder / 'tokens.png'}",
-        f"in Python: Explanation.load({str(folder)!r})",
-    ]
-    return "\n".join(lines)
-
-
-def _heard(explanation: Explanation) -> list[str]:
-    """Return what the sound told, line by line."""
-    from spes_hf.viz.scale import printable
-
-    if explanation.contrasts is not None:
-        found = zip(explanation.contrasts, explanation.sound_bits.tolist(), strict=True)
-        return [f"{printable(c.name)}: {c.log_odds:+.1f} bits; the sound adds {bits:+.1f}" for c, bits in found]
-    words, mean = explanation.words(), explanation.bits_per_token
-    if explanation.verdict == "nothing written":
-        return ["no word was written"]
-    told = f"{mean:.1f} bits a token from the sound"
-    lines = [{"made up": "probably made up: ", "heard": "heard: "}.get(explanation.verdict, "") + told]
-    rows = spoken(words.tokens, words.sound_bits.tolist())
-    guessed = [f"{printable(word)} ({bits:.1f})" for word, bits in rows if bits < NOT_HEARD_BITS]
-    lines.append(f"words that the sound had no part in (under 1 bit): {', '.join(guessed) if guessed else 'none'}")
-    return lines
-
-
 def _explain(options: argparse.Namespace, config: SpesConfig, model: Any, processor: Any, **arguments: Any) -> None:
     from spes_hf.engine import explain
 
@@ -340,11 +300,10 @@ def _explain(options: argparse.Namespace, config: SpesConfig, model: Any, proces
         batch_size=options.batch_size,
         seed=options.seed,
         progress=not options.quiet,
+        folder=options.out,
         **arguments,
     )
-    explanation.save(options.out)
-    draw(explanation, options.out)
-    print(summary(explanation, options.out))
+    show(explanation, options.out)
 
 
 def _config(options: argparse.Namespace, task: Any) -> SpesConfig:

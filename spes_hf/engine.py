@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from tqdm.auto import tqdm
 
-from spes_hf.adapters import GenerationOptions, Target, Utterance, get_adapter
+from spes_hf.adapters import GenerationOptions, get_adapter
 from spes_hf.adapters.output import Output, output_of
 from spes_hf.audio.load import Waveform
 from spes_hf.audio.long import open_audio
 from spes_hf.checks import check_whole
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
-from spes_hf.explanation.parts import Part
 from spes_hf.masking.draw import mask_key
 from spes_hf.methods import ExplainConfig, SpesConfig
-from spes_hf.methods.run import Maps, Problem
+from spes_hf.methods.run import Problem
+from spes_hf.plans import Found, run_plan
 from spes_hf.provenance import describe
 from spes_hf.recordings import explain_recording, is_recording
-from spes_hf.runtime.batching import Batch, FoundSizes, check_batch_size, starting_batch_size
+from spes_hf.runtime.batching import FoundSizes, check_batch_size
 from spes_hf.scoring.contrast import CONTRASTS, Contrast
-from spes_hf.scoring.evidence import Evidence
 from spes_hf.scoring.foils import Foil, contrasts_of
 from spes_hf.scoring.objective import ContrastObjective, Objective, TokenObjective
 from spes_hf.scoring.part import Chosen, rows_of
@@ -94,8 +90,8 @@ def explain(
         end: Up to here, likewise. What comes later is not transcribed.
         segment: "pauses" to cut a recording where speech pauses, into utterances that know nothing of each other; None
             for the way in which the model itself goes through recordings.
-        folder: Where to write the windows of a recording as they are finished. The same call continues what was
-            interrupted. None: a temporary folder, until `Recording.save`.
+        folder: Where to write the result, a recording window by window: the same call continues what was interrupted.
+            None: nowhere, or a temporary folder, until ``.save(path)``.
 
     Returns:
         The explanation; ``.words()``, ``.plot()``, ``.to_html(path)`` and ``.save(path)`` are where to go on. A
@@ -212,7 +208,7 @@ class Explainer:
             start: Of the stretch of a recording to explain, in seconds.
             end: Its end.
             segment: "pauses" to cut a recording where speech pauses.
-            folder: Where the windows of a recording are written as they are finished.
+            folder: Where to write the result, a recording window by window.
         """
         options = self.adapter.options_of(language, task, tgt_lang, generate_kwargs, text_given=text is not None)
         config = self.config.with_impact_for(text is not None, foil is not None)
@@ -230,7 +226,10 @@ class Explainer:
             rows = None if contrasts else rows_of(self.adapter, [output.target], **named)[0]
             objective = self.contrasting(output, contrasts, config) if contrasts else None
             found = self._find(config, output, utterance_id, objective, rows)
-        return self._explained(output, found, config, options, utterance_id, text is not None, foil, started)
+        explanation = self._explained(output, found, config, options, utterance_id, text is not None, foil, started)
+        if folder is not None:
+            explanation.save(folder)
+        return explanation
 
     @contextmanager
     def output(
@@ -300,7 +299,7 @@ class Explainer:
     def _explained(
         self,
         output: Output,
-        found: _Found,
+        found: Found,
         config: ExplainConfig,
         options: GenerationOptions,
         utterance_id: str,
@@ -329,58 +328,37 @@ class Explainer:
             seconds=time.perf_counter() - started,
             window=window,
         )
-        return self._explanation(utterance, target, found, provenance)
+        return found.explanation(self.adapter, output, provenance)
 
-    def _explanation(
-        self, utterance: Utterance, target: Target, found: _Found, provenance: dict[str, Any]
-    ) -> Explanation:
-        """Return the explanation that was found.
-
-        Raises:
-            ConfigError: If the method found no map of the spectrogram or none of the tokens.
-        """
-        adapter, maps = self.adapter, found.maps
-        audio, token, reliability = maps.audio, maps.token, maps.reliability
-        sound_impact, text_impact = maps.sound_impact, maps.text_impact
-        if audio is None or token is None or reliability is None or sound_impact is None or text_impact is None:
-            missing = [name for name in Maps.REQUIRED if getattr(maps, name) is None]
-            raise ConfigError(f"{type(self.config).__name__}.plan() led to no {', '.join(missing)}; see Maps")
-        contrasts, part = found.contrasts, None
-        if contrasts is None:
-            pieces, ids = tuple(adapter.pieces(target.token_ids)), tuple(target.token_ids.tolist())
-            special = tuple(adapter.is_special(target.token_ids))
-            if found.rows is not None:
-                part = Part(tuple(found.rows), ids, pieces, special)
-                pieces, ids = tuple(pieces[k] for k in part.rows), tuple(ids[k] for k in part.rows)
-                special = tuple(special[k] for k in part.rows)
-        else:
-            pieces, ids = tuple(c.name for c in contrasts), tuple(c.target_ids[0] for c in contrasts)
-            special = (False,) * len(contrasts)
-        return Explanation(
-            text=adapter.text(target.token_ids),
-            pieces=pieces,
-            token_id_list=ids,
-            context_pieces=tuple(adapter.pieces(target.context_ids)),
-            special=special,
-            prefix_length=len(target.prefix_ids),
-            probabilities=found.evidence.probabilities,
-            token_sound_bits=found.evidence.sound_bits,
-            token_text_bits=found.evidence.text_bits,
-            features=utterance.features,
-            times=utterance.times,
-            frequencies=utterance.frequencies,
-            audio_map=audio,
-            raw_token_scores=token,
-            sound_impact=sound_impact,
-            text_impact=text_impact,
-            token_reliability=reliability,
-            waveform=torch.from_numpy(utterance.waveform.samples),
-            sampling_rate=utterance.waveform.sampling_rate,
-            provenance=provenance,
-            sentence_map=maps.sentence,
-            contrasts=contrasts,
-            part=part,
+    def _find(
+        self,
+        config: ExplainConfig,
+        output: Output,
+        utterance_id: str,
+        contrasting: ContrastObjective | None,
+        rows: Sequence[int] | None = None,
+        advance: Callable[[float], None] | None = None,
+    ) -> Found:
+        """Return the maps of an output, and what it took."""
+        adapter, utterance, target = self.adapter, output.utterance, output.target
+        objective: Objective = contrasting or TokenObjective(
+            adapter, utterance, target, config.impact, self._dtype, rows
         )
+        problem = Problem(
+            utterance,
+            target,
+            adapter.device,
+            self.seed,
+            utterance_id,
+            adapter.differentiable,
+            self._dtype,
+            objective.valid,
+            objective.signed,
+        )
+        found = run_plan(
+            config, problem, objective, self.batch_size, self.found_sizes, self.progress and advance is None, advance
+        )
+        return replace(found, contrasts=contrasting.measured if contrasting else None, rows=rows)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -392,97 +370,6 @@ class Explainer:
         if self.autocast is None:
             return nullcontext()
         return torch.autocast(self.adapter.device.type, getattr(torch, self.autocast))
-
-    def _find(
-        self,
-        config: ExplainConfig,
-        output: Output,
-        utterance_id: str,
-        contrasting: ContrastObjective | None,
-        rows: Sequence[int] | None = None,
-        advance: Callable[[float], None] | None = None,
-    ) -> _Found:
-        """Return the maps of an output, and what it took: plan, run, read."""
-        adapter, dtype = self.adapter, self._dtype
-        utterance, target = output.utterance, output.target
-        objective: Objective = contrasting or TokenObjective(adapter, utterance, target, config.impact, dtype, rows)
-        problem = Problem(
-            utterance,
-            target,
-            adapter.device,
-            self.seed,
-            utterance_id,
-            adapter.differentiable,
-            dtype,
-            objective.valid,
-            objective.signed,
-        )
-        evidence = objective.evidence(config.fill)
-        passes = _Passes(forward=objective.passes)
-
-        def impact_of(masks: Any, apply: Callable[[Any], dict[str, Tensor]]) -> Tensor:
-            inputs = apply(masks)
-            impact = objective(**inputs)
-            passes.count(next(iter(inputs.values())))
-            return impact
-
-        plan = config.plan(problem)
-        steps = [part for part in plan if not isinstance(part, Maps)]
-        finished = [part for part in plan if isinstance(part, Maps)]
-        total = sum(step.passes for step in steps)
-        with tqdm(
-            total=total, desc="explaining", unit="pass", disable=not self.progress or advance is not None, delay=1
-        ) as bar:
-            for number, step in enumerate(steps):
-                logits = objective.logits_shape
-                size = starting_batch_size(
-                    math.prod(logits), adapter.device, utterance.inputs, backward=step.differentiates
-                )
-                shape = (*utterance.features.shape, *logits)
-                for done in step.run(
-                    impact_of, Batch(self.batch_size or size, f"run {number}", shape, self.found_sizes)
-                ):
-                    bar.update(done)
-                    if advance is not None:
-                        advance(done / total)
-        maps = Maps.merged([*finished, *(step.maps(dtype) for step in steps)])
-        return _Found(maps, evidence, passes, contrasting.measured if contrasting else None, rows)
-
-
-@dataclass
-class _Passes:
-    """How many copies ran through the model, forwards and backwards, those of batches that failed later included."""
-
-    forward: int = 0
-    backward: int = 0
-
-    def count(self, inputs: Tensor) -> None:
-        """Count a batch that ran forwards with these inputs, (B, …), and every time that it will run backwards."""
-        self.forward += len(inputs)
-        if inputs.requires_grad:
-            inputs.register_hook(self._count_backward)
-
-    def _count_backward(self, gradient: Tensor) -> None:
-        self.backward += len(gradient)
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What the engine found for one output.
-
-    Attributes:
-        maps: All maps.
-        evidence: What sound and text said of each token.
-        passes: What it took.
-        contrasts: The rows, where they are contrasts.
-        rows: Indices of the explained tokens; None: all.
-    """
-
-    maps: Maps
-    evidence: Evidence
-    passes: _Passes
-    contrasts: tuple[Contrast, ...] | None
-    rows: Sequence[int] | None = None
 
 
 def _shared_graphs() -> AbstractContextManager[Any]:

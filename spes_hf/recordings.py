@@ -324,9 +324,14 @@ def _explain_windows(
                     "attempts": each.attempts,
                     "discarded_tokens": each.discarded,
                 },
-                advance=lambda share, each=each: advance(share * (each.until_s - each.start_s)),
+                advance=_by_share(advance, each.until_s - each.start_s),
             )
             explanation.save(each.folder(place))
+
+
+def _by_share(advance: Callable[[float], None], seconds: float) -> Callable[[float], None]:
+    """Return what takes a share of a window and moves a bar by its seconds."""
+    return lambda share: advance(share * seconds)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance
 from spes_hf.adapters.frames import check_length, mel_frequencies
+from spes_hf.adapters.whisper_long import WhisperLongForm
 from spes_hf.adapters.windows import LongForm
 from spes_hf.audio.load import Waveform
 from spes_hf.errors import AudioError, ConfigError, UnsupportedModelError
@@ -150,8 +151,6 @@ class WhisperAdapter(Adapter):
 
     def long_form(self, waveform: Waveform) -> LongForm:
         """Return the recording as ``generate()`` goes through it, window after window by its timestamps."""
-        from spes_hf.adapters.whisper_long import WhisperLongForm
-
         return WhisperLongForm(self, waveform)
 
     def utterance_again(self, waveform: Waveform, features: Tensor, in_recording: bool = False) -> Utterance:

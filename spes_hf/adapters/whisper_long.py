@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +19,6 @@ from spes_hf.adapters.types import GenerationOptions, Utterance
 from spes_hf.adapters.windows import LongForm, Segment, Window
 from spes_hf.audio.load import Waveform
 from spes_hf.errors import UnsupportedModelError
-
-if TYPE_CHECKING:
-    from spes_hf.adapters.whisper import WhisperAdapter
 
 # Frames whose features are worked out at once, and frames of context on both sides, which a window of the Fourier
 # transform reaches into.
@@ -35,13 +32,13 @@ class WhisperLongForm(LongForm):
     """A recording as Whisper's ``generate()`` goes through it.
 
     Args:
-        adapter: Of the model.
+        adapter: Of the model, a `WhisperAdapter`.
         waveform: The recording.
     """
 
     native = True
 
-    def __init__(self, adapter: WhisperAdapter, waveform: Waveform):
+    def __init__(self, adapter: Any, waveform: Waveform):
         extractor = adapter.processor.feature_extractor
         self.adapter, self.waveform = adapter, waveform
         self.hop = int(extractor.hop_length)

@@ -61,6 +61,8 @@ def open_audio(audio: Any, sampling_rate: int, source_rate: int | None = None) -
     Raises:
         AudioError: As `load_audio`.
     """
+    if isinstance(audio, Waveform) and isinstance(audio.samples, StoredSamples):
+        return audio
     if isinstance(audio, (str, os.PathLike)) and not is_address(os.fsdecode(audio)):
         path = local_file(audio)
         try:

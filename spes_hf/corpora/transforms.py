@@ -11,6 +11,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +24,7 @@ from spes_hf.engine import Explainer
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
 from spes_hf.explanation.origin import without_time
+from spes_hf.explanation.recording import Recording
 from spes_hf.hearing import SoundChecker
 from spes_hf.methods import ExplainConfig
 from spes_hf.metrics.contrastive import ContrastiveDeletion
@@ -164,6 +166,9 @@ class Explain(AudioTransform):
         generate_kwargs: Further arguments of ``model.generate()``.
         batch_size: Perturbed copies in one forward pass; None: found automatically.
         seed: Same seed, same masks.
+        segment: "pauses" to cut all audio where speech pauses; None: audio that is longer than the model's window is
+            explained as the model itself goes through it. Such a row holds a `Recording` at "explanation", which
+            `Recording.from_row` reads, and "verdict" is that of the whole.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
@@ -175,6 +180,7 @@ class Explain(AudioTransform):
     """
 
     key: ClassVar[str] = "explanation"
+    immaterial: ClassVar[tuple[str, ...]] = (*AudioTransform.immaterial, "recordings")
 
     def __init__(
         self,
@@ -192,7 +198,10 @@ class Explain(AudioTransform):
         generate_kwargs: Mapping[str, Any] | None = None,
         batch_size: int | None = None,
         seed: int = 0,
+        segment: str | None = None,
     ):
+        self.segment = segment
+        self.recordings: Path | None = None  # where a job keeps the windows of those that it has begun
         self.explainer = Explainer(model, processor, config, batch_size=batch_size, seed=seed, progress=False)
         super().__init__(
             audio_column=audio_column,
@@ -229,16 +238,18 @@ class Explain(AudioTransform):
         }
 
     def of_audio(self, waveform: Waveform, text: str | None, utterance_id: str) -> dict[str, Any]:
-        """Return the columns of one utterance."""
+        """Return the columns of one utterance, or of one recording."""
         explanation = self._explained(waveform, text, utterance_id)
         # A row is the same whenever, and by whichever process, it is computed.
-        found = replace(explanation, provenance=without_time(explanation.provenance)).to_row()
+        if isinstance(explanation, Explanation):
+            explanation = replace(explanation, provenance=without_time(explanation.provenance))
+        found = explanation.to_row()
         # Arrays keep their type where they are empty; lists would leave it open.
         found["tokens"] = np.array(found["tokens"], dtype=str)
         return found | {name: np.array(found[name], dtype=np.float64) for name in _NUMBERS}
 
-    def explain(self, row: Mapping[str, Any]) -> Explanation:
-        """Return the explanation of a row.
+    def explain(self, row: Mapping[str, Any]) -> Explanation | Recording:
+        """Return the explanation, or the recording, of a row.
 
         Raises:
             AudioError: If the audio cannot be read, or is too short or too long.
@@ -248,8 +259,12 @@ class Explain(AudioTransform):
         text = None if self.text_column is None else row[self.text_column] or ""
         return self._explained(waveform, text, self._id_of(row, waveform))
 
-    def _explained(self, waveform: Waveform, text: str | None, utterance_id: str) -> Explanation:
-        settings = {"generate_kwargs": self.generate_kwargs, **self.options}
+    def _explained(self, waveform: Waveform, text: str | None, utterance_id: str) -> Explanation | Recording:
+        settings: dict[str, Any] = {"generate_kwargs": self.generate_kwargs, **self.options, "segment": self.segment}
+        window_s = self.adapter.window_s
+        if self.recordings is not None and window_s is not None and waveform.duration_s > window_s:
+            name = hashlib.blake2b(utterance_id.encode(), digest_size=8).hexdigest()
+            settings["folder"] = self.recordings / name
         return self.explainer(waveform, text=text, utterance_id=utterance_id, **settings)
 
     def empty(self) -> dict[str, Any]:

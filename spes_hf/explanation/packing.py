@@ -55,6 +55,10 @@ def unpack(packed: bytes) -> Explanation:
         ExplanationFormatError: If they are none, or damaged, or written by a later version.
     """
     packed = bytes(packed)
+    if packed[:2] == b"PK":
+        raise ExplanationFormatError(
+            "the bytes hold a recording of several windows, not one explanation; read them by Recording.from_row(row)"
+        )
     header = _header(packed)
     if header.get("version") not in VERSIONS:
         raise ExplanationFormatError(

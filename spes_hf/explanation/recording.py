@@ -6,7 +6,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -121,9 +121,18 @@ class Recording(Sequence[Explanation]):
             raise IndexError(f"index is {index}, but {len(self)} windows are explained: 0 … {len(self) - 1}")
         index %= len(self)
         if self._latest is None or self._latest[0] != index:
-            found = Explanation.load(self._explained[index].folder(self.folder))
+            found = self.explanation_in(self._explained[index].folder(self.folder))
             self._latest = index, found.words() if self.over_words else found
         return self._latest[1]
+
+    @staticmethod
+    def explanation_in(folder: Path) -> Explanation:
+        """Return the explanation in the folder of a window.
+
+        Raises:
+            ExplanationFormatError: If it is missing or damaged.
+        """
+        return Explanation.load(folder)
 
     def __iter__(self) -> Iterator[Explanation]:
         """Yield the explanations in the order of time, one in memory at a time."""
@@ -396,10 +405,3 @@ class _Columns:
 
 def _none() -> Tensor:
     return torch.zeros(0, dtype=torch.float32, device="cpu")
-
-
-def without_seconds(explanation: Explanation) -> Explanation:
-    """Return an explanation that does not say how long it took."""
-    from spes_hf.explanation.origin import without_time
-
-    return replace(explanation, provenance=without_time(explanation.provenance))

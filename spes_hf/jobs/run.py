@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -64,6 +65,7 @@ def explain_dataset(
     process_index: int | None = None,
     num_processes: int | None = None,
     flush_seconds: float = FLUSH_SECONDS,
+    segment: str | None = None,
 ) -> JobSummary:
     """Explain a whole data set into a folder, and return how it ended.
 
@@ -96,6 +98,8 @@ def explain_dataset(
             of Slurm jobs; None: as the launcher says.
         num_processes: How many such processes there are.
         flush_seconds: How long a finished row may wait in memory at first.
+        segment: "pauses" to cut audio where speech pauses; None: the model's own way through audio that is longer than
+            its window. The row of a recording holds all its windows; those of a job that was killed are not lost.
 
     Returns:
         The summary. Process 0 waits for the others, those that were launched together, and is the one that reports;
@@ -120,7 +124,9 @@ def explain_dataset(
         generate_kwargs=generate_kwargs,
         batch_size=batch_size,
         seed=seed,
+        segment=segment,
     )
+    explain.recordings = Path(out) / "recordings"
     adapter = explain.explainer.adapter
     _check_dataset(dataset)
     for name in (audio_column, text_column):
@@ -132,7 +138,7 @@ def explain_dataset(
     advice = advise_threads(place.together) if speaks and adapter.device.type == "cpu" else None
     if advice is not None:
         warnings.warn(advice, stacklevel=2)
-    return map_rows(
+    summary = map_rows(
         dataset,
         [explain, *metrics],
         out,
@@ -144,6 +150,9 @@ def explain_dataset(
         num_processes=num_processes,
         flush_seconds=flush_seconds,
     )
+    if summary.complete and summary.reports:
+        shutil.rmtree(explain.recordings, ignore_errors=True)  # what they held is in the rows
+    return summary
 
 
 def map_rows(

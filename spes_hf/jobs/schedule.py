@@ -115,7 +115,8 @@ def estimate_costs(
     Args:
         dataset: A `datasets.Dataset`.
         audio_column: Where the audio is.
-        window_s: Length that the encoder reads whatever the audio's length is (Whisper: 30 s); None: the audio's own.
+        window_s: Length that the encoder reads at once whatever the audio's length is (Whisper: 30 s); None: the
+            audio's own.
         duration_column: Where the length in seconds is, if the data set knows it; else headers and sizes tell.
     """
     arrow = dataset.with_format("arrow")
@@ -125,7 +126,8 @@ def estimate_costs(
         durations = [float(d or 0) for batch in _batches(arrow, duration_column) for d in batch.to_pylist()]
     else:
         durations = _without_gaps([d for batch in _batches(arrow, audio_column) for d in _durations(batch)])
-    return [(window_s or duration) + DECODER_SHARE * duration for duration in durations]
+    windows = durations if window_s is None else [max(1, math.ceil(d / window_s)) * window_s for d in durations]
+    return [read + DECODER_SHARE * duration for read, duration in zip(windows, durations, strict=True)]
 
 
 def _without_gaps(durations: list[float]) -> list[float]:

@@ -14,11 +14,21 @@ from spes_hf.adapters import Adapter, GenerationOptions, Target, Utterance
 from spes_hf.audio.load import Waveform
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
+from spes_hf.explanation.recording import Recording
 from spes_hf.finite import check_logits
 from spes_hf.functional import deletion_masks
 from spes_hf.masking.perturbations import Fill, fill_values
 from spes_hf.metrics.rewriting import RewritingMetric
-from spes_hf.metrics.rows import Row, as_dict, check_map, check_model, explanation_of, failed, method_signature
+from spes_hf.metrics.rows import (
+    Row,
+    as_dict,
+    check_map,
+    check_model,
+    explanation_of,
+    failed,
+    method_signature,
+    recording_of,
+)
 from spes_hf.plain import from_plain, is_lost
 from spes_hf.rows import is_batch
 from spes_hf.runtime.batching import Batch, enough_memory
@@ -67,15 +77,18 @@ class _Curve(RewritingMetric):
     def keep(self, saliency: Tensor) -> Tensor:
         """Return the masks of all fractions, (S, T, C) bool, for a map (T, C); True = keep."""
 
-    def __call__(self, row: Row | Explanation, saliency: Any = None) -> dict[str, Any]:
+    def __call__(self, row: Row | Explanation | Recording, saliency: Any = None) -> dict[str, Any]:
         """Return the row with, under the name of the metric, what the model writes at every fraction.
+
+        Of a recording, the texts of its windows are joined at every fraction, and the probability is the mean over all
+        of its tokens.
 
         Beside the texts there is a cheap curve, "token_probability": the mean probability of the tokens of the clean
         output, teacher-forced, at every fraction.
 
         Args:
-            row: An explanation, or a row that has one, or the folder of one, at "explanation". A row with an "error"
-                gets None.
+            row: An explanation or a recording, or a row that has one, or the folder of one, at "explanation". A row
+                with an "error" gets None.
             saliency: (T, C) map to rank the features by; None: the sentence map of the explanation. A whole number is
                 the rank of a worker, which ``Dataset.map(…, with_rank=True)`` puts here.
 
@@ -89,6 +102,9 @@ class _Curve(RewritingMetric):
             return self.of_batch(row)
         if failed(row):
             return {**as_dict(row), self.key: None}
+        recording = recording_of(row)
+        if recording is not None:
+            return {**as_dict(row), self.key: self._of_recording(recording, saliency)}
         explanation = explanation_of(row)
         if explanation.contrasts is not None:
             raise ConfigError(
@@ -116,6 +132,27 @@ class _Curve(RewritingMetric):
                 "fill": str(self.fill),
                 "method": method,
             },
+        }
+
+    def _of_recording(self, recording: Recording, saliency: Any) -> dict[str, Any]:
+        """Return the entry of a recording, from those of its windows.
+
+        Raises:
+            ConfigError: If a map is given, or there are no windows.
+        """
+        if saliency is not None:
+            raise ConfigError("saliency is given with a recording, whose windows have maps of their own; leave it out")
+        found = [(self(explanation)[self.key], len(explanation.written_ids)) for explanation in recording]
+        if not found:
+            raise ConfigError("explanation is a recording without explained windows; nothing was written for it")
+        entries, counts = [entry for entry, _ in found], [count for _, count in found]
+        steps = range(len(self.fractions))
+        means = [sum(e["token_probability"][s] * n for e, n in found) / sum(counts) for s in steps]
+        return {
+            **entries[0],
+            "texts": [" ".join(e["texts"][s].strip() for e in entries).strip() for s in steps],
+            "token_probability": means,
+            "prediction": " ".join(e["prediction"].strip() for e in entries).strip(),
         }
 
     def _measure(self, explanation: Explanation, options: GenerationOptions, keep: Tensor) -> dict[str, Any]:

@@ -17,18 +17,22 @@ from torch import Tensor
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
 from spes_hf.explanation.packing import unpack
+from spes_hf.explanation.recording import Recording
+from spes_hf.explanation.recording_plan import DESCRIPTION
+from spes_hf.explanation.recording_rows import is_packed
+from spes_hf.explanation.recording_rows import unpack as unpack_recording
 from spes_hf.rows import is_lazy
 from spes_hf.runtime.identity import is_all_here, names_of, weights_digest
 
 Row = Mapping[str, Any]
 
 
-def failed(row: Row | Explanation) -> bool:
+def failed(row: Row | Explanation | Recording) -> bool:
     """Return whether a row carries an error instead of an explanation."""
     return isinstance(row, Mapping) and bool(row.get("error"))
 
 
-def explanation_of(row: Row | Explanation) -> Explanation:
+def explanation_of(row: Row | Explanation | Recording) -> Explanation:
     """Return the explanation, over tokens, of a row.
 
     At "explanation" there may be an `Explanation`, the path of a saved one, or the bytes that `Explain` made.
@@ -47,6 +51,8 @@ def explanation_of(row: Row | Explanation) -> Explanation:
         found = row["explanation"]
     if isinstance(found, (str, PathLike)):
         found = Explanation.load(Path(found))
+    if isinstance(found, Recording) or is_packed(found):
+        raise ConfigError("explanation is a recording of several windows; pass these one by one: for ex in recording")
     if isinstance(found, (bytes, bytearray, memoryview)):
         found = unpack(bytes(found))
     if not isinstance(found, Explanation):
@@ -54,7 +60,20 @@ def explanation_of(row: Row | Explanation) -> Explanation:
     return replace(found, groups=None, context_groups=None) if found.over_words else found
 
 
-def as_dict(row: Row | Explanation) -> dict[str, Any]:
+def recording_of(row: Row | Explanation | Recording) -> Recording | None:
+    """Return the recording of a row; None where it has none.
+
+    At "explanation" there may be a `Recording`, the path of a saved one, or the bytes that `Explain` made.
+    """
+    found: Any = row.get("explanation") if isinstance(row, Mapping) else row
+    if isinstance(found, (str, PathLike)) and (Path(found) / DESCRIPTION).is_file():
+        found = Recording.load(Path(found))
+    if is_packed(found):
+        found = unpack_recording(bytes(found))
+    return found if isinstance(found, Recording) else None
+
+
+def as_dict(row: Row | Explanation | Recording) -> dict[str, Any]:
     """Return the row as a new dictionary; an explanation alone becomes a row of its own.
 
     Of a row that ``Dataset.map`` merges into the result itself, nothing: reading a column would decode it.

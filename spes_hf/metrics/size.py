@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
+from spes_hf.explanation.recording import Recording
 from spes_hf.functional import size_curve
-from spes_hf.metrics.rows import Row, as_dict, explanation_of, failed, method_signature
+from spes_hf.metrics.rows import Row, as_dict, explanation_of, failed, method_signature, recording_of
 from spes_hf.rows import RowTransform, is_batch
 
 THRESHOLDS = tuple(step / 20 for step in range(21))
@@ -37,7 +39,7 @@ class Size(RowTransform):
         entry = {"thresholds": numbers, "audio": numbers, "token": numbers, "prediction": text, "method": text}
         return {self.key: entry}
 
-    def __call__(self, row: Row | Explanation, rank: int | None = None) -> dict[str, Any]:
+    def __call__(self, row: Row | Explanation | Recording, rank: int | None = None) -> dict[str, Any]:
         """Return the row with its sizes; a row that carries an error gets None.
 
         Args:
@@ -51,6 +53,9 @@ class Size(RowTransform):
             return self.of_batch(row)
         if failed(row):
             return {**as_dict(row), self.key: None}
+        recording = recording_of(row)
+        if recording is not None:
+            return {**as_dict(row), self.key: self._of_recording(recording)}
         explanation = explanation_of(row)
         audio, token = explanation.audio_saliency, explanation.token_saliency
         shape = (len(explanation), *explanation.features.shape)
@@ -70,3 +75,24 @@ class Size(RowTransform):
                 "method": method_signature(explanation),
             },
         }
+
+    def _of_recording(self, recording: Recording) -> dict[str, Any]:
+        """Return the sizes over all windows of a recording: shares of all their values together.
+
+        Raises:
+            ConfigError: If there are no windows.
+        """
+        entries, audio, token = [], [], []
+        for explanation in recording:
+            entries.append(self(explanation)[self.key])
+            audio.append(explanation.audio_saliency.numel())
+            token.append(int((~explanation.token_saliency.isnan()).sum()))
+        if not entries:
+            raise ConfigError("explanation is a recording without explained windows; nothing was written for it")
+
+        def mean(name: str, counts: list[int]) -> list[float]:
+            curves = [entry[name] for entry in entries]
+            return [float(np.average(values, weights=counts)) for values in zip(*curves, strict=True)]
+
+        joined = " ".join(entry["prediction"].strip() for entry in entries).strip()
+        return {**entries[0], "audio": mean("audio", audio), "token": mean("token", token), "prediction": joined}

@@ -1,0 +1,109 @@
+"""A recording as one value of a table: its folder as a ZIP archive, whose files are packed as they are."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from spes_hf.errors import ExplanationFormatError
+from spes_hf.explanation.origin import without_time
+from spes_hf.explanation.recording import Recording
+from spes_hf.explanation.recording_plan import DESCRIPTION
+
+# What a ZIP archive begins with, and nothing else that rows hold.
+_MAGIC = b"PK\x03\x04"
+# The same bytes whenever it is packed.
+_DATE = (1980, 1, 1, 0, 0, 0)
+_MAX_FILE_BYTES = 2**31
+
+
+def is_packed(value: Any) -> bool:
+    """Return whether a value of a row is a recording."""
+    return isinstance(value, (bytes, bytearray, memoryview)) and bytes(value[:4]) == _MAGIC
+
+
+def to_row(recording: Recording) -> dict[str, Any]:
+    """Return a recording as the entries of a row, as `spes_hf.explanation.packing.to_row`."""
+    return {
+        "explanation": pack(recording),
+        "prediction": recording.text,
+        "tokens": recording.tokens,
+        "token_probabilities": recording.token_probabilities.tolist(),
+        "sound_bits": recording.sound_bits.tolist(),
+        "text_bits": recording.text_bits.tolist(),
+        "bits_per_token": recording.bits_per_token,
+        "verdict": recording.verdict,
+        "reliability": recording.reliability.sentence,
+        "reached_length_limit": any(window.reached_length_limit for window in recording.windows),
+    }
+
+
+def pack(recording: Recording) -> bytes:
+    """Return a recording as bytes; how long it took is left out, so that they do not depend on it."""
+    buffer = io.BytesIO()
+    with tempfile.TemporaryDirectory(prefix="spes_hf-") as folder, zipfile.ZipFile(buffer, "w") as archive:
+        place = Path(folder)
+        recording.plan.write(place)
+        _add(archive, place / DESCRIPTION, DESCRIPTION)
+        if recording.audio_file.is_file():
+            _add(archive, recording.audio_file, recording.audio_file.name)
+        for window in recording.windows:
+            if window.is_there(recording.folder):
+                found = Recording.explanation_in(window.folder(recording.folder))
+                own = replace(found, provenance=without_time(found.provenance)).save(window.folder(place))
+                for path in sorted(own.iterdir()):
+                    _add(archive, path, path.relative_to(place).as_posix())
+    buffer.seek(0)
+    return buffer.getvalue()
+
+
+def unpack(packed: bytes) -> Recording:
+    """Return the recording that `pack` made bytes of; it lies in a temporary folder.
+
+    Raises:
+        ExplanationFormatError: If they are none, or damaged.
+    """
+    temporary = tempfile.TemporaryDirectory(prefix="spes_hf-")
+    place = Path(temporary.name)
+    try:
+        with zipfile.ZipFile(io.BytesIO(bytes(packed))) as archive:
+            for entry in archive.infolist():
+                name = PurePosixPath(entry.filename)
+                # Nothing but what `pack` writes, wherever the bytes are from.
+                if name.is_absolute() or ".." in name.parts or len(name.parts) > 3 or entry.file_size > _MAX_FILE_BYTES:
+                    raise ValueError(f"it holds {entry.filename!r}")
+                target = place.joinpath(*name.parts)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(archive.read(entry))
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ExplanationFormatError(
+            f"recording ({len(packed)} bytes) is damaged ({type(error).__name__}: {error}); explain again"
+        ) from error
+    return Recording(place, temporary=temporary)
+
+
+def from_row(row: Mapping[str, Any]) -> Recording:
+    """Return the recording of a row.
+
+    Raises:
+        ExplanationFormatError: If the row carries an error, or holds no recording.
+    """
+    if row.get("error"):
+        raise ExplanationFormatError(f"row has no recording, but an error: {row['error']}; leave such rows out")
+    packed = row.get("explanation")
+    if not is_packed(packed):
+        raise ExplanationFormatError(
+            "row has no recording at 'explanation'; audio that fits into one window is an Explanation: "
+            "Explanation.from_row(row)"
+        )
+    return unpack(bytes(packed or b""))
+
+
+def _add(archive: zipfile.ZipFile, path: Path, name: str) -> None:
+    with archive.open(zipfile.ZipInfo(name, _DATE), "w", force_zip64=True) as file:
+        file.write(path.read_bytes())

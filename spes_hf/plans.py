@@ -1,0 +1,163 @@
+"""Runs what a method plans, and puts what it found together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from spes_hf.adapters import Adapter
+from spes_hf.adapters.output import Output
+from spes_hf.errors import ConfigError
+from spes_hf.explanation import Explanation
+from spes_hf.explanation.parts import Part
+from spes_hf.methods import ExplainConfig
+from spes_hf.methods.run import Maps, Problem
+from spes_hf.runtime.batching import Batch, FoundSizes, starting_batch_size
+from spes_hf.scoring.contrast import Contrast
+from spes_hf.scoring.evidence import Evidence
+from spes_hf.scoring.objective import Objective
+
+
+@dataclass
+class Passes:
+    """How many copies ran through the model, forwards and backwards, those of batches that failed later included."""
+
+    forward: int = 0
+    backward: int = 0
+
+    def count(self, inputs: Tensor) -> None:
+        """Count a batch that ran forwards with these inputs, (B, …), and every time that it will run backwards."""
+        self.forward += len(inputs)
+        if inputs.requires_grad:
+            inputs.register_hook(self._count_backward)
+
+    def _count_backward(self, gradient: Tensor) -> None:
+        self.backward += len(gradient)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found for one output.
+
+    Attributes:
+        maps: All maps.
+        evidence: What sound and text said of each row.
+        passes: What it took.
+        contrasts: The rows, where they are contrasts.
+        rows: Indices of the explained tokens; None: all.
+    """
+
+    maps: Maps
+    evidence: Evidence
+    passes: Passes
+    contrasts: tuple[Contrast, ...] | None = None
+    rows: Sequence[int] | None = None
+
+    def explanation(self, adapter: Adapter, output: Output, provenance: dict[str, Any]) -> Explanation:
+        """Return it as an explanation.
+
+        Args:
+            adapter: Of the model.
+            output: What is explained.
+            provenance: Of the explanation.
+
+        Raises:
+            ConfigError: If the method found no map of the spectrogram or none of the tokens.
+        """
+        utterance, target, maps = output.utterance, output.target, self.maps
+        audio, token, reliability = maps.audio, maps.token, maps.reliability
+        sound_impact, text_impact = maps.sound_impact, maps.text_impact
+        if audio is None or token is None or reliability is None or sound_impact is None or text_impact is None:
+            missing = [name for name in Maps.REQUIRED if getattr(maps, name) is None]
+            raise ConfigError(
+                f"plan() of the method {provenance['config']['method']!r} led to no {', '.join(missing)}; see Maps"
+            )
+        contrasts, part = self.contrasts, None
+        if contrasts is None:
+            pieces, ids = tuple(adapter.pieces(target.token_ids)), tuple(target.token_ids.tolist())
+            special = tuple(adapter.is_special(target.token_ids))
+            if self.rows is not None:
+                part = Part(tuple(self.rows), ids, pieces, special)
+                pieces, ids = tuple(pieces[k] for k in part.rows), tuple(ids[k] for k in part.rows)
+                special = tuple(special[k] for k in part.rows)
+        else:
+            pieces, ids = tuple(c.name for c in contrasts), tuple(c.target_ids[0] for c in contrasts)
+            special = (False,) * len(contrasts)
+        return Explanation(
+            text=adapter.text(target.token_ids),
+            pieces=pieces,
+            token_id_list=ids,
+            context_pieces=tuple(adapter.pieces(target.context_ids)),
+            special=special,
+            prefix_length=len(target.prefix_ids),
+            probabilities=self.evidence.probabilities,
+            token_sound_bits=self.evidence.sound_bits,
+            token_text_bits=self.evidence.text_bits,
+            features=utterance.features,
+            times=utterance.times,
+            frequencies=utterance.frequencies,
+            audio_map=audio,
+            raw_token_scores=token,
+            sound_impact=sound_impact,
+            text_impact=text_impact,
+            token_reliability=reliability,
+            waveform=torch.from_numpy(utterance.waveform.samples),
+            sampling_rate=utterance.waveform.sampling_rate,
+            provenance=provenance,
+            sentence_map=maps.sentence,
+            contrasts=contrasts,
+            part=part,
+        )
+
+
+def run_plan(
+    config: ExplainConfig,
+    problem: Problem,
+    objective: Objective,
+    batch_size: int | None,
+    found_sizes: FoundSizes,
+    progress: bool,
+    advance: Callable[[float], None] | None = None,
+) -> Found:
+    """Return what a method finds: plan, run, read.
+
+    Args:
+        config: Method and settings.
+        problem: What it is asked.
+        objective: Runs the model.
+        batch_size: Perturbed copies in one forward pass; None: found automatically.
+        found_sizes: Where sizes that fitted are kept.
+        progress: Whether to show a progress bar.
+        advance: Is called with the share of the passes that is done.
+    """
+    device, utterance = problem.device, problem.utterance
+    evidence = objective.evidence(config.fill)
+    passes = Passes(forward=objective.passes)
+
+    def impact_of(masks: Any, apply: Callable[[Any], dict[str, Tensor]]) -> Tensor:
+        inputs = apply(masks)
+        impact = objective(**inputs)
+        passes.count(next(iter(inputs.values())))
+        return impact
+
+    plan = config.plan(problem)
+    steps = [part for part in plan if not isinstance(part, Maps)]
+    finished = [part for part in plan if isinstance(part, Maps)]
+    total = sum(step.passes for step in steps)
+    with tqdm(total=total, desc="explaining", unit="pass", disable=not progress, delay=1) as bar:
+        for number, step in enumerate(steps):
+            logits = objective.logits_shape
+            size = starting_batch_size(math.prod(logits), device, utterance.inputs, backward=step.differentiates)
+            shape = (*utterance.features.shape, *logits)
+            for done in step.run(impact_of, Batch(batch_size or size, f"run {number}", shape, found_sizes)):
+                bar.update(done)
+                if advance is not None:
+                    advance(done / total)
+    maps = Maps.merged([*finished, *(step.maps(problem.dtype) for step in steps)])
+    return Found(maps, evidence, passes)
