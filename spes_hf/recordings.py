@@ -36,6 +36,7 @@ from spes_hf.masking.draw import mask_key
 from spes_hf.methods import ExplainConfig
 from spes_hf.plain import to_plain
 from spes_hf.runtime.identity import model_identity, processor_identity
+from spes_hf.runtime.preserve import silence_transformers
 from spes_hf.scoring.part import rows_of
 
 LONGEST_S = 12 * 3600.0
@@ -186,7 +187,8 @@ def _written(
     """Have the model write, with a progress bar."""
     total = duration_s if end is None else min(duration_s, end)
     form = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
-    with tqdm(total=total, desc="transcribing", disable=not progress, delay=1, bar_format=form) as bar:
+    bar = tqdm(total=total, desc="transcribing", disable=not progress, delay=1, bar_format=form)
+    with bar, torch.no_grad(), silence_transformers():
         windows = long.write(options, end, lambda done: bar.update(min(done, total) - bar.n))
         bar.update(total - bar.n)
     return windows

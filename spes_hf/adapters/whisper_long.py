@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from spes_hf.adapters.types import GenerationOptions, Utterance
 from spes_hf.adapters.windows import LongForm, Segment, Window
 from spes_hf.audio.load import Waveform
-from spes_hf.errors import UnsupportedModelError
+from spes_hf.errors import ConfigError, UnsupportedModelError
 
 # Frames whose features are worked out at once, and frames of context on both sides, which a window of the Fourier
 # transform reaches into.
@@ -60,6 +60,7 @@ class WhisperLongForm(LongForm):
             UnsupportedModelError: If the installed transformers does not let its windows be seen.
         """
         adapter = self.adapter
+        _check_fallback(adapter, options)
         end, size = self.frames, adapter.window_frames
         if until_s is not None:  # windows that start before it read as much as in the whole, and see no further
             end = min(end, max(round(until_s / self.frame_s), 1) + size)
@@ -205,6 +206,28 @@ def _recorded(model: Any, features: Tensor) -> Iterator[list[_Seen]]:
         yield seen
     finally:
         del model.generate_with_fallback
+
+
+def _check_fallback(adapter: Any, options: GenerationOptions) -> None:
+    """Refuse thresholds that ``generate()`` stumbles over: those on log-probabilities need a temperature.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    given, config = options.generate_kwargs, adapter.model.generation_config
+    logprob, no_speech = (
+        given.get(name, getattr(config, name, None)) for name in ("logprob_threshold", "no_speech_threshold")
+    )
+    if (logprob is not None or no_speech is not None) and given.get("temperature") is None:
+        raise ConfigError(
+            f"logprob_threshold is {logprob!r} and no_speech_threshold {no_speech!r}, but generate_kwargs has no "
+            "temperature, which generate() then needs; pass temperature=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0)"
+        )
+    if no_speech is not None and logprob is None:
+        raise ConfigError(
+            f"no_speech_threshold is {no_speech!r} without a logprob_threshold, which generate() reads as well; pass "
+            "logprob_threshold=-1.0"
+        )
 
 
 def _unknown(what: str) -> UnsupportedModelError:
