@@ -92,6 +92,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         parser, "what the model should have written, for scores (default for MuST-C: transcript, or translation)"
     )
     data.add_argument("--text-column", metavar="COLUMN", help="explain these texts instead of what the model generates")
+    data.add_argument(
+        "--segment", choices=("pauses",), help="cut audio where speech pauses (default: as the model does)"
+    )
     job_options.add_model(parser)
 
     method = parser.add_argument_group("method")
@@ -184,6 +187,7 @@ def run(options: argparse.Namespace) -> int:
         process_index=options.process_index,
         num_processes=options.num_processes,
         flush_seconds=options.flush_seconds,
+        segment=options.segment,
     )
     if not summary.reports:
         return 0

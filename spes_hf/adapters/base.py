@@ -58,6 +58,11 @@ class Adapter(Generation, Vocabulary, ABC):
         """Seconds that the encoder reads whatever the audio's length is; None: it reads the audio alone."""
         return None
 
+    @property
+    def longest_s(self) -> float | None:
+        """Seconds of audio that the model reads at once, at most; None: no limit is known."""
+        return self.window_s
+
     # What a family defines -------------------------------------------------------------------------------------------
 
     @abstractmethod

@@ -11,8 +11,9 @@ from spes_hf.adapters.types import GenerationOptions, Utterance
 from spes_hf.adapters.windows import LongForm, Segment, Window
 from spes_hf.audio.load import Waveform
 from spes_hf.audio.pauses import cut_at_pauses
+from spes_hf.errors import AudioError
 
-# Where the model has no window of its own.
+# Where the model knows no limit.
 LONGEST_S = 30.0
 
 
@@ -30,7 +31,7 @@ class PauseLongForm(LongForm):
         self.adapter, self.waveform = adapter, waveform
         self.frame_s = 1 / waveform.sampling_rate
         self.frames = len(waveform.samples)
-        self.stretches = cut_at_pauses(waveform.samples, waveform.sampling_rate, adapter.window_s or LONGEST_S)
+        self.stretches = cut_at_pauses(waveform.samples, waveform.sampling_rate, adapter.longest_s or LONGEST_S)
 
     def write(
         self,
@@ -45,7 +46,12 @@ class PauseLongForm(LongForm):
                 break
             if progress is not None:
                 progress(start * self.frame_s)
-            target = self.adapter.generate(self._encoded(start, stop), options)
+            try:
+                utterance = self._encoded(start, stop)
+            except AudioError:  # nothing but silence, or shorter than two frames
+                windows.append(Window(start, stop - start, stop, skipped=True))
+                continue
+            target = self.adapter.generate(utterance, options)
             tokens = tuple(target.token_ids.tolist())
             whole = Segment(start * self.frame_s, stop * self.frame_s, 0, len(tokens))
             windows.append(

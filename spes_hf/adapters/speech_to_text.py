@@ -16,6 +16,9 @@ from spes_hf.adapters.vocabulary import apart
 from spes_hf.audio.load import Waveform
 from spes_hf.errors import AudioError, ConfigError, UnsupportedModelError
 
+# Of Kaldi's features.
+FRAME_S = 0.01
+
 
 class Speech2TextAdapter(Adapter):
     """Speech2Text reads Kaldi log-mel features, mean-variance normalised per mel bin, of the whole utterance.
@@ -42,6 +45,11 @@ class Speech2TextAdapter(Adapter):
     def languages(self) -> dict[str, int]:
         """Token of every language of a multilingual checkpoint; empty for the others."""
         return dict(getattr(self.tokenizer, "lang_code_to_id", None) or {})
+
+    @property
+    def longest_s(self) -> float:
+        """Seconds of audio that the model has positions for."""
+        return float(self.model.config.max_source_positions) * FRAME_S
 
     def check_options(self, options: GenerationOptions) -> None:
         """Refuse a language that the checkpoint does not have, and none where it has several.
@@ -81,8 +89,8 @@ class Speech2TextAdapter(Adapter):
         limit = self.model.config.max_source_positions
         if len(features) > limit:
             raise AudioError(
-                f"audio has {len(features)} frames of 10 ms, but the model has positions for {limit}; cut it where "
-                "speech pauses and explain the parts"
+                f"audio has {len(features)} frames of 10 ms, but the model has positions for {limit}; pass "
+                'segment="pauses" to explain(), which cuts it where speech pauses'
             )
         constant = int((~features.isfinite()).any(0).sum())
         if constant:

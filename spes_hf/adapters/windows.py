@@ -44,7 +44,7 @@ class Window:
         segments: Its parts by timestamps.
         temperature: At which it was written; 0 for the likeliest tokens.
         attempts: How many temperatures were tried.
-        skipped: Whether the model took it for silence, and kept nothing.
+        skipped: Whether it was taken for silence, and nothing was kept.
     """
 
     start: int
