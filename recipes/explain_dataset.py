@@ -92,9 +92,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         parser, "what the model should have written, for scores (default for MuST-C: transcript, or translation)"
     )
     data.add_argument("--text-column", metavar="COLUMN", help="explain these texts instead of what the model generates")
-    data.add_argument(
-        "--segment", choices=("pauses",), help="cut audio where speech pauses (default: as the model does)"
-    )
+    data.add_argument("--segment", choices=("pauses",), help="cut audio where speech pauses")
     job_options.add_model(parser)
 
     method = parser.add_argument_group("method")

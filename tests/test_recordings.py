@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from scipy.stats import spearmanr
 
 from spes_hf import (
     AudioError,
@@ -33,6 +34,7 @@ from spes_hf.adapters.windows import Window
 from spes_hf.audio.load import Waveform, load_audio
 from spes_hf.audio.long import StoredSamples, open_audio
 from spes_hf.audio.pauses import cut_at_pauses
+from spes_hf.demo import load_tiny_model, tiny_clips
 
 CONFIG = SpesConfig(num_spectrogram_masks=4, masks_per_token=2, num_token_masks=6)
 SHORT = {"max_new_tokens": 10}
@@ -492,13 +494,71 @@ def test_pauses_are_found_and_long_speech_is_cut_where_it_is_quietest():
     speech = [0.2 * rng.standard_normal(int(s * rate)) for s in (2.0, 3.0, 1.5)]
     pause = 0.001 * rng.standard_normal(int(0.6 * rate))
     sound = np.concatenate([speech[0], pause, speech[1], pause, speech[2]]).astype(np.float32)
-    found = cut_at_pauses(sound, rate)
-    assert len(found) == 3 and found[0][0] == 0 and found[-1][1] == len(sound)
-    assert [b for _, b in found[:-1]] == [a for a, _ in found[1:]]
-    assert found[0][1] / rate == pytest.approx(2.3, abs=0.1) and found[1][1] / rate == pytest.approx(5.9, abs=0.1)
-    assert all((b - a) / rate <= 1.0 for a, b in cut_at_pauses(sound, rate, longest_s=1.0))
+    seconds = [(a / rate, b / rate) for a, b in cut_at_pauses(sound, rate)]
+    assert seconds == pytest.approx(
+        [pytest.approx(pair, abs=0.1) for pair in ((0, 2.1), (2.5, 5.7), (6.1, len(sound) / rate))]
+    )
+    short = cut_at_pauses(sound, rate, longest_s=1.0)
+    assert len(short) >= 7 and all((b - a) / rate <= 1.0 for a, b in short)
     assert cut_at_pauses(sound[:100], rate) == [(0, 100)]
     assert cut_at_pauses(np.zeros(5 * rate, np.float32), rate) == [(0, 5 * rate)]
+
+
+@pytest.mark.parametrize("name", ["speech2text-en", "seamless-en-de-es"])
+def test_models_without_a_long_form_read_utterances_between_pauses(name):
+    """Shipped models on clips that are joined with pauses: as many utterances, each heard, in the order of time."""
+    model, processor = load_tiny_model(name)
+    clips = tiny_clips()[:4]
+    rng, parts = np.random.default_rng(0), []
+    for clip in clips:
+        samples, rate = soundfile.read(clip["path"], dtype="float32")
+        parts += [samples, (1e-4 * rng.standard_normal(int(0.8 * rate))).astype(np.float32)]
+    sound = np.concatenate(parts)
+    language = {} if name.startswith("speech") else {"tgt_lang": "deu"}
+    found = explain(model, processor, sound, config=SpesConfig.fast(), segment="pauses", progress=False, **language)
+    assert len(found) == len(found.windows) == 4
+    assert found.text.count(".") + found.text.count("?") >= 4
+    if not language:
+        assert found.windows[0].text == clips[0]["transcript"]
+        words = found.words()
+        spoken = [i for i, word in enumerate(words.tokens) if word.strip().isalpha()]
+        assert spearmanr(spoken, words.time_centroids()[spoken]).statistic >= 0.95
+    for window, clip_end in zip(found.windows, np.cumsum([len(part) for part in parts])[::2] / rate, strict=True):
+        assert window.end_s == pytest.approx(clip_end, abs=0.3)
+    assert found[0].origin.in_recording is False and found[0].origin.window["index"] == 0
+    entry = Deletion(model, processor, fractions=(0.0, 1.0))(found)["deletion"]
+    assert entry["texts"][0] == entry["prediction"] == found.text.strip()
+
+
+def test_what_a_model_cannot_read_at_once_says_how_to_cut_it():
+    model, processor = load_tiny_model("speech2text-en")
+    sound = (0.1 * np.random.default_rng(0).standard_normal(20 * 16_000)).astype(np.float32)
+    with pytest.raises(AudioError, match='segment="pauses"'):
+        explain(model, processor, sound, progress=False)
+    silence = np.zeros(20 * 16_000, np.float32)
+    assert len(explain(model, processor, silence, segment="pauses", progress=False)) == 0
+
+
+# Real speech ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.real_model
+def test_real_whisper_on_a_long_recording(whisper, jfk, tmp_path):
+    """A clip, a pause of 20 s, the clip again: the text is generate()'s, words lie where they are said."""
+    model, processor = whisper
+    samples, rate = soundfile.read(jfk, dtype="float32")
+    pause = (1e-3 * np.random.default_rng(0).standard_normal(20 * rate)).astype(np.float32)
+    soundfile.write(tmp_path / "long.wav", np.concatenate([samples, pause, samples]), rate)
+    config = SpesConfig(num_spectrogram_masks=4, masks_per_token=4, num_token_masks=10)
+    found = explain(model, processor, tmp_path / "long.wav", config=config, words="country", progress=False)
+    expected = own_long_form(model, processor, load_audio(tmp_path / "long.wav", rate).samples)["sequences"]
+    assert found.text == processor.batch_decode(expected, skip_special_tokens=True)[0].strip()
+    words = found.words()
+    assert [word.strip() for word in words.tokens] == ["country"] * 4
+    # "your country can do" at 5.86-6.43 s, by forced alignment; the second of a clip the text tells as well.
+    first, _, again, _ = words.time_centroids()
+    assert 5.7 <= first <= 6.6 and 36.7 <= again <= 37.6
+    assert words.sound_bits[[0, 2]].min() > 4 and found.made_up == []
 
 
 # Sound on disk -------------------------------------------------------------------------------------------------------

@@ -41,7 +41,8 @@ class PauseLongForm(LongForm):
     ) -> list[Window]:
         """Have the model write for every utterance."""
         windows = []
-        for start, stop in self.stretches:
+        nexts = [*(start for start, _ in self.stretches[1:]), self.frames]
+        for (start, stop), until in zip(self.stretches, nexts, strict=True):
             if until_s is not None and start * self.frame_s >= until_s:
                 break
             if progress is not None:
@@ -49,7 +50,7 @@ class PauseLongForm(LongForm):
             try:
                 utterance = self._encoded(start, stop)
             except AudioError:  # nothing but silence, or shorter than two frames
-                windows.append(Window(start, stop - start, stop, skipped=True))
+                windows.append(Window(start, stop - start, until, skipped=True))
                 continue
             target = self.adapter.generate(utterance, options)
             tokens = tuple(target.token_ids.tolist())
@@ -58,7 +59,7 @@ class PauseLongForm(LongForm):
                 Window(
                     start=start,
                     frames=stop - start,
-                    until=stop,
+                    until=until,
                     prefix_ids=tuple(target.prefix_ids.tolist()),
                     token_ids=tokens,
                     complete=target.complete,

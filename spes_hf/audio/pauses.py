@@ -7,16 +7,17 @@ from typing import Any
 import numpy as np
 
 FRAME_S = 0.02
-# A pause is a stretch of this length whose level is in the lowest quarter between quiet and loud, in dB.
-PAUSE_S, QUIET_SHARE = 0.4, 0.25
-# What is shorter than this stays with what follows.
-SHORTEST_S = 0.6
+# A pause is a stretch of this length whose level is in the lowest quarter between quiet and loud, in dB; so much of it
+# stays with the speech on either side.
+PAUSE_S, QUIET_SHARE, MARGIN_S = 0.4, 0.25, 0.1
+# What is shorter than this is no utterance of its own.
+SHORTEST_S = 0.3
 _QUIET, _LOUD = 5, 95
 _SILENCE_DB = -100.0
 
 
 def cut_at_pauses(samples: Any, sampling_rate: int, longest_s: float = 30.0) -> list[tuple[int, int]]:
-    """Return where utterances start and end, in samples: the whole recording, cut in the middle of every pause.
+    """Return where utterances start and end, in samples; pauses between them are left out, but for their edges.
 
     What lasts longer without a pause is cut where it is quietest in its second half.
 
@@ -25,23 +26,33 @@ def cut_at_pauses(samples: Any, sampling_rate: int, longest_s: float = 30.0) -> 
         sampling_rate: In Hz.
         longest_s: The longest that an utterance may be, in seconds.
     """
-    level = _levels(samples, round(FRAME_S * sampling_rate))
-    quiet, loud = np.percentile(level, (_QUIET, _LOUD)) if len(level) else (0.0, 0.0)
-    still = level < quiet + QUIET_SHARE * (loud - quiet)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], still, [False]]).astype(np.int8)))
-    middles = [(a + b) // 2 for a, b in edges.reshape(-1, 2) if b - a >= PAUSE_S / FRAME_S and a > 0 and b < len(level)]
-    cuts, least, most = [0], SHORTEST_S / FRAME_S, max(2, int(longest_s / FRAME_S))
-    for stop in [*middles, len(level)]:
-        while stop - cuts[-1] > most:
-            half = cuts[-1] + most // 2
-            cuts.append(half + int(level[half : cuts[-1] + most].argmin()))
-        if stop - cuts[-1] >= least and stop < len(level):
-            cuts.append(stop)
-    if len(cuts) > 1 and len(level) - cuts[-1] < least:
-        cuts.pop()
     step = round(FRAME_S * sampling_rate)
-    starts = [cut * step for cut in cuts]
-    return list(zip(starts, [*starts[1:], len(samples)], strict=True))
+    level = _levels(samples, step)
+    margin, least, most = round(MARGIN_S / FRAME_S), SHORTEST_S / FRAME_S, max(2, int(longest_s / FRAME_S))
+    found: list[tuple[int, int]] = []
+    for start, stop in _spoken(level):
+        start, stop = max(0, start - margin), min(len(level), stop + margin)
+        while stop - start > most:
+            half = start + most // 2
+            cut = half + int(level[half : start + most].argmin())
+            found.append((start, cut))
+            start = cut
+        found.append((start, stop))
+    kept = [(a, b) for a, b in found if b - a >= least] or [(0, len(level))]
+    ends = [len(samples) if b == len(level) else b * step for _, b in kept]
+    return [(int(a) * step, int(end)) for (a, _), end in zip(kept, ends, strict=True)]
+
+
+def _spoken(level: np.ndarray) -> list[tuple[int, int]]:
+    """Return the stretches between pauses, in frames."""
+    if not len(level):
+        return []
+    quiet, loud = np.percentile(level, (_QUIET, _LOUD))
+    still = level < quiet + QUIET_SHARE * (loud - quiet)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], still, [False]]).astype(np.int8))).reshape(-1, 2)
+    pauses = [(a, b) for a, b in edges.tolist() if b - a >= PAUSE_S / FRAME_S]
+    starts, stops = [0, *(b for _, b in pauses)], [*(a for a, _ in pauses), len(level)]
+    return [(start, stop) for start, stop in zip(starts, stops, strict=True) if stop > start]
 
 
 def _levels(samples: Any, step: int) -> np.ndarray:

@@ -40,7 +40,7 @@ class HeardSegment:
         start_s: Where it starts, in seconds.
         end_s: Where it ends.
         text: What was written for it.
-        bits_per_token: Mean bits from the sound of its tokens; NaN where none is explained.
+        bits_per_token: Mean bits from the sound of its explained tokens; NaN where there are none.
     """
 
     start_s: float
