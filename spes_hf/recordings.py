@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from spes_hf.adapters import Adapter, GenerationOptions, Utterance
 from spes_hf.adapters.output import Output, undisturbed
 from spes_hf.adapters.pauses import PauseLongForm
 from spes_hf.adapters.windows import LongForm, Window
-from spes_hf.audio.load import Waveform
+from spes_hf.audio.load import NO_RATE, Waveform
 from spes_hf.checks import is_number
 from spes_hf.errors import AudioError, ConfigError, ExplanationFormatError
 from spes_hf.explanation.recording import Recording
@@ -116,6 +117,13 @@ def is_recording(
                 f"{name} is given, but audio of {waveform.duration_s:.1f} s is explained in several windows; cut it to "
                 f"the part that {name} is about (load_segment in spes_hf.audio.load), and leave segment out"
             )
+    if any(NO_RATE in note for note in waveform.notes):
+        warnings.warn(
+            f"audio is {waveform.duration_s:.1f} s of bare samples without a sampling_rate, which are taken to be at "
+            f"{waveform.sampling_rate} Hz; pass sampling_rate=…, a wrong one makes a recording of nothing",
+            UserWarning,
+            stacklevel=4,
+        )
     if waveform.duration_s > LONGEST_S:
         raise AudioError(
             f"audio is {waveform.duration_s / 3600:.1f} hours long; at most {LONGEST_S / 3600:.0f} hours are explained "
@@ -221,7 +229,8 @@ def _plan(
     described = [
         _described(adapter, i, w, some, long.frame_s) for i, (w, some) in enumerate(zip(kept, rows, strict=True))
     ]
-    everything = torch.cat([_ids(w, k) for w, k in zip(kept, among, strict=True)] or [torch.zeros(0).long()])
+    nothing = torch.zeros(0, dtype=torch.int64, device="cpu")
+    everything = torch.cat([_ids(w, k) for w, k in zip(kept, among, strict=True)] or [nothing])
     if not whole and not any(texts):
         raise ConfigError(
             f"nothing was written between start={start:g} and end={end:g} s; the model wrote for "

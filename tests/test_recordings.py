@@ -55,7 +55,7 @@ def sound() -> np.ndarray:
 @pytest.fixture(scope="module")
 def recording(small_whisper, sound, tmp_path_factory) -> Recording:
     folder = tmp_path_factory.mktemp("recording") / "whole"
-    return explain(*small_whisper, sound, config=CONFIG, generate_kwargs=SHORT, folder=folder, progress=False)
+    return explain(*small_whisper, sound, 16_000, config=CONFIG, generate_kwargs=SHORT, folder=folder, progress=False)
 
 
 def own_long_form(model, processor, sound, **settings):
@@ -119,18 +119,18 @@ def test_prompts_and_temperatures_are_part_of_what_a_window_started_from(small_w
         "compression_ratio_threshold": 0.01,
         "logprob_threshold": -1.0,
     }
-    found = explain(model, processor, sound, config=CONFIG, generate_kwargs=settings, progress=False)
+    found = explain(model, processor, sound, 16_000, config=CONFIG, generate_kwargs=settings, progress=False)
     # Nothing is so incompressible; sampled timestamps cut where they like.
     assert {(window.attempts, window.temperature) for window in found.windows} == {(3, 0.8)}
     assert all(window.written["prefix_ids"][:3] == prompt.tolist() for window in found.windows)
     assert found[0].origin.window["temperature"] == 0.8
-    again = explain(model, processor, sound, config=CONFIG, generate_kwargs=settings, progress=False)
+    again = explain(model, processor, sound, 16_000, config=CONFIG, generate_kwargs=settings, progress=False)
     assert again.text == found.text  # sampled, from the same seed
 
 
 def test_silence_is_skipped_and_has_no_explanation(small_whisper, sound):
     settings = SHORT | {"temperature": (0.0,), "logprob_threshold": 0.0, "no_speech_threshold": -1.0}
-    found = explain(*small_whisper, sound, config=CONFIG, generate_kwargs=settings, progress=False)
+    found = explain(*small_whisper, sound, 16_000, config=CONFIG, generate_kwargs=settings, progress=False)
     assert all(window.skipped and window.text == "" for window in found.windows)
     assert len(found) == 0 and found.text == "" and found.tokens == [] and found.complete
     assert found.verdict == "nothing written" and len(found.sentence_saliency) == 0
@@ -146,14 +146,14 @@ def test_silence_is_skipped_and_has_no_explanation(small_whisper, sound):
 )
 def test_settings_that_generate_stumbles_over_are_refused(small_whisper, sound, settings, message):
     with pytest.raises(ConfigError, match=message):
-        explain(*small_whisper, sound, config=CONFIG, generate_kwargs=SHORT | settings, progress=False)
+        explain(*small_whisper, sound, 16_000, config=CONFIG, generate_kwargs=SHORT | settings, progress=False)
 
 
 def test_a_generate_that_shows_no_windows_is_an_error(small_whisper, sound, monkeypatch):
     model, _ = small_whisper
     monkeypatch.setattr(type(model), "generate_with_fallback", None)
     with pytest.raises(UnsupportedModelError, match="generate_with_fallback is missing"):
-        explain(*small_whisper, sound, config=CONFIG, generate_kwargs=SHORT, progress=False)
+        explain(*small_whisper, sound, 16_000, config=CONFIG, generate_kwargs=SHORT, progress=False)
 
 
 def test_the_model_is_left_without_a_trace(small_whisper, recording):
@@ -247,9 +247,9 @@ def passes(recording: Recording) -> int:
 
 def test_maps_of_single_words_are_those_of_the_whole(small_whisper, sound):
     settings = SHORT | {"no_repeat_ngram_size": 1}
-    recording = explain(*small_whisper, sound, config=CONFIG, generate_kwargs=settings, progress=False)
+    recording = explain(*small_whisper, sound, 16_000, config=CONFIG, generate_kwargs=settings, progress=False)
     name = recording.words().tokens[3].strip()
-    part = explain(*small_whisper, sound, config=CONFIG, generate_kwargs=settings, words=name, progress=False)
+    part = explain(*small_whisper, sound, 16_000, config=CONFIG, generate_kwargs=settings, words=name, progress=False)
     assert part.text == recording.text
     assert {token.strip() for token in part.words().tokens} == {name}
     assert passes(part) < passes(recording)
@@ -284,8 +284,10 @@ def test_words_of_a_short_clip(small_whisper, tone, estimator):
 
 def test_a_stretch_is_explained_in_the_context_that_it_had(small_whisper, sound):
     settings = SHORT | {"condition_on_prev_tokens": True}
-    whole = explain(*small_whisper, sound, config=CONFIG, generate_kwargs=settings, progress=False)
-    part = explain(*small_whisper, sound, config=CONFIG, generate_kwargs=settings, start=2.5, end=3.5, progress=False)
+    whole = explain(*small_whisper, sound, 16_000, config=CONFIG, generate_kwargs=settings, progress=False)
+    part = explain(
+        *small_whisper, sound, 16_000, config=CONFIG, generate_kwargs=settings, start=2.5, end=3.5, progress=False
+    )
     assert len(part) == 1 and part.text == whole[1].text
     assert part[0].prefix_length > 2 and part[0].context_tokens == whole[1].context_tokens
     # Without the end of sequence, which belongs to no segment.
@@ -313,7 +315,7 @@ def test_a_stretch_is_explained_in_the_context_that_it_had(small_whisper, sound)
 )
 def test_bad_parts_are_refused(small_whisper, sound, arguments, message):
     with pytest.raises(ConfigError, match=message):
-        explain(*small_whisper, sound, config=CONFIG, generate_kwargs=SHORT, progress=False, **arguments)
+        explain(*small_whisper, sound, 16_000, config=CONFIG, generate_kwargs=SHORT, progress=False, **arguments)
 
 
 def test_short_audio_has_no_start_and_foils_name_their_places(small_whisper, tone):
@@ -321,6 +323,11 @@ def test_short_audio_has_no_start_and_foils_name_their_places(small_whisper, ton
         explain(*small_whisper, tone, config=CONFIG, generate_kwargs=SHORT, start=0.5, progress=False)
     with pytest.raises(ConfigError, match="foil says which places"):
         explain(*small_whisper, tone, config=CONFIG, foil="hello", words="a", progress=False)
+
+
+def test_bare_samples_of_a_recording_should_have_a_rate(small_whisper, sound):
+    with pytest.warns(UserWarning, match=r"7\.0 s of bare samples without a sampling_rate, .* 16000 Hz"):
+        explain(*small_whisper, sound, config=CONFIG, generate_kwargs=SHORT, end=1.0, progress=False)
 
 
 def test_a_hundred_hours_are_refused_before_anything_is_read(small_whisper, monkeypatch):
@@ -370,7 +377,7 @@ def test_damaged_recordings_are_refused(tmp_path, content, message):
 
 
 def test_a_temporary_recording_lives_as_long_as_it_is_used(small_whisper, sound):
-    found = explain(*small_whisper, sound, config=CONFIG, generate_kwargs=SHORT, end=1.9, progress=False)
+    found = explain(*small_whisper, sound, 16_000, config=CONFIG, generate_kwargs=SHORT, end=1.9, progress=False)
     folder, words = found.folder, found.words()
     del found
     assert words.tokens and folder.is_dir()
@@ -388,7 +395,7 @@ def test_what_was_interrupted_goes_on_where_it_was(small_whisper, sound, recordi
 
     def run(kind):
         explainer = kind(*small_whisper, CONFIG, progress=False)
-        return explainer(sound, generate_kwargs=SHORT, folder=tmp_path / "r"), explainer
+        return explainer(sound, sampling_rate=16_000, generate_kwargs=SHORT, folder=tmp_path / "r"), explainer
 
     with pytest.raises(KeyboardInterrupt):
         run(Stopped)
@@ -407,7 +414,8 @@ KILLED = textwrap.dedent(
     config = SpesConfig(num_spectrogram_masks=4, masks_per_token=2, num_token_masks=6)
     model = conftest.small_whisper._get_wrapped_function()()
     print("ready", flush=True)
-    explain(*model, sound, config=config, generate_kwargs={"max_new_tokens": 10}, folder=sys.argv[1], progress=False)
+    short = {"max_new_tokens": 10}
+    explain(*model, sound, 16_000, config=config, generate_kwargs=short, folder=sys.argv[1], progress=False)
     """
 )
 
@@ -424,21 +432,23 @@ def test_what_was_killed_goes_on_where_it_was(small_whisper, sound, recording, t
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert 1 <= len(Recording.load(tmp_path / "r")) <= 4
-    found = explain(*small_whisper, sound, config=CONFIG, generate_kwargs=SHORT, folder=tmp_path / "r", progress=False)
+    found = explain(
+        *small_whisper, sound, 16_000, config=CONFIG, generate_kwargs=SHORT, folder=tmp_path / "r", progress=False
+    )
     assert [ex.text for ex in found] == [ex.text for ex in recording]
     assert all(torch.equal(a.raw_audio, b.raw_audio) for a, b in zip(found, recording, strict=True))
 
 
 def test_a_folder_continues_with_the_same_recording_alone(small_whisper, sound, recording, tmp_path):
     with pytest.raises(ConfigError, match="another recording: config differ"):
-        explain(*small_whisper, sound, config=SpesConfig.fast(), generate_kwargs=SHORT, folder=recording.folder)
+        explain(*small_whisper, sound, 16_000, config=SpesConfig.fast(), generate_kwargs=SHORT, folder=recording.folder)
     with pytest.raises(ConfigError, match="audio differ"):
-        explain(*small_whisper, 0.5 * sound, config=CONFIG, generate_kwargs=SHORT, folder=recording.folder)
+        explain(*small_whisper, 0.5 * sound, 16_000, config=CONFIG, generate_kwargs=SHORT, folder=recording.folder)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="holds other things"):
-        explain(*small_whisper, sound, config=CONFIG, generate_kwargs=SHORT, folder=tmp_path)
+        explain(*small_whisper, sound, 16_000, config=CONFIG, generate_kwargs=SHORT, folder=tmp_path)
     with pytest.raises(ConfigError, match="is a file"):
-        explain(*small_whisper, sound, config=CONFIG, generate_kwargs=SHORT, folder=tmp_path / "notes.txt")
+        explain(*small_whisper, sound, 16_000, config=CONFIG, generate_kwargs=SHORT, folder=tmp_path / "notes.txt")
 
 
 def test_a_short_clip_is_saved_to_its_folder(small_whisper, tone, tmp_path):
@@ -481,7 +491,9 @@ def test_metrics_go_window_by_window(small_whisper, recording):
 def test_deletion_of_a_window_starts_from_what_the_window_started_from(small_whisper, sound):
     """Nothing deleted, the model writes what it wrote then, with the text of the window before in front."""
     settings = SHORT | {"condition_on_prev_tokens": True}
-    found = explain(*small_whisper, sound, config=CONFIG, generate_kwargs=settings, start=2.5, end=3.5, progress=False)
+    found = explain(
+        *small_whisper, sound, 16_000, config=CONFIG, generate_kwargs=settings, start=2.5, end=3.5, progress=False
+    )
     entry = Deletion(*small_whisper, fractions=(0.0, 1.0))(found[0])["deletion"]
     assert entry["texts"][0] == entry["prediction"] == found[0].text
 
@@ -515,7 +527,9 @@ def test_models_without_a_long_form_read_utterances_between_pauses(name):
         parts += [samples, (1e-4 * rng.standard_normal(int(0.8 * rate))).astype(np.float32)]
     sound = np.concatenate(parts)
     language = {} if name.startswith("speech") else {"tgt_lang": "deu"}
-    found = explain(model, processor, sound, config=SpesConfig.fast(), segment="pauses", progress=False, **language)
+    found = explain(
+        model, processor, sound, 16_000, config=SpesConfig.fast(), segment="pauses", progress=False, **language
+    )
     assert len(found) == len(found.windows) == 4
     assert found.text.count(".") + found.text.count("?") >= 4
     if not language:
@@ -534,9 +548,9 @@ def test_what_a_model_cannot_read_at_once_says_how_to_cut_it():
     model, processor = load_tiny_model("speech2text-en")
     sound = (0.1 * np.random.default_rng(0).standard_normal(20 * 16_000)).astype(np.float32)
     with pytest.raises(AudioError, match='segment="pauses"'):
-        explain(model, processor, sound, progress=False)
+        explain(model, processor, sound, 16_000, progress=False)
     silence = np.zeros(20 * 16_000, np.float32)
-    assert len(explain(model, processor, silence, segment="pauses", progress=False)) == 0
+    assert len(explain(model, processor, silence, 16_000, segment="pauses", progress=False)) == 0
 
 
 # Real speech ---------------------------------------------------------------------------------------------------------

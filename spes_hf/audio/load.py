@@ -24,6 +24,7 @@ __all__ = ["SEGMENT_TOLERANCE_S", "AudioAs", "Waveform", "load_audio", "load_seg
 
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 1_000_000
 MAX_CHANNELS = 32
+NO_RATE = "no sampling rate given"
 MAX_AMPLITUDE = 8.0
 
 _FORMS = (
@@ -115,7 +116,7 @@ def load_audio(audio: Any, sampling_rate: int, source_rate: int | None = None) -
     rate = _agree(raw, given, via)
     if rate is None:
         rate = target
-        raw = replace(raw, notes=(*raw.notes, f"no sampling rate given: taken to be {target} Hz"))
+        raw = replace(raw, notes=(*raw.notes, f"{NO_RATE}: taken to be {target} Hz"))
     return _finish(raw, rate, target, via, asked.num_channels)
 
 

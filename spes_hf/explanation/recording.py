@@ -210,7 +210,7 @@ class Recording(Sequence[Explanation]):
     @property
     def bits_per_token(self) -> float:
         """Mean bits from the sound of all explained tokens of the text; NaN where there is none."""
-        written = torch.cat([columns.written_bits for columns in self._columns] or [torch.zeros(0, device="cpu")])
+        written = torch.cat([columns.written_bits for columns in self._columns] or [_none()])
         return float(written.mean()) if len(written) else math.nan
 
     @property

@@ -138,5 +138,5 @@ def test_what_is_no_explanation_is_refused(found):
 def test_a_later_format_is_named(found):
     later = pack(found).replace(b'{\\"version\\": 2,', b'{\\"version\\": 9,', 1)
     assert later != pack(found)
-    with pytest.raises(ExplanationFormatError, match="format version 9; this version of spes_hf reads 1 to 3"):
+    with pytest.raises(ExplanationFormatError, match="format version 9; this version of spes_hf reads 1 to 4"):
         unpack(later)

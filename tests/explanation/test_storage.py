@@ -351,10 +351,10 @@ def test_description_that_is_no_description(saved, content):
     refused(saved, str(saved))
 
 
-@pytest.mark.parametrize("version", [4, 0, "1", None])
+@pytest.mark.parametrize("version", [5, 0, "1", None])
 def test_other_format_version(saved, version):
     edit(saved, format_version=version)
-    refused(saved, f"format version {version!r}", "reads 1 to 3")
+    refused(saved, f"format version {version!r}", "reads 1 to 4")
 
 
 def test_truncated_tensors(saved):

@@ -28,6 +28,7 @@ from spes_hf import (
 from spes_hf.demo import load_tiny_model, tiny_clips
 from spes_hf.jobs import run as distributed
 from spes_hf.jobs import shards
+from spes_hf.jobs.job import JobSummary
 from spes_hf.jobs.run import load_explained, map_rows
 from spes_hf.jobs.schedule import Place, advise_threads, estimate_costs, find_place, split_by_cost
 from spes_hf.jobs.shards import INDEX, ShardError, read_finished
@@ -207,7 +208,7 @@ def test_a_job_tells_of_threads_that_do_not_suit(tiny, corpus, undisturbed, monk
 def test_who_tells_of_threads(tiny, corpus, undisturbed, monkeypatch, index, together, device, told):
     monkeypatch.setattr(distributed, "find_place", lambda *given: Place(index, 2, together))
     monkeypatch.setattr(distributed, "advise_threads", lambda launched: f"launched together: {launched}")
-    monkeypatch.setattr(distributed, "map_rows", lambda *args, **kwargs: None)
+    monkeypatch.setattr(distributed, "map_rows", lambda *args, **kwargs: JobSummary(undisturbed, 1, 0))
     monkeypatch.setattr("spes_hf.adapters.base.execution_device", lambda module: torch.device(device))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from spes_hf.bits import in_words
-from spes_hf.cli import summary
+from spes_hf.summaries import summary
 from spes_hf.viz import report, write_html
 from spes_hf.viz.scale import printable
 
