@@ -188,18 +188,22 @@ const spes = (() => {
   // Sound
   const audio = $("audio");
   audio.src = URL.createObjectURL(new Blob([Uint8Array.from(atob(data.audio), (c) => c.charCodeAt(0))], { type: "audio/flac" }));
+  const from = data.sound_from;  // where the sound begins on the axis
+  let elsewhere = null;  // the time of a sound that another page plays
   function moveCursor() {
-    const cursor = $("cursor");
-    cursor.hidden = audio.paused && audio.currentTime === 0;
-    cursor.style.left = `${xOf(Math.max(start, Math.min(end, audio.currentTime))) - 1}px`;
+    const cursor = $("cursor"), time = elsewhere ?? from + audio.currentTime;
+    cursor.hidden = elsewhere === null ? audio.paused && audio.currentTime === 0 : time < start || time > end;
+    cursor.style.left = `${xOf(Math.max(start, Math.min(end, time))) - 1}px`;
     cursor.style.top = `${plot.top}px`; cursor.style.height = `${plot.height}px`;
     if (!audio.paused) requestAnimationFrame(moveCursor);
   }
+  const playedElsewhere = (time) => { elsewhere = time; moveCursor(); };
   for (const name of ["play", "pause", "seeked"]) audio.addEventListener(name, moveCursor);
+  const seek = { to: (time) => { audio.currentTime = Math.max(0, Math.min(data.duration_s, time - from)); } };
   $("picture").addEventListener("click", (event) => {
     const place = at(event);
-    if (place) audio.currentTime = Math.max(0, Math.min(data.duration_s, timeOf(place[0])));
+    if (place) seek.to(timeOf(place[0]));
   });
 
-  return { ...shared, decode, evidence, sizes, limits, draw, drawScale, xOf, where, readOut, audio };
+  return { ...shared, decode, evidence, sizes, limits, draw, drawScale, xOf, where, readOut, audio, seek, playedElsewhere };
 })();
