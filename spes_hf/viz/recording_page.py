@@ -17,7 +17,7 @@ from spes_hf.explanation.recording_plan import RecordedWindow, RecordingSegment
 from spes_hf.explanation.stretches import stretches_in_order
 from spes_hf.text import join_pieces, word_groups
 from spes_hf.viz import report, scale
-from spes_hf.viz.timeline import FULL_BITS, clock, loudness, word_starts
+from spes_hf.viz.timeline import FULL_BITS, clock, counted, loudness, summary, word_starts
 
 if TYPE_CHECKING:
     from spes_hf.explanation import Explanation
@@ -71,6 +71,7 @@ class _Pages:
     Attributes:
         words: Of every explained word, its text, bits, and when it begins.
         segments: Of every segment, its times, bits, verdict, window, and parts: words by index, other text.
+        heard: The same segments as `Recording.heard` has them.
         windows: Of every window, its times, its first word and its page.
         model: As the provenance has it.
         cut: How many windows reached a length limit.
@@ -80,6 +81,7 @@ class _Pages:
         self.folder = folder
         self.words: dict[str, list[Any]] = {"text": [], "bits": [], "from": []}
         self.segments: list[dict[str, Any]] = []
+        self.heard: list[HeardSegment] = []
         self.windows: list[dict[str, Any]] = []
         self.model: Mapping[str, Any] = {}
         self.cut = 0
@@ -123,12 +125,13 @@ class _Pages:
             self.words["text"] += [_shown(word.text) for word in own if word.row is not None]
             self.words["bits"] += [round(bits[row], 2) for row in rows]
             self.words["from"] += [round(begin, 2) for begin in begins]
+            self.heard.append(HeardSegment(segment.start_s, segment.end_s, segment.text, mean))
             self.segments.append(
                 {
                     "start": round(segment.start_s, 2),
                     "end": round(segment.end_s, 2),
                     "bits": round(mean, 2),
-                    "verdict": HeardSegment(segment.start_s, segment.end_s, segment.text, mean).verdict,
+                    "verdict": self.heard[-1].verdict,
                     "window": len(self.windows),
                     "parts": parts if rows else [scale.settled(segment.text.strip())],
                 }
@@ -159,27 +162,11 @@ def page_data(recording: Recording, pages: _Pages) -> dict[str, Any]:
         "words": pages.words,
         "segments": pages.segments,
         "windows": pages.windows,
-        "summary": summary(pages.segments),
+        "summary": summary(pages.heard),
         "warnings": _warnings(recording, pages),
         "notes": [f"Audio: {scale.settled(str(note))}" for note in notes],
         "provenance": report.plain({"model": pages.model, **recording.provenance}),
     }
-
-
-def summary(segments: Sequence[Mapping[str, Any]]) -> str:
-    """Return how many segments were probably made up, in one line."""
-    known = [s for s in segments if s["verdict"] in ("heard", "made up")]
-    made_up = [s for s in known if s["verdict"] == "made up"]
-    if not segments:
-        return "The model wrote nothing for this recording."
-    if not known:
-        return "No segment is explained."
-    missing = sum(s["verdict"] == "not known" for s in segments)
-    rest = f" {missing} {'is' if missing == 1 else 'are'} not explained." if missing else ""
-    if not made_up:
-        return f"{_counted(len(known), 'segment')}: all heard.{rest}"
-    length = sum(s["end"] - s["start"] for s in made_up)
-    return f"{len(made_up)} of {_counted(len(known), 'segment')} probably made up, {length:.0f} s in all.{rest}"
 
 
 def _warnings(recording: Recording, pages: _Pages) -> list[str]:
@@ -189,7 +176,7 @@ def _warnings(recording: Recording, pages: _Pages) -> list[str]:
     if pages.cut:
         one = pages.cut == 1
         warnings.append(
-            f"In {_counted(pages.cut, 'window')}, a length limit cut {'the text' if one else 'the texts'}: the model "
+            f"In {counted(pages.cut, 'window')}, a length limit cut {'the text' if one else 'the texts'}: the model "
             "had not finished."
         )
     if not recording.audio_file.is_file():
@@ -265,7 +252,3 @@ def _token_bits(explanation: Explanation) -> dict[int, float]:
 def _shown(text: str) -> str:
     """Return a word as it is shown, with the space before it, if there is one."""
     return " " * text[:1].isspace() + scale.shown(text, 200)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from spes_hf.explanation.recording import HeardSegment
+
 # So many bits of a word have the deepest colour and the highest bar.
 FULL_BITS = 10.0
 
@@ -84,3 +86,24 @@ def word_starts(centroids: Sequence[float], start_s: float, end_s: float) -> lis
         for (low, high), (_, size) in zip(zip(borders, borders[1:], strict=False), blocks, strict=True)
         for i in range(size)
     ]
+
+
+def summary(segments: Sequence[HeardSegment]) -> str:
+    """Return how many segments were probably made up, in one line."""
+    known = [s for s in segments if s.verdict in ("heard", "made up")]
+    made_up = [s for s in known if s.verdict == "made up"]
+    if not segments:
+        return "The model wrote nothing for this recording."
+    if not known:
+        return "No segment is explained."
+    missing = sum(s.verdict == "not known" for s in segments)
+    rest = f" {missing} {'is' if missing == 1 else 'are'} not explained." if missing else ""
+    if not made_up:
+        return f"{counted(len(known), 'segment')}: all heard.{rest}"
+    length = sum(s.end_s - s.start_s for s in made_up)
+    return f"{len(made_up)} of {counted(len(known), 'segment')} probably made up, {length:.0f} s in all.{rest}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number of things in words: "1 window", "1,200 windows"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
