@@ -9,9 +9,9 @@
   const tell = (message) => parent.postMessage(message, "*");
 
   const level = () => (document.body.dataset.chosen.startsWith("token") ? "tokens" : "words");
-  document.addEventListener("chosen", () => {
+  document.addEventListener("chosen", ({ detail: byHand }) => {
     const [, kind, digits] = /^(token|word)=(\d+)$/.exec(document.body.dataset.chosen) || [];
-    tell({ chosen: kind === "word" ? Number(digits) : null });
+    tell({ chosen: kind === "word" ? Number(digits) : null, byHand });
     if (!kind) return;
     const index = Number(digits), scroller = $("scroller"), transcript = $("transcript");
     const button = transcript.querySelectorAll("button")[index];

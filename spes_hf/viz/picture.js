@@ -35,7 +35,19 @@ const spes = (() => {
     $("notes").replaceChildren(...data.warnings.map((text) => make("p", { class: "warning" }, text)),
       ...data.notes.map((text) => make("p", { class: "legend" }, text)));
   }
-  const shared = { data, $, dark, make, quoted, percent, number, amount, seconds, hertz, colour, writeSource };
+  // Chromium fails to seek to some places in the last second of a FLAC, and drops the sound: load it again, and go to a
+  // little before.
+  function keep(audio) {
+    let tries = 0;
+    audio.addEventListener("seeked", () => { tries = 0; });
+    audio.addEventListener("error", () => {
+      const time = Math.max(0, audio.currentTime - 0.4), paused = audio.paused;
+      if (audio.readyState === 0 || tries++ > 4) return;  // there was no sound to begin with
+      audio.load();
+      audio.addEventListener("loadedmetadata", () => { audio.currentTime = time; if (!paused) audio.play().catch(() => {}); }, { once: true });
+    });
+  }
+  const shared = { data, $, dark, make, quoted, percent, number, amount, seconds, hertz, colour, writeSource, keep };
   if (!data.spectrogram) return shared;  // nothing to draw, nothing to play
 
   const { frames, bins } = data;
@@ -187,6 +199,7 @@ const spes = (() => {
 
   // Sound
   const audio = $("audio");
+  keep(audio);
   audio.src = URL.createObjectURL(new Blob([Uint8Array.from(atob(data.audio), (c) => c.charCodeAt(0))], { type: "audio/flac" }));
   const from = data.sound_from;  // where the sound begins on the axis
   let elsewhere = null;  // the time of a sound that another page plays

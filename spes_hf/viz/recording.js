@@ -5,7 +5,7 @@
   const { clock, segmentOf, untilOf } = strip;
   const narrow = matchMedia("(max-width: 1000px)");
   const audio = $("audio"), text = $("text"), frame = $("window");
-  const state = { word: null, window: null, now: null, hits: [], hit: -1 };
+  const state = { word: null, window: null, now: null, time: 0, hits: [], hit: -1 };
 
   // Transcript: a row for every segment, a button for every explained word
   const heardAs = (bits) => (bits == null ? "bits not known" : `${number(bits, 1)} bits from the sound`);
@@ -54,7 +54,7 @@
   function writeLegend() {
     const swatch = (style, name) => make("span", { class: "entry" }, make("i", { class: "swatch", style }), name);
     $("word-legend").replaceChildren(...(buttons.length ? [
-      swatch("width:44px;background:linear-gradient(90deg, rgb(var(--sound-rgb) / .06), rgb(var(--sound-rgb) / .42))", `heard: the deeper, the more bits, ${data.not_heard_bits} to ${data.full_bits}`),
+      swatch("width:44px;background:linear-gradient(90deg, rgb(var(--sound-rgb) / .06), rgb(var(--sound-rgb) / .42))", "heard: the deeper, the more bits"),
       swatch("background:rgb(var(--text-rgb) / .38)", `hardly heard: under ${data.not_heard_bits} bit`)] : []));
   }
 
@@ -78,6 +78,7 @@
   // Sound
   let following = true;
   function mark(time) {
+    state.time = time;
     strip.moveTo(time);
     frame.contentWindow.postMessage({ time }, "*");
     const i = wordAt(time), now = i >= 0 && time < untilOf(i) + 0.25 ? buttons[i] : null;
@@ -101,6 +102,7 @@
     if (!data.sound) return;
     if (audio.paused) audio.play().catch(() => {}); else audio.pause();
   }
+  spes.keep(audio);
   if (data.sound) audio.src = `${data.folder}/${data.sound}`;
   else audio.hidden = true;
   for (const name of ["play", "pause", "seeked"]) audio.addEventListener(name, tick);
@@ -183,12 +185,12 @@
   $("play-word").hidden = !data.sound;
   addEventListener("message", ({ source, data: message }) => {
     if (source !== frame.contentWindow || !message) return;
-    const { height, chosen, seek: time, key } = message;
+    const { height, chosen, byHand, seek: time, key } = message;
     if (typeof height === "number" && height > 0) frame.style.height = `${Math.min(4000, height)}px`;
     if (chosen !== undefined) {
       $("loading").hidden = true;
       const { first, count } = windows[state.window] || {};
-      if (Number.isInteger(chosen) && chosen >= 0 && chosen < count && !$("chosen").hidden && segments[segmentOf[state.word]].window === state.window)
+      if (byHand && Number.isInteger(chosen) && chosen >= 0 && chosen < count && !$("chosen").hidden && segments[segmentOf[state.word]].window === state.window)
         markChosen(first + chosen);
       document.body.dataset.framed = `${state.window}:${chosen}`;
       if (data.sound) frame.contentWindow.postMessage({ time: audio.currentTime }, "*");
@@ -220,7 +222,8 @@
     }
     for (const { elements } of state.hits) elements.forEach((element) => element.classList.add("hit"));
     strip.mark(state.hits.map(({ time }) => time));
-    toHit(state.hits.length ? 0 : -1);
+    // The first one from here on, as in a browser's own search.
+    toHit(Math.max(state.hits.length ? 0 : -1, state.hits.findIndex(({ time }) => time >= state.time)));
   }
   function toHit(n) {
     state.hits[state.hit]?.elements.forEach((element) => element.classList.remove("current"));
@@ -247,9 +250,10 @@
 
   // What was probably made up
   const doubtful = segments.map(({ verdict }, k) => [verdict, k]).filter(([verdict]) => verdict === "made up").map(([, k]) => k);
-  let doubt = -1;
   function toDoubt(by) {
-    doubt = doubt < 0 ? (by > 0 ? 0 : doubtful.length - 1) : (doubt + by + doubtful.length) % doubtful.length;
+    const later = doubtful.findIndex((k) => segments[k].start > state.time + 0.05);
+    const before = doubtful.findLastIndex((k) => segments[k].start < state.time - 0.05);
+    const doubt = by > 0 ? Math.max(0, later) : before < 0 ? doubtful.length - 1 : before;
     const k = doubtful[doubt];
     $("doubtful-count").textContent = `made up ${doubt + 1} of ${doubtful.length}`;
     seek(segments[k].start);
@@ -292,7 +296,7 @@
     const i = Number((/^#word=(\d{1,7})$/.exec(location.hash) || [])[1] ?? -1);
     if (i >= 0 && i < buttons.length && i !== state.word) choose(i, false);
   }
-  writeTranscript(); writeLegend(); strip.writeLegend();
+  writeTranscript(); writeLegend();
   $("summary").textContent = data.summary;
   $("choose").hidden = !buttons.length;
   const counted = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;

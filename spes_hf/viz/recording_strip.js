@@ -65,9 +65,11 @@ const strip = (() => {
       stretch(context, start, end, 4, 6);
     }
 
-    // Windows
+    // Windows, unless they are many
+    const apart = windows.length > 1 && plot.width / windows.length > 20;
+    $("legend-of-windows").hidden = !apart;
     context.fillStyle = colour("--line");
-    for (const { start } of windows.slice(1)) context.fillRect(Math.round(xOf(start)), top, 1, base - top);
+    for (const { start } of apart ? windows.slice(1) : []) context.fillRect(Math.round(xOf(start)), top, 1, base - top);
 
     // Loudness
     context.fillStyle = colour("--level");
@@ -84,7 +86,7 @@ const strip = (() => {
       context.fillRect(from, base - size, width, size);
     };
     const sound = `rgb(${colour("--sound-rgb")})`, text = `rgb(${colour("--text-rgb")})`;
-    if (plot.width / words.text.length > 5)
+    if (plot.width / words.text.length > 3)
       words.bits.forEach((bits, i) => {
         const from = xOf(words.from[i]), size = xOf(untilOf(i)) - from;
         if (bits != null && size > 0) bar(bits, from, Math.max(1.5, size - 1));
@@ -127,6 +129,8 @@ const strip = (() => {
   // Legend: what there is, each with the mark that it has in the strip
   function writeLegend() {
     const entry = (style, text) => make("span", { class: "entry" }, make("i", { class: "swatch", style }), text);
+    const windowsBegin = entry("background:linear-gradient(90deg, transparent 8px, var(--quiet) 8px 9px, transparent 9px);box-shadow:none", "a window begins");
+    windowsBegin.id = "legend-of-windows";
     const has = (state) => windows.some((window) => window.state === state);
     const hatch = "repeating-linear-gradient(135deg, var(--level) 0 1px, transparent 1px 5px)";
     $("strip-legend").replaceChildren(
@@ -137,7 +141,7 @@ const strip = (() => {
         ? [entry("background:linear-gradient(var(--made-up) 0 5px, rgb(var(--made-up-rgb) / .16) 5px)", "probably made up")] : []),
       ...(has("silence") ? [entry("background:var(--raised)", "no speech")] : []),
       ...(has("unexplained") ? [entry(`background:${hatch}`, "not explained")] : []),
-      ...(windows.length > 1 ? [entry("background:linear-gradient(90deg, transparent 8px, var(--quiet) 8px 9px, transparent 9px);box-shadow:none", "a window begins")] : []));
+      windowsBegin);
     const madeUp = segments.filter(({ verdict }) => verdict === "made up");
     canvas.setAttribute("aria-label", `Strip of the recording, ${data.clock} long. ${data.summary}`
       + (madeUp.length ? ` At ${madeUp.slice(0, 20).map(({ start }) => clock(start)).join(", ")}${madeUp.length > 20 ? ", …" : ""}.` : ""));
@@ -150,6 +154,7 @@ const strip = (() => {
     canvas.addEventListener("pointerleave", () => { $("readout").textContent = "\u00a0"; });
   }
   dark.addEventListener("change", () => draw());
+  writeLegend();
   new ResizeObserver(() => draw()).observe($("strip-box"));
-  return { clock, segmentOf, untilOf, draw, moveTo, writeLegend, on, mark: (times) => { marks = times; draw(); } };
+  return { clock, segmentOf, untilOf, draw, moveTo, on, mark: (times) => { marks = times; draw(); } };
 })();

@@ -155,7 +155,7 @@
     sorted = sizes(map);
     colourTranscript(); describe(); redraw();
     document.body.dataset.chosen = index === null ? "sentence" : `${kind()}=${index}`;
-    document.dispatchEvent(new Event("chosen"));
+    document.dispatchEvent(new CustomEvent("chosen", { detail: !keepHash }));  // whether by hand, here
     if (!keepHash) history.replaceState(null, "", `#${document.body.dataset.chosen}`);
   }
   function toLevel(name) {

@@ -134,8 +134,8 @@ def make_recording(folder, windows, explanations, duration_s, rate=8000):
     RecordingPlan(text, duration_s, 0.01, tuple(windows), provenance={"audio": audio}).write(folder)
     for index, explanation in explanations.items():
         explanation.save(windows[index].folder(folder))
-    if rate:
-        soundfile.write(folder / AUDIO, torch.sin(torch.arange(int(rate * duration_s)) / 9).numpy() / 2, rate)
+    if rate:  # longer than the text: Chromium cannot seek everywhere in the last seconds of a FLAC
+        soundfile.write(folder / AUDIO, torch.sin(torch.arange(int(rate * (duration_s + 4))) / 9).numpy() / 2, rate)
     return Recording(folder)
 
 
