@@ -2,19 +2,18 @@
 (() => {
   const { data, $, make, quoted, number } = spes;
   const { words, segments, windows } = data;
-  const { clock, segmentOf, untilOf } = strip;
+  const { clock, spoken, segmentOf, untilOf } = strip;
   const narrow = matchMedia("(max-width: 1000px)");
   const audio = $("audio"), text = $("text"), frame = $("window");
   const state = { word: null, window: null, now: null, time: 0, hits: [], hit: -1 };
 
   // Transcript: a row for every segment, a button for every explained word
   const heardAs = (bits) => (bits == null ? "bits not known" : `${number(bits, 1)} bits from the sound`);
-  const counts = (name) => /[\p{L}\p{N}]/u.test(name);
   const rows = [], buttons = [];
   function button(i) {
     const name = words.text[i], bits = words.bits[i];
     const element = make("button", { type: "button", tabindex: "-1", "data-word": i, "aria-pressed": "false" }, name.trim());
-    if (bits != null && counts(name)) {
+    if (bits != null && spoken[i]) {
       if (bits < data.not_heard_bits) element.className = "unheard";
       else element.style.setProperty("--tint", `var(--sound-rgb) / ${(0.06 + 0.36 * Math.min(1, bits / data.full_bits)).toFixed(2)}`);
     }
@@ -81,7 +80,7 @@
     state.time = time;
     strip.moveTo(time);
     frame.contentWindow.postMessage({ time }, "*");
-    const i = wordAt(time), now = i >= 0 && time < untilOf(i) + 0.25 ? buttons[i] : null;
+    const i = wordAt(time), now = i >= 0 && spoken[i] && time < untilOf(i) + 0.25 ? buttons[i] : null;
     if (now !== state.now) {
       state.now?.classList.remove("now");
       now?.classList.add("now");

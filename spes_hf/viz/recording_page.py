@@ -219,7 +219,7 @@ class _Timing:
         """Return when each word of a segment begins, in order and within it, in seconds.
 
         The segment is cut where the maps of its words part; if they are not in order, by the centres of the maps. A
-        mark begins with the word before it.
+        mark begins where the word before it ends.
 
         Args:
             rows: Of the words.
@@ -228,18 +228,22 @@ class _Timing:
         """
         spoken = [row for row in rows if any(c.isalnum() for c in self.words[row])]
         inside = ((self.times >= start_s) & (self.times < end_s)).nonzero().flatten().tolist()
-        if not spoken or not inside:
-            return word_starts([self.centroids[row] for row in rows], start_s, end_s)
-        place = slice(inside[0], inside[-1] + 1)
-        cut = stretches_in_order({row: self.profiles[row][place] for row in spoken}, self.times[place])
-        begins = {row: max(start_s, stretch[0]) for row, stretch in cut.items()} if cut is not None else {}
-        if cut is None:
-            centroids = [self.centroids[row] for row in spoken]
-            begins = dict(zip(spoken, word_starts(centroids, start_s, end_s), strict=True))
-        found: list[float] = []
-        for row in rows:
-            found.append(begins.get(row, found[-1] if found else begins[spoken[0]]))
-        return found
+        cut = None
+        if spoken and inside:
+            place = slice(inside[0], inside[-1] + 1)
+            cut = stretches_in_order({row: self.profiles[row][place] for row in spoken}, self.times[place])
+        if cut is not None:
+            begins = [max(start_s, cut[row][0]) for row in spoken]
+            end = min(end_s, cut[spoken[-1]][1])
+        else:
+            begins, end = word_starts([self.centroids[row] for row in spoken], start_s, end_s), end_s
+        following, found = end, []
+        for row in reversed(rows):
+            if spoken and row == spoken[-1]:
+                following = begins.pop()
+                spoken.pop()
+            found.append(following)
+        return found[::-1]
 
 
 def _token_bits(explanation: Explanation) -> dict[int, float]:

@@ -5,6 +5,7 @@ const strip = (() => {
   const { duration, words, segments, windows, loudness } = data;
   const segmentOf = new Int32Array(words.text.length);
   segments.forEach(({ parts }, k) => parts.forEach((part) => { if (typeof part === "number") segmentOf[part] = k; }));
+  const spoken = words.text.map((name) => /[\p{L}\p{N}]/u.test(name));  // marks are not
   const untilOf = (i) => (segmentOf[i + 1] === segmentOf[i] ? words.from[i + 1] : Math.max(words.from[i], Math.min(segments[segmentOf[i]].end, words.from[i] + 1)));
   const canvas = $("strip");
   const plot = { left: 2, right: 2, width: 0, height: 0, level: 0, base: 0 };
@@ -34,7 +35,7 @@ const strip = (() => {
     const sums = new Float64Array(count), weights = new Float64Array(count), per = count / duration;
     words.from.forEach((from, i) => {
       const bits = words.bits[i];
-      if (bits == null) return;
+      if (bits == null || !spoken[i]) return;
       const first = Math.max(0, Math.floor(from * per)), last = Math.min(count - 1, Math.max(first, Math.ceil(untilOf(i) * per) - 1));
       for (let x = first; x <= last; x++) { sums[x] += bits; weights[x] += 1; }
     });
@@ -89,7 +90,7 @@ const strip = (() => {
     if (plot.width / words.text.length > 3)
       words.bits.forEach((bits, i) => {
         const from = xOf(words.from[i]), size = xOf(untilOf(i)) - from;
-        if (bits != null && size > 0) bar(bits, from, Math.max(1.5, size - 1));
+        if (bits != null && spoken[i]) bar(bits, from, Math.max(1.5, size - 1));
       });
     else {
       const count = Math.max(1, Math.floor(plot.width * ratio)), dot = plot.width / count;
@@ -156,5 +157,5 @@ const strip = (() => {
   dark.addEventListener("change", () => draw());
   writeLegend();
   new ResizeObserver(() => draw()).observe($("strip-box"));
-  return { clock, segmentOf, untilOf, draw, moveTo, on, mark: (times) => { marks = times; draw(); } };
+  return { clock, spoken, segmentOf, untilOf, draw, moveTo, on, mark: (times) => { marks = times; draw(); } };
 })();
