@@ -256,6 +256,21 @@ def test_click_in_the_strip_goes_there(opened):
     opened.wait("Math.abs(document.getElementById('audio').currentTime - 1.5) < 0.02")
 
 
+def test_clicks_and_keys_in_the_frame_reach_the_page_around_it(opened):
+    opened.click('[data-word="6"]')
+    framed(opened, "3:1")
+    time.sleep(0.2)  # for its height
+    opened.js("scrollTo(0, document.body.scrollHeight)")
+    opened.click("#window", 0.5, 260 / opened.js("document.getElementById('window').offsetHeight"))
+    opened.wait("Math.abs(document.getElementById('audio').currentTime - 2.1) < 0.1")
+    opened.press("ArrowLeft")
+    framed(opened, "3:0")
+    assert opened.js("location.hash") == "#word=5"
+    opened.click("#window", 0.5, 260 / opened.js("document.getElementById('window').offsetHeight"))
+    opened.press("/")
+    opened.wait("document.activeElement.id === 'search'")
+
+
 @pytest.mark.parametrize(("width", "dark"), [(390, False), (390, True), (1280, True)])
 def test_nothing_sticks_out_of_the_page(driven, path, width, dark):
     driven.open(path.as_uri().replace("#", "%23") + "#word=8", width=width, height=844, dark=dark)
