@@ -13,6 +13,9 @@ NOT_HEARD_BITS = 1.0
 # benchmarks/hallucination.py on one half of the speakers and sounds; docs/hallucination.md reports the other half.
 INTERCEPT, SLOPE = 17.37, -7.19
 
+# Below so many bits a token, an output was likelier made up than heard.
+MADE_UP_BITS = 2 ** (-INTERCEPT / SLOPE) - 1
+
 
 Verdict = Literal["heard", "made up", "nothing written", "given", "not known"]
 

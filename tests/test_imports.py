@@ -41,6 +41,8 @@ LAZY = {
     ("explanation.result", "explanation.storage"): "facade: save() and load()",
     ("explanation.result", "explanation.packing"): "facade: to_row() and from_row()",
     ("explanation.result", "viz"): "facade: plot() and to_html()",
+    ("explanation.recording", "viz.recording_figure"): "facade: plot()",
+    ("explanation.recording", "viz.recording_page"): "facade: to_html()",
     ("viz", "viz.figures"): "matplotlib",
     ("viz", "viz.notebook"): "matplotlib",
     ("viz", "viz.report"): "Pillow and soundfile, for pages alone",

@@ -23,17 +23,17 @@ TICKS_HZ = (100, 250, 500, 1000, 2000, 4000, 8000)
 
 def new_figure(width: float, height: float) -> Figure:
     """Return a figure, sized in inches, that pyplot knows nothing of; in IPython one of pyplot's, so that it shows."""
-    from spes_hf.viz.figures import _figure
+    from spes_hf.viz.figures import shown_figure
 
-    return _figure(width, height)
+    return shown_figure(width, height)
 
 
 def take_literally(*texts: Text) -> None:
     """Take texts as they stand ("$" is no formula), and find fonts that have their characters."""
-    from spes_hf.viz.figures import _plain
+    from spes_hf.viz.figures import plain_text
 
     for text in texts:
-        _plain(text)
+        plain_text(text)
 
 
 def tidy(ax: Axes) -> None:

@@ -339,7 +339,7 @@ class Recording(Sequence[Explanation]):
         return write_recording(self, Path(path))
 
     def plot(self) -> tuple[Figure, Sequence[Axes]]:
-        """Return a figure of the whole: the loudness of the sentence's map over time, and bits of every segment."""
+        """Return a figure of the whole: loudness over time, bits of every segment, and the texts where they fit."""
         from spes_hf.viz.recording_figure import plot_recording
 
         return plot_recording(self)

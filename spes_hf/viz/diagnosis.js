@@ -163,12 +163,12 @@
   $("sound").hidden = false;
   let stop = null;  // where the stretch that is played ends
   function watch() {
-    if (stop !== null && audio.currentTime >= stop) { audio.pause(); stop = null; }
+    if (stop !== null && audio.currentTime + data.sound_from >= stop) { audio.pause(); stop = null; }
     if (stop !== null && !audio.paused) requestAnimationFrame(watch);
   }
   async function play(from, to) {
     stop = null;
-    audio.currentTime = from;
+    spes.seek.to(from);
     await audio.play();
     stop = to;
     watch();
@@ -176,7 +176,7 @@
   audio.addEventListener("pause", () => { stop = null; });
   $("picture").addEventListener("click", () => { stop = null; });
   $("play-stretch").addEventListener("click", () => play(...chosen().stretch));
-  $("play-all").addEventListener("click", () => play(0, null));
+  $("play-all").addEventListener("click", () => play(data.sound_from, null));
 
   spes.readOut((frame, row) => {
     if (!state.map) return "";

@@ -34,7 +34,7 @@ def plot_saliency(explanation: Explanation, token: int | str | None = None) -> t
     """Return a figure of spectrogram, saliency and overlay, and its three axes; see `spes_hf.viz.plot_saliency`."""
     evidence, title, reliability = _map_and_title(explanation, token)
     start, end = scale.time_extent(explanation.times)
-    figure = _figure(min(16.0, max(7.0, 2.5 + 0.75 * (end - start))), 6.4)
+    figure = shown_figure(min(16.0, max(7.0, 2.5 + 0.75 * (end - start))), 6.4)
     axes = list(figure.subplots(3, 1, sharex=True, sharey=True))
     end_of_scale = scale.evidence_limit(evidence)
     loudness = scale.spectrogram_limits(explanation.features)
@@ -49,13 +49,13 @@ def plot_saliency(explanation: Explanation, token: int | str | None = None) -> t
     bar.ax.set_ylim(-end_of_scale if against else 0.0, end_of_scale)
     below = f"; below: {_against(explanation, token)}" if against else ""
     bar.set_label(f"evidence from the sound ({explanation.evidence_unit(token)})\n0: no effect{below}")
-    _plain(bar.ax.yaxis.label)
+    plain_text(bar.ax.yaxis.label)
     known = "" if math.isnan(reliability) else f" (split-half reliability {reliability:.2f})"
     names = ("spectrogram", f"evidence{known}", "evidence over spectrogram")
     for ax, name in zip(axes, names, strict=True):
         ax.set_title(name, loc="left", fontsize=9, color="0.3")
     axes[2].set_xlabel("time (s)")
-    _plain(figure.suptitle(title, fontsize=12))
+    plain_text(figure.suptitle(title, fontsize=12))
     return figure, axes
 
 
@@ -64,7 +64,7 @@ def plot_tokens(explanation: Explanation) -> tuple[Figure, Axes]:
     saliency = explanation.token_saliency.numpy()
     rows, columns = saliency.shape
     cell = 0.3 if max(rows, columns) <= 30 else 0.22
-    figure = _figure(max(5.0, 3.2 + cell * columns), max(3.5, 1.8 + cell * rows))
+    figure = shown_figure(max(5.0, 3.2 + cell * columns), max(3.5, 1.8 + cell * rows))
     ax = figure.subplots()
     ax.set_facecolor("0.97")
     ax.patch.set(hatch="////", edgecolor="0.85", linewidth=0)
@@ -81,7 +81,7 @@ def plot_tokens(explanation: Explanation) -> tuple[Figure, Axes]:
     ax.set_yticks(range(rows), [fonts.drawable(scale.shown(t)) for t in explanation.tokens])
     for text in (*ax.get_xticklabels(), *ax.get_yticklabels()):
         text.set(fontsize=size, rotation_mode="anchor")
-        _plain(text)
+        plain_text(text)
     ax.tick_params(length=2)
     ax.set_xticks(np.arange(-0.5, columns), minor=True)
     ax.set_yticks(np.arange(-0.5, rows), minor=True)
@@ -115,7 +115,7 @@ def bare_figure(width: float, height: float, dpi: float = 100) -> Figure:
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
+def shown_figure(width: float, height: float) -> Figure:
     """Return a figure: one of pyplot's where a notebook is to show it."""
     ipython = sys.modules.get("IPython")
     if ipython is None or ipython.get_ipython() is None:
@@ -177,7 +177,7 @@ def _draw(
     return image
 
 
-def _plain(text: Text) -> None:
+def plain_text(text: Text) -> None:
     """Take a text as it is: "$" is no formula; and find a font that has its characters."""
     text.set_parse_math(False)
     fonts.fit([text])

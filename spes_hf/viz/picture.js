@@ -35,7 +35,19 @@ const spes = (() => {
     $("notes").replaceChildren(...data.warnings.map((text) => make("p", { class: "warning" }, text)),
       ...data.notes.map((text) => make("p", { class: "legend" }, text)));
   }
-  const shared = { data, $, dark, make, quoted, percent, number, amount, seconds, hertz, colour, writeSource };
+  // Chromium fails to seek to some places in the last second of a FLAC, and drops the sound: load it again, and go to a
+  // little before.
+  function keep(audio) {
+    let tries = 0;
+    audio.addEventListener("seeked", () => { tries = 0; });
+    audio.addEventListener("error", () => {
+      const time = Math.max(0, audio.currentTime - 0.4), paused = audio.paused;
+      if (audio.readyState === 0 || tries++ > 4) return;  // there was no sound to begin with
+      audio.load();
+      audio.addEventListener("loadedmetadata", () => { audio.currentTime = time; if (!paused) audio.play().catch(() => {}); }, { once: true });
+    });
+  }
+  const shared = { data, $, dark, make, quoted, percent, number, amount, seconds, hertz, colour, writeSource, keep };
   if (!data.spectrogram) return shared;  // nothing to draw, nothing to play
 
   const { frames, bins } = data;
@@ -187,19 +199,24 @@ const spes = (() => {
 
   // Sound
   const audio = $("audio");
+  keep(audio);
   audio.src = URL.createObjectURL(new Blob([Uint8Array.from(atob(data.audio), (c) => c.charCodeAt(0))], { type: "audio/flac" }));
+  const from = data.sound_from;  // where the sound begins on the axis
+  let elsewhere = null;  // the time of a sound that another page plays
   function moveCursor() {
-    const cursor = $("cursor");
-    cursor.hidden = audio.paused && audio.currentTime === 0;
-    cursor.style.left = `${xOf(Math.max(start, Math.min(end, audio.currentTime))) - 1}px`;
+    const cursor = $("cursor"), time = elsewhere ?? from + audio.currentTime;
+    cursor.hidden = elsewhere === null ? audio.paused && audio.currentTime === 0 : time < start || time > end;
+    cursor.style.left = `${xOf(Math.max(start, Math.min(end, time))) - 1}px`;
     cursor.style.top = `${plot.top}px`; cursor.style.height = `${plot.height}px`;
     if (!audio.paused) requestAnimationFrame(moveCursor);
   }
+  const playedElsewhere = (time) => { elsewhere = time; moveCursor(); };
   for (const name of ["play", "pause", "seeked"]) audio.addEventListener(name, moveCursor);
+  const seek = { to: (time) => { audio.currentTime = Math.max(0, Math.min(data.duration_s, time - from)); } };
   $("picture").addEventListener("click", (event) => {
     const place = at(event);
-    if (place) audio.currentTime = Math.max(0, Math.min(data.duration_s, timeOf(place[0])));
+    if (place) seek.to(timeOf(place[0]));
   });
 
-  return { ...shared, decode, evidence, sizes, limits, draw, drawScale, xOf, where, readOut, audio };
+  return { ...shared, decode, evidence, sizes, limits, draw, drawScale, xOf, where, readOut, audio, seek, playedElsewhere };
 })();

@@ -38,21 +38,35 @@
   const buttons = () => [...$("transcript").querySelectorAll("button")];
   const startsWord = (name, k) => k === 0 || data.contrasts || /^\s/.test(name) || level().special[k];
   function writeTranscript() {
-    const { names, shown, special, context, prefix, spaced } = level(), transcript = $("transcript");
+    const { names, shown, special, context, prefix, spaced, marks, starts, tail } = level(), transcript = $("transcript");
     transcript.className = data.contrasts ? "by-contrasts" : `by-${state.level}`;
     transcript.replaceChildren(...context.slice(0, prefix).map((name) => make("span", { class: "given", dir: "ltr" }, name)));
-    let run = null;
-    names.forEach((name, k) => {
-      // What belongs together stays on one line, unless it is long: a script without spaces.
-      if (startsWord(name, k) || !run || run.textContent.length > 24) {
-        if (startsWord(name, k)) transcript.append(" ");
+    let run = null, column = 0;
+    // What belongs together stays on one line, unless it is long: a script without spaces.
+    const put = (element, startsWord) => {
+      if (startsWord || !run || run.textContent.length > 24) {
+        if (startsWord) transcript.append(" ");
         transcript.append(run = make("span", { class: "run" }));
       }
+      run.append(element);
+    };
+    // Text that is not explained, up to a place among what the model wrote.
+    const putSaid = (until) => {
+      for (; column < until; column++)
+        put(make("span", { class: marks[prefix + column] ? "said special" : "said" }, context[prefix + column]), spaced[prefix + column] || marks[prefix + column]);
+    };
+    names.forEach((name, k) => {
+      if (!data.contrasts) putSaid(starts[k]);
+      column++;
       const button = make("button", { type: "button", "aria-pressed": "false" }, shown[k]);
       if (special[k]) button.classList.add("special");
       button.addEventListener("click", () => choose(state.level, k));
-      run.append(button);
+      put(button, startsWord(name, k));
     });
+    if (!data.contrasts) {
+      putSaid(context.length - prefix);
+      if (tail) put(make("span", { class: "tail" }, tail), true);
+    }
     if (data.contrasts) {
       const earlier = make("span", { class: "earlier", dir: "auto" }, ...transcript.querySelectorAll(".given"));
       context.slice(prefix).forEach((name, j) => earlier.append(spaced[prefix + j] ? " " : "", make("span", { class: "said" }, name)));
@@ -63,17 +77,17 @@
     });
   }
   function colourTranscript() {
-    const { prefix, text_saliency: saliency, context } = level(), k = state.index;
-    const elements = [...$("transcript").querySelectorAll(data.contrasts ? ".given, .said" : ".given, button")], row = k === null ? [] : saliency[k];
+    const { prefix, text_saliency: saliency, context, starts } = level(), k = state.index;
+    // One for each column of the context; the last row may have none.
+    const elements = [...$("transcript").querySelectorAll(data.contrasts ? ".given, .said" : ".given, .said, button")], row = k === null ? [] : saliency[k];
     const known = row.filter((v) => v != null), low = Math.min(...known), high = Math.max(...known);
-    const here = data.contrasts && k !== null ? pair().start : k;  // the place of the chosen one in the text
-    if (data.contrasts) buttons().forEach((button, j) => button.setAttribute("aria-pressed", j === k));
+    const here = data.contrasts && k !== null ? pair().start : k === null ? null : starts[k];  // the place of the chosen one in the text
+    buttons().forEach((button, j) => button.setAttribute("aria-pressed", j === k));
     elements.forEach((element, j) => {
       const value = j < prefix || j - prefix < here || data.contrasts ? row[j] : null;
       element.style.setProperty("--weight", value == null ? 0 : high > low ? (value - low) / (high - low) : value);
       element.title = value == null ? "" : `influence ${number(value)}`;
-      if (j >= prefix && !data.contrasts) element.setAttribute("aria-pressed", j - prefix === k);
-      element.classList.toggle("later", k !== null && (data.contrasts ? value == null : j - prefix > k));
+      element.classList.toggle("later", k !== null && (data.contrasts ? value == null : j - prefix > here));
     });
     const most = row.map((v, j) => [v, context[j]]).filter(([v]) => v != null).sort((a, b) => b[0] - a[0])[0];
     $("text-legend").replaceChildren(...(most
@@ -141,6 +155,7 @@
     sorted = sizes(map);
     colourTranscript(); describe(); redraw();
     document.body.dataset.chosen = index === null ? "sentence" : `${kind()}=${index}`;
+    document.dispatchEvent(new CustomEvent("chosen", { detail: !keepHash }));  // whether by hand, here
     if (!keepHash) history.replaceState(null, "", `#${document.body.dataset.chosen}`);
   }
   function toLevel(name) {

@@ -20,10 +20,17 @@ from PIL import Image
 from torch import Tensor
 
 from spes_hf.bits import in_words
+from spes_hf.text import join_pieces, word_groups
 from spes_hf.viz import scale
 
 if TYPE_CHECKING:
     from spes_hf.explanation import Explanation
+
+# The first frame of a clip lies before that, in seconds; that of a later window of a recording does not.
+_CLIP_STARTS_BY_S = 0.1
+
+# zlib's strategy for runs: as small as the slowest search for repeats, since maps are patches of one value.
+_RUNS = 3
 
 
 def write_html(explanation: Explanation, path: Path) -> Path:
@@ -33,18 +40,24 @@ def write_html(explanation: Explanation, path: Path) -> Path:
     return path
 
 
-def page(explanation: Explanation) -> str:
+def page(explanation: Explanation, embeddable: bool = False) -> str:
     """Return the page: template, style and script, and the explanation as JSON.
 
     Args:
         explanation: Over tokens or words.
+        embeddable: Whether the page of a recording may show it in a frame: there, it leaves out what is around it.
     """
     contrasts = explanation.contrasts
     title = explanation.text if contrasts is None else "; ".join(contrast.name for contrast in contrasts)
-    return filled("report.html", ["report.css"], ["picture.js", "report.js"], title, page_data(explanation))
+    styles, scripts = ["report.css"], ["picture.js", "report.js"]
+    if embeddable:
+        styles, scripts = [*styles, "embedded.css"], [*scripts, "embedded.js"]
+    return filled("report.html", styles, scripts, title, page_data(explanation))
 
 
-def filled(template: str, styles: Sequence[str], scripts: Sequence[str], title: str, data: Any) -> str:
+def filled(
+    template: str, styles: Sequence[str], scripts: Sequence[str], title: str, data: Any, folder: bool = False
+) -> str:
     """Return a page of this folder with style, script and data in their places.
 
     Args:
@@ -53,6 +66,7 @@ def filled(template: str, styles: Sequence[str], scripts: Sequence[str], title: 
         scripts: Names of the scripts, in order.
         title: Of the page; any text.
         data: What the scripts read, ready for JSON.
+        folder: Whether the page may show pages, and play sounds, from the folder next to it.
     """
 
     def read(*names: str) -> str:
@@ -64,8 +78,10 @@ def filled(template: str, styles: Sequence[str], scripts: Sequence[str], title: 
         "SCRIPT": read(*scripts),
         "DATA": script_json(data),
         "MAIN": read(template),
+        "FRAMES": "; frame-src 'self' file:" if folder else "",
+        "MEDIA": " 'self' file:" if folder else "",
     }
-    return re.sub("{{(TITLE|STYLE|SCRIPT|DATA|MAIN)}}", lambda match: parts[match[1]], read("page.html"))
+    return re.sub("{{(TITLE|STYLE|SCRIPT|DATA|MAIN|FRAMES|MEDIA)}}", lambda match: parts[match[1]], read("page.html"))
 
 
 def script_json(data: Any) -> str:
@@ -119,6 +135,8 @@ def picture_data(explanation: Explanation) -> dict[str, Any]:
         "frames": len(explanation.times),
         "bins": len(explanation.frequencies),
         "time_extent": [start, end],
+        # What is on the clock of a recording has its sound from there on; the first frame of a clip is at about 0.
+        "sound_from": float(explanation.origin.window.get("start_s", start if start > _CLIP_STARTS_BY_S else 0.0)),
         "frequencies": [round(f, 1) for f in explanation.frequencies.tolist()],
         "frequency_ticks": scale.frequency_ticks(explanation.frequencies),
         "high_percentile": scale.HIGH_PERCENTILE,
@@ -132,8 +150,19 @@ def picture_data(explanation: Explanation) -> dict[str, Any]:
         "duration_s": len(explanation.waveform) / explanation.sampling_rate,
         "warnings": _warnings(explanation),
         "notes": [scale.settled(note) for note in explanation.notes],
-        "provenance": _clean(explanation.provenance),
+        "provenance": plain(explanation.provenance),
     }
+
+
+def plain(data: Any) -> Any:
+    """Return JSON data with all text clean, and what JSON does not know as text."""
+    if isinstance(data, Mapping):
+        return {scale.settled(str(key)): plain(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [plain(value) for value in data]
+    if isinstance(data, (bool, int, float, type(None))):
+        return data
+    return scale.settled(str(data))
 
 
 def _contrasts(explanation: Explanation) -> list[dict[str, Any]] | None:
@@ -175,7 +204,7 @@ def grey_png(values: Tensor) -> str:
     """
     grey = (values.clamp(0, 1) * 255).round().numpy().astype(np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(grey.T[::-1])).save(buffer, format="PNG", optimize=True)
+    Image.fromarray(np.ascontiguousarray(grey.T[::-1])).save(buffer, format="PNG", compress_type=_RUNS)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
@@ -185,6 +214,7 @@ def _level(explanation: Explanation) -> dict[str, Any]:
     if not groups:
         return {"groups": [], "names": [], "context": []}
     tokens = explanation.tokens
+    marks, tail = _unexplained(explanation)
     return {
         "names": [scale.clean(name) for name in tokens],
         "shown": [scale.shown(name, 200) for name in tokens],
@@ -199,8 +229,29 @@ def _level(explanation: Explanation) -> dict[str, Any]:
         "prefix": explanation.prefix_length,
         "context": [scale.shown(name, 200) for name in explanation.context_tokens],
         "spaced": [name[:1].isspace() for name in explanation.context_tokens],
+        "marks": marks,
+        "starts": explanation.starts,
+        "tail": scale.shown(tail, 200) if tail else "",
         "text_saliency": [_rounded(row) for row in explanation.token_saliency],
     }
+
+
+def _unexplained(explanation: Explanation) -> tuple[list[bool], str]:
+    """Return which columns of the context are special tokens of the output, and its end, where it has no column or row.
+
+    Args:
+        explanation: Over tokens or words, of which a part may be explained.
+    """
+    p, part = explanation.prefix_length, explanation.part
+    columns = explanation.context_groups or tuple((j,) for j in range(len(explanation.context_pieces)))
+    if part is None:
+        return [False] * len(columns), ""
+    marks = [j[0] >= p and part.special[j[0] - p] for j in columns]
+    words = word_groups(part.pieces, part.special) if explanation.over_words else [(len(part.pieces) - 1,)]
+    last = words[-1] if words else ()
+    if set(last) & set(part.rows) or any(part.special[k] for k in last):
+        return marks, ""
+    return marks, join_pieces([part.pieces[k] for k in last])
 
 
 def _warnings(explanation: Explanation) -> list[str]:
@@ -229,14 +280,3 @@ def _finite(data: Any) -> Any:
     if isinstance(data, float) and not math.isfinite(data):
         return None
     return data
-
-
-def _clean(data: Any) -> Any:
-    """Return JSON data with all text clean, and what JSON does not know as text."""
-    if isinstance(data, Mapping):
-        return {scale.settled(str(key)): _clean(value) for key, value in data.items()}
-    if isinstance(data, (list, tuple)):
-        return [_clean(value) for value in data]
-    if isinstance(data, (bool, int, float, type(None))):
-        return data
-    return scale.settled(str(data))

@@ -1,12 +1,18 @@
 import math
-import shutil
 import subprocess
 
+import driven_browser
 import pytest
+import soundfile
 import torch
 
 from spes_hf.explanation import Explanation, PatchMap, Reliability
+from spes_hf.explanation.parts import Part
+from spes_hf.explanation.recording import Recording
+from spes_hf.explanation.recording_plan import AUDIO, RecordedWindow, RecordingPlan, RecordingSegment
 from spes_hf.scoring.contrast import Contrast
+
+NO_BROWSER = "chromium, to open the page with, is not installed: apt-get install chromium"
 
 
 def make_explanation(
@@ -40,7 +46,7 @@ def make_explanation(
         "audio_map": PatchMap(
             torch.randint(patches, (2, frames, bins), generator=generator, dtype=torch.int32),
             tuple(torch.rand(k, patches, generator=generator) for _ in range(2)),
-            (counts, counts),
+            (counts, counts.clone()),
         ),
         "raw_token_scores": token,
         "text_impact": torch.rand(k, generator=generator),
@@ -82,6 +88,63 @@ def make_contrasts(pairs=(("country", "county"), ("(nothing)", "really")), prefi
     return make_explanation(tuple(c.name for c in contrasts), prefix, **(fields | changes))
 
 
+def make_part(pieces, rows, start_s=0.0, frames=60, prefix=("<s>",), rate=8000, **changes):
+    """Return the explanation of some tokens of a text, in a window that starts at a time of a recording."""
+    special = tuple(piece.startswith("<|") for piece in pieces)
+    explained = tuple(pieces[k] for k in rows)
+    context = (*prefix, *pieces[:-1])
+    scores = torch.rand(len(rows), len(context), generator=torch.Generator().manual_seed(2))
+    for row, k in zip(scores, rows, strict=True):
+        row[len(prefix) + k :] = torch.nan
+    fields = {
+        "text": "".join(p for p, s in zip(pieces, special, strict=True) if not s),
+        "part": Part(tuple(rows), tuple(range(len(pieces))), tuple(pieces), special),
+        "token_id_list": tuple(rows),
+        "special": tuple(special[k] for k in rows),
+        "context_pieces": context,
+        "raw_token_scores": scores,
+        "times": start_s + torch.arange(frames) * 0.01,
+        "provenance": {"window": {"start_s": start_s}, "model": {"name": "some/model"}, "config": {"method": "spes"}},
+    }
+    return make_explanation(explained, prefix, frames, rate=rate, **(fields | changes))
+
+
+def make_window(index, start_s, until_s, segments=(), explained=True, skipped=False, **changes):
+    """Return a window of a recording; segments are (start, end, text, first, stop)."""
+    text = "".join(segment[2] for segment in segments)
+    rows = None if explained and not skipped else ()
+    fields = {"temperature": 0.0, "attempts": 1, "discarded": 0, "reached_length_limit": False, "written": {}}
+    return RecordedWindow(
+        index,
+        start_s,
+        until_s,
+        until_s,
+        text,
+        tuple(RecordingSegment(*s) for s in segments),
+        rows,
+        skipped,
+        **(fields | changes),
+    )
+
+
+def make_recording(folder, windows, explanations, duration_s, rate=8000):
+    """Return a recording made by hand, in a folder; explanations by the index of their window."""
+    text = "".join(window.text for window in windows)
+    audio = {"source": "file talk.wav", "notes": ["mixed down from 2 channels"]}
+    RecordingPlan(text, duration_s, 0.01, tuple(windows), provenance={"audio": audio}).write(folder)
+    for index, explanation in explanations.items():
+        explanation.save(windows[index].folder(folder))
+    if rate:  # longer than the text: Chromium cannot seek everywhere in the last seconds of a FLAC
+        soundfile.write(folder / AUDIO, torch.sin(torch.arange(int(rate * (duration_s + 4))) / 9).numpy() / 2, rate)
+    return Recording(folder)
+
+
+@pytest.fixture(scope="session")
+def recorded():
+    """Return the makers of explained parts, of windows, and of recordings."""
+    return make_part, make_window, make_recording
+
+
 @pytest.fixture(scope="session")
 def contrasting():
     """Return the maker of explanations with foils."""
@@ -102,9 +165,9 @@ def make():
 @pytest.fixture(scope="session")
 def browse(tmp_path_factory):
     """Return what opens a page at a place in it: its elements, once its script has run without a complaint."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    browser = driven_browser.find()
     if browser is None:
-        pytest.skip("chromium, to open the page with, is not installed: apt-get install chromium")
+        pytest.skip(NO_BROWSER)
     profile = tmp_path_factory.mktemp("browser") / "profile"
 
     def open_at(path, place):
@@ -119,3 +182,16 @@ def browse(tmp_path_factory):
         return run.stdout
 
     return open_at
+
+
+@pytest.fixture(scope="module")
+def driven(tmp_path_factory):
+    """Return a browser to press keys and to click in."""
+    if driven_browser.find() is None:
+        pytest.skip(NO_BROWSER)
+    try:
+        browser = driven_browser.Browser(tmp_path_factory.mktemp("driven"))
+    except (OSError, TimeoutError) as error:
+        pytest.skip(f"chromium does not start here: {error}")
+    yield browser
+    browser.close()
