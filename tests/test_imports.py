@@ -64,8 +64,6 @@ LAZY = {
     ("summaries", "explanation.recording_plan"): "help must not wait for torch",
     ("summaries", "viz.scale"): "help must not wait for torch",
     ("explanation.recording", "explanation.recording_rows"): "facade: to_row() and from_row()",
-    ("explanation.recording", "viz.recording_page"): "facade: to_html()",
-    ("explanation.recording", "viz.recording_figure"): "facade: plot()",
     ("cli", "methods.presets"): "help must not wait for torch",
     ("cli", "viz.scale"): "help must not wait for torch",
 }
