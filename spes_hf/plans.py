@@ -83,7 +83,10 @@ class Found:
             pieces, ids = tuple(adapter.pieces(target.token_ids)), tuple(target.token_ids.tolist())
             special = tuple(adapter.is_special(target.token_ids))
             if self.rows is not None:
-                part = Part(tuple(self.rows), ids, pieces, special)
+                bits = (
+                    self.evidence.sound_bits if self.evidence.all_sound_bits is None else self.evidence.all_sound_bits
+                )
+                part = Part(tuple(self.rows), ids, pieces, special, tuple(bits.tolist()))
                 pieces, ids = tuple(pieces[k] for k in part.rows), tuple(ids[k] for k in part.rows)
                 special = tuple(special[k] for k in part.rows)
         else:

@@ -164,6 +164,10 @@ def explain_recording(
     place = Path(temporary.name) if temporary is not None else Path(folder or "")
     if place.exists() and not place.is_dir():
         raise ConfigError(f"folder is {str(place)!r}, which is a file; pass a folder")
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"folder is {str(place)!r}, which cannot be made: {error}; pass another one") from error
     identity = {} if folder is None else _identity(explainer, waveform, options, config, utterance_id, named, part)
     known = _known(place, identity) if folder is not None else None
     adapter = explainer.adapter
@@ -183,7 +187,6 @@ def explain_recording(
 
 def store_audio(waveform: Waveform, place: Path) -> None:
     """Write a recording next to its windows, as FLAC of 16 bits, to be listened to."""
-    place.mkdir(parents=True, exist_ok=True)
     with soundfile.SoundFile(place / AUDIO, "w", waveform.sampling_rate, 1, "PCM_16", format="FLAC") as file:
         for start in range(0, len(waveform.samples), _BLOCK):
             file.write(np.clip(waveform.samples[start : start + _BLOCK], -1, 1))

@@ -124,8 +124,10 @@ def test_prompts_and_temperatures_are_part_of_what_a_window_started_from(small_w
     assert {(window.attempts, window.temperature) for window in found.windows} == {(3, 0.8)}
     assert all(window.written["prefix_ids"][:3] == prompt.tolist() for window in found.windows)
     assert found[0].origin.window["temperature"] == 0.8
+    before = torch.get_rng_state()
     again = explain(model, processor, sound, 16_000, config=CONFIG, generate_kwargs=settings, progress=False)
     assert again.text == found.text  # sampled, from the same seed
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_silence_is_skipped_and_has_no_explanation(small_whisper, sound):
@@ -280,6 +282,17 @@ def test_words_of_a_short_clip(small_whisper, tone, estimator):
     assert len(tokens) == 1 and torch.equal(tokens.raw_audio[0], whole.raw_audio[-1])
     if estimator == "gradient":
         assert part.origin.cost["backward_passes"] < whole.origin.cost["backward_passes"]
+
+
+def test_verdicts_are_of_the_whole_text_whatever_is_explained(small_whisper, sound, tone):
+    settings = {"config": CONFIG, "generate_kwargs": SHORT | {"no_repeat_ngram_size": 1}, "progress": False}
+    whole = explain(*small_whisper, tone, 16_000, **settings)
+    part = explain(*small_whisper, tone, 16_000, words=1, **settings)
+    assert part.bits_per_token == pytest.approx(whole.bits_per_token) and part.verdict == whole.verdict
+    whole = explain(*small_whisper, sound, 16_000, **settings)
+    part = explain(*small_whisper, sound, 16_000, words=1, **settings)
+    assert len(part) == 1
+    assert part.heard[0].bits_per_token == pytest.approx(whole.heard[0].bits_per_token, abs=1e-4)
 
 
 def test_a_stretch_is_explained_in_the_context_that_it_had(small_whisper, sound):
@@ -447,6 +460,8 @@ def test_a_folder_continues_with_the_same_recording_alone(small_whisper, sound, 
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="holds other things"):
         explain(*small_whisper, sound, 16_000, config=CONFIG, generate_kwargs=SHORT, folder=tmp_path)
+    with pytest.raises(ConfigError, match="cannot be made"):
+        explain(*small_whisper, sound, 16_000, config=CONFIG, folder=tmp_path / "notes.txt" / "below", progress=False)
     with pytest.raises(ConfigError, match="is a file"):
         explain(*small_whisper, sound, 16_000, config=CONFIG, generate_kwargs=SHORT, folder=tmp_path / "notes.txt")
 
@@ -572,7 +587,9 @@ def test_real_whisper_on_a_long_recording(whisper, jfk, tmp_path):
     # "your country can do" at 5.86-6.43 s, by forced alignment; the second of a clip the text tells as well.
     first, _, again, _ = words.time_centroids()
     assert 5.7 <= first <= 6.6 and 36.7 <= again <= 37.6
-    assert words.sound_bits[[0, 2]].min() > 4 and found.made_up == []
+    assert words.sound_bits[[0, 2]].min() > 4 and found.verdict == "heard"
+    # Verdicts are those of all tokens, explained or not; a sentence that turns the one before round needs less sound.
+    assert found.heard[0].verdict == "heard" and found.heard[0].bits_per_token > 5 > found.heard[1].bits_per_token
 
 
 # Sound on disk -------------------------------------------------------------------------------------------------------
@@ -593,6 +610,18 @@ def test_long_files_are_read_in_blocks_to_the_same_bits(tmp_path, rate, channels
     assert long.notes == whole.notes and long.source == whole.source
     with pytest.raises(ValueError, match="without steps"):
         long.samples[::2]
+
+
+def test_a_long_file_that_breaks_off_is_read_to_the_same_place(tmp_path):
+    """As a whole, and in blocks: the decoder gives up within one of them."""
+    rng = np.random.default_rng(0)
+    soundfile.write(tmp_path / "whole.flac", 0.1 * rng.standard_normal(75 * 16_000), 16_000)
+    content = (tmp_path / "whole.flac").read_bytes()
+    (tmp_path / "broken.flac").write_bytes(content[: int(0.9 * len(content))])
+    with pytest.warns(UserWarning, match="breaks off"):
+        long, whole = open_audio(tmp_path / "broken.flac", 16_000), load_audio(tmp_path / "broken.flac", 16_000)
+    assert isinstance(long.samples, StoredSamples) and 60 < long.duration_s < 75
+    assert np.array_equal(long.samples[:], whole.samples) and long.notes == whole.notes
 
 
 def test_bad_values_in_a_long_file_are_refused_with_their_place(tmp_path):

@@ -109,7 +109,11 @@ class Blocks:
         self.alerts: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield blocks of (N, channels) float32, at most some seconds each."""
+        """Yield blocks of (N, channels) float32, at most some seconds each.
+
+        Raises:
+            AudioError: If nothing of it can be decoded.
+        """
         read = 0
         with soundfile.SoundFile(self.path) as file:
             try:
@@ -117,10 +121,24 @@ class Blocks:
                     read += len(block)
                     yield block
             except _FAILURES as error:
+                for block in self._after(read):
+                    read += len(block)
+                    yield block
                 if not read:
                     raise undecodable(self.what, error) from error
-                self.alerts = (f"breaks off after {read / self.rate:.3f} s: {error}",)
-            self.alerts = self.alerts or _what_is_missing(file, self.path, read, self.promised)
+            self.alerts = _what_is_missing(file, self.path, read, self.promised)
+
+    def _after(self, read: int) -> Iterator[np.ndarray]:
+        """Yield what there is between the last whole block and the place where the decoder gives up."""
+        with soundfile.SoundFile(self.path) as file:
+            at = 0
+            try:
+                while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+                    at += len(block)
+                    if at > read:
+                        yield block[-(at - read) :] if at - read < len(block) else block
+            except _FAILURES:
+                return
 
 
 def segment_bounds(

@@ -24,12 +24,14 @@ class Part:
         token_ids: Ids of all tokens of the output.
         pieces: Their texts.
         special: Whether they are special ones, such as timestamps.
+        sound_bits: Bits of evidence from the sound for each of them: what is made up shows in all of a text.
     """
 
     rows: tuple[int, ...]
     token_ids: tuple[int, ...]
     pieces: tuple[str, ...]
     special: tuple[bool, ...]
+    sound_bits: tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +133,13 @@ class ExplanationParts:
     def generation(self) -> dict[str, Any]:
         """Language, task, tgt_lang and generate_kwargs of the clean run, as `to_plain` writes them."""
         return {name: getattr(self.origin, name) for name in ("language", "task", "tgt_lang", "generate_kwargs")}
+
+    @property
+    def written_bits(self) -> dict[int, float]:
+        """Bits from the sound of all tokens of the text, explained or not, by their index in the output."""
+        special = self.special if self.part is None else self.part.special
+        bits = self.token_sound_bits.tolist() if self.part is None else self.part.sound_bits
+        return {k: bits[k] for k, left_out in enumerate(special) if not left_out}
 
     # Words -----------------------------------------------------------------------------------------------------------
 

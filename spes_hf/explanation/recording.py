@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+# Share of a window's features that say when a word was heard (docs/recordings.md).
+TOP = 0.0025
+
+
 @dataclass(frozen=True)
 class HeardSegment:
     """A segment of a recording, and how much of it came from the sound.
@@ -40,7 +44,7 @@ class HeardSegment:
         start_s: Where it starts, in seconds.
         end_s: Where it ends.
         text: What was written for it.
-        bits_per_token: Mean bits from the sound of its explained tokens; NaN where there are none.
+        bits_per_token: Mean bits from the sound of its tokens; NaN where its window is not explained.
     """
 
     start_s: float
@@ -209,9 +213,9 @@ class Recording(Sequence[Explanation]):
 
     @property
     def bits_per_token(self) -> float:
-        """Mean bits from the sound of all explained tokens of the text; NaN where there is none."""
-        written = torch.cat([columns.written_bits for columns in self._columns] or [_none()])
-        return float(written.mean()) if len(written) else math.nan
+        """Mean bits from the sound of all tokens of the text in explained windows; NaN where there is none."""
+        bits = [value for columns in self._columns for value in columns.written_bits.values()]
+        return sum(bits) / len(bits) if bits else math.nan
 
     @property
     def verdict(self) -> Verdict:
@@ -223,7 +227,7 @@ class Recording(Sequence[Explanation]):
         """The segments with the bits that came from the sound: few bits in one of them, and it was probably made up."""
         found = []
         for index, window in enumerate(self._explained):
-            bits, places = self._columns[index].bits_by_place, window.segments
+            bits, places = self._columns[index].written_bits, window.segments
             for segment in places:
                 own = [bits[k] for k in range(segment.first, segment.stop) if k in bits]
                 mean = sum(own) / len(own) if own else math.nan
@@ -249,13 +253,14 @@ class Recording(Sequence[Explanation]):
         """
         return torch.cat([self._own(i, each.sentence_saliency) for i, each in enumerate(self)] or [_none()[:, None]])
 
-    def time_centroids(self, top: float = 0.05) -> Tensor:
+    def time_centroids(self, top: float = TOP) -> Tensor:
         """Return the mean time of the most salient features of every token (or word), (K,) in seconds.
 
         Args:
-            top: Share of the features of the window that count, as for `Explanation.time_centroids`.
+            top: Share of the features of the window that count, as for `Explanation.time_centroids`. A word fills less
+                of a window of 30 s than of a clip.
         """
-        if top == 0.05:
+        if top == TOP:
             return self._joined("centroids")
         return torch.cat([explanation.time_centroids(top) for explanation in self] or [_none()])
 
@@ -370,8 +375,7 @@ class _Columns:
         reliability: (K,).
         centroids: (K,) in seconds.
         sentence: Reliability of the sentence's map.
-        written_bits: Bits of the tokens that are text.
-        bits_by_place: The same, by the index of the token in the window's output.
+        written_bits: Bits of all tokens that are text, explained or not, by their index in the window's output.
     """
 
     tokens: list[str]
@@ -381,25 +385,20 @@ class _Columns:
     reliability: Tensor
     centroids: Tensor
     sentence: float
-    written_bits: Tensor
-    bits_by_place: dict[int, float]
+    written_bits: dict[int, float]
 
     @classmethod
     def of(cls, explanation: Explanation) -> _Columns:
         """Return the columns of an explanation, over tokens or words."""
-        rows = range(len(explanation.pieces)) if explanation.part is None else explanation.part.rows
-        written = [k for k, special in enumerate(explanation.special) if not special]
-        bits = explanation.token_sound_bits[written]
         return cls(
             tokens=explanation.tokens,
             probabilities=explanation.token_probabilities,
             sound_bits=explanation.sound_bits,
             text_bits=explanation.text_bits,
             reliability=explanation.reliability.tokens,
-            centroids=explanation.time_centroids(),
+            centroids=explanation.time_centroids(TOP),
             sentence=explanation.reliability.sentence,
-            written_bits=bits,
-            bits_by_place=dict(zip([rows[k] for k in written], bits.tolist(), strict=True)),
+            written_bits=explanation.written_bits,
         )
 
 

@@ -237,13 +237,13 @@ class Explanation(ExplanationParts):
 
     @property
     def bits_per_token(self) -> float:
-        """Mean sound bits of the tokens of the text, special ones left out; NaN where there is none.
+        """Mean sound bits of all tokens of the text, special ones left out; NaN where there is none.
 
         Few bits over a whole output mean that it was probably made up (`spes_hf.sound_check`).
         """
         if self.contrasts is not None:
             return float("nan")
-        written = self.token_sound_bits[~torch.tensor(self.special, dtype=torch.bool, device="cpu")]
+        written = torch.tensor(list(self.written_bits.values()), dtype=torch.float32, device="cpu")
         return float(written.mean()) if len(written) else float("nan")
 
     @property

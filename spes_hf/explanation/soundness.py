@@ -82,10 +82,11 @@ def _check_part(e: Explanation) -> None:
     part = e.part
     assert part is not None
     written = len(part.token_ids)
-    for name, kind in (("token_ids", int), ("pieces", str), ("special", bool)):
+    for name, kind in (("token_ids", int), ("pieces", str), ("special", bool), ("sound_bits", float)):
         values = getattr(part, name)
         fits = isinstance(values, tuple) and len(values) == written and all(type(v) is kind for v in values)
         _check(fits, f"part.{name} is not {written} values of type {kind.__name__}")
+    _check(all(map(math.isfinite, part.sound_bits)), "part.sound_bits has values that are not finite")
     _check(all(0 <= i < 2**63 for i in part.token_ids), "part.token_ids has numbers that are no ids")
     rows = part.rows
     within = isinstance(rows, tuple) and all(type(k) is int and 0 <= k < written for k in rows)

@@ -27,11 +27,13 @@ class Evidence:
         probabilities: (K,) float32 of the tokens in the clean run.
         sound_bits: (K,) float32, log2 of how much likelier the sound made the token, the text before it given.
         text_bits: (K,) float32, the same for the text that the model wrote before it, the sound given.
+        all_sound_bits: The sound bits of all tokens of the output, where only some are explained.
     """
 
     probabilities: Tensor
     sound_bits: Tensor
     text_bits: Tensor
+    all_sound_bits: Tensor | None = None
 
 
 def measure_evidence(

@@ -106,7 +106,10 @@ class TokenObjective(Objective):
         found = measure_evidence(
             self.adapter, self.utterance, self.target, self.reference, fill, self.states, self.cross
         )
-        return Evidence(*(self._chosen(value) for value in (found.probabilities, found.sound_bits, found.text_bits)))
+        if self.rows is None:
+            return found
+        probabilities, sound, text = map(self._chosen, (found.probabilities, found.sound_bits, found.text_bits))
+        return Evidence(probabilities, sound, text, all_sound_bits=found.sound_bits)
 
 
 class ContrastObjective(Objective):
