@@ -20,6 +20,7 @@ from spes_hf import (
     AudioError,
     ConfigError,
     Deletion,
+    Explain,
     Explainer,
     Explanation,
     ExplanationFormatError,
@@ -28,6 +29,7 @@ from spes_hf import (
     SpesConfig,
     UnsupportedModelError,
     explain,
+    explain_dataset,
     get_adapter,
 )
 from spes_hf.adapters.windows import Window
@@ -35,6 +37,7 @@ from spes_hf.audio.load import Waveform, load_audio
 from spes_hf.audio.long import StoredSamples, open_audio
 from spes_hf.audio.pauses import cut_at_pauses
 from spes_hf.demo import load_tiny_model, tiny_clips
+from spes_hf.jobs.run import load_explained
 
 CONFIG = SpesConfig(num_spectrogram_masks=4, masks_per_token=2, num_token_masks=6)
 SHORT = {"max_new_tokens": 10}
@@ -644,3 +647,41 @@ def _nothing():
     from contextlib import nullcontext
 
     return nullcontext()
+
+
+# A corpus ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_corpus_may_hold_recordings(small_whisper, sound, tone, tmp_path):
+    """A short clip, a long one and one that is broken; the windows of a job that was stopped are not lost."""
+    from datasets import Dataset
+
+    soundfile.write(tmp_path / "short.wav", tone, 16_000)
+    soundfile.write(tmp_path / "long.wav", sound, 16_000, subtype="FLOAT")
+    audio = [{"path": str(tmp_path / name), "bytes": None} for name in ("short.wav", "long.wav", "none.wav")]
+    corpus = Dataset.from_dict({"id": ["a", "b", "c"], "audio": audio})
+    settings = {"generate_kwargs": SHORT, "progress": False}
+    metrics = [Deletion(*small_whisper, fractions=(0.0, 1.0)), Size()]
+    calls = []
+
+    def stop(self, folder):
+        calls.append(folder)
+        if len(calls) == 3:  # the short clip has no folder: two windows are done
+            raise KeyboardInterrupt
+        return save(self, folder)
+
+    save = Explanation.save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Explanation, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            explain_dataset(*small_whisper, corpus, tmp_path / "out", CONFIG, metrics=metrics, **settings)
+    assert len(list((tmp_path / "out" / "recordings").glob("*/windows/*/explanation.json"))) == 2
+    summary = explain_dataset(*small_whisper, corpus, tmp_path / "out", CONFIG, metrics=metrics, **settings)
+    assert summary.complete and len(summary.failures) == 1 and not (tmp_path / "out" / "recordings").exists()
+    rows = load_explained(tmp_path / "out")
+    assert Explanation.from_row(rows[0]).text == rows[0]["prediction"]
+    found = Recording.from_row(rows[1])
+    assert len(found) == 4 and found.text == rows[1]["prediction"] and len(rows[1]["tokens"]) == len(found.tokens)
+    assert rows[1]["deletion"]["texts"][0] == rows[1]["deletion"]["prediction"] and rows[1]["size"]["audio"][0] == 100
+    mapped = corpus.map(Explain(*small_whisper, CONFIG, generate_kwargs=SHORT))
+    assert mapped[1]["explanation"] == rows[1]["explanation"]  # whoever computes it

@@ -48,7 +48,7 @@ def pack(recording: Recording) -> bytes:
     buffer = io.BytesIO()
     with tempfile.TemporaryDirectory(prefix="spes_hf-") as folder, zipfile.ZipFile(buffer, "w") as archive:
         place = Path(folder)
-        recording.plan.write(place)
+        replace(recording.plan, identity={}).write(place)  # of the folder alone
         _add(archive, place / DESCRIPTION, DESCRIPTION)
         if recording.audio_file.is_file():
             _add(archive, recording.audio_file, recording.audio_file.name)
