@@ -161,6 +161,29 @@ def test_a_generate_that_shows_no_windows_is_an_error(small_whisper, sound, monk
         explain(*small_whisper, sound, 16_000, config=CONFIG, generate_kwargs=SHORT, progress=False)
 
 
+def test_a_window_that_is_not_where_it_seems_is_an_error(small_whisper, sound, monkeypatch):
+    model, _ = small_whisper
+    cut = type(model)._get_input_segment
+    monkeypatch.setattr(type(model), "_get_input_segment", staticmethod(lambda **given: cut(**given).roll(1, -1)))
+    with pytest.raises(UnsupportedModelError, match="which part of the recording a window reads"):
+        explain(*small_whisper, sound, 16_000, config=CONFIG, generate_kwargs=SHORT, progress=False)
+    assert "generate_with_fallback" not in vars(model)
+
+
+def test_tokens_that_are_not_those_of_the_segments_are_an_error(small_whisper, sound, monkeypatch):
+    model, _ = small_whisper
+    found = type(model)._retrieve_segment
+
+    def other(**given):
+        segments, offset = found(**given)
+        return [{**segment, "tokens": segment["tokens"].flip(0)} for segment in segments], offset
+
+    monkeypatch.setattr(type(model), "_retrieve_segment", staticmethod(other))
+    settings = {"config": CONFIG, "generate_kwargs": SHORT | {"no_repeat_ngram_size": 1}, "progress": False}
+    with pytest.raises(UnsupportedModelError, match="which tokens a segment holds"):
+        explain(*small_whisper, sound, 16_000, **settings)
+
+
 def test_the_model_is_left_without_a_trace(small_whisper, recording):
     model, _ = small_whisper
     assert "generate_with_fallback" not in vars(model)
