@@ -291,7 +291,9 @@ def _described(
         until_s=round(window.until * frame_s, 6),
         text=adapter.text(ids) if len(ids) else "",
         segments=tuple(
-            RecordingSegment(s.start_s, s.end_s, adapter.text(ids[s.first : s.stop]), s.first, s.stop)
+            RecordingSegment(
+                round(s.start_s, 6), round(s.end_s, 6), adapter.text(ids[s.first : s.stop]), s.first, s.stop
+            )
             for s in window.segments
         ),
         rows=rows if spoken else (),

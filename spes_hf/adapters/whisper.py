@@ -17,7 +17,7 @@ from spes_hf.adapters.frames import check_length, mel_frequencies
 from spes_hf.adapters.whisper_long import WhisperLongForm
 from spes_hf.adapters.windows import LongForm
 from spes_hf.audio.load import Waveform
-from spes_hf.errors import AudioError, ConfigError, UnsupportedModelError
+from spes_hf.errors import AudioError, ConfigError, SpesError, UnsupportedModelError
 from spes_hf.text import byte_level_piece
 
 _TIMESTAMP = re.compile(r"<\|\d+\.\d+\|>")
@@ -146,6 +146,8 @@ class WhisperAdapter(Adapter):
                 return self.model.generate(
                     **inputs, **{"generation_config": config, **options.given(*self.options), **settings, **given}
                 )
+        except SpesError:  # of a recorder, which says what is wrong itself
+            raise
         except ValueError as error:
             raise ConfigError(f"model.generate() refused language, task or generate_kwargs: {error}") from error
 
