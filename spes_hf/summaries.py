@@ -95,6 +95,12 @@ def summary_of_recording(recording: Recording, folder: Path) -> str:
         start, end = clock(segment.start_s), clock(segment.end_s)
         return f"  {start}–{end}  {printable(segment.text)} ({segment.bits_per_token:.1f} bits a token)"
 
+    named: list[str] = []
+    if any(recording.provenance.get(name) for name in ("words", "tokens")):
+        words = recording.words() if recording.provenance.get("words") else recording
+        rows = zip(words.tokens, words.time_centroids().tolist(), words.sound_bits.tolist(), strict=True)
+        named = [f"  {printable(word.strip())} at {clock(time)}: {bits:.1f} bits" for word, time, bits in rows]
+    windows = "1 window" if len(recording) == 1 else f"{len(recording)} windows"
     made_up, shown = recording.made_up, recording.heard[:SHOWN_SEGMENTS]
     left = len(recording.heard) - len(shown)
     lines = [
@@ -102,7 +108,8 @@ def summary_of_recording(recording: Recording, folder: Path) -> str:
         *map(line, shown),
         *([f"  … and {left} more"] if left else []),
         "",
-        f"{len(recording)} windows explained; {recording.bits_per_token:.1f} bits a token from the sound",
+        *named[:SHOWN_SEGMENTS],
+        f"{windows} explained; {recording.bits_per_token:.1f} bits a token from the sound",
         *(["probably made up:", *map(line, made_up)] if made_up else ["probably made up: none of it"]),
         f"page: {folder / 'recording.html'}",
         f"picture: {folder / 'recording.png'}",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from spes_hf import Explanation, SpesConfig, cli
+from spes_hf import Explanation, Recording, SpesConfig, cli
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,33 @@ def test_explain_writes_page_pictures_and_explanation(folder, clip, tmp_path, ca
     (out / "explanation.html").unlink()
     assert cli.main(["report", str(out)]) == 0
     assert (out / "explanation.html").exists()
+
+
+def test_a_recording_has_a_page_a_picture_and_its_own_words(folder, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path / "model")
+    settings = json.loads((tmp_path / "model" / "generation_config.json").read_text())
+    settings |= {"max_length": 8, "no_repeat_ngram_size": 1}  # a random model never stops
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps(settings))
+    sound = 0.1 * np.random.default_rng(0).standard_normal(5 * 16_000)
+    soundfile.write(tmp_path / "talk.wav", sound, 16_000)
+    out, few = tmp_path / "out", ["--num-masks", "4", "--num-token-masks", "4", "--device", "cpu", "--quiet"]
+    command = ["explain", str(tmp_path / "talk.wav"), "--preset", "fast", "--out", str(out)]
+    command[2:2] = ["--model", str(tmp_path / "model")]
+    assert cli.main([*command, *few, "--end", "1.5", "--words", "0"]) == 2  # no word reads "0"
+    assert "which the model did not write" in capsys.readouterr().err
+    assert cli.main([*command, *few, "--end", "1.5"]) == 0
+    shown = capsys.readouterr().out
+    assert "1 window explained" in shown and str(out / "recording.html") in shown and "Recording.load" in shown
+    recording = Recording.load(out)
+    assert len(recording) == 1 and f"  0:00.0–0:01.0  {recording.heard[0].text[:5]}" in shown
+    word = recording.words().tokens[0].strip()
+    assert cli.main([*command, *few, "--end", "1.5", "--words", word]) == 2
+    assert "holds another recording: words differ" in capsys.readouterr().err
+    (out / "recording.html").unlink()
+    assert cli.main(["report", str(out)]) == 0 and (out / "recording.html").stat().st_size > 2_000
+    command[-1] = str(tmp_path / "word")
+    assert cli.main([*command, *few, "--end", "1.5", "--words", word]) == 0
+    assert f"  {word} at 0:0" in capsys.readouterr().out
 
 
 def test_presets(folder, clip, tmp_path):
