@@ -8,6 +8,7 @@ FOLDER holds a ``manifest.jsonl`` with id, file, set, text, speaker and alignmen
 speech   Three minutes of clean read speech, explained with `SpesConfig.fast()`: the text and the logits against those
          of an independent ``generate()``, word order and times of the maps against a forced alignment.
 noise    Speech, 22 s of a sound that is no speech, speech: bits of every segment, and which are called made up.
+long noise   The same with 50 s, so that whole windows hold no speech.
 memory   Half an hour of noise in a file against a minute of it, with a tiny random model: peak memory.
 part     Passes and seconds of the whole recording, of one segment, of one word; whether maps are equal bit for bit.
 killed   Killed at five random moments and started again: whether everything is equal to a run without interruption.
@@ -45,7 +46,8 @@ from spes_hf.explanation.recording import Recording
 
 LONG_S = 180.0
 NEAR_S = 0.3
-SOUND_S, LEVELS_DB = 22.0, (-20, 0, 10)
+# Shorter than a window, at three levels; and a window that holds nothing else.
+SOUND_S, LEVELS_DB, LONG_SOUND_S = 22.0, (-20, 0, 10), 50.0
 KILLS = 5
 
 
@@ -161,17 +163,19 @@ def word_times(recording: Recording, alignment: Any) -> dict[str, Any]:
 # Noise ----------------------------------------------------------------------------------------------------------------
 
 
-def measure_noise(data: Path, work: Path) -> dict[str, Any]:
-    """Put sounds between two stretches of speech, at three levels, and see what the bits say of what is written."""
+def measure_noise(
+    data: Path, work: Path, seconds: float = SOUND_S, levels: tuple[int, ...] = LEVELS_DB
+) -> dict[str, Any]:
+    """Put sounds between two stretches of speech, at these levels, and see what the bits say of what is written."""
     (before, _), (after, _) = (joined(data, clips(data)[first : first + 3]) for first in (0, 3))
     model, processor = load_demo_model()
     table: dict[str, Any] = {}
-    for name, sound in sounds(data, SOUND_S):
-        for level_db in (0,) if name == "silence" else LEVELS_DB:
+    for name, sound in sounds(data, seconds):
+        for level_db in (0,) if name == "silence" else levels:
             samples = np.concatenate([before, sound * 10 ** (level_db / 20), after]).astype(np.float32)
             started = time.perf_counter()
             recording = explain(model, processor, samples, RATE, CHEAP, progress=False)
-            stretch = len(before) / RATE, len(before) / RATE + SOUND_S
+            stretch = len(before) / RATE, len(before) / RATE + seconds
             table[f"{name}, {level_db:+d} dB"] = heard(recording, *stretch, time.perf_counter() - started)
             print(name, level_db, json.dumps(table[f"{name}, {level_db:+d} dB"]), flush=True)
     everything = [segment for each in table.values() for segment in each["segments"]]
@@ -183,7 +187,7 @@ def measure_noise(data: Path, work: Path) -> dict[str, Any]:
         summary[place] |= (
             {"least, median, most bits": [round(float(q), 2) for q in np.quantile(bits, (0, 0.5, 1))]} if bits else {}
         )
-    return {"sound, seconds": SOUND_S, "summary": summary, "table": table}
+    return {"sound, seconds": seconds, "summary": summary, "table": table}
 
 
 def heard(recording: Recording, start: float, end: float, seconds: float) -> dict[str, Any]:
@@ -333,6 +337,7 @@ def compared(found: Recording, expected: Recording) -> dict[str, Any]:
 PARTS: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
     "speech": measure_speech,
     "noise": measure_noise,
+    "long noise": lambda data, work: measure_noise(data, work, LONG_SOUND_S, (0,)),
     "memory": measure_memory,
     "part": measure_part,
     "killed": measure_killed,
