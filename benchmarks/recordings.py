@@ -49,6 +49,7 @@ NEAR_S = 0.3
 # Shorter than a window, at three levels; and a window that holds nothing else.
 SOUND_S, LEVELS_DB, LONG_SOUND_S = 22.0, (-20, 0, 10), 50.0
 KILLS = 5
+PICTURED, PICTURE = ("one voice backwards", LONG_SOUND_S), Path(__file__).parents[1] / "docs/images/recording.png"
 
 
 def cost(recording: Recording) -> dict[str, float]:
@@ -175,6 +176,8 @@ def measure_noise(
             samples = np.concatenate([before, sound * 10 ** (level_db / 20), after]).astype(np.float32)
             started = time.perf_counter()
             recording = explain(model, processor, samples, RATE, CHEAP, progress=False)
+            if (name, seconds) == PICTURED:
+                recording.plot()[0].savefig(PICTURE, dpi=110, bbox_inches="tight")
             stretch = len(before) / RATE, len(before) / RATE + seconds
             table[f"{name}, {level_db:+d} dB"] = heard(recording, *stretch, time.perf_counter() - started)
             print(name, level_db, json.dumps(table[f"{name}, {level_db:+d} dB"]), flush=True)
