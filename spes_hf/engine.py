@@ -212,8 +212,10 @@ class Explainer:
         """
         options = self.adapter.options_of(language, task, tgt_lang, generate_kwargs, text_given=text is not None)
         config = self.config.with_impact_for(text is not None, foil is not None)
-        if foil is not None and (words is not None or tokens is not None):
-            raise ConfigError("foil says which places are explained; leave words and tokens out")
+        if foil is not None and (words is not None or tokens is not None or timestamps):
+            raise ConfigError("foil says which places are explained; leave words, tokens and timestamps out")
+        if not isinstance(timestamps, bool):
+            raise ConfigError(f"timestamps is {timestamps!r}; allowed: True, False")
         waveform = open_audio(audio, self.adapter.sampling_rate, sampling_rate)
         named: dict[str, Any] = {"words": words, "tokens": tokens, "timestamps": timestamps}
         if is_recording(self.adapter, waveform, segment, start, end, folder, text=text, foil=foil):
@@ -223,7 +225,8 @@ class Explainer:
         started = time.perf_counter()
         with self.output(waveform, options, text, utterance_id) as output:
             contrasts = () if foil is None else contrasts_of(self.adapter, output.target, foil)
-            rows = None if contrasts else rows_of(self.adapter, [output.target], **named)[0]
+            # Nothing but timestamps: these, then.
+            rows = None if contrasts else rows_of(self.adapter, [output.target], **named)[0] or None
             objective = self.contrasting(output, contrasts, config) if contrasts else None
             found = self._find(config, output, utterance_id, objective, rows)
         explanation = self._explained(output, found, config, options, utterance_id, text is not None, foil, started)
@@ -354,6 +357,7 @@ class Explainer:
             self._dtype,
             objective.valid,
             objective.signed,
+            rows,
         )
         found = run_plan(
             config, problem, objective, self.batch_size, self.found_sizes, self.progress and advance is None, advance

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
+import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,8 +11,6 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import soundfile
 import torch
 from tqdm.auto import tqdm
 
@@ -22,21 +20,19 @@ from spes_hf.adapters.pauses import PauseLongForm
 from spes_hf.adapters.windows import LongForm, Window
 from spes_hf.audio.load import NO_RATE, Waveform
 from spes_hf.checks import is_number
-from spes_hf.errors import AudioError, ConfigError, ExplanationFormatError
+from spes_hf.errors import AudioError, ConfigError
 from spes_hf.explanation.recording import Recording
 from spes_hf.explanation.recording_plan import (
-    AUDIO,
     DESCRIPTION,
     RecordedWindow,
     RecordingPlan,
     RecordingSegment,
-    read_plan,
 )
 from spes_hf.explanation.result import Explanation
 from spes_hf.masking.draw import mask_key
 from spes_hf.methods import ExplainConfig
 from spes_hf.plain import to_plain
-from spes_hf.runtime.identity import model_identity, processor_identity
+from spes_hf.recording_folder import identity_of, known_plan, store_audio
 from spes_hf.runtime.preserve import silence_transformers
 from spes_hf.scoring.part import rows_of
 
@@ -93,6 +89,8 @@ def is_recording(
         ConfigError: If an argument does not go with such audio.
         AudioError: If the audio is longer than anything that is explained.
     """
+    if folder is not None and not isinstance(folder, (str, os.PathLike)):
+        raise ConfigError(f"folder is {folder!r}; pass the path of a folder")
     if segment not in (None, "pauses"):
         raise ConfigError(f'segment is {segment!r}; allowed: "pauses", or None for the model\'s own long form')
     for name, value in (("start", start), ("end", end)):
@@ -110,6 +108,9 @@ def is_recording(
                 f"{given[0]} is given, but audio of {waveform.duration_s:.1f} s is read in one piece, and its words "
                 'have no times before they are explained; pass words=… to explain some, or segment="pauses"'
             )
+        if folder is not None and (Path(folder).is_file() or (Path(folder) / DESCRIPTION).is_file()):
+            what = "is a file" if Path(folder).is_file() else "holds a recording"
+            raise ConfigError(f"folder is {str(folder)!r}, which {what}; pass another folder for the explanation")
         return False
     for name, value in not_of_recordings.items():
         if value is not None:
@@ -168,9 +169,12 @@ def explain_recording(
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"folder is {str(place)!r}, which cannot be made: {error}; pass another one") from error
-    identity = {} if folder is None else _identity(explainer, waveform, options, config, utterance_id, named, part)
-    known = _known(place, identity) if folder is not None else None
     adapter = explainer.adapter
+    identity = {}
+    if folder is not None:
+        asked = (waveform, options, config, utterance_id, named, part)
+        identity = identity_of(adapter, explainer.seed, explainer.autocast, *asked)
+    known = known_plan(place, identity) if folder is not None else None
     seed = mask_key(explainer.seed, utterance_id, "generate")
     with undisturbed(adapter, waveform.duration_s, seed), explainer.running():
         long = adapter.long_form(waveform) if part["segment"] is None else PauseLongForm(adapter, waveform)
@@ -183,13 +187,6 @@ def explain_recording(
             plan = known
         _explain_windows(explainer, long, plan, place, options, config, utterance_id)
     return Recording(place, temporary=temporary)
-
-
-def store_audio(waveform: Waveform, place: Path) -> None:
-    """Write a recording next to its windows, as FLAC of 16 bits, to be listened to."""
-    with soundfile.SoundFile(place / AUDIO, "w", waveform.sampling_rate, 1, "PCM_16", format="FLAC") as file:
-        for start in range(0, len(waveform.samples), _BLOCK):
-            file.write(np.clip(waveform.samples[start : start + _BLOCK], -1, 1))
 
 
 def _written(
@@ -222,15 +219,22 @@ def _plan(
         ConfigError: If nothing that was asked for was written.
     """
     start, end = part["start"] or 0.0, math.inf if part["end"] is None else part["end"]
-    whole = part["start"] is None and part["end"] is None
+    end = math.inf if end >= waveform.duration_s else end  # timestamps may lie behind the end
+    whole = not start and end == math.inf
     kept = [w for w in windows if w.start * long.frame_s < end]
     among = [None if whole else _within(w, long.frame_s, start, end) for w in kept]
     rows = rows_of(adapter, [w.target for w in kept], **named, among=among)
+    chosen = [name for name in ("words", "tokens") if named[name] is not None]
+    if chosen and not any(some is None or some for some in rows):
+        raise ConfigError(
+            f"{chosen[0]} is {named[chosen[0]]!r}, none of which was written between start={start:g} and end={end:g} s"
+        )
     texts = [
         adapter.text(_ids(w, k)) for w, k in zip(kept, among, strict=True)
     ]  # of the part alone, timestamps left out
     described = [
-        _described(adapter, i, w, some, long.frame_s) for i, (w, some) in enumerate(zip(kept, rows, strict=True))
+        _described(adapter, i, w, some, long.frame_s, bool(chosen))
+        for i, (w, some) in enumerate(zip(kept, rows, strict=True))
     ]
     nothing = torch.zeros(0, dtype=torch.int64, device="cpu")
     everything = torch.cat([_ids(w, k) for w, k in zip(kept, among, strict=True)] or [nothing])
@@ -272,18 +276,18 @@ def _within(window: Window, frame_s: float, start: float, end: float) -> tuple[i
     if not window.segments:
         overlaps = window.start * frame_s < end and window.until * frame_s > start
         return tuple(range(len(window.token_ids))) if overlaps else ()
-    inside = [s for s in window.segments if s.start_s < end and s.end_s > start]
+    inside = [s for s in window.segments if s.start_s < end and (s.end_s > start or s.start_s >= start)]
     return tuple(k for s in inside for k in range(s.first, s.stop))
 
 
 def _described(
-    adapter: Adapter, index: int, window: Window, rows: tuple[int, ...] | None, frame_s: float
+    adapter: Adapter, index: int, window: Window, rows: tuple[int, ...] | None, frame_s: float, named: bool
 ) -> RecordedWindow:
-    """Return a window as a recording has it."""
+    """Return a window as a recording has it; what was not named has to be text."""
     ids = window.target.token_ids
     # A lone end of sequence explains nothing.
     special = adapter.is_special(ids)
-    spoken = any(not special[k] for k in (range(len(ids)) if rows is None else rows))
+    spoken = named or any(not special[k] for k in (range(len(ids)) if rows is None else rows))
     return RecordedWindow(
         index=index,
         start_s=round(window.start * frame_s, 6),
@@ -363,57 +367,3 @@ def _bar(todo: Sequence[RecordedWindow], place: Path, shown: bool) -> Iterator[C
             bar.update(min(seconds, total - bar.n))
 
         yield advance
-
-
-def _identity(
-    explainer: WindowExplainer,
-    waveform: Waveform,
-    options: GenerationOptions,
-    config: ExplainConfig,
-    utterance_id: str,
-    named: Mapping[str, Any],
-    part: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return what a recording is, so that its folder continues with the same call alone."""
-    adapter = explainer.adapter
-    digest = hashlib.blake2b(digest_size=16)
-    for start in range(0, len(waveform.samples), _BLOCK):
-        digest.update(np.ascontiguousarray(waveform.samples[start : start + _BLOCK], dtype=np.float32).tobytes())
-    return {
-        "audio": digest.hexdigest(),
-        "model": model_identity(adapter.model),
-        "processor": processor_identity(adapter.processor),
-        "config": config.to_dict(),
-        "seed": explainer.seed,
-        "autocast": explainer.autocast,
-        "utterance_id": utterance_id,
-        **{name: to_plain(value) for name, value in {**part, **named}.items()},
-        **options.given("language", "task", "tgt_lang"),
-        "generate_kwargs": {str(k): to_plain(v) for k, v in options.generate_kwargs.items()},
-    }
-
-
-def _known(place: Path, identity: Mapping[str, Any]) -> RecordingPlan | None:
-    """Return the plan that an interrupted call left in a folder; None where there is none.
-
-    Raises:
-        ConfigError: If the folder holds something else, or another recording.
-    """
-    if not (place / DESCRIPTION).is_file():
-        others = (
-            [path for path in place.iterdir() if path.name[:1] != "." and path.name != AUDIO] if place.is_dir() else []
-        )
-        if others:
-            raise ConfigError(f"folder is {str(place)!r}, which holds other things; pass a new folder")
-        return None
-    try:
-        plan = read_plan(place)
-    except ExplanationFormatError as error:
-        raise ConfigError(f"folder is {str(place)!r}, which cannot be continued: {error}") from error
-    differing = [name for name in identity if plan.identity.get(name) != identity[name]]
-    if differing:
-        raise ConfigError(
-            f"folder is {str(place)!r}, which holds another recording: {', '.join(differing)} differ; pass the same "
-            "audio, model and settings to continue, or another folder"
-        )
-    return plan

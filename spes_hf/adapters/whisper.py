@@ -113,7 +113,8 @@ class WhisperAdapter(Adapter):
         given: dict[str, Any] = {"force_unique_generate_call": True}
         if options.prefix is not None:  # a window of a recording, from where it started then
             start = torch.tensor([options.prefix], dtype=torch.long, device=self.device)
-            given |= {"decoder_input_ids": start, "return_timestamps": True}
+            without = getattr(self.model.generation_config, "no_timestamps_token_id", None) in options.prefix
+            given |= {"decoder_input_ids": start, "return_timestamps": not without}
         output = self.call_generate(inputs, options, [length], **given)
         sequence = output.sequences[0]
         return self.split_output(sequence, len(sequence) if length.found is None else length.found)

@@ -201,11 +201,15 @@ def _recorded(model: Any, features: Tensor) -> Iterator[list[_Seen]]:
         )
         return found
 
+    before = vars(model).get("generate_with_fallback")
     model.generate_with_fallback = record
     try:
         yield seen
     finally:
-        del model.generate_with_fallback
+        if before is None:
+            del model.generate_with_fallback
+        else:
+            model.generate_with_fallback = before
 
 
 def _check_fallback(adapter: Any, options: GenerationOptions) -> None:

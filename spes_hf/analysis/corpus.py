@@ -158,7 +158,10 @@ def token_label(explanation: Explanation, index: int) -> str:
     """
     piece = explanation.tokens[index] if explanation.over_words else explanation.pieces[index]
     before = explanation.pieces[index - 1] if index else " "
-    goes_on = index > 0 and piece[:1].isalnum() and before[-1:].isalnum() and not explanation.special[index]
+    if explanation.part is not None and not explanation.over_words:
+        place = explanation.part.rows[index]
+        before = explanation.part.pieces[place - 1] if place else " "
+    goes_on = before != " " and piece[:1].isalnum() and before[-1:].isalnum() and not explanation.special[index]
     text = explanation.tokens[index].strip() or piece
     return f"…{text}" if goes_on else text
 
@@ -178,7 +181,8 @@ def _name(item: Any, explanation: Explanation) -> str:
     if isinstance(item, (str, PathLike)):
         path = Path(item)
         return path.parent.name if path.suffix in (".json", ".safetensors") else path.name
-    if explanation.origin.utterance_id:
-        return explanation.origin.utterance_id
+    own = explanation.origin.utterance_id
+    if own and not own.startswith("@"):  # the place of a window in a recording without a name
+        return own
     file = re.fullmatch(r"file (.+?)(?: \[.*\))?", explanation.origin.source)
-    return Path(file[1]).stem if file else ""
+    return (Path(file[1]).stem if file else "") + own

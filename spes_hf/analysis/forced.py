@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,15 @@ def align_explanation(explanation: Explanation) -> Alignment:
         SpesError: If pocketsphinx is not installed.
         AlignmentError: If a word is not in the dictionary, or the text cannot be found in the audio.
     """
-    return align_words(explanation.waveform, explanation.text, explanation.sampling_rate)
+    found = align_words(explanation.waveform, explanation.text, explanation.sampling_rate)
+    start = float(explanation.origin.window.get("start_s", 0.0))  # the clock of the recording, if it is of one
+    return Alignment(tuple(_moved(word, start) for word in found.words)) if start else found
+
+
+def _moved(word: Word, seconds: float) -> Word:
+    """Return a word, and its phones, that much later."""
+    phones = tuple(replace(phone, start=phone.start + seconds, end=phone.end + seconds) for phone in word.phones)
+    return replace(word, start=word.start + seconds, end=word.end + seconds, phones=phones)
 
 
 def _words(decoder: Any) -> list[Word]:

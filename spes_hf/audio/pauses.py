@@ -28,13 +28,14 @@ def cut_at_pauses(samples: Any, sampling_rate: int, longest_s: float = 30.0) -> 
     """
     step = round(FRAME_S * sampling_rate)
     level = _levels(samples, step)
-    margin, least, most = round(MARGIN_S / FRAME_S), SHORTEST_S / FRAME_S, max(2, int(longest_s / FRAME_S))
+    margin, least, most = round(MARGIN_S / FRAME_S), round(SHORTEST_S / FRAME_S), max(2, int(longest_s / FRAME_S) - 1)
     found: list[tuple[int, int]] = []
     for start, stop in _spoken(level):
         start, stop = max(0, start - margin), min(len(level), stop + margin)
         while stop - start > most:
             half = start + most // 2
-            cut = half + int(level[half : start + most].argmin())
+            last = min(start + most, max(half + 1, stop - least))  # so that the rest is an utterance as well
+            cut = half + int(level[half:last].argmin())
             found.append((start, cut))
             start = cut
         found.append((start, stop))

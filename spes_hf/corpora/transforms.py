@@ -263,8 +263,9 @@ class Explain(AudioTransform):
         settings: dict[str, Any] = {"generate_kwargs": self.generate_kwargs, **self.options, "segment": self.segment}
         window_s = self.adapter.window_s
         if self.recordings is not None and window_s is not None and waveform.duration_s > window_s:
-            name = hashlib.blake2b(utterance_id.encode(), digest_size=8).hexdigest()
-            settings["folder"] = self.recordings / name
+            digest = hashlib.blake2b(utterance_id.encode(), digest_size=8)
+            digest.update(np.ascontiguousarray(waveform.samples[:]).tobytes())  # ids may occur twice
+            settings["folder"] = self.recordings / digest.hexdigest()
         return self.explainer(waveform, text=text, utterance_id=utterance_id, **settings)
 
     def empty(self) -> dict[str, Any]:

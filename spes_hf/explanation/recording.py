@@ -44,7 +44,7 @@ class HeardSegment:
         start_s: Where it starts, in seconds.
         end_s: Where it ends.
         text: What was written for it.
-        bits_per_token: Mean bits from the sound of its tokens; NaN where its window is not explained.
+        bits_per_token: Mean bits from the sound of its tokens; NaN where there are none.
     """
 
     start_s: float
@@ -125,7 +125,14 @@ class Recording(Sequence[Explanation]):
             raise IndexError(f"index is {index}, but {len(self)} windows are explained: 0 … {len(self) - 1}")
         index %= len(self)
         if self._latest is None or self._latest[0] != index:
-            found = self.explanation_in(self._explained[index].folder(self.folder))
+            window = self._explained[index]
+            found = self.explanation_in(window.folder(self.folder))
+            written = tuple(window.written["token_ids"]), tuple(window.written["prefix_ids"])
+            if (found.written_ids, tuple(found.origin.prefix_ids or ())) != written:
+                raise ExplanationFormatError(
+                    f"path {str(window.folder(self.folder))!r} holds the explanation of another recording; remove that "
+                    "folder and explain again"
+                )
             self._latest = index, found.words() if self.over_words else found
         return self._latest[1]
 
@@ -224,7 +231,7 @@ class Recording(Sequence[Explanation]):
 
     @cached_property
     def heard(self) -> list[HeardSegment]:
-        """The segments with the bits that came from the sound: few bits in one of them, and it was probably made up."""
+        """The segments of explained windows with their bits from the sound: with few, one was probably made up."""
         found = []
         for index, window in enumerate(self._explained):
             bits, places = self._columns[index].written_bits, window.segments
@@ -301,6 +308,7 @@ class Recording(Sequence[Explanation]):
             return path
         if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / DESCRIPTION).is_file()):
             raise ExplanationFormatError(f"path {str(path)!r} is taken by something else; pass a new folder")
+        (path / DESCRIPTION).unlink(missing_ok=True)  # first, and written last: interrupted, there is no recording
         if path.is_dir():
             shutil.rmtree(path / "windows", ignore_errors=True)
         for window in self._explained:
@@ -348,6 +356,20 @@ class Recording(Sequence[Explanation]):
         from spes_hf.viz.recording_figure import plot_recording
 
         return plot_recording(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Recording:
+        """Return a recording of the same folder, which lives as long as either."""
+        return Recording(self.folder, over_words=self.over_words, temporary=self._temporary)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs.
+
+        Raises:
+            ValueError: If the recording is in a temporary folder.
+        """
+        if self._temporary is not None:
+            raise ValueError("recording lies in a temporary folder, which other processes lose; save() it first")
+        return {**self.__dict__, "_latest": None}
 
     def __repr__(self) -> str:
         shown = self.text if len(self.text) <= 60 else self.text[:59] + "…"

@@ -20,6 +20,8 @@ _MAGIC = b"PK\x03\x04"
 # The same bytes whenever it is packed.
 _DATE = (1980, 1, 1, 0, 0, 0)
 _MAX_FILE_BYTES = 2**31
+# NumPy's and torch's formats of `datasets` drop zeros at the end of bytes.
+_END = b"~"
 
 
 def is_packed(value: Any) -> bool:
@@ -58,6 +60,7 @@ def pack(recording: Recording) -> bytes:
                 own = replace(found, provenance=without_time(found.provenance)).save(window.folder(place))
                 for path in sorted(own.iterdir()):
                     _add(archive, path, path.relative_to(place).as_posix())
+        archive.comment = _END
     buffer.seek(0)
     return buffer.getvalue()
 

@@ -126,6 +126,7 @@ def estimate_costs(
         durations = [float(d or 0) for batch in _batches(arrow, duration_column) for d in batch.to_pylist()]
     else:
         durations = _without_gaps([d for batch in _batches(arrow, audio_column) for d in _durations(batch)])
+    durations = [d if math.isfinite(d) else 0.0 for d in durations]
     windows = durations if window_s is None else [max(1, math.ceil(d / window_s)) * window_s for d in durations]
     return [read + DECODER_SHARE * duration for read, duration in zip(windows, durations, strict=True)]
 

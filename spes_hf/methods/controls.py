@@ -41,7 +41,10 @@ class RandomConfig(ExplainConfig):
         """Return maps of random numbers, for every token anew."""
 
         def numbers(stream: str, units: int) -> Tensor:
-            return torch.from_numpy(uniform(problem.key(stream), 0, problem.tokens, units))
+            # What is left out draws as well, so that the others stay as they are.
+            every = problem.tokens if problem.explained is None else len(problem.target.token_ids)
+            drawn = torch.from_numpy(uniform(problem.key(stream), 0, every, units))
+            return drawn if problem.explained is None else drawn[list(problem.explained)]
 
         sound = numbers("random/spectrogram", problem.utterance.features.numel())
         return _finished(problem, sound, numbers("random/token", len(problem.target.context_ids)))

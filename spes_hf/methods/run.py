@@ -40,6 +40,7 @@ class Problem:
         dtype: What the model computes in.
         rows: (K, J) bool: decoder input j comes before row k of the explanation; None: rows are the explained tokens.
         signed: Whether what lowers an impact counts against a row, so that scores need a zero.
+        explained: Indices of the rows among the tokens of the output, where they are some of them; else None.
     """
 
     utterance: Utterance
@@ -51,6 +52,7 @@ class Problem:
     dtype: torch.dtype = torch.float32
     rows: Tensor | None = None
     signed: bool = False
+    explained: Sequence[int] | None = None
 
     @property
     def tokens(self) -> int:

@@ -134,17 +134,17 @@ class _Curve(RewritingMetric):
             },
         }
 
-    def _of_recording(self, recording: Recording, saliency: Any) -> dict[str, Any]:
-        """Return the entry of a recording, from those of its windows.
+    def _of_recording(self, recording: Recording, saliency: Any) -> dict[str, Any] | None:
+        """Return the entry of a recording, from those of its windows; None where nothing was written.
 
         Raises:
-            ConfigError: If a map is given, or there are no windows.
+            ConfigError: If a map is given.
         """
         if saliency is not None:
             raise ConfigError("saliency is given with a recording, whose windows have maps of their own; leave it out")
         found = [(self(explanation)[self.key], len(explanation.written_ids)) for explanation in recording]
         if not found:
-            raise ConfigError("explanation is a recording without explained windows; nothing was written for it")
+            return None
         entries, counts = [entry for entry, _ in found], [count for _, count in found]
         steps = range(len(self.fractions))
         means = [sum(e["token_probability"][s] * n for e, n in found) / sum(counts) for s in steps]

@@ -141,4 +141,7 @@ def method_signature(explanation: Explanation) -> str:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     masks = f"{config.get('num_spectrogram_masks', '?')}+{config.get('num_token_masks', '?')}"
     seed = "?" if origin.seed is None else origin.seed
-    return f"{origin.method}|masks:{masks}|config:{digest}|seed:{seed}"
+    part = explanation.part
+    left_out = [] if part is None else [k for k, s in enumerate(part.special) if not s and k not in part.rows]
+    some = f"|tokens:{len(explanation.pieces)} of {len(explanation.written_ids)}" if left_out else ""
+    return f"{origin.method}|masks:{masks}|config:{digest}|seed:{seed}{some}"

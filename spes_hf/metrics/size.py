@@ -76,19 +76,16 @@ class Size(RowTransform):
             },
         }
 
-    def _of_recording(self, recording: Recording) -> dict[str, Any]:
-        """Return the sizes over all windows of a recording: shares of all their values together.
-
-        Raises:
-            ConfigError: If there are no windows.
-        """
+    def _of_recording(self, recording: Recording) -> dict[str, Any] | None:
+        """Return the sizes over all windows of a recording, shares of all their values together; None without any."""
         entries, audio, token = [], [], []
-        for explanation in recording:
+        for each in recording:
+            explanation = explanation_of(each)
             entries.append(self(explanation)[self.key])
             audio.append(explanation.audio_saliency.numel())
             token.append(int((~explanation.token_saliency.isnan()).sum()))
         if not entries:
-            raise ConfigError("explanation is a recording without explained windows; nothing was written for it")
+            return None
 
         def mean(name: str, counts: list[int]) -> list[float]:
             curves = [entry[name] for entry in entries]

@@ -57,7 +57,7 @@ def summarize(
     """
     rows = list(rows)
     texts = _references(rows, references)
-    kept = [i for i, row in enumerate(rows) if not failed(row)]
+    kept = [i for i, row in enumerate(rows) if not failed(row) and not _is_empty(row)]
     if not kept:
         raise ConfigError(f"rows holds no explained utterance ({len(rows)} rows, all with an error); explain some")
     rows = [rows[i] for i in kept]
@@ -167,6 +167,12 @@ def _references(rows: Sequence[Row], references: str | Sequence[str] | None) -> 
                 "with an error included"
             )
     return references
+
+
+def _is_empty(row: Row) -> bool:
+    """Return whether a row is of a recording for which nothing was written: its metrics are there, and None."""
+    own = [row[key] for key in ("deletion", "insertion", "size", "contrastive_deletion") if key in row]
+    return bool(own) and row.get("verdict") == "nothing written" and all(entry is None for entry in own)
 
 
 def _entries(rows: Sequence[Row], key: str) -> list[Mapping[str, Any]]:

@@ -41,13 +41,13 @@ def rows_of(
     counts = [len(target.token_ids) for target in targets]
     limits = [None] * len(targets) if among is None else among
     allowed = [set(range(n)) if some is None else set(some) for n, some in zip(counts, limits, strict=True)]
-    if words is None and tokens is None:
-        for target, some in zip(targets, allowed, strict=True):
-            if not timestamps:
-                some -= {k for k, when in enumerate(adapter.is_timestamp(target.token_ids)) if when}
-    else:
+    when = [{k for k, is_one in enumerate(adapter.is_timestamp(t.token_ids)) if is_one} for t in targets]
+    if words is not None or tokens is not None:
         named = _named(adapter, targets, words, tokens)
-        allowed = [some & chosen for some, chosen in zip(allowed, named, strict=True)]
+        wanted = [chosen | (own if timestamps else set()) for chosen, own in zip(named, when, strict=True)]
+        allowed = [some & chosen for some, chosen in zip(allowed, wanted, strict=True)]
+    elif not timestamps:
+        allowed = [some - own for some, own in zip(allowed, when, strict=True)]
     return [None if len(some) == n else tuple(sorted(some)) for some, n in zip(allowed, counts, strict=True)]
 
 
@@ -71,6 +71,8 @@ def _places(
     found: list[tuple[int, int]] = []
     for name in () if names is None else _listed(names):
         if is_whole(name):
+            if not every:
+                raise ConfigError(f"{what} holds {name}, but the model wrote none")
             if not -starts[-1] <= name < starts[-1]:
                 raise ConfigError(f"{what} holds {name}, but there are {starts[-1]}: 0 … {starts[-1] - 1}")
             found.append(every[name])
@@ -87,6 +89,8 @@ def _places(
 
 
 def _listed(names: Any) -> list[Any]:
+    if isinstance(names, (bytes, bytearray, bool)) or not (isinstance(names, Iterable) or is_whole(names)):
+        raise ConfigError(f"words or tokens is {names!r}; allowed: a text, an index, or several of them")
     found = [names] if isinstance(names, str) or is_whole(names) else list(names)
     if not found:
         raise ConfigError(f"words or tokens is {names!r}, which names none; leave it out to explain all")

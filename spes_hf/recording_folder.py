@@ -1,0 +1,90 @@
+"""The folder of a recording that is being explained: its sound, and whose it is, so that only the same call goes on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from spes_hf.adapters import Adapter, GenerationOptions
+from spes_hf.audio.load import Waveform
+from spes_hf.errors import ConfigError, ExplanationFormatError
+from spes_hf.explanation.recording_plan import AUDIO, DESCRIPTION, RecordingPlan, read_plan
+from spes_hf.methods import ExplainConfig
+from spes_hf.plain import is_lost, to_plain
+from spes_hf.runtime.identity import model_identity, processor_identity
+
+_BLOCK = 1 << 20
+
+
+def store_audio(waveform: Waveform, place: Path) -> None:
+    """Write a recording next to its windows, as FLAC of 16 bits, to be listened to."""
+    with soundfile.SoundFile(place / AUDIO, "w", waveform.sampling_rate, 1, "PCM_16", format="FLAC") as file:
+        for start in range(0, len(waveform.samples), _BLOCK):
+            file.write(np.clip(waveform.samples[start : start + _BLOCK], -1, 1))
+
+
+def identity_of(
+    adapter: Adapter,
+    seed: int,
+    autocast: str | None,
+    waveform: Waveform,
+    options: GenerationOptions,
+    config: ExplainConfig,
+    utterance_id: str,
+    named: Mapping[str, Any],
+    part: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what a recording is, so that its folder continues with the same call alone."""
+    digest = hashlib.blake2b(digest_size=16)
+    for start in range(0, len(waveform.samples), _BLOCK):
+        digest.update(np.ascontiguousarray(waveform.samples[start : start + _BLOCK], dtype=np.float32).tobytes())
+    return {
+        "audio": digest.hexdigest(),
+        "model": model_identity(adapter.model),
+        "processor": processor_identity(adapter.processor),
+        "config": config.to_dict(),
+        "seed": seed,
+        "autocast": autocast,
+        "utterance_id": utterance_id,
+        **{name: to_plain(value) for name, value in {**part, **named}.items()},
+        **{name: getattr(options, name) for name in ("language", "task", "tgt_lang")},
+        "generate_kwargs": {str(k): to_plain(v) for k, v in options.generate_kwargs.items()},
+    }
+
+
+def known_plan(place: Path, identity: Mapping[str, Any]) -> RecordingPlan | None:
+    """Return the plan that an interrupted call left in a folder; None where there is none.
+
+    Raises:
+        ConfigError: If the folder holds something else, or another recording.
+    """
+    if not (place / DESCRIPTION).is_file():
+        others = (
+            [path for path in place.iterdir() if path.name[:1] != "." and path.name != AUDIO] if place.is_dir() else []
+        )
+        if others:
+            raise ConfigError(f"folder is {str(place)!r}, which holds other things; pass a new folder")
+        return None
+    try:
+        plan = read_plan(place)
+    except ExplanationFormatError as error:
+        raise ConfigError(f"folder is {str(place)!r}, which cannot be continued: {error}") from error
+    lost = [name for name, value in identity["generate_kwargs"].items() if is_lost(value)]
+    if lost:
+        raise ConfigError(
+            f"folder is {str(place)!r}, which holds a recording, but generate_kwargs has {', '.join(lost)}, which "
+            "cannot be compared with what it was then; pass a new folder"
+        )
+    names = dict.fromkeys([*plan.identity, *identity])
+    differing = [name for name in names if plan.identity.get(name) != identity.get(name)]
+    if differing:
+        raise ConfigError(
+            f"folder is {str(place)!r}, which holds another recording: {', '.join(differing)} differ; pass the same "
+            "audio, model and settings to continue, or another folder"
+        )
+    return plan
