@@ -306,7 +306,8 @@ class Recording(Sequence[Explanation]):
         path = Path(path)
         if path.exists() and self.folder.exists() and path.samefile(self.folder):
             return path
-        if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / DESCRIPTION).is_file()):
+        there = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+        if path.is_file() or (DESCRIPTION not in there and there - {AUDIO, "windows"}):
             raise ExplanationFormatError(f"path {str(path)!r} is taken by something else; pass a new folder")
         (path / DESCRIPTION).unlink(missing_ok=True)  # first, and written last: interrupted, there is no recording
         if path.is_dir():

@@ -1,0 +1,257 @@
+"""Recordings at the edges: what is continued, saved over, cut, selected, copied, or empty."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from spes_hf import (
+    ConfigError,
+    Deletion,
+    Explain,
+    Explanation,
+    ExplanationFormatError,
+    RandomConfig,
+    Recording,
+    Size,
+    SpesConfig,
+    explain,
+    explain_dataset,
+    get_adapter,
+)
+from spes_hf.analysis.corpus import token_label
+from spes_hf.audio.pauses import cut_at_pauses
+from spes_hf.explanation.recording_plan import RecordingPlan
+from spes_hf.jobs.run import load_explained
+from spes_hf.jobs.schedule import estimate_costs
+from spes_hf.metrics import summarize
+from spes_hf.metrics.deletion import generation_options
+from spes_hf.metrics.rows import method_signature
+
+CONFIG = SpesConfig(num_spectrogram_masks=4, masks_per_token=2, num_token_masks=6)
+SHORT = {"max_new_tokens": 10, "no_repeat_ngram_size": 1}
+SETTINGS = {"sampling_rate": 16_000, "config": CONFIG, "generate_kwargs": SHORT, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def sound() -> np.ndarray:
+    """5 s of noise: three windows of the small Whisper."""
+    return (0.1 * np.random.default_rng(0).standard_normal(5 * 16_000)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def recording(small_whisper, sound, tmp_path_factory) -> Recording:
+    return explain(*small_whisper, sound, folder=tmp_path_factory.mktemp("edges") / "r", **SETTINGS)
+
+
+class Only:
+    """A logits processor that lets nothing but one token be written."""
+
+    def __init__(self, token: int):
+        self.token = token
+
+    def __call__(self, ids, scores):
+        return torch.full_like(scores, -1e4).index_fill(-1, torch.tensor([self.token]), 0.0)
+
+
+# Continuing ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_setting_that_is_left_out_is_another_call(small_whisper, sound, recording):
+    fewer = {**SETTINGS, "generate_kwargs": {"max_new_tokens": 10}}
+    with pytest.raises(ConfigError, match="generate_kwargs differ"):
+        explain(*small_whisper, sound, folder=recording.folder, **fewer)
+    plan = recording.plan.identity
+    assert {"language", "task", "tgt_lang", "words", "start", "segment"} <= plan.keys()
+
+
+def test_objects_that_cannot_be_compared_are_not_taken_for_the_same(small_whisper, sound, tmp_path):
+    settings = {**SETTINGS, "generate_kwargs": {"max_new_tokens": 4, "logits_processor": [Only(314)]}, "end": 1.0}
+    assert explain(*small_whisper, sound, folder=tmp_path / "r", **settings).text
+    with pytest.raises(ConfigError, match="logits_processor, which cannot be compared"):
+        explain(*small_whisper, sound, folder=tmp_path / "r", **settings)
+
+
+def test_saving_over_a_recording_leaves_it_or_the_new_one(small_whisper, sound, recording, tmp_path, monkeypatch):
+    place = recording.save(tmp_path / "r")
+    other = explain(*small_whisper, sound, seed=3, end=1.0, **SETTINGS)
+
+    def interrupted(plan, folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordingPlan, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            other.save(place)
+    with pytest.raises(ExplanationFormatError, match=r"holds no recording\.json"):
+        Recording.load(place)  # no mixture of both
+    assert Recording.load(recording.save(place)).text == recording.text
+
+
+def test_a_window_of_another_recording_is_refused(small_whisper, sound, recording, tmp_path):
+    place = recording.save(tmp_path / "r")
+    recording[1].save(place / "windows" / "00000")
+    with pytest.raises(ExplanationFormatError, match="of another recording"):
+        Recording.load(place)[0]
+
+
+def test_a_clip_does_not_go_into_the_folder_of_a_recording(small_whisper, tone, recording, tmp_path):
+    with pytest.raises(ConfigError, match="holds a recording"):
+        explain(*small_whisper, tone, folder=recording.folder, **SETTINGS)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match="is a file"):
+        explain(*small_whisper, tone, folder=tmp_path / "file", **SETTINGS)
+    with pytest.raises(ConfigError, match="folder is 3"):
+        explain(*small_whisper, tone, folder=3, **SETTINGS)
+
+
+def test_copies_share_the_temporary_folder_and_pickles_say_what_to_do(small_whisper, sound, recording):
+    found = explain(*small_whisper, sound, end=1.0, **SETTINGS)
+    twin = copy.deepcopy(found)
+    del found
+    assert twin[0].text
+    with pytest.raises(ValueError, match=r"save\(\) it first"):
+        pickle.dumps(twin)
+    assert pickle.loads(pickle.dumps(recording)).tokens == recording.tokens
+
+
+def test_a_method_that_the_user_put_on_the_model_is_put_back(small_whisper, sound):
+    model, _ = small_whisper
+    own = model.generate_with_fallback
+    model.generate_with_fallback = own
+    try:
+        explain(*small_whisper, sound, end=1.0, **SETTINGS)
+        assert vars(model)["generate_with_fallback"] is own
+    finally:
+        del model.generate_with_fallback
+
+
+# Cutting -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [2.0, 2.005, 2.01, 2.019, 4.0, 4.01])
+def test_speech_without_a_pause_is_read_to_the_end(small_whisper, sound, seconds):
+    found = explain(*small_whisper, sound[: int(seconds * 16_000)], segment="pauses", **SETTINGS)
+    assert not any(window.skipped for window in found.windows)
+    assert found.windows[0].start_s == 0 and found.windows[-1].end_s == pytest.approx(seconds, abs=1e-3)
+    for one, following in zip(found.windows, found.windows[1:], strict=False):
+        assert one.end_s == pytest.approx(following.start_s, abs=1e-3)
+
+
+def test_what_is_left_after_a_cut_is_long_enough_to_be_kept():
+    rng, rate = np.random.default_rng(0), 16_000
+    sound = (0.1 * rng.standard_normal(int(2.1 * rate))).astype(np.float32)
+    sound[int(1.9 * rate) : int(2.0 * rate)] *= 0.3  # the quietest place is near the end
+    found = cut_at_pauses(sound, rate, longest_s=2.0)
+    assert [b for _, b in found[:-1]] == [a for a, _ in found[1:]] and found[-1][1] == len(sound)
+    assert all((b - a) / rate >= 0.3 for a, b in found)
+
+
+def test_deletion_of_a_window_without_timestamps_writes_none(small_whisper, sound):
+    """A few samples more than a window are read without timestamps."""
+    (found,) = explain(*small_whisper, sound[: int(2.005 * 16_000)], **SETTINGS)
+    adapter = get_adapter(*small_whisper)
+    options = generation_options(found, adapter)
+    entry = Deletion(*small_whisper, fractions=(0.0, 1.0))(found)["deletion"]
+    assert entry["texts"][0] == entry["prediction"] == found.text and options.prefix == found.origin.prefix_ids
+    assert not any(adapter.is_timestamp(torch.tensor(found.written_ids)))
+
+
+# Selecting -----------------------------------------------------------------------------------------------------------
+
+
+def test_words_outside_of_the_part_are_an_error(small_whisper, sound):
+    with pytest.raises(ConfigError, match=r"words is 0, none of which was written between start=4\.5"):
+        explain(*small_whisper, sound, words=0, start=4.5, **SETTINGS)
+
+
+def test_a_timestamp_that_is_named_is_explained(small_whisper, sound, recording):
+    adapter = get_adapter(*small_whisper)
+    ids = torch.tensor(recording[0].written_ids)
+    name = next(p for p, when in zip(adapter.pieces(ids), adapter.is_timestamp(ids), strict=True) if when)
+    found = explain(*small_whisper, sound, tokens=name, end=1.0, **SETTINGS)
+    assert set(found.tokens) == {name}
+    words = explain(*small_whisper, sound, words=0, timestamps=True, end=1.0, **SETTINGS)
+    assert name in words.tokens and len(words.words()) == 1 and len(words.words()[0]) == 1
+
+
+def test_an_end_behind_the_recording_is_its_end(small_whisper, sound, recording):
+    assert explain(*small_whisper, sound, start=0.0, end=5.0, **SETTINGS).text == recording.text
+
+
+def test_a_clip_of_nothing_but_timestamps_has_these_explained(small_whisper, tone):
+    settings = {**SETTINGS, "generate_kwargs": {"max_new_tokens": 1, "return_timestamps": True}}
+    found = explain(*small_whisper, tone, **settings)
+    assert len(found) == 1 and found.tokens[0].startswith("<|")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"words": 1.5}, "allowed: a text, an index"),
+        ({"words": True}, "allowed: a text, an index"),
+        ({"words": b"a"}, "allowed: a text, an index"),
+        ({"timestamps": "no"}, "timestamps is 'no'"),
+    ],
+)
+def test_selections_that_are_none(small_whisper, tone, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        explain(*small_whisper, tone, **SETTINGS, **arguments)
+
+
+def test_a_part_is_told_from_the_whole_by_its_signature(small_whisper, tone):
+    whole = explain(*small_whisper, tone, **SETTINGS)
+    part = explain(*small_whisper, tone, tokens=[3, 6], **SETTINGS)
+    assert "|tokens:2 of" in method_signature(part) and "|tokens:" not in method_signature(whole)
+    assert [token_label(part, k) for k in range(2)] == [token_label(whole, k) for k in (3, 6)]
+    settings = {**SETTINGS, "config": RandomConfig()}
+    drawn, some = explain(*small_whisper, tone, **settings), explain(*small_whisper, tone, tokens=[3, 6], **settings)
+    assert torch.equal(some.raw_audio, drawn.raw_audio[[3, 6]])
+
+
+def test_sizes_of_words_are_those_of_their_tokens(small_whisper, sound):
+    found = explain(*small_whisper, sound, tokens=[1, 2, 3, 12], **SETTINGS)
+    assert Size()(found)["size"] == Size()(found.words())["size"]
+
+
+# Rows ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def corpus(sound, tmp_path_factory):
+    """The same id twice, with different audio, and a length that is not known."""
+    from datasets import Dataset
+
+    folder = tmp_path_factory.mktemp("corpus")
+    soundfile.write(folder / "a.wav", sound, 16_000, subtype="FLOAT")
+    soundfile.write(folder / "b.wav", -0.5 * sound, 16_000, subtype="FLOAT")
+    audio = [{"path": str(folder / name), "bytes": None} for name in ("a.wav", "b.wav")]
+    return Dataset.from_dict({"id": ["x", "x"], "audio": audio, "duration": [float("nan"), 5.0]})
+
+
+def test_ids_that_occur_twice_and_lengths_that_are_not_known(small_whisper, corpus, tmp_path):
+    assert estimate_costs(corpus, "audio", 2.0)[0] < estimate_costs(corpus, "audio", 2.0)[1]
+    summary = explain_dataset(*small_whisper, corpus, tmp_path / "out", CONFIG, generate_kwargs=SHORT, progress=False)
+    assert summary.complete and not summary.failures
+    rows = load_explained(tmp_path / "out")
+    assert Recording.from_row(rows.with_format("numpy")[0]).text == rows[0]["prediction"]
+    assert Size()(rows.with_format("numpy")[1])["size"]["audio"][0] == 100
+
+
+def test_a_recording_for_which_nothing_was_written_is_no_failure(small_whisper, corpus, tmp_path):
+    ended = {"logits_processor": [Only(small_whisper[0].generation_config.eos_token_id)]}
+    metrics = [Size(), Deletion(*small_whisper, fractions=(0.0, 1.0))]
+    settings = {"metrics": metrics, "generate_kwargs": ended, "progress": False}
+    summary = explain_dataset(*small_whisper, corpus, tmp_path / "out", CONFIG, **settings)
+    assert summary.complete and not summary.failures
+    rows = load_explained(tmp_path / "out")
+    assert rows[0]["verdict"] == "nothing written" and rows[0]["size"] is None and rows[0]["deletion"] is None
+    full = Explain(*small_whisper, CONFIG, generate_kwargs=SHORT)(dict(corpus[0]))
+    scores = summarize([dict(rows[0]), Size()(full)])
+    assert scores  # of the row that has something
+    assert isinstance(Recording.from_row(full)[0], Explanation)
