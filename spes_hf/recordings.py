@@ -19,8 +19,9 @@ from spes_hf.adapters.output import Output, undisturbed
 from spes_hf.adapters.pauses import PauseLongForm
 from spes_hf.adapters.windows import LongForm, Window
 from spes_hf.audio.load import NO_RATE, Waveform
+from spes_hf.audio.long import check_duration
 from spes_hf.checks import is_number
-from spes_hf.errors import AudioError, ConfigError
+from spes_hf.errors import ConfigError
 from spes_hf.explanation.recording import Recording
 from spes_hf.explanation.recording_plan import (
     DESCRIPTION,
@@ -36,7 +37,6 @@ from spes_hf.recording_folder import identity_of, known_plan, store_audio
 from spes_hf.runtime.preserve import silence_transformers
 from spes_hf.scoring.part import rows_of
 
-LONGEST_S = 12 * 3600.0
 _BLOCK = 1 << 20
 
 
@@ -125,11 +125,7 @@ def is_recording(
             UserWarning,
             stacklevel=4,
         )
-    if waveform.duration_s > LONGEST_S:
-        raise AudioError(
-            f"audio is {waveform.duration_s / 3600:.1f} hours long; at most {LONGEST_S / 3600:.0f} hours are explained "
-            "at once: cut it into parts"
-        )
+    check_duration(waveform.duration_s)
     return True
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
@@ -369,9 +370,17 @@ def test_bare_samples_of_a_recording_should_have_a_rate(small_whisper, sound):
         explain(*small_whisper, sound, config=CONFIG, generate_kwargs=SHORT, end=1.0, progress=False)
 
 
-def test_a_hundred_hours_are_refused_before_anything_is_read(small_whisper, monkeypatch):
-    class Endless(np.ndarray):
-        pass
+def test_a_hundred_hours_are_refused_before_anything_is_read(small_whisper, monkeypatch, tmp_path):
+    size = 13 * 3600 * 8_000  # in a file that is nothing but holes
+    header = struct.pack(
+        "<4sI4s4sIHHIIHH4sI", b"RIFF", size + 36, b"WAVE", b"fmt ", 16, 1, 1, 8000, 8000, 1, 8, b"data", size
+    )
+    (tmp_path / "day.wav").write_bytes(header)
+    os.truncate(tmp_path / "day.wav", size + len(header))
+    assert soundfile.info(tmp_path / "day.wav").duration == 13 * 3600
+    monkeypatch.setattr("spes_hf.audio.long.Blocks", None)
+    with pytest.raises(AudioError, match=r"13\.0 hours long; at most 12"):
+        explain(*small_whisper, tmp_path / "day.wav", config=CONFIG, progress=False)
 
     waveform = Waveform(np.broadcast_to(np.float32(0), 100 * 3600 * 16_000), 16_000, "endless")
     monkeypatch.setattr("spes_hf.engine.open_audio", lambda *_: waveform)

@@ -17,8 +17,8 @@ from spes_hf.audio.load import Waveform, check_rate, check_values, load_audio, m
 from spes_hf.audio.locations import is_address, local_file, name_of
 from spes_hf.errors import AudioError
 
-# What is shorter is read at once.
-AT_ONCE_S = 60.0
+# What is shorter is read at once; what is longer than half a day is not read at all.
+AT_ONCE_S, LONGEST_S = 60.0, 12 * 3600.0
 
 
 class StoredSamples:
@@ -67,12 +67,26 @@ def open_audio(audio: Any, sampling_rate: int, source_rate: int | None = None) -
         path = local_file(audio)
         try:
             with soundfile.SoundFile(path) as file:
-                long = file.frames > AT_ONCE_S * file.samplerate
+                length_s = file.frames / file.samplerate
         except (soundfile.SoundFileError, OSError, TypeError, ValueError):
-            long = False  # of another format; what is no audio at all is refused below
-        if long:
+            length_s = 0.0  # of another format; what is no audio at all is refused below
+        check_duration(length_s)
+        if length_s > AT_ONCE_S:
             return _by_blocks(path, os.fsdecode(audio), sampling_rate, source_rate)
     return load_audio(audio, sampling_rate, source_rate)
+
+
+def check_duration(seconds: float) -> None:
+    """Refuse what nobody can want to be explained in one go.
+
+    Raises:
+        AudioError: If it is longer than half a day.
+    """
+    if seconds > LONGEST_S:
+        raise AudioError(
+            f"audio is {seconds / 3600:.1f} hours long; at most {LONGEST_S / 3600:.0f} hours are explained at once: "
+            "cut it into parts"
+        )
 
 
 def _by_blocks(path: Path, text: str, sampling_rate: int, source_rate: int | None) -> Waveform:
