@@ -163,8 +163,10 @@ def explain_recording(
         raise ConfigError(f"folder is {str(place)!r}, which is a file; pass a folder")
     try:
         place.mkdir(parents=True, exist_ok=True)
+        if not (place / DESCRIPTION).is_file():  # now, not after an hour of transcribing
+            tempfile.TemporaryFile(dir=place, prefix=".").close()
     except OSError as error:
-        raise ConfigError(f"folder is {str(place)!r}, which cannot be made: {error}; pass another one") from error
+        raise ConfigError(f"folder is {str(place)!r}, which cannot be written: {error}; pass another one") from error
     adapter = explainer.adapter
     identity = {}
     if folder is not None:

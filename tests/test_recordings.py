@@ -495,10 +495,21 @@ def test_a_folder_continues_with_the_same_recording_alone(small_whisper, sound, 
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="holds other things"):
         explain(*small_whisper, sound, 16_000, config=CONFIG, generate_kwargs=SHORT, folder=tmp_path)
-    with pytest.raises(ConfigError, match="cannot be made"):
+    with pytest.raises(ConfigError, match="cannot be written"):
         explain(*small_whisper, sound, 16_000, config=CONFIG, folder=tmp_path / "notes.txt" / "below", progress=False)
     with pytest.raises(ConfigError, match="is a file"):
         explain(*small_whisper, sound, 16_000, config=CONFIG, generate_kwargs=SHORT, folder=tmp_path / "notes.txt")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes to every folder")
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_transcribed(
+    small_whisper, sound, tmp_path, monkeypatch
+):
+    model, processor = small_whisper
+    monkeypatch.setattr(model, "generate", lambda **_: pytest.fail("transcribed"))
+    tmp_path.chmod(0o500)
+    with pytest.raises(ConfigError, match="cannot be written"):
+        explain(model, processor, sound, 16_000, config=CONFIG, folder=tmp_path, progress=False)
 
 
 def test_a_short_clip_is_saved_to_its_folder(small_whisper, tone, tmp_path):
