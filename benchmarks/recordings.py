@@ -12,6 +12,7 @@ long noise   The same with 50 s, so that whole windows hold no speech.
 memory   Half an hour of noise in a file against a minute of it, with a tiny random model: peak memory.
 part     Passes and seconds of the whole recording, of one segment, of one word; whether maps are equal bit for bit.
 killed   Killed at five random moments and started again: whether everything is equal to a run without interruption.
+odd      Silence, files that break off, ways to generate, folders that cannot be used: as generate() writes, or refused.
 
 Recordings are kept in CACHE and used again. Writes benchmarks/results/recordings.json, part by part.
 """
@@ -20,25 +21,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 from recordings_audio import RATE, clips, joined, sounds, speech
 from recordings_child import CHEAP
+from recordings_odd import measure_odd
+from recordings_processes import measure_killed, measure_memory
 from scipy.stats import spearmanr
 
 from spes_hf import SpesConfig, explain
 from spes_hf.adapters import get_adapter
 from spes_hf.adapters.windows import Window
+from spes_hf.analysis import Alignment, Word
 from spes_hf.analysis.matching import match_words
 from spes_hf.audio.load import load_audio
 from spes_hf.demo import load_demo_model
@@ -48,7 +47,6 @@ LONG_S = 180.0
 NEAR_S = 0.3
 # Shorter than a window, at three levels; and a window that holds nothing else.
 SOUND_S, LEVELS_DB, LONG_SOUND_S = 22.0, (-20, 0, 10), 50.0
-KILLS = 5
 PICTURED, PICTURE = ("one voice backwards", LONG_SOUND_S), Path(__file__).parents[1] / "docs/images/recording.png"
 
 
@@ -168,77 +166,70 @@ def measure_noise(
     data: Path, work: Path, seconds: float = SOUND_S, levels: tuple[int, ...] = LEVELS_DB
 ) -> dict[str, Any]:
     """Put sounds between two stretches of speech, at these levels, and see what the bits say of what is written."""
-    (before, _), (after, _) = (joined(data, clips(data)[first : first + 3]) for first in (0, 3))
+    (before, said), (after, said_after) = (joined(data, clips(data)[first : first + 3]) for first in (0, 3))
     model, processor = load_demo_model()
+    start, end = len(before) / RATE, len(before) / RATE + seconds
+    words = [*said.words, *(Word(w.text, w.start + end, w.end + end) for w in said_after.words)]
     table: dict[str, Any] = {}
     for name, sound in sounds(data, seconds):
         for level_db in (0,) if name == "silence" else levels:
             samples = np.concatenate([before, sound * 10 ** (level_db / 20), after]).astype(np.float32)
-            started = time.perf_counter()
             recording = explain(model, processor, samples, RATE, CHEAP, progress=False)
             if (name, seconds) == PICTURED:
                 recording.plot()[0].savefig(PICTURE, dpi=110, bbox_inches="tight")
-            stretch = len(before) / RATE, len(before) / RATE + seconds
-            table[f"{name}, {level_db:+d} dB"] = heard(recording, *stretch, time.perf_counter() - started)
+            segments = [
+                {
+                    "start": round(each.start_s, 2),
+                    "end": round(each.end_s, 2),
+                    "bits": None if np.isnan(each.bits_per_token) else round(each.bits_per_token, 2),
+                    "made up": each in recording.made_up,
+                    "text": each.text,
+                }
+                for each in recording.heard
+            ]
+            table[f"{name}, {level_db:+d} dB"] = judged(segments, Alignment(tuple(words)), start, end)
             print(name, level_db, json.dumps(table[f"{name}, {level_db:+d} dB"]), flush=True)
-    everything = [segment for each in table.values() for segment in each["segments"]]
-    summary = {}
-    for place in ("speech", "both", "sound"):
-        own = [segment for segment in everything if segment["lies in"] == place and segment["bits"] is not None]
-        bits = [segment["bits"] for segment in own]
-        summary[place] = {"segments": len(own), "called made up": sum(segment["made up"] for segment in own)}
-        summary[place] |= (
-            {"least, median, most bits": [round(float(q), 2) for q in np.quantile(bits, (0, 0.5, 1))]} if bits else {}
-        )
-    return {"sound, seconds": seconds, "summary": summary, "table": table}
+    return {"sound": [round(start, 2), round(end, 2)], "summary": summary(table), "table": table}
 
 
-def heard(recording: Recording, start: float, end: float, seconds: float) -> dict[str, Any]:
-    """Return bits and verdict of every segment, and whether it lies in speech, in the sound, or both."""
-    segments = []
-    for each in recording.heard:
-        inside = max(0.0, min(each.end_s, end) - max(each.start_s, start)) / max(each.end_s - each.start_s, 1e-9)
-        place = "sound" if inside > 0.8 else "speech" if inside < 0.2 else "both"
-        bits = None if np.isnan(each.bits_per_token) else round(each.bits_per_token, 2)
-        times = {"start": round(each.start_s, 2), "end": round(each.end_s, 2), "lies in": place}
-        segments.append({**times, "bits": bits, "made up": each in recording.made_up, "text": each.text})
-    return {
-        "stretch of the sound": [round(start, 2), round(end, 2)],
-        "seconds": round(seconds, 1),
-        "segments": segments,
-    }
+def judged(segments: list[dict[str, Any]], alignment: Alignment, start: float, end: float) -> list[dict[str, Any]]:
+    """Return segments with what they are: said by somebody, misheard, or written for a sound from start to end.
+
+    Timestamps do not tell: a segment of the first words after a sound often starts in the middle of the sound. Said is
+    what has at least half of its words in the transcript, at that place in the order of words and within a second.
+    """
+    texts = [segment["text"].split() for segment in segments]
+    matched = match_words([text for own in texts for text in own], alignment).spoken
+    spoken = {word.index: (word.start, word.end) for word in matched}
+    at, result = 0, []
+    for segment, own in zip(segments, texts, strict=True):
+        places = [at + k for k, text in enumerate(own) if any(c.isalnum() for c in text)]
+        at += len(own)
+        near = [spoken[k] for k in places if k in spoken]
+        near = [(a, b) for a, b in near if b > segment["start"] - 1 and a < segment["end"] + 1]
+        inside = min(segment["end"], end) - max(segment["start"], start)
+        if not places:
+            kind = "no word"
+        elif len(near) >= len(places) / 2:
+            kind = "said"
+        else:
+            kind = "for the sound" if inside > 0.5 * (segment["end"] - segment["start"]) else "misheard"
+        result.append({**segment, "is": kind})
+    return result
 
 
-# Memory ---------------------------------------------------------------------------------------------------------------
-
-
-def measure_memory(data: Path, work: Path) -> dict[str, Any]:
-    """Explain a minute and half an hour of noise, each in a process of its own, and compare their peaks."""
+def summary(table: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Return for segments of a kind how many are called made up, and the least, median and most bits."""
     found = {}
-    for minutes in (1, 30):
-        path, rng = work / f"noise-{minutes}.wav", np.random.default_rng(0)
-        with soundfile.SoundFile(path, "w", RATE, 1) as file:
-            for _ in range(minutes * 6):
-                file.write(0.1 * rng.standard_normal(10 * RATE))
-        started = time.perf_counter()
-        found[f"{minutes} min"] = json.loads(child("memory", path).stdout.splitlines()[-1])
-        found[f"{minutes} min"]["seconds"] = round(time.perf_counter() - started, 1)
-        path.unlink()
-    more = found["30 min"]["after_mb"] - found["1 min"]["after_mb"]
-    return {**found, "more for 30 min, MB": round(more, 1)}
-
-
-def child(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    """Run a part of recordings_child.py in a process of its own."""
-    finished = subprocess.run(command(*arguments), capture_output=True, text=True, check=False)
-    if finished.returncode:
-        raise SystemExit(finished.stderr)
-    return finished
-
-
-def command(*arguments: Any) -> list[str]:
-    """Return the command that runs a part of recordings_child.py."""
-    return [sys.executable, str(Path(__file__).with_name("recordings_child.py")), *map(str, arguments)]
+    for kind in ("said", "misheard", "for the sound", "no word"):
+        own = [segment for segments in table.values() for segment in segments if segment["is"] == kind]
+        bits = [segment["bits"] for segment in own if segment["bits"] is not None]
+        found[kind] = {
+            "segments": len(own),
+            "called made up": sum(segment["made up"] for segment in own),
+            "bits": [round(float(q), 2) for q in np.quantile(bits, (0, 0.5, 1))] if bits else [],
+        }
+    return found
 
 
 # Part -----------------------------------------------------------------------------------------------------------------
@@ -279,64 +270,6 @@ def equal_rows(some: Any, full: Recording) -> bool:
     )
 
 
-# Killed ---------------------------------------------------------------------------------------------------------------
-
-
-def measure_killed(data: Path, work: Path) -> dict[str, Any]:
-    """Kill a run at random moments, start it again, and compare with one that nobody killed."""
-    samples, _, _ = speech(data, 90.0)
-    audio, whole = work / "killed.wav", work / "undisturbed"
-    soundfile.write(audio, samples, RATE)
-    shutil.rmtree(whole, ignore_errors=True)
-    started = time.perf_counter()
-    child("run", audio, whole)
-    length, expected, moments = time.perf_counter() - started, Recording.load(whole), []
-    for moment in range(KILLS):
-        folder = work / f"killed-{moment}"
-        shutil.rmtree(folder, ignore_errors=True)
-        after = random.Random(moment).uniform(0.2, 1.0) * length
-        with subprocess.Popen(command("run", audio, folder), stderr=subprocess.DEVNULL) as process:
-            time.sleep(after)
-            process.kill()
-        left = sorted(path.name for path in (folder / "windows").glob("*")) if (folder / "windows").is_dir() else []
-        planned = (folder / "recording.json").is_file()
-        started = time.perf_counter()
-        child("run", audio, folder)
-        moments.append(
-            {
-                "killed after, s": round(after, 1),
-                "plan on disk": planned,
-                "windows on disk": len([name for name in left if name.isdigit()]),
-                "half written": [name for name in left if not name.isdigit()],
-                "started again, s": round(time.perf_counter() - started, 1),
-                **compared(Recording.load(folder), expected),
-            }
-        )
-        print(moments[-1], flush=True)
-    return {"undisturbed, s": round(length, 1), "windows": len(expected.windows), "moments": moments}
-
-
-def compared(found: Recording, expected: Recording) -> dict[str, Any]:
-    """Return whether two recordings are equal, and files that do not belong there."""
-    maps = all(
-        torch.equal(a.audio_map.dense(k), b.audio_map.dense(k))
-        for a, b in zip(found, expected, strict=True)
-        for k in range(len(b.pieces))
-    )
-    tokens = all(
-        torch.equal(a.raw_token_scores.nan_to_num(), b.raw_token_scores.nan_to_num())
-        for a, b in zip(found, expected, strict=True)
-    )
-    names = [{str(p.relative_to(each.folder)) for p in each.folder.rglob("*")} for each in (found, expected)]
-    return {
-        "complete": found.complete,
-        "text equal": found.text == expected.text and found.windows == expected.windows,
-        "maps equal": maps,
-        "token maps equal": tokens,
-        "litter": sorted(names[0] - names[1]),
-    }
-
-
 PARTS: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
     "speech": measure_speech,
     "noise": measure_noise,
@@ -344,6 +277,7 @@ PARTS: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
     "memory": measure_memory,
     "part": measure_part,
     "killed": measure_killed,
+    "odd": measure_odd,
 }
 
 
