@@ -127,8 +127,10 @@ class Recording(Sequence[Explanation]):
         if self._latest is None or self._latest[0] != index:
             window = self._explained[index]
             found = self.explanation_in(window.folder(self.folder))
-            written = tuple(window.written["token_ids"]), tuple(window.written["prefix_ids"])
-            if (found.written_ids, tuple(found.origin.prefix_ids or ())) != written:
+            own = found.written_ids, tuple(found.origin.prefix_ids or ())
+            if own != tuple(
+                tuple(window.written.get(name, own[i])) for i, name in enumerate(("token_ids", "prefix_ids"))
+            ):
                 raise ExplanationFormatError(
                     f"path {str(window.folder(self.folder))!r} holds the explanation of another recording; remove that "
                     "folder and explain again"

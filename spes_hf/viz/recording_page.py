@@ -101,7 +101,7 @@ class _Pages:
         if explanation is not None:
             name = f"{window.index:05d}.html"
             (self.folder / name).write_text(report.page(explanation, embeddable=True), encoding="utf-8")
-            words, token_bits = _words(explanation), _token_bits(explanation)
+            words, token_bits = _words(explanation), explanation.written_bits
             bits, timing = explanation.sound_bits.tolist(), _Timing(explanation)
             self.model = self.model or explanation.origin.model
         self.cut += window.reached_length_limit
@@ -244,13 +244,6 @@ class _Timing:
                 spoken.pop()
             found.append(following)
         return found[::-1]
-
-
-def _token_bits(explanation: Explanation) -> dict[int, float]:
-    """Return the bits of every explained token of the text, by its index in the output."""
-    places = range(len(explanation.pieces)) if explanation.part is None else explanation.part.rows
-    bits = explanation.token_sound_bits.tolist()
-    return {place: bits[k] for k, place in enumerate(places) if not explanation.special[k]}
 
 
 def _shown(text: str) -> str:

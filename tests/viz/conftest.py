@@ -88,6 +88,14 @@ def make_contrasts(pairs=(("country", "county"), ("(nothing)", "really")), prefi
     return make_explanation(tuple(c.name for c in contrasts), prefix, **(fields | changes))
 
 
+def bits_of(rows, count, changes):
+    """Return bits for all tokens of a text: those of the explained ones, and 8 for the others."""
+    bits = [8.0] * count
+    for row, value in zip(rows, changes.get("token_sound_bits", torch.full((len(rows),), 8.0)).tolist(), strict=True):
+        bits[row] = value
+    return tuple(bits)
+
+
 def make_part(pieces, rows, start_s=0.0, frames=60, prefix=("<s>",), rate=8000, **changes):
     """Return the explanation of some tokens of a text, in a window that starts at a time of a recording."""
     special = tuple(piece.startswith("<|") for piece in pieces)
@@ -98,7 +106,9 @@ def make_part(pieces, rows, start_s=0.0, frames=60, prefix=("<s>",), rate=8000, 
         row[len(prefix) + k :] = torch.nan
     fields = {
         "text": "".join(p for p, s in zip(pieces, special, strict=True) if not s),
-        "part": Part(tuple(rows), tuple(range(len(pieces))), tuple(pieces), special),
+        "part": Part(
+            tuple(rows), tuple(range(len(pieces))), tuple(pieces), special, bits_of(rows, len(pieces), changes)
+        ),
         "token_id_list": tuple(rows),
         "special": tuple(special[k] for k in rows),
         "context_pieces": context,
