@@ -89,7 +89,7 @@ def bytes_table(rows: list[dict[str, Any]]) -> str:
 
 
 def job(rows: int) -> dict[str, Any]:
-    """Return time and memory of a job of so many rows."""
+    """Return time and memory of a job with this number of rows."""
     data = Dataset.from_dict({"id": [f"utterance_{i}" for i in range(rows)], "text": ["a b c d"] * rows})
     transform = Copy()
     with tempfile.TemporaryDirectory() as folder:
@@ -168,7 +168,7 @@ def synthetic(found: Explanation, tokens: int, frames: int, bins: int, patches: 
 
 
 def rectangles(frames: int, bins: int, count: int) -> torch.Tensor:
-    """Return a label map of about so many rectangular patches, (frames, bins) int32."""
+    """Return a label map of about this number of rectangular patches, (frames, bins) int32."""
     side = max(1, round((frames * bins / count) ** 0.5))
     columns = -(-bins // side)
     t, c = torch.arange(frames)[:, None], torch.arange(bins)[None]

@@ -36,7 +36,6 @@ from scipy.stats import spearmanr
 
 from spes_hf import SpesConfig, explain
 from spes_hf.adapters import get_adapter
-from spes_hf.adapters.windows import Window
 from spes_hf.analysis import Alignment, Word
 from spes_hf.analysis.matching import match_words
 from spes_hf.audio.load import load_audio
@@ -117,7 +116,7 @@ def compare_logits(
     written = [window for window in recording.windows if window.segments]
     largest, scale, same_tokens, same_best, tokens = 0.0, 0.0, len(written) == len(expected), 0, 0
     for each, (ids, logits) in zip(written, expected, strict=True):
-        window = Window.from_dict(dict(each.written))
+        window = each.written
         with torch.no_grad():
             found = adapter.logits(long.utterance(window), window.target)[0]
         kept = len(window.token_ids)

@@ -47,7 +47,7 @@ def joined(data: Path, rows: list[dict[str, Any]]) -> tuple[np.ndarray, Alignmen
 
 
 def speech(data: Path, seconds: float, skip: int = 0) -> tuple[np.ndarray, Alignment, list[dict[str, Any]]]:
-    """Return at least so many seconds of speech, when each word was said, and the clips.
+    """Return at least this number of seconds of speech, when each word was said, and the clips.
 
     Args:
         data: Folder of real speech.

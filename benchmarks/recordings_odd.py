@@ -17,7 +17,6 @@ from recordings_child import CHEAP
 
 from spes_hf import explain
 from spes_hf.adapters import get_adapter
-from spes_hf.adapters.windows import Window
 from spes_hf.audio.load import load_audio
 from spes_hf.demo import load_demo_model
 from spes_hf.errors import SpesError
@@ -53,8 +52,8 @@ def measure_odd(data: Path, work: Path) -> dict[str, Any]:
                         str(data), "FOLDER"
                     )
                 }
-        told = sorted({str(w.message) for w in caught if issubclass(w.category, UserWarning)})
-        table[name] |= {"warnings": told} if told else {}
+        warned = sorted({str(w.message) for w in caught if issubclass(w.category, UserWarning)})
+        table[name] |= {"warnings": warned} if warned else {}
         table[name]["seconds"] = round(time.perf_counter() - started, 1)
         print(name, json.dumps(table[name]), flush=True)
     return table
@@ -116,7 +115,7 @@ def came_out(audio: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         return found
     waveform = load_audio(audio, RATE, None if isinstance(audio, Path) else RATE)
     kwargs = dict(options.get("generate_kwargs") or {})
-    if not kwargs.get("do_sample") and not any(window.temperature for window in recording.windows):
+    if not kwargs.get("do_sample") and not any(window.written.temperature for window in recording.windows):
         inputs = processor(
             waveform.samples, sampling_rate=RATE, truncation=False, padding="longest", return_tensors="pt"
         )
@@ -134,11 +133,11 @@ def came_out(audio: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         "windows": len(recording.windows),
         "explained": len(recording),
         "complete": recording.complete,
-        "temperatures": [window.temperature for window in recording.windows],
-        "attempts": [window.attempts for window in recording.windows],
+        "temperatures": [window.written.temperature for window in recording.windows],
+        "attempts": [window.written.attempts for window in recording.windows],
         "skipped": [window.skipped for window in recording.windows],
         "reached length limit": [window.reached_length_limit for window in recording.windows],
-        "prefix lengths": [len(window.written["prefix_ids"]) for window in recording.windows],
+        "prefix lengths": [len(window.written.prefix_ids) for window in recording.windows],
         "made up": [segment.text for segment in recording.made_up],
         "probabilities": agreement(waveform, recording),
     }
@@ -155,7 +154,7 @@ def agreement(waveform: Any, recording: Recording) -> float:
     long, largest = adapter.long_form(waveform), 0.0
     windows = {window.start_s: window for window in recording.windows}
     for explanation in recording:
-        window = Window.from_dict(dict(windows[explanation.provenance["window"]["start_s"]].written))
+        window = windows[explanation.provenance["window"]["start_s"]].written
         with torch.no_grad():
             logits = adapter.logits(long.utterance(window), window.target)[0].float()
         rows = range(len(explanation.pieces)) if explanation.part is None else explanation.part.rows

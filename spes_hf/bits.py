@@ -13,7 +13,7 @@ NOT_HEARD_BITS = 1.0
 # benchmarks/hallucination.py on one half of the speakers and sounds; docs/hallucination.md reports the other half.
 INTERCEPT, SLOPE = 17.37, -7.19
 
-# Below so many bits a token, an output was likelier made up than heard.
+# Below this number of bits a token, an output was likelier made up than heard.
 MADE_UP_BITS = 2 ** (-INTERCEPT / SLOPE) - 1
 
 
@@ -41,8 +41,8 @@ def verdict_of(text: str, bits_per_token: float, text_given: bool = False) -> Ve
 
 def bits_per_word(words: Sequence[str], bits: Iterable[float]) -> float:
     """Return the mean of the bits of the words that have a letter or digit; NaN where there is none."""
-    told = [b for _, b in spoken(words, bits)]
-    return sum(told) / len(told) if told else math.nan
+    found = [b for _, b in spoken(words, bits)]
+    return sum(found) / len(found) if found else math.nan
 
 
 def spoken(words: Sequence[str], bits: Iterable[float]) -> list[tuple[str, float]]:

@@ -23,6 +23,7 @@ from spes_hf.methods import ExplainConfig, SpesConfig
 from spes_hf.methods.run import Problem
 from spes_hf.plans import Found, run_plan
 from spes_hf.provenance import describe
+from spes_hf.recording_folder import Asked
 from spes_hf.recordings import explain_recording, is_recording
 from spes_hf.runtime.batching import FoundSizes, check_batch_size
 from spes_hf.scoring.contrast import CONTRASTS, Contrast
@@ -220,7 +221,7 @@ class Explainer:
         named: dict[str, Any] = {"words": words, "tokens": tokens, "timestamps": timestamps}
         if is_recording(self.adapter, waveform, segment, start, end, folder, text=text, foil=foil):
             part = {"start": start, "end": end, "segment": segment}
-            return explain_recording(self, waveform, options, config, utterance_id, named, part, folder)
+            return explain_recording(self, Asked(waveform, options, config, utterance_id, named, part), folder)
         waveform = replace(waveform, samples=waveform.samples[:])
         started = time.perf_counter()
         with self.output(waveform, options, text, utterance_id) as output:

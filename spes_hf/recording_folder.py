@@ -1,9 +1,10 @@
-"""The folder of a recording that is being explained: its sound, and whose it is, so that only the same call goes on."""
+"""The folder of a recording that is being explained: its sound, and what was asked for."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,32 +29,52 @@ def store_audio(waveform: Waveform, place: Path) -> None:
             file.write(np.clip(waveform.samples[start : start + _BLOCK], -1, 1))
 
 
-def identity_of(
-    adapter: Adapter,
-    seed: int,
-    autocast: str | None,
-    waveform: Waveform,
-    options: GenerationOptions,
-    config: ExplainConfig,
-    utterance_id: str,
-    named: Mapping[str, Any],
-    part: Mapping[str, Any],
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Asked:
+    """What a user asks of a recording.
+
+    Attributes:
+        waveform: The recording.
+        options: How the model generates.
+        config: Method and settings.
+        utterance_id: Gives every utterance of a corpus masks of its own.
+        named: Words, tokens and timestamps, as for `spes_hf.explain`.
+        part: Start, end and segment, likewise.
+    """
+
+    waveform: Waveform
+    options: GenerationOptions
+    config: ExplainConfig
+    utterance_id: str
+    named: Mapping[str, Any]
+    part: Mapping[str, Any]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All but the sound, ready for JSON."""
+        options = self.options
+        return {
+            "config": self.config.to_dict(),
+            **{name: to_plain(value) for name, value in {**self.part, **self.named}.items()},
+            **{name: getattr(options, name) for name in ("language", "task", "tgt_lang")},
+            "generate_kwargs": {str(k): to_plain(v) for k, v in options.generate_kwargs.items()},
+        }
+
+
+def identity_of(adapter: Adapter, seed: int, autocast: str | None, asked: Asked) -> dict[str, Any]:
     """Return what a recording is, so that its folder continues with the same call alone."""
+    samples = asked.waveform.samples
     digest = hashlib.blake2b(digest_size=16)
-    for start in range(0, len(waveform.samples), _BLOCK):
-        digest.update(np.ascontiguousarray(waveform.samples[start : start + _BLOCK], dtype=np.float32).tobytes())
+    for start in range(0, len(samples), _BLOCK):
+        digest.update(np.ascontiguousarray(samples[start : start + _BLOCK], dtype=np.float32).tobytes())
     return {
         "audio": digest.hexdigest(),
         "model": model_identity(adapter.model),
         "processor": processor_identity(adapter.processor),
-        "config": config.to_dict(),
         "seed": seed,
         "autocast": autocast,
-        "utterance_id": utterance_id,
-        **{name: to_plain(value) for name, value in {**part, **named}.items()},
-        **{name: getattr(options, name) for name in ("language", "task", "tgt_lang")},
-        "generate_kwargs": {str(k): to_plain(v) for k, v in options.generate_kwargs.items()},
+        "utterance_id": asked.utterance_id,
+        **asked.settings,
     }
 
 
@@ -64,10 +85,7 @@ def known_plan(place: Path, identity: Mapping[str, Any]) -> RecordingPlan | None
         ConfigError: If the folder holds something else, or another recording.
     """
     if not (place / DESCRIPTION).is_file():
-        others = (
-            [path for path in place.iterdir() if path.name[:1] != "." and path.name != AUDIO] if place.is_dir() else []
-        )
-        if others:
+        if any(path.name[:1] != "." and path.name != AUDIO for path in place.iterdir()):
             raise ConfigError(f"folder is {str(place)!r}, which holds other things; pass a new folder")
         return None
     try:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from tqdm.auto import tqdm
 
-from spes_hf.adapters import Adapter, GenerationOptions, Utterance
+from spes_hf.adapters import Adapter, GenerationOptions
 from spes_hf.adapters.output import Output, undisturbed
 from spes_hf.adapters.pauses import PauseLongForm
 from spes_hf.adapters.windows import LongForm, Window
@@ -32,12 +32,12 @@ from spes_hf.explanation.recording_plan import (
 from spes_hf.explanation.result import Explanation
 from spes_hf.masking.draw import mask_key
 from spes_hf.methods import ExplainConfig
-from spes_hf.plain import to_plain
-from spes_hf.recording_folder import identity_of, known_plan, store_audio
+from spes_hf.recording_folder import Asked, identity_of, known_plan, store_audio
 from spes_hf.runtime.preserve import silence_transformers
 from spes_hf.scoring.part import rows_of
 
-_BLOCK = 1 << 20
+# Of progress bars over a recording.
+_SECONDS = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
 
 
 class WindowExplainer(Protocol):
@@ -129,28 +129,14 @@ def is_recording(
     return True
 
 
-def explain_recording(
-    explainer: WindowExplainer,
-    waveform: Waveform,
-    options: GenerationOptions,
-    config: ExplainConfig,
-    utterance_id: str,
-    named: Mapping[str, Any],
-    part: Mapping[str, Any],
-    folder: str | Path | None,
-) -> Recording:
+def explain_recording(explainer: WindowExplainer, asked: Asked, folder: str | os.PathLike[str] | None) -> Recording:
     """Return the explanation of a recording.
 
     The model writes first; then every window is explained and written to the folder. What is there is not done again.
 
     Args:
         explainer: Explains the windows.
-        waveform: The recording.
-        options: How the model generates.
-        config: Method and settings.
-        utterance_id: Gives every utterance of a corpus masks of its own.
-        named: Words, tokens and timestamps, as for `explain`.
-        part: Start, end and segment, as for `explain`.
+        asked: What is to be explained, and how.
         folder: Where to write; None: a temporary folder.
 
     Raises:
@@ -167,55 +153,42 @@ def explain_recording(
             tempfile.TemporaryFile(dir=place, prefix=".").close()
     except OSError as error:
         raise ConfigError(f"folder is {str(place)!r}, which cannot be written: {error}; pass another one") from error
-    adapter = explainer.adapter
-    identity = {}
+    adapter, waveform = explainer.adapter, asked.waveform
+    identity, plan = {}, None
     if folder is not None:
-        asked = (waveform, options, config, utterance_id, named, part)
-        identity = identity_of(adapter, explainer.seed, explainer.autocast, *asked)
-    known = known_plan(place, identity) if folder is not None else None
-    seed = mask_key(explainer.seed, utterance_id, "generate")
+        identity = identity_of(adapter, explainer.seed, explainer.autocast, asked)
+        plan = known_plan(place, identity)
+    seed = mask_key(explainer.seed, asked.utterance_id, "generate")
     with undisturbed(adapter, waveform.duration_s, seed), explainer.running():
-        long = adapter.long_form(waveform) if part["segment"] is None else PauseLongForm(adapter, waveform)
-        if known is None:
-            windows = _written(long, options, waveform.duration_s, part["end"], explainer.progress)
-            plan = _plan(adapter, long, waveform, windows, named, part, identity, options, config)
+        long = adapter.long_form(waveform) if asked.part["segment"] is None else PauseLongForm(adapter, waveform)
+        if plan is None:
+            plan = _plan(adapter, long, _written(long, asked, explainer.progress), asked, identity)
             store_audio(waveform, place)
             plan.write(place)
-        else:
-            plan = known
-        _explain_windows(explainer, long, plan, place, options, config, utterance_id)
+        _explain_windows(explainer, long, plan, place, asked)
     return Recording(place, temporary=temporary)
 
 
-def _written(
-    long: LongForm, options: GenerationOptions, duration_s: float, end: float | None, progress: bool
-) -> list[Window]:
+def _written(long: LongForm, asked: Asked, progress: bool) -> list[Window]:
     """Have the model write, with a progress bar."""
-    total = duration_s if end is None else min(duration_s, end)
-    form = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
-    bar = tqdm(total=total, desc="transcribing", disable=not progress, delay=1, bar_format=form)
+    end = asked.part["end"]
+    total = asked.waveform.duration_s if end is None else min(asked.waveform.duration_s, end)
+    bar = tqdm(total=total, desc="transcribing", disable=not progress, delay=1, bar_format=_SECONDS)
     with bar, torch.no_grad(), silence_transformers():
-        windows = long.write(options, end, lambda done: bar.update(min(done, total) - bar.n))
+        windows = long.write(asked.options, end, lambda done: bar.update(min(done, total) - bar.n))
         bar.update(total - bar.n)
     return windows
 
 
 def _plan(
-    adapter: Adapter,
-    long: LongForm,
-    waveform: Waveform,
-    windows: Sequence[Window],
-    named: Mapping[str, Any],
-    part: Mapping[str, Any],
-    identity: dict[str, Any],
-    options: GenerationOptions,
-    config: ExplainConfig,
+    adapter: Adapter, long: LongForm, windows: Sequence[Window], asked: Asked, identity: dict[str, Any]
 ) -> RecordingPlan:
     """Return what is to be explained of each window.
 
     Raises:
         ConfigError: If nothing that was asked for was written.
     """
+    waveform, named, part = asked.waveform, asked.named, asked.part
     start, end = part["start"] or 0.0, math.inf if part["end"] is None else part["end"]
     end = math.inf if end >= waveform.duration_s else end  # timestamps may lie behind the end
     whole = not start and end == math.inf
@@ -227,22 +200,20 @@ def _plan(
         raise ConfigError(
             f"{chosen[0]} is {named[chosen[0]]!r}, none of which was written between start={start:g} and end={end:g} s"
         )
-    texts = [
-        adapter.text(_ids(w, k)) for w, k in zip(kept, among, strict=True)
-    ]  # of the part alone, timestamps left out
     described = [
         _described(adapter, i, w, some, long.frame_s, bool(chosen))
         for i, (w, some) in enumerate(zip(kept, rows, strict=True))
     ]
-    nothing = torch.zeros(0, dtype=torch.int64, device="cpu")
-    everything = torch.cat([_ids(w, k) for w, k in zip(kept, among, strict=True)] or [nothing])
-    if not whole and not any(texts):
+    # Of the part that was asked for, timestamps left out.
+    ids = [token for w, some in zip(kept, among, strict=True) for token in _of_part(w.token_ids, some)]
+    text = adapter.text(torch.tensor(ids, dtype=torch.int64, device="cpu"))
+    if not whole and not text:
         raise ConfigError(
             f"nothing was written between start={start:g} and end={end:g} s; the model wrote for "
             f"{_shown(kept, long.frame_s)}"
         )
     return RecordingPlan(
-        text=adapter.text(everything),
+        text=text,
         duration_s=waveform.duration_s,
         frame_s=long.frame_s,
         windows=tuple(described),
@@ -250,18 +221,14 @@ def _plan(
         provenance={
             "audio": {"source": waveform.source, "notes": list(waveform.notes), "duration_s": waveform.duration_s},
             "windows": "of generate()" if long.native else "cut where speech pauses",
-            "config": config.to_dict(),
-            **{name: to_plain(value) for name, value in {**part, **named}.items() if value not in (None, False)},
-            **options.given("language", "task", "tgt_lang"),
-            "generate_kwargs": {str(k): to_plain(v) for k, v in options.generate_kwargs.items()},
+            **{name: value for name, value in asked.settings.items() if value not in (None, False)},
         },
     )
 
 
-def _ids(window: Window, among: Sequence[int] | None) -> torch.Tensor:
-    """Return the ids of the tokens of a window that lie in the part that was asked for."""
-    ids = window.target.token_ids
-    return ids if among is None else ids[list(among)]
+def _of_part(ids: Sequence[int], among: Sequence[int] | None) -> list[int]:
+    """Return the ids of those tokens of a window that lie in the part that was asked for."""
+    return [*ids] if among is None else [ids[k] for k in among]
 
 
 def _shown(windows: Sequence[Window], frame_s: float) -> str:
@@ -294,28 +261,17 @@ def _described(
         text=adapter.text(ids) if len(ids) else "",
         segments=tuple(
             RecordingSegment(
-                round(s.start_s, 6), round(s.end_s, 6), adapter.text(ids[s.first : s.stop]), s.first, s.stop
+                round(s.start_s, 6), round(s.end_s, 6), s.first, s.stop, adapter.text(ids[s.first : s.stop])
             )
             for s in window.segments
         ),
         rows=rows if spoken else (),
-        skipped=window.skipped,
-        temperature=window.temperature,
-        attempts=window.attempts,
-        discarded=window.discarded,
-        reached_length_limit=not window.complete,
-        written=window.to_dict(),
+        written=window,
     )
 
 
 def _explain_windows(
-    explainer: WindowExplainer,
-    long: LongForm,
-    plan: RecordingPlan,
-    place: Path,
-    options: GenerationOptions,
-    config: ExplainConfig,
-    utterance_id: str,
+    explainer: WindowExplainer, long: LongForm, plan: RecordingPlan, place: Path, asked: Asked
 ) -> None:
     """Explain the windows that are not there yet; each is on disk before the next begins."""
     todo = [window for window in plan.windows if window.rows != ()]
@@ -323,14 +279,13 @@ def _explain_windows(
         for each in todo:
             if each.is_there(place):
                 continue
-            window = Window.from_dict(dict(each.written))
-            utterance: Utterance = long.utterance(window)
+            window = each.written
             explanation = explainer.of_output(
-                Output(utterance, window.target, None),
-                options,
+                Output(long.utterance(window), window.target, None),
+                asked.options,
                 # Its masks do not depend on which other windows are explained.
-                f"{utterance_id}@{each.start_s:.2f}" if utterance_id else f"@{each.start_s:.2f}",
-                config,
+                f"{asked.utterance_id}@{each.start_s:.2f}",
+                asked.config,
                 rows=each.rows,
                 window={
                     "native": long.native,
@@ -338,9 +293,9 @@ def _explain_windows(
                     "start_s": each.start_s,
                     "end_s": each.end_s,
                     "until_s": each.until_s,
-                    "temperature": each.temperature,
-                    "attempts": each.attempts,
-                    "discarded_tokens": each.discarded,
+                    "temperature": window.temperature,
+                    "attempts": window.attempts,
+                    "discarded_tokens": window.discarded,
                 },
                 advance=_by_share(advance, each.until_s - each.start_s),
             )
@@ -357,8 +312,7 @@ def _bar(todo: Sequence[RecordedWindow], place: Path, shown: bool) -> Iterator[C
     """Yield what moves a bar over the seconds of the recording, those explained before included."""
     total = sum(window.until_s - window.start_s for window in todo)
     before = sum(window.until_s - window.start_s for window in todo if window.is_there(place))
-    form = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
-    bar = tqdm(total=total, initial=before, desc="explaining", disable=not shown, bar_format=form, smoothing=0)
+    bar = tqdm(total=total, initial=before, desc="explaining", disable=not shown, bar_format=_SECONDS, smoothing=0)
     with bar:
 
         def advance(seconds: float) -> None:

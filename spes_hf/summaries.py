@@ -57,7 +57,7 @@ def summary(explanation: Explanation, folder: Path) -> str:
 
 
 def _heard(explanation: Explanation) -> list[str]:
-    """Return what the sound told, line by line."""
+    """Return what the sound said, line by line."""
     from spes_hf.viz.scale import printable
 
     if explanation.contrasts is not None:
@@ -66,8 +66,8 @@ def _heard(explanation: Explanation) -> list[str]:
     words, mean = explanation.words(), explanation.bits_per_token
     if explanation.verdict == "nothing written":
         return ["no word was written"]
-    told = f"{mean:.1f} bits a token from the sound"
-    lines = [{"made up": "probably made up: ", "heard": "heard: "}.get(explanation.verdict, "") + told]
+    from_sound = f"{mean:.1f} bits a token from the sound"
+    lines = [{"made up": "probably made up: ", "heard": "heard: "}.get(explanation.verdict, "") + from_sound]
     rows = spoken(words.tokens, words.sound_bits.tolist())
     guessed = [f"{printable(word)} ({bits:.1f})" for word, bits in rows if bits < NOT_HEARD_BITS]
     lines.append(f"words that the sound had no part in (under 1 bit): {', '.join(guessed) if guessed else 'none'}")

@@ -125,8 +125,8 @@ def test_prompts_and_temperatures_are_part_of_what_a_window_started_from(small_w
     }
     found = explain(model, processor, sound, 16_000, config=CONFIG, generate_kwargs=settings, progress=False)
     # Nothing is so incompressible; sampled timestamps cut where they like.
-    assert {(window.attempts, window.temperature) for window in found.windows} == {(3, 0.8)}
-    assert all(window.written["prefix_ids"][:3] == prompt.tolist() for window in found.windows)
+    assert {(window.written.attempts, window.written.temperature) for window in found.windows} == {(3, 0.8)}
+    assert all(list(window.written.prefix_ids[:3]) == prompt.tolist() for window in found.windows)
     assert found[0].origin.window["temperature"] == 0.8
     before = torch.get_rng_state()
     again = explain(model, processor, sound, 16_000, config=CONFIG, generate_kwargs=settings, progress=False)

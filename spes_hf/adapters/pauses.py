@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from spes_hf.adapters.base import Adapter
 from spes_hf.adapters.types import GenerationOptions, Utterance
-from spes_hf.adapters.windows import LongForm, Segment, Window
+from spes_hf.adapters.windows import LongForm, Progress, Segment, Window, unseen
 from spes_hf.audio.load import Waveform
 from spes_hf.audio.pauses import cut_at_pauses
 from spes_hf.errors import AudioError
@@ -34,10 +32,7 @@ class PauseLongForm(LongForm):
         self.stretches = cut_at_pauses(waveform.samples, waveform.sampling_rate, adapter.longest_s or LONGEST_S)
 
     def write(
-        self,
-        options: GenerationOptions,
-        until_s: float | None = None,
-        progress: Callable[[float], None] | None = None,
+        self, options: GenerationOptions, until_s: float | None = None, progress: Progress = unseen
     ) -> list[Window]:
         """Have the model write for every utterance."""
         windows = []
@@ -45,8 +40,7 @@ class PauseLongForm(LongForm):
         for (start, stop), until in zip(self.stretches, nexts, strict=True):
             if until_s is not None and start * self.frame_s >= until_s:
                 break
-            if progress is not None:
-                progress(start * self.frame_s)
+            progress(start * self.frame_s)
             try:
                 utterance = self._encoded(start, stop)
             except AudioError:  # nothing but silence, or shorter than two frames

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from spes_hf.adapters.types import GenerationOptions, Utterance
-from spes_hf.adapters.windows import LongForm, Segment, Window
+from spes_hf.adapters.windows import LongForm, Progress, Segment, Window, unseen
 from spes_hf.audio.load import Waveform
 from spes_hf.errors import ConfigError, UnsupportedModelError
 
@@ -48,10 +48,7 @@ class WhisperLongForm(LongForm):
         self.frames = self.features.shape[1]
 
     def write(
-        self,
-        options: GenerationOptions,
-        until_s: float | None = None,
-        progress: Callable[[float], None] | None = None,
+        self, options: GenerationOptions, until_s: float | None = None, progress: Progress = unseen
     ) -> list[Window]:
         """Have the model write, and return the windows that it went through.
 
@@ -68,7 +65,7 @@ class WhisperLongForm(LongForm):
         given: dict[str, Any] = {}
         if end > size and "return_timestamps" not in options.generate_kwargs:
             given["return_timestamps"] = True  # without them, generate() takes nothing that is longer than a window
-        if progress is not None and "monitor_progress" in inspect.signature(adapter.model.generate).parameters:
+        if "monitor_progress" in inspect.signature(adapter.model.generate).parameters:
             given["monitor_progress"] = lambda done: progress(float(done[0, 0]) * self.frame_s)
         with _recorded(adapter.model, features) as seen:
             output = adapter.call_generate({"input_features": features}, options, **given)

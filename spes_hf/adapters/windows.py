@@ -11,6 +11,13 @@ import torch
 
 from spes_hf.adapters.types import GenerationOptions, Target, Utterance
 
+Progress = Callable[[float], None]
+"""Takes the seconds of a recording that are done."""
+
+
+def unseen(seconds: float) -> None:
+    """Take no notice of progress."""
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -99,10 +106,7 @@ class LongForm(ABC):
 
     @abstractmethod
     def write(
-        self,
-        options: GenerationOptions,
-        until_s: float | None = None,
-        progress: Callable[[float], None] | None = None,
+        self, options: GenerationOptions, until_s: float | None = None, progress: Progress = unseen
     ) -> list[Window]:
         """Have the model write, and return the windows that it went through.
 
@@ -110,7 +114,7 @@ class LongForm(ABC):
             options: How it generates.
             until_s: Where what is asked for ends, in seconds: windows that start later may be missing, or be other
                 than without it. None: at the end.
-            progress: Is called with the seconds that are done.
+            progress: Is called as it goes.
         """
 
     @abstractmethod

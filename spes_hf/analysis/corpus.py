@@ -150,7 +150,7 @@ class Aligned:
 
 
 def token_label(explanation: Explanation, index: int) -> str:
-    """Return the name of a token's type: its text without the space before it; "…ing" goes on a word.
+    """Return the name of a token's type: its text without the space before it; "…ing" continues a word.
 
     Args:
         explanation: Over tokens.

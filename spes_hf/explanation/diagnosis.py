@@ -23,7 +23,7 @@ MISHEARD_BITS = 1.25
 # So near to the bound nothing is said.
 UNSURE_BITS = 0.25
 
-# A stretch that moves neither word by so many bits has nothing to hear.
+# A stretch that moves neither word by this number of bits has nothing to hear.
 NOTHING_BITS = 0.25
 
 

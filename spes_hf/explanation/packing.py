@@ -79,17 +79,27 @@ def unpack(packed: bytes) -> Explanation:
 
 def to_row(explanation: Explanation) -> dict[str, Any]:
     """Return an explanation as the entries of a row: bytes for the machine, the rest to look at."""
+    return row_of(explanation, pack(explanation))
+
+
+def row_of(found: Any, packed: bytes) -> dict[str, Any]:
+    """Return the entries of a row.
+
+    Args:
+        found: An explanation, or a recording, which has the same properties.
+        packed: It as bytes.
+    """
     return {
-        "explanation": pack(explanation),
-        "prediction": explanation.text,
-        "tokens": explanation.tokens,
-        "token_probabilities": explanation.token_probabilities.tolist(),
-        "sound_bits": explanation.sound_bits.tolist(),
-        "text_bits": explanation.text_bits.tolist(),
-        "bits_per_token": explanation.bits_per_token,
-        "verdict": explanation.verdict,
-        "reliability": float(explanation.reliability.sentence),
-        "reached_length_limit": explanation.reached_length_limit,
+        "explanation": packed,
+        "prediction": found.text,
+        "tokens": found.tokens,
+        "token_probabilities": found.token_probabilities.tolist(),
+        "sound_bits": found.sound_bits.tolist(),
+        "text_bits": found.text_bits.tolist(),
+        "bits_per_token": found.bits_per_token,
+        "verdict": found.verdict,
+        "reliability": float(found.reliability.sentence),
+        "reached_length_limit": found.reached_length_limit,
     }
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from spes_hf.explanation.maps import PatchMap, Reliability
 from spes_hf.explanation.origin import Origin
 from spes_hf.scoring.contrast import Contrast
+from spes_hf.text import word_groups
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,13 @@ class Part:
     pieces: tuple[str, ...]
     special: tuple[bool, ...]
     sound_bits: tuple[float, ...]
+
+    def words(self) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+        """Return the words of the explained tokens, as rows, and all words before the last one, as tokens."""
+        words = word_groups(self.pieces, self.special)
+        row_of = {k: row for row, k in enumerate(self.rows)}
+        explained = [tuple(row_of[k] for k in word if k in row_of) for word in words]
+        return [word for word in explained if word], words[:-1]
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,6 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -14,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import torch
 from torch import Tensor
 
-from spes_hf.bits import Verdict, probability_made_up, verdict_of
+from spes_hf.bits import Verdict, verdict_of
 from spes_hf.errors import ExplanationFormatError
 from spes_hf.explanation.maps import Reliability
+from spes_hf.explanation.recording_columns import TOP, Columns, HeardSegment
 from spes_hf.explanation.recording_plan import (
     AUDIO,
     DESCRIPTION,
@@ -30,37 +30,6 @@ from spes_hf.explanation.result import Explanation
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-
-# Share of a window's features that say when a word was heard (docs/recordings.md).
-TOP = 0.0025
-
-
-@dataclass(frozen=True)
-class HeardSegment:
-    """A segment of a recording, and how much of it came from the sound.
-
-    Attributes:
-        start_s: Where it starts, in seconds.
-        end_s: Where it ends.
-        text: What was written for it.
-        bits_per_token: Mean bits from the sound of its tokens; NaN where there are none.
-    """
-
-    start_s: float
-    end_s: float
-    text: str
-    bits_per_token: float
-
-    @property
-    def verdict(self) -> Verdict:
-        """Whether it was heard or made up, as `Explanation.verdict`."""
-        return verdict_of(self.text, self.bits_per_token)
-
-    @property
-    def probability_made_up(self) -> float:
-        """That it was made up, if one output in ten is; NaN where its bits are not known."""
-        return probability_made_up(self.bits_per_token)
 
 
 class Recording(Sequence[Explanation]):
@@ -116,7 +85,7 @@ class Recording(Sequence[Explanation]):
         """Return the explanation of a window, or a list of them.
 
         Raises:
-            IndexError: If there are not so many.
+            IndexError: If the index is out of range.
             ExplanationFormatError: If it is damaged.
         """
         if isinstance(index, slice):
@@ -127,10 +96,8 @@ class Recording(Sequence[Explanation]):
         if self._latest is None or self._latest[0] != index:
             window = self._explained[index]
             found = self.explanation_in(window.folder(self.folder))
-            own = found.written_ids, tuple(found.origin.prefix_ids or ())
-            if own != tuple(
-                tuple(window.written.get(name, own[i])) for i, name in enumerate(("token_ids", "prefix_ids"))
-            ):
+            own = window.written
+            if (found.written_ids, found.origin.prefix_ids or ()) != (own.token_ids, own.prefix_ids):
                 raise ExplanationFormatError(
                     f"path {str(window.folder(self.folder))!r} holds the explanation of another recording; remove that "
                     "folder and explain again"
@@ -174,6 +141,11 @@ class Recording(Sequence[Explanation]):
         return self.folder / AUDIO
 
     @property
+    def reached_length_limit(self) -> bool:
+        """Whether a length limit cut the text of a window."""
+        return any(window.reached_length_limit for window in self.windows)
+
+    @property
     def windows(self) -> tuple[RecordedWindow, ...]:
         """Every window that the model went through, also those without an explanation."""
         return self.plan.windows
@@ -189,9 +161,9 @@ class Recording(Sequence[Explanation]):
         return self.plan.provenance
 
     @cached_property
-    def _columns(self) -> list[_Columns]:
+    def _columns(self) -> list[Columns]:
         """What is small of every window, read in one go."""
-        return [_Columns.of(explanation) for explanation in self]
+        return [Columns.of(explanation) for explanation in self]
 
     @property
     def tokens(self) -> list[str]:
@@ -257,7 +229,7 @@ class Recording(Sequence[Explanation]):
     def sentence_saliency(self) -> Tensor:
         """(T, C) saliency of the spectrogram for the text of each window, in [0, 1], window after window.
 
-        What two windows read is that of the later one, which the text goes on with. Worked out anew each time, with one
+        What two windows read is that of the later one, which writes its text. Worked out anew each time, with one
         window in memory; stretches without an explanation are left out, `times` says which are there.
         """
         return torch.cat([self._own(i, each.sentence_saliency) for i, each in enumerate(self)] or [_none()[:, None]])
@@ -386,45 +358,6 @@ class Recording(Sequence[Explanation]):
         from spes_hf.viz.recording_figure import recording_html
 
         return recording_html(self)
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """What is small of the explanation of a window.
-
-    Attributes:
-        tokens: Of every token or word.
-        probabilities: (K,) likewise, as what follows.
-        sound_bits: (K,).
-        text_bits: (K,).
-        reliability: (K,).
-        centroids: (K,) in seconds.
-        sentence: Reliability of the sentence's map.
-        written_bits: Bits of all tokens that are text, explained or not, by their index in the window's output.
-    """
-
-    tokens: list[str]
-    probabilities: Tensor
-    sound_bits: Tensor
-    text_bits: Tensor
-    reliability: Tensor
-    centroids: Tensor
-    sentence: float
-    written_bits: dict[int, float]
-
-    @classmethod
-    def of(cls, explanation: Explanation) -> _Columns:
-        """Return the columns of an explanation, over tokens or words."""
-        return cls(
-            tokens=explanation.tokens,
-            probabilities=explanation.token_probabilities,
-            sound_bits=explanation.sound_bits,
-            text_bits=explanation.text_bits,
-            reliability=explanation.reliability.tokens,
-            centroids=explanation.time_centroids(TOP),
-            sentence=explanation.reliability.sentence,
-            written_bits=explanation.written_bits,
-        )
 
 
 def _none() -> Tensor:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from spes_hf.adapters.windows import Segment, Window
 from spes_hf.errors import ExplanationFormatError
 from spes_hf.files import whole_file
 
@@ -17,22 +17,14 @@ DESCRIPTION, AUDIO = "recording.json", "audio.flac"
 
 
 @dataclass(frozen=True)
-class RecordingSegment:
+class RecordingSegment(Segment):
     """A stretch of a recording and what was written for it, as the model's timestamps have it.
 
     Attributes:
-        start_s: Where it starts in the recording, in seconds.
-        end_s: Where it ends.
         text: What was written for it.
-        first: Index of its first token among those of its window.
-        stop: Index of the token after its last.
     """
 
-    start_s: float
-    end_s: float
     text: str
-    first: int
-    stop: int
 
 
 @dataclass(frozen=True)
@@ -47,12 +39,7 @@ class RecordedWindow:
         text: What the model wrote and kept.
         segments: The text by the model's timestamps.
         rows: Which tokens are to be explained; None: all; (): none.
-        skipped: Whether the model took it for silence.
-        temperature: At which it was written.
-        attempts: How many temperatures were tried.
-        discarded: How many tokens were written that the next window writes anew.
-        reached_length_limit: Whether a length limit cut the text.
-        written: The window as `spes_hf.adapters.windows.Window.to_dict` has it.
+        written: What ``generate()`` read, started from and wrote.
     """
 
     index: int
@@ -62,12 +49,17 @@ class RecordedWindow:
     text: str
     segments: tuple[RecordingSegment, ...]
     rows: tuple[int, ...] | None
-    skipped: bool
-    temperature: float
-    attempts: int
-    discarded: int
-    reached_length_limit: bool
-    written: Mapping[str, Any]
+    written: Window
+
+    @property
+    def skipped(self) -> bool:
+        """Whether it was taken for silence."""
+        return self.written.skipped
+
+    @property
+    def reached_length_limit(self) -> bool:
+        """Whether a length limit cut the text."""
+        return not self.written.complete
 
     def folder(self, recording: Path) -> Path:
         """Return where its explanation is, in the folder of a recording."""
@@ -130,11 +122,9 @@ def read_plan(folder: Path) -> RecordingPlan:
             )
         windows = []
         for each in values.pop("windows"):
-            segments = tuple(RecordingSegment(**segment) for segment in each.pop("segments"))
-            rows = each.pop("rows")
-            windows.append(
-                RecordedWindow(**each, segments=segments, rows=None if rows is None else tuple(map(int, rows)))
-            )
+            segments, rows = tuple(RecordingSegment(**segment) for segment in each.pop("segments")), each.pop("rows")
+            written, rows = Window.from_dict(each.pop("written")), None if rows is None else tuple(map(int, rows))
+            windows.append(RecordedWindow(**each, segments=segments, rows=rows, written=written))
         return RecordingPlan(**values, windows=tuple(windows))
     except ExplanationFormatError:
         raise

@@ -12,6 +12,7 @@ from typing import Any
 
 from spes_hf.errors import ExplanationFormatError
 from spes_hf.explanation.origin import without_time
+from spes_hf.explanation.packing import row_of
 from spes_hf.explanation.recording import Recording
 from spes_hf.explanation.recording_plan import DESCRIPTION
 
@@ -31,18 +32,7 @@ def is_packed(value: Any) -> bool:
 
 def to_row(recording: Recording) -> dict[str, Any]:
     """Return a recording as the entries of a row, as `spes_hf.explanation.packing.to_row`."""
-    return {
-        "explanation": pack(recording),
-        "prediction": recording.text,
-        "tokens": recording.tokens,
-        "token_probabilities": recording.token_probabilities.tolist(),
-        "sound_bits": recording.sound_bits.tolist(),
-        "text_bits": recording.text_bits.tolist(),
-        "bits_per_token": recording.bits_per_token,
-        "verdict": recording.verdict,
-        "reliability": recording.reliability.sentence,
-        "reached_length_limit": any(window.reached_length_limit for window in recording.windows),
-    }
+    return row_of(recording, pack(recording))
 
 
 def pack(recording: Recording) -> bytes:

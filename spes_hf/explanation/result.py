@@ -15,7 +15,7 @@ from torch import Tensor
 from spes_hf import functional
 from spes_hf.bits import Verdict, verdict_of
 from spes_hf.explanation.maps import Reliability
-from spes_hf.explanation.parts import ExplanationParts, Part, singles
+from spes_hf.explanation.parts import ExplanationParts, singles
 from spes_hf.text import join_pieces, word_groups
 
 if TYPE_CHECKING:
@@ -288,7 +288,7 @@ class Explanation(ExplanationParts):
         p = self.prefix_length
         groups: Sequence[tuple[int, ...]]
         if self.part is not None:
-            groups, earlier = _part_groups(self.part)
+            groups, earlier = self.part.words()
         elif self.contrasts is None:
             groups = word_groups(self.pieces, self.special)
             earlier = groups[:-1]
@@ -399,11 +399,3 @@ class Explanation(ExplanationParts):
         from spes_hf.viz import notebook_html
 
         return notebook_html(self)
-
-
-def _part_groups(part: Part) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-    """Return the words of the explained tokens, as rows, and those of all the text before the last token."""
-    words = word_groups(part.pieces, part.special)
-    row_of = {k: row for row, k in enumerate(part.rows)}
-    explained = [tuple(row_of[k] for k in word if k in row_of) for word in words]
-    return [word for word in explained if word], words[:-1]

@@ -69,7 +69,7 @@ class Problem:
         return mask_key(self.seed, self.utterance_id, stream)
 
     def eq3(self, levels: int = 1) -> PerturbationEstimator:
-        """Return the estimator of Eq. 3 for so many levels of units."""
+        """Return the estimator of Eq. 3 for this number of levels of units."""
         return PerturbationEstimator(levels, centred=self.signed)
 
     def require_gradients(self, what: str, remedy: str) -> None:

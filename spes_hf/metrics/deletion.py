@@ -164,7 +164,7 @@ class _Curve(RewritingMetric):
         target = clean_target(explanation, adapter, utterance, options)
         clean, fill = explanation.features, fill_values(self.fill, explanation.features)
 
-        # In a window of a recording, the model goes on writing about sound that the next window explains.
+        # In a window of a recording, the model writes more, about sound that the next window explains.
         other = explanation.text_given or self.generate_kwargs is not None or explanation.origin.in_recording
         prediction = explanation.text
         if other:

@@ -106,7 +106,7 @@ class _Pages:
             self.model = self.model or explanation.origin.model
         self.cut += window.reached_length_limit
         first = len(self.words["text"])
-        whole = RecordingSegment(window.start_s, window.until_s, window.text, 0, 1 << 31)
+        whole = RecordingSegment(window.start_s, window.until_s, 0, 1 << 31, window.text)
         segments = window.segments or ((whole,) if window.text.strip() else ())
         for place, segment in enumerate(segments):
             # Every explained word has a place: what lies between segments goes with the one before.

@@ -1,11 +1,13 @@
 import math
 import subprocess
+from dataclasses import replace
 
 import driven_browser
 import pytest
 import soundfile
 import torch
 
+from spes_hf.adapters.windows import Window
 from spes_hf.explanation import Explanation, PatchMap, Reliability
 from spes_hf.explanation.parts import Part
 from spes_hf.explanation.recording import Recording
@@ -123,27 +125,20 @@ def make_window(index, start_s, until_s, segments=(), explained=True, skipped=Fa
     """Return a window of a recording; segments are (start, end, text, first, stop)."""
     text = "".join(segment[2] for segment in segments)
     rows = None if explained and not skipped else ()
-    fields = {"temperature": 0.0, "attempts": 1, "discarded": 0, "reached_length_limit": False, "written": {}}
-    return RecordedWindow(
-        index,
-        start_s,
-        until_s,
-        until_s,
-        text,
-        tuple(RecordingSegment(*s) for s in segments),
-        rows,
-        skipped,
-        **(fields | changes),
-    )
+    spoken = tuple(RecordingSegment(start, end, first, stop, said) for start, end, said, first, stop in segments)
+    written = Window(round(100 * start_s), 1, round(100 * until_s), skipped=skipped, **changes)
+    return RecordedWindow(index, start_s, until_s, until_s, text, spoken, rows, written)
 
 
 def make_recording(folder, windows, explanations, duration_s, rate=8000):
     """Return a recording made by hand, in a folder; explanations by the index of their window."""
     text = "".join(window.text for window in windows)
     audio = {"source": "file talk.wav", "notes": ["mixed down from 2 channels"]}
-    RecordingPlan(text, duration_s, 0.01, tuple(windows), provenance={"audio": audio}).write(folder)
     for index, explanation in explanations.items():
+        own = {"token_ids": explanation.written_ids, "prefix_ids": explanation.origin.prefix_ids or ()}
+        windows = [replace(w, written=replace(w.written, **own)) if w.index == index else w for w in windows]
         explanation.save(windows[index].folder(folder))
+    RecordingPlan(text, duration_s, 0.01, tuple(windows), provenance={"audio": audio}).write(folder)
     if rate:  # longer than the text: Chromium cannot seek everywhere in the last seconds of a FLAC
         soundfile.write(folder / AUDIO, torch.sin(torch.arange(int(rate * (duration_s + 4))) / 9).numpy() / 2, rate)
     return Recording(folder)

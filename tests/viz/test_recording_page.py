@@ -53,7 +53,7 @@ def recording(recorded, tmp_path_factory):
         window(0, 0.0, 0.6, ((0.0, 0.3, " Good morning, all", 0, 7), (0.3, 0.6, " one two", 7, 11))),
         window(1, 0.6, 1.2, skipped=True),
         window(2, 1.2, 1.8, ((1.2, 1.8, " Nobody asked.", 0, 4),), explained=False),
-        window(3, 1.8, 2.4, ((1.8, 2.4, " one two", 7, 11),), reached_length_limit=True),
+        window(3, 1.8, 2.4, ((1.8, 2.4, " one two", 7, 11),), complete=False),
         window(4, 2.4, 3.0, ((2.4, 3.0, "".join(LATER[1:5]), 0, 6),)),
     )
     explanations = {
