@@ -29,7 +29,7 @@ from spes_hf.runtime.batching import FoundSizes, check_batch_size
 from spes_hf.scoring.contrast import CONTRASTS, Contrast
 from spes_hf.scoring.foils import Foil, contrasts_of
 from spes_hf.scoring.objective import ContrastObjective, Objective, TokenObjective
-from spes_hf.scoring.part import Chosen, rows_of
+from spes_hf.scoring.part import Chosen, listed, rows_of
 
 if TYPE_CHECKING:
     from spes_hf.explanation.recording import Recording
@@ -218,7 +218,7 @@ class Explainer:
         if not isinstance(timestamps, bool):
             raise ConfigError(f"timestamps is {timestamps!r}; allowed: True, False")
         waveform = open_audio(audio, self.adapter.sampling_rate, sampling_rate)
-        named: dict[str, Any] = {"words": words, "tokens": tokens, "timestamps": timestamps}
+        named: dict[str, Any] = {"words": listed(words), "tokens": listed(tokens), "timestamps": timestamps}
         if is_recording(self.adapter, waveform, segment, start, end, folder, text=text, foil=foil):
             part = {"start": start, "end": end, "segment": segment}
             return explain_recording(self, Asked(waveform, options, config, utterance_id, named, part), folder)

@@ -13,6 +13,10 @@ class AudioError(SpesError, ValueError):
     """The audio cannot be read, or is nothing that the model could transcribe."""
 
 
+class NothingToHearError(AudioError):
+    """The audio is silence, or too short to hold a sound."""
+
+
 class ConfigError(SpesError, ValueError):
     """An argument or a configuration field has a value outside what is allowed."""
 

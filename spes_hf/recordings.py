@@ -33,7 +33,7 @@ from spes_hf.explanation.result import Explanation
 from spes_hf.masking.draw import mask_key
 from spes_hf.methods import ExplainConfig
 from spes_hf.recording_folder import Asked, identity_of, known_plan, store_audio
-from spes_hf.runtime.preserve import silence_transformers
+from spes_hf.runtime.locks import alone
 from spes_hf.scoring.part import rows_of
 
 # Of progress bars over a recording.
@@ -100,8 +100,7 @@ def is_recording(
         raise ConfigError(f"start is {start!r} and end is {end!r}; start must come before end")
     if start is not None and start >= waveform.duration_s:
         raise ConfigError(f"start is {start!r}, but the recording is {waveform.duration_s:.1f} s long")
-    long = adapter.window_s is not None and waveform.duration_s > adapter.window_s
-    if not long and segment is None:
+    if not goes_in_windows(adapter, waveform.duration_s, segment):
         given = [name for name, value in (("start", start), ("end", end)) if value is not None]
         if given:
             raise ConfigError(
@@ -127,6 +126,11 @@ def is_recording(
         )
     check_duration(waveform.duration_s)
     return True
+
+
+def goes_in_windows(adapter: Adapter, duration_s: float, segment: str | None) -> bool:
+    """Return whether audio of this length is explained window by window; ``segment`` is as for `explain`."""
+    return segment is not None or (adapter.window_s is not None and duration_s > adapter.window_s)
 
 
 def explain_recording(explainer: WindowExplainer, asked: Asked, folder: str | os.PathLike[str] | None) -> Recording:
@@ -158,9 +162,12 @@ def explain_recording(explainer: WindowExplainer, asked: Asked, folder: str | os
     if folder is not None:
         identity = identity_of(adapter, explainer.seed, explainer.autocast, asked)
         plan = known_plan(place, identity)
+        if plan is not None and all(each.is_there(place) for each in plan.windows if each.rows != ()):
+            return Recording(place)
     seed = mask_key(explainer.seed, asked.utterance_id, "generate")
     with undisturbed(adapter, waveform.duration_s, seed), explainer.running():
-        long = adapter.long_form(waveform) if asked.part["segment"] is None else PauseLongForm(adapter, waveform)
+        with alone():  # a processor may draw at random
+            long = adapter.long_form(waveform) if asked.part["segment"] is None else PauseLongForm(adapter, waveform)
         if plan is None:
             plan = _plan(adapter, long, _written(long, asked, explainer.progress), asked, identity)
             store_audio(waveform, place)
@@ -174,7 +181,7 @@ def _written(long: LongForm, asked: Asked, progress: bool) -> list[Window]:
     end = asked.part["end"]
     total = asked.waveform.duration_s if end is None else min(asked.waveform.duration_s, end)
     bar = tqdm(total=total, desc="transcribing", disable=not progress, delay=1, bar_format=_SECONDS)
-    with bar, torch.no_grad(), silence_transformers():
+    with bar, torch.no_grad():
         windows = long.write(asked.options, end, lambda done: bar.update(min(done, total) - bar.n))
         bar.update(total - bar.n)
     return windows
@@ -197,8 +204,9 @@ def _plan(
     rows = rows_of(adapter, [w.target for w in kept], **named, among=among)
     chosen = [name for name in ("words", "tokens") if named[name] is not None]
     if chosen and not any(some is None or some for some in rows):
+        names = named[chosen[0]]
         raise ConfigError(
-            f"{chosen[0]} is {named[chosen[0]]!r}, none of which was written between start={start:g} and end={end:g} s"
+            f"{chosen[0]} is {(names[0] if len(names) == 1 else names)!r}, none of which was written between start={start:g} and end={end:g} s"
         )
     described = [
         _described(adapter, i, w, some, long.frame_s, bool(chosen))
@@ -209,8 +217,7 @@ def _plan(
     text = adapter.text(torch.tensor(ids, dtype=torch.int64, device="cpu"))
     if not whole and not text:
         raise ConfigError(
-            f"nothing was written between start={start:g} and end={end:g} s; the model wrote for "
-            f"{_shown(kept, long.frame_s)}"
+            f"nothing was written between start={start:g} and end={end:g} s; the model wrote for {_shown(kept)}"
         )
     return RecordingPlan(
         text=text,
@@ -221,7 +228,7 @@ def _plan(
         provenance={
             "audio": {"source": waveform.source, "notes": list(waveform.notes), "duration_s": waveform.duration_s},
             "windows": "of generate()" if long.native else "cut where speech pauses",
-            **{name: value for name, value in asked.settings.items() if value not in (None, False)},
+            **{name: value for name, value in asked.settings.items() if value is not None and value is not False},
         },
     )
 
@@ -231,7 +238,7 @@ def _of_part(ids: Sequence[int], among: Sequence[int] | None) -> list[int]:
     return [*ids] if among is None else [ids[k] for k in among]
 
 
-def _shown(windows: Sequence[Window], frame_s: float) -> str:
+def _shown(windows: Sequence[Window]) -> str:
     stretches = [(s.start_s, s.end_s) for w in windows for s in w.segments]
     return ", ".join(f"{a:.1f}–{b:.1f} s" for a, b in stretches[:8]) + (" …" if len(stretches) > 8 else "") or "nothing"
 
@@ -280,8 +287,10 @@ def _explain_windows(
             if each.is_there(place):
                 continue
             window = each.written
+            with alone():
+                utterance = long.utterance(window)
             explanation = explainer.of_output(
-                Output(long.utterance(window), window.target, None),
+                Output(utterance, window.target, None),
                 asked.options,
                 # Its masks do not depend on which other windows are explained.
                 f"{asked.utterance_id}@{each.start_s:.2f}",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spes_hf.bits import NOT_HEARD_BITS, spoken
+from spes_hf.text import clock
 
 if TYPE_CHECKING:
     from spes_hf.explanation import Explanation
@@ -92,14 +93,16 @@ def summary_of_recording(recording: Recording, folder: Path) -> str:
     from spes_hf.viz.scale import printable
 
     def line(segment: HeardSegment) -> str:
-        start, end = clock(segment.start_s), clock(segment.end_s)
+        start, end = clock(segment.start_s, tenths=True), clock(segment.end_s, tenths=True)
         return f"  {start}–{end}  {printable(segment.text)} ({segment.bits_per_token:.1f} bits a token)"
 
     named: list[str] = []
     if any(recording.provenance.get(name) for name in ("words", "tokens")):
         words = recording.words() if recording.provenance.get("words") else recording
         rows = zip(words.tokens, words.time_centroids().tolist(), words.sound_bits.tolist(), strict=True)
-        named = [f"  {printable(word.strip())} at {clock(time)}: {bits:.1f} bits" for word, time, bits in rows]
+        named = [
+            f"  {printable(word.strip())} at {clock(time, tenths=True)}: {bits:.1f} bits" for word, time, bits in rows
+        ]
     windows = "1 window" if len(recording) == 1 else f"{len(recording)} windows"
     made_up, shown = recording.made_up, recording.heard[:SHOWN_SEGMENTS]
     left = len(recording.heard) - len(shown)
@@ -116,10 +119,3 @@ def summary_of_recording(recording: Recording, folder: Path) -> str:
         f"in Python: Recording.load({str(folder)!r})",
     ]
     return "\n".join(lines)
-
-
-def clock(seconds: float) -> str:
-    """Return a time as minutes and seconds, with hours where there are any."""
-    minutes, rest = divmod(seconds, 60)
-    hours, minutes = divmod(int(minutes), 60)
-    return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"

@@ -6,6 +6,7 @@ A token of a byte-level vocabulary can be a part of a character. Its text then h
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections import Counter
@@ -152,6 +153,20 @@ def ends_word(piece: str, special: bool = False) -> bool:
     if first.isspace() or _is_spaceless(first) or _KANA_OR_HAN[0] <= first <= _KANA_OR_HAN[1]:
         return True
     return _is_mark(piece) and first not in _JOINING
+
+
+def clock(seconds: float, tenths: bool = False) -> str:
+    """Return a time in a recording: "0:07", "12:34", "1:02:03"; with tenths of a second "0:07.4".
+
+    Args:
+        seconds: At least 0.
+        tenths: Whether to round to them; whole seconds are cut, as clocks do.
+    """
+    count = round(10 * seconds) if tenths else 10 * math.floor(seconds)
+    whole = count // 10
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    after = f".{count % 10}" if tenths else ""
+    return f"{hours}:{minutes:02}:{rest:02}{after}" if hours else f"{minutes}:{rest:02}{after}"
 
 
 def normalise(word: str, apostrophes: bool = False) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from datasets import Dataset
 
 from spes_hf import (
     ConfigError,
@@ -26,12 +28,14 @@ from spes_hf import (
 )
 from spes_hf.analysis.corpus import token_label
 from spes_hf.audio.pauses import cut_at_pauses
+from spes_hf.demo import load_tiny_model, tiny_clips
 from spes_hf.explanation.recording_plan import RecordingPlan
 from spes_hf.jobs.run import load_explained
 from spes_hf.jobs.schedule import estimate_costs
 from spes_hf.metrics import summarize
 from spes_hf.metrics.deletion import generation_options
 from spes_hf.metrics.rows import method_signature
+from spes_hf.runtime.locks import alone
 
 CONFIG = SpesConfig(num_spectrogram_masks=4, masks_per_token=2, num_token_masks=6)
 SHORT = {"max_new_tokens": 10, "no_repeat_ngram_size": 1}
@@ -131,6 +135,86 @@ def test_a_method_that_the_user_put_on_the_model_is_put_back(small_whisper, soun
         del model.generate_with_fallback
 
 
+# Windows that overlap ------------------------------------------------------------------------------------------------
+
+
+class InTwoParts:
+    """A logits processor that writes two segments of half a second and a part of a third, which is thrown away."""
+
+    def __init__(self, model, words):
+        first = model.generation_config.no_timestamps_token_id + 1
+        stamps = [first, first + 25, first + 50]  # 0, 0.5 and 1 s
+        self.tokens = [stamps[0], words[0], stamps[1], stamps[1], words[1], stamps[2], stamps[2], words[2]]
+        self.end = model.generation_config.eos_token_id
+
+    def set_begin_index(self, begin):
+        self.begin = begin
+
+    def __call__(self, ids, scores):
+        place = ids.shape[-1] - self.begin
+        token = self.tokens[place] if place < len(self.tokens) else self.end
+        return torch.full_like(scores, -1e4).index_fill(-1, torch.tensor([token]), 0.0)
+
+
+@pytest.fixture(scope="module")
+def overlapping(small_whisper, sound) -> Recording:
+    settings = {**SETTINGS, "generate_kwargs": {"logits_processor": [InTwoParts(small_whisper[0], [314, 1500, 2100])]}}
+    return explain(*small_whisper, sound, **settings)
+
+
+def test_windows_that_overlap_share_no_second(overlapping):
+    """Each window is read for 2 s and kept for 1 s: the next one reads the rest again."""
+    assert [(w.start_s, w.end_s, w.until_s) for w in overlapping.windows[:3]] == [(0, 2, 1), (1, 3, 2), (2, 4, 3)]
+    assert [w.written.discarded for w in overlapping.windows[:3]] == [1, 1, 1]
+    assert [len(w.segments) for w in overlapping.windows[:3]] == [2, 2, 2]
+    times, saliency = overlapping.times, overlapping.sentence_saliency
+    assert torch.all(times.diff() > 0) and len(times) == len(saliency) == 500
+    second = overlapping[1]
+    at = int((times - second.times[0]).abs().argmin())
+    assert at == 100 and torch.equal(saliency[at : at + 100], second.sentence_saliency[:100])
+    assert all(ex.part is not None and 7 not in ex.part.rows for ex in overlapping[:3])  # what was thrown away
+    assert [ex.text for ex in overlapping[:3]] == [overlapping.windows[i].text for i in range(3)]
+
+
+def test_a_part_of_a_window_is_what_its_segments_say(small_whisper, sound, overlapping):
+    processor = [InTwoParts(small_whisper[0], [314, 1500, 2100])]
+    settings = {**SETTINGS, "generate_kwargs": {"logits_processor": processor}}
+    part = explain(*small_whisper, sound, start=1.6, end=1.9, **settings)
+    assert part.text == overlapping.segments[3].text and len(part) == 1
+    (row,) = part[0].part.rows
+    same = overlapping[1].part.rows.index(row)
+    assert torch.equal(part[0].raw_audio[0], overlapping[1].raw_audio[same])
+    assert part[0].words().tokens == [overlapping[1].words().tokens[1]]
+
+
+def test_other_threads_work_while_a_recording_is_transcribed(small_whisper, sound, monkeypatch):
+    model, _ = small_whisper
+    retrieve, found = type(model)._retrieve_segment, []
+
+    def between_windows(**given):
+        def work():
+            with alone():
+                found.append(threading.get_ident())
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join(5)
+        return retrieve(**given)
+
+    monkeypatch.setattr(type(model), "_retrieve_segment", staticmethod(between_windows))
+    explain(*small_whisper, sound, end=1.0, **SETTINGS)
+    assert len(found) == 2  # the window that was asked for, and the one that follows it
+
+
+def test_a_processor_that_draws_at_random_is_kept_apart(small_whisper, sound):
+    model, processor = small_whisper
+    processor = copy.deepcopy(processor)
+    processor.feature_extractor.dither = 1e-3
+    before = torch.get_rng_state()
+    one, other = (explain(model, processor, sound, end=1.0, **SETTINGS) for _ in range(2))
+    assert torch.equal(one[0].features, other[0].features) and torch.equal(torch.get_rng_state(), before)
+
+
 # Cutting -------------------------------------------------------------------------------------------------------------
 
 
@@ -152,6 +236,14 @@ def test_what_is_left_after_a_cut_is_long_enough_to_be_kept():
     assert all((b - a) / rate >= 0.3 for a, b in found)
 
 
+def test_speech_in_a_long_silence_is_found():
+    rng, rate = np.random.default_rng(0), 16_000
+    sound = (0.001 * rng.standard_normal(300 * rate)).astype(np.float32)
+    sound[100 * rate : 105 * rate] += (0.2 * rng.standard_normal(5 * rate)).astype(np.float32)
+    ((start, end),) = cut_at_pauses(sound, rate)
+    assert (start / rate, end / rate) == pytest.approx((99.9, 105.1), abs=0.1)
+
+
 def test_deletion_of_a_window_without_timestamps_writes_none(small_whisper, sound):
     """A few samples more than a window are read without timestamps."""
     (found,) = explain(*small_whisper, sound[: int(2.005 * 16_000)], **SETTINGS)
@@ -168,6 +260,21 @@ def test_deletion_of_a_window_without_timestamps_writes_none(small_whisper, soun
 def test_words_outside_of_the_part_are_an_error(small_whisper, sound):
     with pytest.raises(ConfigError, match=r"words is 0, none of which was written between start=4\.5"):
         explain(*small_whisper, sound, words=0, start=4.5, **SETTINGS)
+
+
+def test_names_in_any_form_are_those_of_the_call(small_whisper, sound, tmp_path):
+    """Ranges, arrays and sets are what they hold, also where a folder is continued."""
+    one = explain(*small_whisper, sound, words=range(1), folder=tmp_path / "r", end=1.0, **SETTINGS)
+    again = explain(*small_whisper, sound, words=np.array([0]), folder=tmp_path / "r", end=1.0, **SETTINGS)
+    assert again.tokens == one.tokens and one.provenance["words"] == [0]
+    with pytest.raises(ConfigError, match="words differ"):
+        explain(*small_whisper, sound, words={1}, folder=tmp_path / "r", end=1.0, **SETTINGS)
+
+
+def test_a_finished_recording_is_not_worked_out_again(small_whisper, sound, recording, monkeypatch):
+    monkeypatch.setattr("spes_hf.adapters.whisper_long.log_mel", None)
+    again = explain(*small_whisper, sound, folder=recording.folder, **SETTINGS)
+    assert again.text == recording.text and len(again) == len(recording)
 
 
 def test_a_timestamp_that_is_named_is_explained(small_whisper, sound, recording):
@@ -225,8 +332,6 @@ def test_sizes_of_words_are_those_of_their_tokens(small_whisper, sound):
 @pytest.fixture(scope="module")
 def corpus(sound, tmp_path_factory):
     """The same id twice, with different audio, and a length that is not known."""
-    from datasets import Dataset
-
     folder = tmp_path_factory.mktemp("corpus")
     soundfile.write(folder / "a.wav", sound, 16_000, subtype="FLOAT")
     soundfile.write(folder / "b.wav", -0.5 * sound, 16_000, subtype="FLOAT")
@@ -241,6 +346,30 @@ def test_ids_that_occur_twice_and_lengths_that_are_not_known(small_whisper, corp
     rows = load_explained(tmp_path / "out")
     assert Recording.from_row(rows.with_format("numpy")[0]).text == rows[0]["prediction"]
     assert Size()(rows.with_format("numpy")[1])["size"]["audio"][0] == 100
+
+
+def test_utterances_between_pauses_of_a_killed_job_are_not_lost(tmp_path, monkeypatch):
+    model, processor = load_tiny_model("speech2text-en")
+    clips = [soundfile.read(clip["path"], dtype="float32")[0] for clip in tiny_clips()[:2]]
+    sound = np.concatenate([clips[0], np.full(12_800, 1e-5, np.float32), clips[1]])
+    soundfile.write(tmp_path / "two.wav", sound, 16_000, subtype="FLOAT")
+    corpus = Dataset.from_dict({"id": ["x"], "audio": [{"path": str(tmp_path / "two.wav"), "bytes": None}]})
+    save, calls = Explanation.save, []
+
+    def stop(self, folder):
+        calls.append(folder)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return save(self, folder)
+
+    settings = {"segment": "pauses", "progress": False}
+    with monkeypatch.context() as patch:
+        patch.setattr(Explanation, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            explain_dataset(model, processor, corpus, tmp_path / "out", CONFIG, **settings)
+    assert len(list((tmp_path / "out").glob("recordings/*/windows/*/explanation.json"))) == 1
+    assert explain_dataset(model, processor, corpus, tmp_path / "out", CONFIG, **settings).complete
+    assert len(Recording.from_row(load_explained(tmp_path / "out")[0])) == 2
 
 
 def test_a_recording_for_which_nothing_was_written_is_no_failure(small_whisper, corpus, tmp_path):

@@ -185,8 +185,14 @@ def test_tokens_that_are_not_those_of_the_segments_are_an_error(small_whisper, s
         explain(*small_whisper, sound, 16_000, **settings)
 
 
-def test_the_model_is_left_without_a_trace(small_whisper, recording):
+def test_the_model_is_left_without_a_trace(small_whisper, sound):
     model, _ = small_whisper
+
+    def stop(ids, scores):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        explain(*small_whisper, sound, 16_000, generate_kwargs={"logits_processor": [stop]}, progress=False)
     assert "generate_with_fallback" not in vars(model)
 
 
@@ -209,7 +215,7 @@ def test_features_made_in_chunks_are_those_of_the_extractor(small_whisper, secon
 def test_a_recording_is_a_sequence_on_one_clock(recording):
     assert isinstance(recording, Recording) and len(recording) == 4 and recording.complete
     assert [ex.text for ex in recording] == [window.text for window in recording.windows]
-    assert recording.text == "".join(recording.text.split("\0"))
+    assert recording.text == "".join(window.text for window in recording.windows)
     starts = [round(float(ex.times[0]), 3) for ex in recording]
     assert starts == [window.start_s for window in recording.windows]
     total = sum(len(ex) for ex in recording)
@@ -248,7 +254,9 @@ def test_timestamps_are_explained_only_if_asked(small_whisper, sound, recording)
         *small_whisper, sound, config=CONFIG, generate_kwargs=SHORT, timestamps=True, end=1.9, progress=False
     )
     when = [token for token in asked.tokens if token.startswith("<|")]
-    assert when and when[0] == "<|0.00|>" or when[0].startswith("<|")
+    adapter, ids = get_adapter(*small_whisper), torch.tensor(asked[0].written_ids)
+    stamps = zip(adapter.pieces(ids), adapter.is_timestamp(ids), strict=True)
+    assert when and when == [piece for piece, is_one in stamps if is_one]
     assert not any(token.startswith("<|") for token in recording[0].tokens)
     assert len(asked.tokens) > len(recording[0].tokens)
     assert asked.words().tokens == recording[0].words().tokens
@@ -456,10 +464,18 @@ def test_what_was_interrupted_goes_on_where_it_was(small_whisper, sound, recordi
 
 KILLED = textwrap.dedent(
     """
-    import sys, numpy as np, conftest
-    from spes_hf import SpesConfig, explain
+    import sys, time, numpy as np, conftest
+    from spes_hf import Explanation, SpesConfig, explain
     sound = (0.1 * np.random.default_rng(0).standard_normal(7 * 16_000)).astype(np.float32)
     config = SpesConfig(num_spectrogram_masks=4, masks_per_token=2, num_token_masks=6)
+    save = Explanation.save
+
+    def slowly(self, folder):  # so that the signal comes before the end
+        found = save(self, folder)
+        time.sleep(1)
+        return found
+
+    Explanation.save = slowly
     model = conftest.small_whisper._get_wrapped_function()()
     print("ready", flush=True)
     short = {"max_new_tokens": 10}
@@ -479,7 +495,7 @@ def test_what_was_killed_goes_on_where_it_was(small_whisper, sound, recording, t
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert 1 <= len(Recording.load(tmp_path / "r")) <= 4
+    assert 1 <= len(Recording.load(tmp_path / "r")) < 4
     found = explain(
         *small_whisper, sound, 16_000, config=CONFIG, generate_kwargs=SHORT, folder=tmp_path / "r", progress=False
     )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from spes_hf.audio.load import Waveform
-from spes_hf.errors import AudioError
+from spes_hf.errors import NothingToHearError
 
 
 def mel_frequencies(bins: int, low_hz: float, high_hz: float, mel_scale: str) -> Tensor:
@@ -23,11 +23,11 @@ def check_length(frames: int, waveform: Waveform) -> None:
     """Refuse audio of fewer than two frames.
 
     Raises:
-        AudioError: Saying how long the audio is.
+        NothingToHearError: Saying how long the audio is.
     """
     if frames < 2:
         milliseconds = 1000 * len(waveform.samples) / waveform.sampling_rate
-        raise AudioError(
+        raise NothingToHearError(
             f"audio is {milliseconds:.1f} ms long, fewer than two frames of the spectrogram; pass at least 0.1 s. "
             "If it should be longer, check sampling_rate"
         )

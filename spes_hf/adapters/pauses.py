@@ -9,7 +9,8 @@ from spes_hf.adapters.types import GenerationOptions, Utterance
 from spes_hf.adapters.windows import LongForm, Progress, Segment, Window, unseen
 from spes_hf.audio.load import Waveform
 from spes_hf.audio.pauses import cut_at_pauses
-from spes_hf.errors import AudioError
+from spes_hf.errors import NothingToHearError
+from spes_hf.runtime.locks import alone
 
 # Where the model knows no limit.
 LONGEST_S = 30.0
@@ -29,21 +30,23 @@ class PauseLongForm(LongForm):
         self.adapter, self.waveform = adapter, waveform
         self.frame_s = 1 / waveform.sampling_rate
         self.frames = len(waveform.samples)
-        self.stretches = cut_at_pauses(waveform.samples, waveform.sampling_rate, adapter.longest_s or LONGEST_S)
 
     def write(
         self, options: GenerationOptions, until_s: float | None = None, progress: Progress = unseen
     ) -> list[Window]:
         """Have the model write for every utterance."""
+        longest_s = self.adapter.longest_s or LONGEST_S
+        stretches = cut_at_pauses(self.waveform.samples, self.waveform.sampling_rate, longest_s)
         windows = []
-        nexts = [*(start for start, _ in self.stretches[1:]), self.frames]
-        for (start, stop), until in zip(self.stretches, nexts, strict=True):
+        nexts = [*(start for start, _ in stretches[1:]), self.frames]
+        for (start, stop), until in zip(stretches, nexts, strict=True):
             if until_s is not None and start * self.frame_s >= until_s:
                 break
             progress(start * self.frame_s)
             try:
-                utterance = self._encoded(start, stop)
-            except AudioError:  # nothing but silence, or shorter than two frames
+                with alone():
+                    utterance = self._encoded(start, stop)
+            except NothingToHearError:
                 windows.append(Window(start, stop - start, until, skipped=True))
                 continue
             target = self.adapter.generate(utterance, options)

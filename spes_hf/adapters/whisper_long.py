@@ -19,6 +19,8 @@ from spes_hf.adapters.types import GenerationOptions, Utterance
 from spes_hf.adapters.windows import LongForm, Progress, Segment, Window, unseen
 from spes_hf.audio.load import Waveform
 from spes_hf.errors import ConfigError, UnsupportedModelError
+from spes_hf.runtime.locks import alone
+from spes_hf.runtime.preserve import quiet_thread
 
 # Frames whose features are worked out at once, and frames of context on both sides, which a window of the Fourier
 # transform reaches into.
@@ -67,7 +69,7 @@ class WhisperLongForm(LongForm):
             given["return_timestamps"] = True  # without them, generate() takes nothing that is longer than a window
         if "monitor_progress" in inspect.signature(adapter.model.generate).parameters:
             given["monitor_progress"] = lambda done: progress(float(done[0, 0]) * self.frame_s)
-        with _recorded(adapter.model, features) as seen:
+        with _recorded(adapter.model, features) as seen, quiet_thread():
             output = adapter.call_generate({"input_features": features}, options, **given)
         segments = output["segments"][0] if isinstance(output, dict) and "segments" in output else None
         kept = 0 if segments is None else sum(len(segment["tokens"]) for segment in segments)
@@ -179,7 +181,8 @@ def _recorded(model: Any, features: Tensor) -> Iterator[list[_Seen]]:
         mask = given["kwargs"].get("decoder_attention_mask")
         if mask is not None and not bool(mask.all()):
             raise _unknown("the output of a window whose prefix is padded; leave cache_implementation out")
-        found = original(*args, **kwargs)
+        with alone():  # it may sample
+            found = original(*args, **kwargs)
         tokens, results, skipped, *_ = found
         config = given["generation_config"]
         written = results[0]["sequences"][prefix.shape[1] :].tolist() if isinstance(results[0], dict) else None

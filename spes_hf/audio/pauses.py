@@ -13,7 +13,7 @@ PAUSE_S, QUIET_SHARE, MARGIN_S = 0.4, 0.25, 0.1
 # What is shorter than this is no utterance of its own.
 SHORTEST_S = 0.3
 _QUIET, _LOUD = 5, 95
-_SILENCE_DB = -100.0
+_SILENCE_DB, _BELOW_PEAK_DB = -100.0, 20.0
 
 
 def cut_at_pauses(samples: Any, sampling_rate: int, longest_s: float = 30.0) -> list[tuple[int, int]]:
@@ -49,6 +49,7 @@ def _spoken(level: np.ndarray) -> list[tuple[int, int]]:
     if not len(level):
         return []
     quiet, loud = np.percentile(level, (_QUIET, _LOUD))
+    loud = max(loud, level.max() - _BELOW_PEAK_DB)  # of a recording that is quiet for the most part
     still = level < quiet + QUIET_SHARE * (loud - quiet)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], still, [False]]).astype(np.int8))).reshape(-1, 2)
     pauses = [(a, b) for a, b in edges.tolist() if b - a >= PAUSE_S / FRAME_S]

@@ -31,6 +31,7 @@ from spes_hf.metrics.contrastive import ContrastiveDeletion
 from spes_hf.metrics.deletion import Deletion, Insertion
 from spes_hf.metrics.rows import as_dict
 from spes_hf.metrics.size import Size
+from spes_hf.recordings import goes_in_windows
 from spes_hf.rows import RowTransform, is_lazy, is_lazy_batch, raw
 
 __all__ = ["ContrastiveDeletion", "Deletion", "Explain", "Insertion", "RowTransform", "Size", "SoundCheck"]
@@ -261,8 +262,7 @@ class Explain(AudioTransform):
 
     def _explained(self, waveform: Waveform, text: str | None, utterance_id: str) -> Explanation | Recording:
         settings: dict[str, Any] = {"generate_kwargs": self.generate_kwargs, **self.options, "segment": self.segment}
-        window_s = self.adapter.window_s
-        if self.recordings is not None and window_s is not None and waveform.duration_s > window_s:
+        if self.recordings is not None and goes_in_windows(self.adapter, waveform.duration_s, self.segment):
             digest = hashlib.blake2b(utterance_id.encode(), digest_size=8)
             digest.update(np.ascontiguousarray(waveform.samples[:]).tobytes())  # ids may occur twice
             settings["folder"] = self.recordings / digest.hexdigest()

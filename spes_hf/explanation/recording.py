@@ -95,7 +95,7 @@ class Recording(Sequence[Explanation]):
         index %= len(self)
         if self._latest is None or self._latest[0] != index:
             window = self._explained[index]
-            found = self.explanation_in(window.folder(self.folder))
+            found = Explanation.load(window.folder(self.folder))
             own = window.written
             if (found.written_ids, found.origin.prefix_ids or ()) != (own.token_ids, own.prefix_ids):
                 raise ExplanationFormatError(
@@ -104,15 +104,6 @@ class Recording(Sequence[Explanation]):
                 )
             self._latest = index, found.words() if self.over_words else found
         return self._latest[1]
-
-    @staticmethod
-    def explanation_in(folder: Path) -> Explanation:
-        """Return the explanation in the folder of a window.
-
-        Raises:
-            ExplanationFormatError: If it is missing or damaged.
-        """
-        return Explanation.load(folder)
 
     def __iter__(self) -> Iterator[Explanation]:
         """Yield the explanations in the order of time, one in memory at a time."""
@@ -152,7 +143,7 @@ class Recording(Sequence[Explanation]):
 
     @property
     def segments(self) -> list[RecordingSegment]:
-        """What was written, cut by the model's timestamps."""
+        """What was written, cut by the model's timestamps; also outside of the part that was asked for."""
         return [segment for window in self.plan.windows for segment in window.segments]
 
     @property
@@ -242,7 +233,14 @@ class Recording(Sequence[Explanation]):
                 of a window of 30 s than of a clip.
         """
         if top == TOP:
-            return self._joined("centroids")
+            return self._centroids
+        return self._centroids_of(top)
+
+    @cached_property
+    def _centroids(self) -> Tensor:
+        return self._centroids_of(TOP)
+
+    def _centroids_of(self, top: float) -> Tensor:
         return torch.cat([explanation.time_centroids(top) for explanation in self] or [_none()])
 
     def words(self) -> Recording:
@@ -266,7 +264,7 @@ class Recording(Sequence[Explanation]):
         count = round((window.until_s - window.start_s) * len(frames) / (window.end_s - window.start_s))
         return frames[: max(1, count)]
 
-    def _joined(self, name: Literal["probabilities", "sound_bits", "text_bits", "reliability", "centroids"]) -> Tensor:
+    def _joined(self, name: Literal["probabilities", "sound_bits", "text_bits", "reliability"]) -> Tensor:
         return torch.cat([getattr(columns, name) for columns in self._columns] or [_none()])
 
     # Out of memory ---------------------------------------------------------------------------------------------------

@@ -50,7 +50,6 @@ class Columns:
         sound_bits: (K,).
         text_bits: (K,).
         reliability: (K,).
-        centroids: (K,) in seconds.
         sentence: Reliability of the sentence's map.
         written_bits: Bits of all tokens that are text, explained or not, by their index in the window's output.
     """
@@ -60,7 +59,6 @@ class Columns:
     sound_bits: Tensor
     text_bits: Tensor
     reliability: Tensor
-    centroids: Tensor
     sentence: float
     written_bits: dict[int, float]
 
@@ -73,7 +71,6 @@ class Columns:
             sound_bits=explanation.sound_bits,
             text_bits=explanation.text_bits,
             reliability=explanation.reliability.tokens,
-            centroids=explanation.time_centroids(TOP),
             sentence=explanation.reliability.sentence,
             written_bits=explanation.written_bits,
         )

@@ -93,10 +93,14 @@ class RecordingPlan:
     def write(self, folder: Path) -> Path:
         """Write the plan to a folder, whole or not at all, and return the folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        values = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
         with whole_file(folder / DESCRIPTION) as file:
-            file.write(json.dumps(values, indent=1, allow_nan=False).encode("ascii"))
+            file.write(self.to_bytes())
         return folder
+
+    def to_bytes(self) -> bytes:
+        """Return the plan as the JSON that `read_plan` reads."""
+        values = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+        return json.dumps(values, indent=1, allow_nan=False).encode("ascii")
 
 
 def read_plan(folder: Path) -> RecordingPlan:

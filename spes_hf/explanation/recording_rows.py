@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from spes_hf.errors import ExplanationFormatError
-from spes_hf.explanation.origin import without_time
 from spes_hf.explanation.packing import row_of
 from spes_hf.explanation.recording import Recording
-from spes_hf.explanation.recording_plan import DESCRIPTION
+from spes_hf.explanation.recording_plan import AUDIO, DESCRIPTION
+from spes_hf.explanation.storage import timeless
 
 # What a ZIP archive begins with, and nothing else that rows hold.
 _MAGIC = b"PK\x03\x04"
@@ -38,18 +38,16 @@ def to_row(recording: Recording) -> dict[str, Any]:
 def pack(recording: Recording) -> bytes:
     """Return a recording as bytes; how long it took is left out, so that they do not depend on it."""
     buffer = io.BytesIO()
-    with tempfile.TemporaryDirectory(prefix="spes_hf-") as folder, zipfile.ZipFile(buffer, "w") as archive:
-        place = Path(folder)
-        replace(recording.plan, identity={}).write(place)  # of the folder alone
-        _add(archive, place / DESCRIPTION, DESCRIPTION)
+    with zipfile.ZipFile(buffer, "w") as archive:
+        plan = replace(recording.plan, identity={})  # of the folder alone
+        _add(archive, DESCRIPTION, plan.to_bytes())
         if recording.audio_file.is_file():
-            _add(archive, recording.audio_file, recording.audio_file.name)
+            _add(archive, AUDIO, recording.audio_file.read_bytes())
         for window in recording.windows:
             if window.is_there(recording.folder):
-                found = Recording.explanation_in(window.folder(recording.folder))
-                own = replace(found, provenance=without_time(found.provenance)).save(window.folder(place))
-                for path in sorted(own.iterdir()):
-                    _add(archive, path, path.relative_to(place).as_posix())
+                folder = window.folder(recording.folder)
+                for name, content in timeless(folder).items():
+                    _add(archive, (folder / name).relative_to(recording.folder).as_posix(), content)
         archive.comment = _END
     buffer.seek(0)
     return buffer.getvalue()
@@ -97,6 +95,6 @@ def from_row(row: Mapping[str, Any]) -> Recording:
     return unpack(bytes(packed or b""))
 
 
-def _add(archive: zipfile.ZipFile, path: Path, name: str) -> None:
+def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     with archive.open(zipfile.ZipInfo(name, _DATE), "w", force_zip64=True) as file:
-        file.write(path.read_bytes())
+        file.write(content)

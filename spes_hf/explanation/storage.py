@@ -18,6 +18,7 @@ from torch import Tensor
 
 from spes_hf.errors import ExplanationFormatError
 from spes_hf.explanation import Explanation, PatchMap, Reliability, waveforms
+from spes_hf.explanation.origin import without_time
 from spes_hf.explanation.parts import Part
 from spes_hf.explanation.soundness import check_scores, check_sound, no_constant
 from spes_hf.files import whole_file
@@ -79,7 +80,7 @@ def save_explanation(explanation: Explanation, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in (
         (description["tensors"], tensors),
-        (DESCRIPTION, json.dumps(description, indent=1, allow_nan=False).encode("ascii")),
+        (DESCRIPTION, _written(description)),
     ):
         with whole_file(folder / name) as file:
             file.write(content)
@@ -96,6 +97,19 @@ def load_explanation(folder: Path) -> Explanation:
         ExplanationFormatError: If there is none, or it is damaged, or something else wrote it.
     """
     folder = folder.parent if folder.suffix in (".json", ".safetensors") and not folder.is_dir() else folder
+    description, raw = _read(folder)
+    try:
+        return _explanation(description, load_tensors(raw))
+    except DAMAGE as error:
+        raise _damaged(folder, f"{type(error).__name__}: {error}") from error
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
+    """Return description, without its checksum, and tensors of what was saved to a folder.
+
+    Raises:
+        ExplanationFormatError: If there is none, or it is damaged, or something else wrote it.
+    """
     if not (folder / DESCRIPTION).is_file():
         raise ExplanationFormatError(
             f"path {str(folder)!r} holds no {DESCRIPTION}; pass a folder that Explanation.save() wrote"
@@ -127,10 +141,23 @@ def load_explanation(folder: Path) -> Explanation:
         raise _damaged(folder, f"{name} cannot be read: {error.strerror}") from error
     if hashlib.sha256(raw).hexdigest() != description.get("tensors_sha256"):
         raise _damaged(folder, f"{name} is not the file that was written")
-    try:
-        return _explanation(description, load_tensors(raw))
-    except DAMAGE as error:
-        raise _damaged(folder, f"{type(error).__name__}: {error}") from error
+    return description, raw
+
+
+def timeless(folder: Path) -> dict[str, bytes]:
+    """Return the files of a saved explanation by name, without how long it took: the same whenever it is made.
+
+    Raises:
+        ExplanationFormatError: If there is none, or it is damaged.
+    """
+    description, tensors = _read(folder)
+    description["provenance"] = without_time(description["provenance"])
+    description["sha256"] = _checksum(description)
+    return {DESCRIPTION: _written(description), description["tensors"]: tensors}
+
+
+def _written(description: dict[str, Any]) -> bytes:
+    return json.dumps(description, indent=1, allow_nan=False).encode("ascii")
 
 
 def to_parts(explanation: Explanation) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -41,10 +41,14 @@ def describe_model(model: Any) -> dict[str, Any]:
     }
 
 
-def model_identity(model: Any) -> dict[str, Any]:
+def model_identity(model: Any, anew: bool = True) -> dict[str, Any]:
     """Return what a model is: class, configuration, and a digest of its weights; wherever it lies and came from.
 
     Wrappers do not count. Adapters of PEFT do: their weights, and which are active.
+
+    Args:
+        model: The model.
+        anew: As for `weights_digest`.
     """
     model = unwrap(model)
     configs = {
@@ -53,7 +57,7 @@ def model_identity(model: Any) -> dict[str, Any]:
     adapters = active_adapters(model)
     return {
         "class": type(model).__name__,
-        "weights": weights_digest(model, anew=True),
+        "weights": weights_digest(model, anew),
         "settings": _digest(configs),
         **({"adapters": _digest(adapters)} if adapters else {}),
     }

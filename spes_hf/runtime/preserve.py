@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -49,14 +51,31 @@ def leave_unchanged(model: Any, seed: int = 0) -> Iterator[None]:
 
 
 @contextmanager
+def quiet_thread() -> Iterator[None]:
+    """Keep back what transformers logs in this thread, as `silence_transformers`, and not in others."""
+    here, handlers = threading.get_ident(), logging.getLogger("transformers").handlers
+
+    def others(record: logging.LogRecord) -> bool:
+        return record.thread != here
+
+    for handler in handlers:
+        handler.addFilter(others)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(others)
+
+
+@contextmanager
 def silence_transformers() -> Iterator[None]:
     """Keep back what transformers logs about settings that spes_hf hands to ``generate()`` on the user's behalf."""
-    from transformers.utils import logging
+    from transformers.utils import logging as theirs
 
     with alone():
-        verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()
+        verbosity = theirs.get_verbosity()
+        theirs.set_verbosity_error()
         try:
             yield
         finally:
-            logging.set_verbosity(verbosity)
+            theirs.set_verbosity(verbosity)

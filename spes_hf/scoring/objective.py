@@ -72,7 +72,11 @@ class TokenObjective(Objective):
         rows: Sequence[int] | None = None,
     ):
         self.adapter, self.utterance, self.target = adapter, utterance, target
-        self.rows = None if rows is None else list(rows)
+        self.rows: slice | Tensor | None = None
+        if rows is not None:  # in a row, as a rule: then a view, and no copy of most logits in every pass
+            first, stop = min(rows), max(rows) + 1
+            whole = len(rows) == stop - first
+            self.rows = slice(first, stop) if whole else torch.tensor(list(rows), dtype=torch.int64, device="cpu")
         with torch.no_grad():
             self.states = adapter.encoder_states(utterance.inputs)
             self.reference = adapter.logits(utterance, target, states=self.states)[0]
@@ -84,7 +88,8 @@ class TokenObjective(Objective):
         """Return those of the values, one for each token along an axis, whose tokens are explained."""
         if self.rows is None:
             return values
-        return values.index_select(axis, torch.tensor(self.rows, dtype=torch.int64, device=values.device))
+        rows = self.rows if isinstance(self.rows, slice) else self.rows.to(values.device)
+        return values[(slice(None),) * axis + (rows,)]
 
     @property
     def valid(self) -> Tensor:

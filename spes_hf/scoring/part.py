@@ -20,8 +20,8 @@ Chosen = str | int | Sequence[str | int]
 def rows_of(
     adapter: Adapter,
     targets: Sequence[Target],
-    words: Chosen | None = None,
-    tokens: Chosen | None = None,
+    words: Sequence[str | int] | None = None,
+    tokens: Sequence[str | int] | None = None,
     timestamps: bool = False,
     among: Sequence[Iterable[int] | None] | None = None,
 ) -> list[tuple[int, ...] | None]:
@@ -51,7 +51,12 @@ def rows_of(
     return [None if len(some) == n else tuple(sorted(some)) for some, n in zip(allowed, counts, strict=True)]
 
 
-def _named(adapter: Adapter, targets: Sequence[Target], words: Chosen | None, tokens: Chosen | None) -> list[set[int]]:
+def _named(
+    adapter: Adapter,
+    targets: Sequence[Target],
+    words: Sequence[str | int] | None,
+    tokens: Sequence[str | int] | None,
+) -> list[set[int]]:
     """Return for every output the tokens that a user names."""
     found = [Words.of(adapter, target.token_ids) for target in targets]
     chosen: list[set[int]] = [set() for _ in targets]
@@ -63,38 +68,46 @@ def _named(adapter: Adapter, targets: Sequence[Target], words: Chosen | None, to
 
 
 def _places(
-    names: Chosen | None, texts: Sequence[Sequence[str]], what: str, normalised: bool = False
+    names: Sequence[str | int] | None, texts: Sequence[Sequence[str]], what: str, normalised: bool = False
 ) -> list[tuple[int, int]]:
     """Return output and index of everything that is named."""
     starts = [0, *accumulate(map(len, texts))]
     every = [(output, i) for output, own in enumerate(texts) for i in range(len(own))]
     found: list[tuple[int, int]] = []
-    for name in () if names is None else _listed(names):
-        if is_whole(name):
+    for name in names or ():
+        if isinstance(name, int):
             if not every:
                 raise ConfigError(f"{what} holds {name}, but the model wrote none")
             if not -starts[-1] <= name < starts[-1]:
                 raise ConfigError(f"{what} holds {name}, but there are {starts[-1]}: 0 … {starts[-1] - 1}")
             found.append(every[name])
-        elif isinstance(name, str):
-            hits = [(output, i) for output, i in every if _alike(name, texts[output][i], normalised)]
-            if not hits:
-                written = " ".join(text.strip() for own in texts for text in own)
-                shown = written if len(written) <= 200 else written[:199] + "…"
-                raise ConfigError(f"{what} holds {name!r}, which the model did not write; it wrote {shown!r}")
-            found += hits
-        else:
-            raise ConfigError(f"{what} holds {name!r}; allowed: texts and indices")
+            continue
+        hits = [(output, i) for output, i in every if _alike(name, texts[output][i], normalised)]
+        if not hits:
+            written = " ".join(text.strip() for own in texts for text in own)
+            shown = written if len(written) <= 200 else written[:199] + "…"
+            raise ConfigError(f"{what} holds {name!r}, which the model did not write; it wrote {shown!r}")
+        found += hits
     return found
 
 
-def _listed(names: Any) -> list[Any]:
+def listed(names: Any) -> list[str | int] | None:
+    """Return words or tokens that a user names as a list of texts and indices; None for None.
+
+    Raises:
+        ConfigError: If they are none.
+    """
+    if names is None:
+        return None
     if isinstance(names, (bytes, bytearray, bool)) or not (isinstance(names, Iterable) or is_whole(names)):
         raise ConfigError(f"words or tokens is {names!r}; allowed: a text, an index, or several of them")
     found = [names] if isinstance(names, str) or is_whole(names) else list(names)
+    wrong = [name for name in found if not (isinstance(name, str) or is_whole(name))]
+    if wrong:
+        raise ConfigError(f"words or tokens holds {wrong[0]!r}; allowed: texts and indices")
     if not found:
         raise ConfigError(f"words or tokens is {names!r}, which names none; leave it out to explain all")
-    return found
+    return [name if isinstance(name, str) else int(name) for name in found]
 
 
 def _alike(name: str, text: str, normalised: bool) -> bool:

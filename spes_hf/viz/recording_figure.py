@@ -19,9 +19,10 @@ from PIL import Image
 
 from spes_hf.bits import MADE_UP_BITS
 from spes_hf.explanation.recording import HeardSegment
+from spes_hf.text import clock
 from spes_hf.viz import fonts, scale
 from spes_hf.viz.figures import bare_figure, plain_text, shown_figure
-from spes_hf.viz.timeline import clock, loudness, summary
+from spes_hf.viz.timeline import loudness, summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,9 +15,9 @@ from spes_hf.bits import NOT_HEARD_BITS
 from spes_hf.explanation.recording import HeardSegment
 from spes_hf.explanation.recording_plan import RecordedWindow, RecordingSegment
 from spes_hf.explanation.stretches import stretches_in_order
-from spes_hf.text import join_pieces, word_groups
+from spes_hf.text import clock, join_pieces, word_groups
 from spes_hf.viz import report, scale
-from spes_hf.viz.timeline import FULL_BITS, clock, counted, loudness, summary, word_starts
+from spes_hf.viz.timeline import FULL_BITS, counted, loudness, summary, word_starts
 
 if TYPE_CHECKING:
     from spes_hf.explanation import Explanation

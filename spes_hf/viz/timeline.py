@@ -1,4 +1,4 @@
-"""What pictures of a recording agree on: clock, loudness, and when each word is heard."""
+"""What pictures of a recording agree on: loudness, and when each word is heard."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import soundfile
 
 from spes_hf.explanation.recording import HeardSegment
 
-# So many bits of a word have the deepest colour and the highest bar.
+# A word of this number of bits has the deepest colour and the highest bar.
 FULL_BITS = 10.0
 
 # How many values the loudness of a recording has: more than a screen has dots.
@@ -21,13 +21,6 @@ LEVELS = 2400
 _BEFORE_S, _AFTER_S = 0.5, 0.9
 
 _BLOCK = 1 << 20
-
-
-def clock(seconds: float) -> str:
-    """Return a time in a recording: "0:07", "12:34", "1:02:03"."""
-    whole = math.floor(seconds)
-    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def loudness(path: Path, count: int = LEVELS) -> np.ndarray:

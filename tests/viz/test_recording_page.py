@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from spes_hf.explanation.recording import HeardSegment
+from spes_hf.text import clock
 from spes_hf.viz import report, write_html
 from spes_hf.viz.recording_page import write_recording
-from spes_hf.viz.timeline import clock, loudness, summary, word_starts
+from spes_hf.viz.timeline import loudness, summary, word_starts
 
 HOSTILE = " </script><script>document.title='broken'</script>"
 FIRST = (
