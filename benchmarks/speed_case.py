@@ -99,7 +99,7 @@ class Case:
         return self.adapter.encode_text(self.utterance, self.text, options)
 
     def with_tokens(self, count: int) -> Case:
-        """Return the same case with the words written again and again, until there are so many tokens."""
+        """Return the same case with the words written again and again, until there are that many tokens."""
         words, text = itertools.cycle(self.adapter.text(self.target.token_ids).split()), ""
         while len(self.adapter.text_ids(text)) + 1 < count:
             text = f"{text} {next(words)}".strip()
@@ -123,7 +123,7 @@ class Case:
         return found
 
     def explainer(self, masks: int, token_masks: int, compile: bool, autocast: str | None) -> Explainer:
-        """Return what explains with so many masks; compiled code is kept for the next time."""
+        """Return what explains with that many masks; compiled code is kept for the next time."""
         key = f"explainer {masks} {token_masks} {compile} {autocast}"
         if key not in self.__dict__:
             config = SpesConfig.paper("asr", num_spectrogram_masks=masks, num_token_masks=token_masks)
@@ -146,7 +146,7 @@ class Case:
         return found
 
     def literal_start(self, masks: int, token_masks: int) -> None:
-        """Begin the obvious way under so many masks: what it holds is all there from the first batch on."""
+        """Begin the obvious way under that many masks: what it holds is all there from the first batch on."""
         self.literal(masks, token_masks, first=1)
 
     def bare(self, masks: int, token_masks: int) -> None:

@@ -256,7 +256,7 @@ def guided(clip: Clip, values: Tensor, radius: int = 3, blur: float = 0.1) -> np
 
 
 def by_perturbation(clip: Clip, masks: int) -> Iterator[tuple[str, Tensor]]:
-    """Yield the maps of so many forward passes: Eq. 3 with the paper's levels, and what else can be made of them."""
+    """Yield the maps of a number of forward passes: Eq. 3 with the paper's levels, and what else can be made of them."""
     for design in ("independent", "antithetic", "balanced", "sobol"):
         runs = clip.papers(masks, design)
         yield f"Eq. 3, {design} masks", sentence(eq3(runs))
@@ -331,7 +331,7 @@ def recordings(options: argparse.Namespace, folder: str) -> list[tuple[str, str]
 
 
 def arguments(description: str | None, clips: int) -> argparse.ArgumentParser:
-    """Return the parser of what this script and its like are told."""
+    """Return the parser of the arguments that this script and its like take."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="speech2text-en", help="default: %(default)s")
     parser.add_argument("--tgt-lang", help="of the text (SeamlessM4T)")

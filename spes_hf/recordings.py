@@ -205,8 +205,9 @@ def _plan(
     chosen = [name for name in ("words", "tokens") if named[name] is not None]
     if chosen and not any(some is None or some for some in rows):
         names = named[chosen[0]]
+        shown = names[0] if len(names) == 1 else names
         raise ConfigError(
-            f"{chosen[0]} is {(names[0] if len(names) == 1 else names)!r}, none of which was written between start={start:g} and end={end:g} s"
+            f"{chosen[0]} is {shown!r}, none of which was written between start={start:g} and end={end:g} s"
         )
     described = [
         _described(adapter, i, w, some, long.frame_s, bool(chosen))

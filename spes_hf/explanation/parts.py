@@ -164,6 +164,16 @@ class ExplanationParts:
     def _context_groups(self) -> Sequence[tuple[int, ...]]:
         return singles(self.context_pieces) if self.context_groups is None else self.context_groups
 
+    def _words(self) -> tuple[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]]:
+        """Return which rows make a word, and which written tokens make one of the context."""
+        if self.part is not None:
+            return self.part.words()
+        if self.contrasts is None:
+            words = word_groups(self.pieces, self.special)
+            return words, words[:-1]
+        written = self.context_pieces[self.prefix_length :]
+        return singles(self.pieces), word_groups(written, [False] * len(written))
+
     def _sum_over_groups(self, values: Tensor) -> Tensor:
         if self.groups is None:
             return values

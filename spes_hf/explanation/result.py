@@ -16,7 +16,7 @@ from spes_hf import functional
 from spes_hf.bits import Verdict, verdict_of
 from spes_hf.explanation.maps import Reliability
 from spes_hf.explanation.parts import ExplanationParts, singles
-from spes_hf.text import join_pieces, word_groups
+from spes_hf.text import join_pieces
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -286,15 +286,7 @@ class Explanation(ExplanationParts):
         if self.over_words:
             return self
         p = self.prefix_length
-        groups: Sequence[tuple[int, ...]]
-        if self.part is not None:
-            groups, earlier = self.part.words()
-        elif self.contrasts is None:
-            groups = word_groups(self.pieces, self.special)
-            earlier = groups[:-1]
-        else:
-            groups, written = singles(self.pieces), self.context_pieces[p:]
-            earlier = word_groups(written, [False] * len(written))
+        groups, earlier = self._words()
         context = [*singles(range(p)), *(tuple(p + k for k in group) for group in earlier)]
         words = replace(self, groups=tuple(groups), context_groups=tuple(context))
         words.__dict__["_normalised"] = self._normalised  # tokens and words share the maps that both are made of

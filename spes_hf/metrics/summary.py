@@ -40,7 +40,7 @@ def summarize(
         metric: "wer" or "cer" (speech recognition), "bleu" or "bleu:zh" and other tokenizers of sacrebleu
             (translation), or a `Quality`. Languages without spaces need "cer", or a tokenizer of their own.
         against: Compare with the "reference", or with the model's own clean "prediction"; None: as `Deletion` and
-            `Insertion` were told.
+            `Insertion` were given.
         samples: How many corpora to draw for the intervals.
         confidence: Of the intervals.
         seed: Same seed, same intervals.
