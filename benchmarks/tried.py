@@ -256,7 +256,7 @@ def guided(clip: Clip, values: Tensor, radius: int = 3, blur: float = 0.1) -> np
 
 
 def by_perturbation(clip: Clip, masks: int) -> Iterator[tuple[str, Tensor]]:
-    """Yield the maps of a number of forward passes: Eq. 3 with the paper's levels, and what else can be made of them."""
+    """Yield the maps of a number of forward passes: Eq. 3 with the paper's levels, and what else they make."""
     for design in ("independent", "antithetic", "balanced", "sobol"):
         runs = clip.papers(masks, design)
         yield f"Eq. 3, {design} masks", sentence(eq3(runs))
