@@ -82,13 +82,13 @@ class Found:
         if contrasts is None:
             pieces, ids = tuple(adapter.pieces(target.token_ids)), tuple(target.token_ids.tolist())
             special = tuple(adapter.is_special(target.token_ids))
-            if self.rows is not None:
-                bits = (
-                    self.evidence.sound_bits if self.evidence.all_sound_bits is None else self.evidence.all_sound_bits
-                )
-                part = Part(tuple(self.rows), ids, pieces, special, tuple(bits.tolist()))
-                pieces, ids = tuple(pieces[k] for k in part.rows), tuple(ids[k] for k in part.rows)
-                special = tuple(special[k] for k in part.rows)
+            when, every = tuple(adapter.is_timestamp(target.token_ids)), self.evidence.all_sound_bits
+            if self.rows is not None or any(when):
+                rows = tuple(range(len(ids))) if self.rows is None else tuple(self.rows)
+                bits = self.evidence.sound_bits if every is None else every
+                part = Part(rows, ids, pieces, special, tuple(bits.tolist()), when)
+                pieces, ids = tuple(pieces[k] for k in rows), tuple(ids[k] for k in rows)
+                special = tuple(special[k] for k in rows)
         else:
             pieces, ids = tuple(c.name for c in contrasts), tuple(c.target_ids[0] for c in contrasts)
             special = (False,) * len(contrasts)

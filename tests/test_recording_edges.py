@@ -26,10 +26,14 @@ from spes_hf import (
     explain_dataset,
     get_adapter,
 )
+from spes_hf.analysis import modality_balance, positional
 from spes_hf.analysis.corpus import token_label
+from spes_hf.analysis.intermediate import tops
 from spes_hf.audio.pauses import cut_at_pauses
 from spes_hf.demo import load_tiny_model, tiny_clips
 from spes_hf.explanation.recording_plan import RecordingPlan
+from spes_hf.explanation.soundness import check_sound
+from spes_hf.explanation.timestamps import without_timestamps
 from spes_hf.jobs.run import load_explained
 from spes_hf.jobs.schedule import estimate_costs
 from spes_hf.metrics import summarize
@@ -174,6 +178,23 @@ def test_windows_that_overlap_share_no_second(overlapping):
     assert at == 100 and torch.equal(saliency[at : at + 100], second.sentence_saliency[:100])
     assert all(ex.part is not None and 7 not in ex.part.rows for ex in overlapping[:3])  # what was thrown away
     assert [ex.text for ex in overlapping[:3]] == [overlapping.windows[i].text for i in range(3)]
+
+
+def test_analyses_leave_timestamps_out(overlapping):
+    """Rows and columns are those of the tokens that say what; whether timestamps are explained makes no difference."""
+    first = overlapping[0]
+    bare = without_timestamps(first)
+    assert bare.tokens == first.tokens and bare.part is None and not any("<|" in t for t in bare.context_tokens[1:])
+    assert bare.token_saliency.shape == (2, bare.prefix_length + 1)
+    assert torch.equal(bare.audio_saliency, first.audio_saliency)
+    prefix, second = first.prefix_length, first.part.rows[0]
+    assert bare.token_saliency[1, prefix] == first.token_saliency[1, prefix + second]
+    assert bare.starts == [0, 1] and check_sound(bare) is bare
+    found = positional(overlapping)
+    assert found.n == sum(len(ex) - 1 for ex in overlapping)
+    assert {token.token for token in modality_balance(overlapping).tokens} == {t.strip() for t in overlapping.tokens}
+    assert len(modality_balance([{"id": "x", "explanation": overlapping}]).utterances) == len(overlapping)
+    assert tops(bare) == [None, None]
 
 
 def test_a_part_of_a_window_is_what_its_segments_say(small_whisper, sound, overlapping):

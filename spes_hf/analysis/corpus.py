@@ -14,7 +14,9 @@ from spes_hf.analysis.matching import Match, match_words
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
 from spes_hf.explanation.storage import DESCRIPTION
-from spes_hf.metrics.rows import Row, explanation_of, failed
+from spes_hf.explanation.timestamps import without_timestamps
+from spes_hf.metrics.rows import Row, explanation_of, failed, recording_of
+from spes_hf.text import join_pieces
 
 Explanations = Iterable[Row | Explanation | str | PathLike[str]] | Explanation | str | PathLike[str]
 """Explanations, saved ones by their folder, or rows that have one at "explanation"; or a folder of saved ones."""
@@ -72,12 +74,17 @@ def named(explanations: Explanations) -> Iterator[Named]:
     for count, item in enumerate(explanations, 1):
         if isinstance(item, Mapping) and failed(item):
             continue
-        found = explanation_of(item)  # type: ignore[arg-type]
-        # A copy, so that the dense maps go when the next explanation comes.
-        fresh = replace(found, groups=None, context_groups=None)
-        if "_normalised" in found.__dict__:
-            fresh.__dict__["_normalised"] = found.__dict__["_normalised"]
-        yield Named(_name(item, fresh) or f"#{count - 1}", fresh, item if isinstance(item, Mapping) else {})
+        recording = recording_of(item)  # type: ignore[arg-type]
+        for found in [explanation_of(item)] if recording is None else recording:  # type: ignore[arg-type]
+            # A copy, so that the dense maps go when the next explanation comes.
+            fresh = replace(found, groups=None, context_groups=None)
+            if "_normalised" in found.__dict__:
+                fresh.__dict__["_normalised"] = found.__dict__["_normalised"]
+            fresh = without_timestamps(fresh)
+            name = _name(item, fresh) or f"#{count - 1}"
+            if recording is not None and "@" not in name:
+                name += f"@{fresh.origin.window.get('start_s', 0.0):.2f}"
+            yield Named(name, fresh, item if isinstance(item, Mapping) else {})
     if not count:
         raise ConfigError("explanations is empty; pass at least one")
 
@@ -153,16 +160,25 @@ def token_label(explanation: Explanation, index: int) -> str:
     """Return the name of a token's type: its text without the space before it; "…ing" continues a word.
 
     Args:
-        explanation: Over tokens.
+        explanation: Over tokens; over words, their text.
         index: Of the explained token.
     """
-    piece = explanation.tokens[index] if explanation.over_words else explanation.pieces[index]
-    before = explanation.pieces[index - 1] if index else " "
-    if explanation.part is not None and not explanation.over_words:
-        place = explanation.part.rows[index]
-        before = explanation.part.pieces[place - 1] if place else " "
-    goes_on = before != " " and piece[:1].isalnum() and before[-1:].isalnum() and not explanation.special[index]
-    text = explanation.tokens[index].strip() or piece
+    if explanation.over_words:
+        return explanation.tokens[index].strip() or explanation.tokens[index]
+    return written_label(explanation, index if explanation.part is None else explanation.part.rows[index])
+
+
+def written_label(explanation: Explanation, place: int) -> str:
+    """Return the same of any token of the output, explained or not.
+
+    Args:
+        explanation: Over tokens.
+        place: Index of the token in the output.
+    """
+    whole = explanation if explanation.part is None else explanation.part
+    piece, before = whole.pieces[place], whole.pieces[place - 1] if place else " "
+    goes_on = place > 0 and piece[:1].isalnum() and before[-1:].isalnum() and not whole.special[place]
+    text = join_pieces([piece]).strip() or piece
     return f"…{text}" if goes_on else text
 
 

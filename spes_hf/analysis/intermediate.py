@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from spes_hf.analysis import drawing
-from spes_hf.analysis.corpus import named, token_label
+from spes_hf.analysis.corpus import named, token_label, written_label
 from spes_hf.analysis.stats import TOO_FEW, to_json
 from spes_hf.checks import check_count
 from spes_hf.explanation import Explanation
@@ -117,7 +117,7 @@ class IntermediateTokens:
             drawing.take_literally(text)
         ax.set_xlim(0, 100)
         ax.set_xlabel("occurrences in which an intermediate token holds the highest saliency (%)")
-        ax.set_title("in or beside the bars: which one [how often]", loc="left", fontsize=9)
+        ax.set_title("in or next to the bars: which one [how often]", loc="left", fontsize=9)
         return figure, ax
 
 
@@ -141,7 +141,7 @@ def intermediate_tokens(explanations: Any, *, min_count: int = 3) -> Intermediat
             token = token_label(item.explanation, k)
             counts[token] += 1
             if j is not None:
-                by.setdefault(token, Counter())[token_label(item.explanation, j)] += 1
+                by.setdefault(token, Counter())[written_label(item.explanation, j)] += 1
     types = []
     for token, n in counts.items():
         found = by.get(token, Counter())

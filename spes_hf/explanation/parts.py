@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +26,7 @@ class Part:
         pieces: Their texts.
         special: Whether they are special ones, such as timestamps.
         sound_bits: Bits of evidence from the sound for each of them: what is made up shows in all of a text.
+        timestamps: Whether they say when, not what.
     """
 
     rows: tuple[int, ...]
@@ -33,6 +34,14 @@ class Part:
     pieces: tuple[str, ...]
     special: tuple[bool, ...]
     sound_bits: tuple[float, ...]
+    timestamps: tuple[bool, ...]
+
+    def without(self, left_out: Sequence[bool]) -> Part:
+        """Return the part in an output that does not have these of its tokens."""
+        kept = [k for k, leave in enumerate(left_out) if not leave]
+        place = {k: i for i, k in enumerate(kept)}
+        values = {f.name: tuple(getattr(self, f.name)[k] for k in kept) for f in fields(self) if f.name != "rows"}
+        return Part(rows=tuple(place[k] for k in self.rows if k in place), **values)
 
     def words(self) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
         """Return the words of the explained tokens, as rows, and all words before the last one, as tokens."""

@@ -82,7 +82,13 @@ def _check_part(e: Explanation) -> None:
     part = e.part
     assert part is not None
     written = len(part.token_ids)
-    for name, kind in (("token_ids", int), ("pieces", str), ("special", bool), ("sound_bits", float)):
+    for name, kind in (
+        ("token_ids", int),
+        ("pieces", str),
+        ("special", bool),
+        ("timestamps", bool),
+        ("sound_bits", float),
+    ):
         values = getattr(part, name)
         fits = isinstance(values, tuple) and len(values) == written and all(type(v) is kind for v in values)
         _check(fits, f"part.{name} is not {written} values of type {kind.__name__}")

@@ -106,11 +106,10 @@ def make_part(pieces, rows, start_s=0.0, frames=60, prefix=("<s>",), rate=8000, 
     scores = torch.rand(len(rows), len(context), generator=torch.Generator().manual_seed(2))
     for row, k in zip(scores, rows, strict=True):
         row[len(prefix) + k :] = torch.nan
+    bits = bits_of(rows, len(pieces), changes)
     fields = {
         "text": "".join(p for p, s in zip(pieces, special, strict=True) if not s),
-        "part": Part(
-            tuple(rows), tuple(range(len(pieces))), tuple(pieces), special, bits_of(rows, len(pieces), changes)
-        ),
+        "part": Part(tuple(rows), tuple(range(len(pieces))), tuple(pieces), special, bits, special),
         "token_id_list": tuple(rows),
         "special": tuple(special[k] for k in rows),
         "context_pieces": context,

@@ -1,0 +1,56 @@
+"""An explanation without the tokens that say when: for analyses of what was said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from spes_hf.explanation.maps import PatchMap, Reliability
+from spes_hf.explanation.result import Explanation
+
+
+def without_timestamps(explanation: Explanation) -> Explanation:
+    """Return the explanation of the other tokens by the other tokens; maps keep the scale that they have with all.
+
+    Args:
+        explanation: Over tokens.
+    """
+    part, prefix = explanation.part, explanation.prefix_length
+    if part is None or not any(part.timestamps):
+        return explanation
+    kept = [k for k, is_one in enumerate(part.timestamps) if not is_one]
+    place = {k: i for i, k in enumerate(kept)}
+    rows = [row for row, k in enumerate(part.rows) if k in place]
+    columns = [*range(prefix), *(prefix + k for k in kept[:-1])]  # nothing that is kept follows the last
+    whole = [place[part.rows[row]] for row in rows] == list(range(len(kept)))
+
+    def of_rows(values: Tensor) -> Tensor:
+        return values[torch.tensor(rows, dtype=torch.int64, device="cpu")]
+
+    def of_both(values: Tensor) -> Tensor:
+        return of_rows(values)[:, torch.tensor(columns, dtype=torch.int64, device="cpu")]
+
+    own = explanation.audio_map
+    found = replace(
+        explanation,
+        pieces=tuple(explanation.pieces[row] for row in rows),
+        token_id_list=tuple(explanation.token_id_list[row] for row in rows),
+        special=tuple(explanation.special[row] for row in rows),
+        context_pieces=tuple(explanation.context_pieces[j] for j in columns),
+        probabilities=of_rows(explanation.probabilities),
+        token_sound_bits=of_rows(explanation.token_sound_bits),
+        token_text_bits=of_rows(explanation.token_text_bits),
+        sound_impact=of_rows(explanation.sound_impact),
+        text_impact=of_rows(explanation.text_impact),
+        audio_map=PatchMap(own.labels, tuple(of_rows(values) for values in own.values), own.weights),
+        raw_token_scores=of_both(explanation.raw_token_scores),
+        token_reliability=Reliability(
+            of_rows(explanation.token_reliability.tokens), explanation.token_reliability.sentence
+        ),
+        part=None if whole else part.without(part.timestamps),
+    )
+    audio, token = explanation._normalised
+    found.__dict__["_normalised"] = of_rows(audio), of_both(token)
+    return found
