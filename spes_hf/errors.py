@@ -10,11 +10,16 @@ class UnsupportedModelError(SpesError, ValueError):
 
 
 class AudioError(SpesError, ValueError):
-    """The audio cannot be read, or is nothing that the model could transcribe."""
+    """The audio cannot be read, or is nothing that the model could transcribe.
 
+    Args:
+        message: What is wrong, and what to do.
+        silent: Whether it is silence, or too short to hold a sound: in a recording, a stretch to pass over.
+    """
 
-class NothingToHearError(AudioError):
-    """The audio is silence, or too short to hold a sound."""
+    def __init__(self, message: object = "", silent: bool = False):
+        super().__init__(message)
+        self.silent = silent
 
 
 class ConfigError(SpesError, ValueError):

@@ -13,6 +13,7 @@ import torch
 from datasets import Dataset
 
 from spes_hf import (
+    AudioError,
     ConfigError,
     Deletion,
     Explain,
@@ -405,3 +406,14 @@ def test_a_recording_for_which_nothing_was_written_is_no_failure(small_whisper, 
     scores = summarize([dict(rows[0]), Size()(full)])
     assert scores  # of the row that has something
     assert isinstance(Recording.from_row(full)[0], Explanation)
+
+
+def test_only_silence_is_passed_over_between_pauses(sound, monkeypatch):
+    """An utterance that the model cannot read for another reason is an error, not silence."""
+    model, processor = load_tiny_model("speech2text-en")
+    monkeypatch.setattr("spes_hf.adapters.speech_to_text.Speech2TextAdapter.longest_s", 60.0)
+    long = np.tile(sound, 4)  # 20 s without a pause, and positions for 15
+    with pytest.raises(AudioError, match="positions for 1500"):
+        explain(model, processor, long, 16_000, segment="pauses", progress=False)
+    error = pickle.loads(pickle.dumps(AudioError("nothing", silent=True)))
+    assert error.silent and str(error) == "nothing"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from spes_hf.audio.load import Waveform
-from spes_hf.errors import NothingToHearError
+from spes_hf.errors import AudioError
 
 
 def mel_frequencies(bins: int, low_hz: float, high_hz: float, mel_scale: str) -> Tensor:
@@ -23,11 +23,12 @@ def check_length(frames: int, waveform: Waveform) -> None:
     """Refuse audio of fewer than two frames.
 
     Raises:
-        NothingToHearError: Saying how long the audio is.
+        AudioError: Saying how long the audio is.
     """
     if frames < 2:
         milliseconds = 1000 * len(waveform.samples) / waveform.sampling_rate
-        raise NothingToHearError(
+        raise AudioError(
             f"audio is {milliseconds:.1f} ms long, fewer than two frames of the spectrogram; pass at least 0.1 s. "
-            "If it should be longer, check sampling_rate"
+            "If it should be longer, check sampling_rate",
+            silent=True,
         )

@@ -9,7 +9,7 @@ from spes_hf.adapters.types import GenerationOptions, Utterance
 from spes_hf.adapters.windows import LongForm, Progress, Segment, Window, unseen
 from spes_hf.audio.load import Waveform
 from spes_hf.audio.pauses import cut_at_pauses
-from spes_hf.errors import NothingToHearError
+from spes_hf.errors import AudioError
 from spes_hf.runtime.locks import alone
 
 # Where the model knows no limit.
@@ -46,7 +46,9 @@ class PauseLongForm(LongForm):
             try:
                 with alone():
                     utterance = self._encoded(start, stop)
-            except NothingToHearError:
+            except AudioError as error:
+                if not error.silent:
+                    raise
                 windows.append(Window(start, stop - start, until, skipped=True))
                 continue
             target = self.adapter.generate(utterance, options)

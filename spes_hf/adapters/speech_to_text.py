@@ -14,7 +14,7 @@ from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance
 from spes_hf.adapters.frames import check_length
 from spes_hf.adapters.vocabulary import apart
 from spes_hf.audio.load import Waveform
-from spes_hf.errors import AudioError, ConfigError, NothingToHearError, UnsupportedModelError
+from spes_hf.errors import AudioError, ConfigError, UnsupportedModelError
 
 # Of Kaldi's features.
 FRAME_S = 0.01
@@ -94,9 +94,10 @@ class Speech2TextAdapter(Adapter):
             )
         constant = int((~features.isfinite()).any(0).sum())
         if constant:
-            raise NothingToHearError(
+            raise AudioError(
                 f"{constant} of {features.shape[1]} mel bins never change, as in digital silence; Speech2Text divides "
-                "by their deviation, 0, and reads NaN. Pass audio with sound in it, or add faint noise"
+                "by their deviation, 0, and reads NaN. Pass audio with sound in it, or add faint noise",
+                silent=True,
             )
         times, frequencies = kaldi.axes(features, waveform)
         return Utterance(
