@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -24,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from planted_errors import NOISES, TRUE_VERDICTS, Planted, bare, planted
 from torch import Tensor
 
@@ -111,7 +109,7 @@ class Places:
         ways = {
             "tokens' maps in order": profiles,
             "tokens' maps in order, the contrast's for the word": {**profiles, **own},
-            "cross-attention in order": self._attention(output, len(times), list(profiles)),
+            "cross-attention in order": self._attention(output, list(profiles)),
         }
         found = {"the contrast's map": peak_stretch(evidence, times)}
         for name, some in ways.items():
@@ -120,29 +118,10 @@ class Places:
             found[name] = stretch or found["the contrast's map"]
         return found
 
-    def _attention(self, output: Output, frames: int, tokens: list[int]) -> dict[int, np.ndarray]:
+    def _attention(self, output: Output, tokens: list[int]) -> dict[int, np.ndarray]:
         """Return the cross-attention of every token over time, the mean over layers and heads."""
-        seen: list[dict[str, Tensor]] = []
-        hooks = []
-        for layer in self.adapter.model.get_decoder().layers:
-            kept: dict[str, Tensor] = {}
-            seen.append(kept)
-            for name in ("q_proj", "k_proj"):
-                module = getattr(layer.encoder_attn, name)
-                hooks.append(module.register_forward_hook(lambda _m, _i, out, n=name, d=kept: d.__setitem__(n, out)))
-        try:
-            with torch.no_grad():
-                self.adapter.logits(output.utterance, output.target, states=output.states)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        heads = self.adapter.model.get_decoder().layers[0].encoder_attn.num_heads
-        weights = []
-        for kept in seen:
-            q, k = (kept[name][0].unflatten(-1, (heads, -1)).transpose(0, 1) for name in ("q_proj", "k_proj"))
-            weights.append((q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])).softmax(-1))
-        mean = torch.stack(weights).mean((0, 1))[len(output.target.prefix_ids) - 1 :]
-        spread = torch.nn.functional.interpolate(mean[:, None], size=frames, mode="linear")[:, 0]
+        weights = self.adapter.attention_weights(output.utterance, output.target, output.states)
+        spread = self.adapter.encoder_positions(output.utterance).spread(weights.mean((0, 1)))
         return {k: spread[k].double().numpy() for k in tokens}
 
     def _hidden(self, output: Output, stretch: Stretch, edge: float) -> dict[str, Tensor]:

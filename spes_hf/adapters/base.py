@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from spes_hf.adapters.attention import CrossAttention
 from spes_hf.adapters.generation import Generation
 from spes_hf.adapters.given import check_family
 from spes_hf.adapters.hooks import forward_hook
@@ -27,7 +28,7 @@ from spes_hf.runtime.preserve import silence_transformers
 from spes_hf.runtime.wrapping import unwrap
 
 
-class Adapter(Generation, Vocabulary, ABC):
+class Adapter(Generation, Vocabulary, CrossAttention, ABC):
     """A model family behind one interface. Subclass it, register it by ``config.model_type``, run the contract suite.
 
     Every array that crosses the interface is (time, mel) with true frames only. Adapters never change the model: what

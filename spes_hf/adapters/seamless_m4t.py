@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from spes_hf.adapters import kaldi
 from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance
 from spes_hf.adapters.frames import check_length
+from spes_hf.adapters.positions import EncoderPositions
 from spes_hf.audio.load import Waveform
 from spes_hf.errors import ConfigError, UnsupportedModelError
 
@@ -87,6 +88,31 @@ class SeamlessM4TAdapter(Adapter):
             times=times,
             frequencies=frequencies,
         )
+
+    def encoder_positions(self, utterance: Utterance) -> EncoderPositions:
+        """Return where the positions lie in time: the adaptor makes one of every few stacked frames.
+
+        A convolution of even width is centred between two of them. The last position may lie behind the sound.
+        """
+        config, stack = self.model.config, int(self.processor.feature_extractor.stride)
+        length, centre, stride = len(utterance.times) // stack, 0.0, 1
+        for _ in range(int(config.num_adapter_layers) if config.add_adapter else 0):
+            kernel, step = int(config.adaptor_kernel_size), int(config.adaptor_stride)
+            length = (length + 2 * (step // 2) - kernel) // step + 1
+            centre += stride * ((kernel - 1) / 2 - step // 2)
+            stride *= step
+        length = min(length, self.attended(utterance) or length)
+        return EncoderPositions.on_frames(utterance.times, stack * stride, stack * centre + (stack - 1) / 2, length)
+
+    def attended(self, utterance: Utterance) -> int | None:
+        """Return how many positions the decoder's mask keeps; the model works it out of the mask of its input."""
+        mask = utterance.inputs["attention_mask"]
+        return int(self.model._compute_sub_sample_lengths_from_attention_mask(mask)[0])
+
+    @property
+    def attention_modules(self) -> Sequence[Any]:
+        """The cross-attention of every layer of the text decoder."""
+        return [layer.cross_attention for layer in self.model.text_decoder.layers]
 
     def model_inputs(self, utterance: Utterance, features: Tensor) -> dict[str, Tensor]:
         """Return the stacked features, (B, T / 2, 160), in front of what padding there is, and their mask."""

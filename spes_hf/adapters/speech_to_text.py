@@ -12,6 +12,7 @@ from torch import Tensor
 from spes_hf.adapters import kaldi
 from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance
 from spes_hf.adapters.frames import check_length
+from spes_hf.adapters.positions import EncoderPositions
 from spes_hf.adapters.vocabulary import apart
 from spes_hf.audio.load import Waveform
 from spes_hf.errors import AudioError, ConfigError, UnsupportedModelError
@@ -110,6 +111,11 @@ class Speech2TextAdapter(Adapter):
             times=times,
             frequencies=frequencies,
         )
+
+    def encoder_positions(self, utterance: Utterance) -> EncoderPositions:
+        """Return where the positions lie in time: every convolution halves the frames, and looks both ways alike."""
+        stride = 2 ** int(self.model.config.num_conv_layers)
+        return EncoderPositions.on_frames(utterance.times, stride, 0.0, (len(utterance.times) - 1) // stride + 1)
 
     def model_inputs(self, utterance: Utterance, features: Tensor) -> dict[str, Tensor]:
         """Return the features, (B, T, C), and the mask that says that all of them count."""

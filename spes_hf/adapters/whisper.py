@@ -14,6 +14,7 @@ from torch import Tensor
 
 from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance
 from spes_hf.adapters.frames import check_length, mel_frequencies
+from spes_hf.adapters.positions import EncoderPositions
 from spes_hf.adapters.whisper_long import WhisperLongForm
 from spes_hf.adapters.windows import LongForm
 from spes_hf.audio.load import Waveform
@@ -59,8 +60,13 @@ class WhisperAdapter(Adapter):
     @property
     def window_frames(self) -> int:
         """Frames of the window, 3000 in every released checkpoint."""
+        return int(self.model.config.max_source_positions) * self._stride
+
+    @property
+    def _stride(self) -> int:
+        """Frames from one position of the encoder's output to the next, 2 in every released checkpoint."""
         encoder = self.model.get_encoder()
-        return int(self.model.config.max_source_positions * encoder.conv1.stride[0] * encoder.conv2.stride[0])
+        return int(encoder.conv1.stride[0] * encoder.conv2.stride[0])
 
     @property
     def window_s(self) -> float:
@@ -100,6 +106,20 @@ class WhisperAdapter(Adapter):
             times=torch.arange(frames, dtype=torch.float32, device="cpu") * seconds_per_frame,
             frequencies=mel_frequencies(window.shape[1], 0.0, 8000.0, "slaney"),
         )
+
+    def encoder_positions(self, utterance: Utterance) -> EncoderPositions:
+        """Return where the positions lie in time that are centred on a true frame; the decoder attends to padding, too.
+
+        The convolutions look as far back as ahead, so position s is centred on frame 2 s.
+        """
+        length = (len(utterance.times) - 1) // self._stride + 1
+        return EncoderPositions.on_frames(utterance.times, self._stride, 0.0, length)
+
+    @property
+    def alignment_heads(self) -> tuple[tuple[int, int], ...] | None:
+        """(layer, head) of the heads that give Whisper its word times, as the generation config has them."""
+        heads = getattr(self.model.generation_config, "alignment_heads", None)
+        return tuple((int(layer), int(head)) for layer, head in heads) if heads else None
 
     def model_inputs(self, utterance: Utterance, features: Tensor) -> dict[str, Tensor]:
         """Return the 30 s windows, (B, C, 3000), with these features in front of the clean padding."""

@@ -1,0 +1,132 @@
+"""Cross-attention: how much each output token attends to each position of the encoder's output."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spes_hf.adapters.hooks import forward_hook
+from spes_hf.adapters.positions import EncoderPositions
+from spes_hf.adapters.types import Target, Utterance
+from spes_hf.errors import UnsupportedModelError
+
+_PROJECTIONS = ("q_proj", "k_proj")
+
+
+class CrossAttention:
+    """The part of `spes_hf.adapters.Adapter` that looks at the decoder's attention to the encoder's output."""
+
+    model: Any
+
+    @abstractmethod
+    def logits(self, utterance: Utterance, target: Target, *, states: Tensor | None = None) -> Tensor:
+        """Return the teacher-forced logits of all explained tokens."""
+
+    # What a family defines -------------------------------------------------------------------------------------------
+
+    @property
+    def attention_modules(self) -> Sequence[Any]:
+        """The cross-attention of every layer of the decoder, the first layer first.
+
+        Each has projections ``q_proj`` and ``k_proj`` and says ``num_heads``.
+        """
+        return [layer.encoder_attn for layer in self.model.get_decoder().layers]
+
+    @property
+    def alignment_heads(self) -> tuple[tuple[int, int], ...] | None:
+        """(layer, head) of the heads that are known to follow the speech in time; None where nobody has said."""
+        return None
+
+    def encoder_positions(self, utterance: Utterance) -> EncoderPositions:
+        """Return where the positions of the encoder's output lie in time, those that hold sound alone.
+
+        Raises:
+            UnsupportedModelError: If the adapter does not say.
+        """
+        raise UnsupportedModelError(
+            f"{type(self).__name__} does not say where the positions of the encoder's output lie in time; write its "
+            "method encoder_positions(self, utterance)"
+        )
+
+    def attended(self, utterance: Utterance) -> int | None:
+        """Return how many positions of the encoder's output, from the first, the decoder attends to; None: all."""
+        return None
+
+    # What all families share -----------------------------------------------------------------------------------------
+
+    def attention_weights(self, utterance: Utterance, target: Target, states: Tensor | None = None) -> Tensor:
+        """Return the cross-attention of the teacher-forced clean run.
+
+        Made of the model's own queries and keys, so it does not matter by which implementation the model attends. One
+        pass of the decoder, and one of the encoder without its output.
+
+        Args:
+            utterance: The utterance.
+            target: The output.
+            states: (1, S, D) the encoder's output for the clean utterance, which spares the encoder a pass.
+
+        Returns:
+            (layers, heads, K, S) float32 on the CPU. The weights of a token and head add up to 1 over S; positions that
+            the decoder does not attend to, such as padding behind an attention mask, have 0.
+
+        Raises:
+            UnsupportedModelError: If the decoder's attention has no projections ``q_proj`` and ``k_proj``.
+        """
+        modules = self.attention_modules
+        seen: list[dict[str, Tensor]] = [{} for _ in modules]
+        with torch.no_grad(), ExitStack() as hooks:
+            for module, kept in zip(modules, seen, strict=True):
+                for name in _PROJECTIONS:
+                    hooks.enter_context(forward_hook(_projection(module, name), _Keeping(kept, name)))
+            self.logits(utterance, target, states=states)
+        first, attended = len(target.prefix_ids) - 1, self.attended(utterance)
+        with torch.no_grad():
+            layers = [
+                _softmax(kept["q_proj"][0, first:], kept["k_proj"][0], int(module.num_heads), attended)
+                for module, kept in zip(modules, seen, strict=True)
+            ]
+        return torch.stack(layers)
+
+
+class _Keeping:
+    """A hook that keeps an output under a name, and changes nothing."""
+
+    def __init__(self, kept: dict[str, Tensor], name: str):
+        self.kept, self.name = kept, name
+
+    def __call__(self, output: Tensor) -> None:
+        """Keep it."""
+        self.kept[self.name] = output.detach()
+
+
+def _projection(module: nn.Module, name: str) -> nn.Module:
+    found = getattr(module, name, None)
+    if not isinstance(found, nn.Module):
+        raise UnsupportedModelError(
+            f"{type(module).__name__}, the decoder's attention to the encoder, has no projection {name}; override "
+            "attention_weights() in the adapter of the family"
+        )
+    return found
+
+
+def _softmax(queries: Tensor, keys: Tensor, heads: int, attended: int | None) -> Tensor:
+    """Return the weights of a layer, (heads, K, S) float32 on the CPU, in float32 or more whatever the model's dtype.
+
+    Args:
+        queries: (K, D).
+        keys: (S, D).
+        heads: Number of heads.
+        attended: Positions that count; None: all.
+    """
+    exact = torch.promote_types(queries.dtype, torch.float32)
+    q, k = (values.to(exact).unflatten(-1, (heads, -1)).transpose(0, 1) for values in (queries, keys))
+    with torch.autocast(queries.device.type, enabled=False):
+        scores = (q * q.shape[-1] ** -0.5) @ k.to(q.device).transpose(1, 2)
+    if attended is not None:
+        scores[..., attended:] = -torch.inf
+    return scores.softmax(-1).float().cpu()

@@ -1,0 +1,69 @@
+"""Where the positions of an encoder's output lie in time: an encoder makes one of every few frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+# Of the distance between two positions: less than the nearest frame is from a tie, more than times round to.
+_SLACK = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderPositions:
+    """The positions of an encoder's output that hold sound, and the frames that they were made of.
+
+    Attributes:
+        times: (S,) float32, the centre of the frames that each position is made of, in seconds; evenly spaced.
+        frame_times: (T,) float32, the centre of every true frame, in seconds.
+    """
+
+    times: Tensor
+    frame_times: Tensor
+
+    @classmethod
+    def on_frames(cls, frame_times: Tensor, stride: int, first: float, length: int) -> EncoderPositions:
+        """Return positions that are made of frames at even distances.
+
+        Args:
+            frame_times: (T,) in seconds, T ≥ 2.
+            stride: Frames from one position to the next.
+            first: Centre of the first position, in frames from the first.
+            length: S, how many positions hold sound.
+        """
+        frames, seconds = len(frame_times), frame_times.double()
+        hop = (seconds[-1] - seconds[0]) / (frames - 1)
+        centres = first + stride * torch.arange(length, dtype=torch.float64, device="cpu")
+        return cls((seconds[0] + hop * centres).float(), frame_times)
+
+    def __len__(self) -> int:
+        """S, the number of positions that hold sound."""
+        return len(self.times)
+
+    @cached_property
+    def nearest(self) -> Tensor:
+        """(T,) int64, the position whose centre is nearest to a frame; of two that are as near, the earlier one."""
+        times, frames = self.times.double(), self.frame_times.double()
+        if len(times) < 2:
+            return torch.zeros(len(frames), dtype=torch.int64, device="cpu")
+        places = (frames - times[0]) / ((times[-1] - times[0]) / (len(times) - 1))
+        return (places - 0.5 - _SLACK).ceil().long().clamp(0, len(times) - 1)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Return values of positions, (…, S or more), over frames, (…, T): each frame has that of its nearest position.
+
+        Positions behind those that hold sound are dropped.
+        """
+        return values[..., self.nearest]
+
+    def pool(self, values: Tensor) -> Tensor:
+        """Return the means of values of frames, (…, T), over the frames nearest to each position, (…, S).
+
+        NaN for a position that is nearest to no frame.
+        """
+        counts = torch.bincount(self.nearest, minlength=len(self))
+        sums = values.new_zeros(*values.shape[:-1], len(self)).index_add_(-1, self.nearest, values)
+        return sums / counts
