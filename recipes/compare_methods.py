@@ -21,9 +21,9 @@ Explains every utterance by every method, deletes and inserts the most salient f
 and writes a table (results.md), everything in it and more (results.json) and the curves (*.png).
 
 Methods are named as in the paper's tables: "SPES", "feature-wise", "bubble noise", "- multi-scale", "- clustering",
-"- duration adaptation", "- KL", "joint", "coarse", then "random", "energy", "saliency", "input x gradient",
-"integrated gradients", and this package's presets "default" and "fast". Settings are changed after a colon:
-"SPES:fill=zero", "SPES:patches_per_second=20/80/400,num_spectrogram_masks=300".
+"- duration adaptation", "- KL", "joint", "coarse", then "random", "energy", "attention", "saliency",
+"input x gradient", "integrated gradients", and this package's presets "default" and "fast". Settings are changed after
+a colon: "SPES:fill=zero", "SPES:patches_per_second=20/80/400,num_spectrogram_masks=300".
 
 What was measured is kept, one small file for each method and utterance, under OUT/rows: a run that was stopped goes on
 where it was, methods can be added later, and several processes may share one OUT (give each a --share).
@@ -70,10 +70,10 @@ from spes_hf.metrics import FINE_FRACTIONS, PAPER_FRACTIONS, Score, compare, plo
 from spes_hf.metrics.quality import get_quality
 
 TABLE_1 = ("SPES", "feature-wise", "bubble noise", "- multi-scale", "- clustering", "- duration adaptation", "- KL")
-BASELINES = ("random", "energy", "integrated gradients")
+BASELINES = ("random", "energy", "attention", "integrated gradients")
 PRESETS = {
     "table1": (*TABLE_1, *BASELINES),
-    "table9": ("SPES", "coarse", "bubble noise", "random", "energy"),
+    "table9": ("SPES", "coarse", "bubble noise", "random", "energy", "attention"),
     "ablations": ("SPES", *TABLE_1[3:], "joint", "coarse"),
 }
 FIRST = 0.2  # the share of features that the cheap deletion curve is cut at
@@ -211,9 +211,10 @@ def method(name: str, task: str | None, masks: Mapping[str, int]) -> ExplainConf
 
 
 def parse(value: str) -> Any:
-    """Return a number, None or a text."""
-    if value == "None":
-        return None
+    """Return a number, None, True, False or a text."""
+    named = {"None": None, "True": True, "False": False}
+    if value in named:
+        return named[value]
     for kind in (int, float):
         try:
             return kind(value)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from spes_hf.hearing import Hearing, SoundChecker, sound_check
     from spes_hf.jobs.run import explain_dataset
     from spes_hf.methods import (
+        AttentionConfig,
         BubbleNoiseConfig,
         CaptumConfig,
         EnergyConfig,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 # Where each public name lives; a module is imported when one of its names is first used.
 _HOME = {
+    "AttentionConfig": "spes_hf.methods",
     "AudioError": "spes_hf.errors",
     "BubbleNoiseConfig": "spes_hf.methods",
     "CaptumConfig": "spes_hf.methods",
@@ -91,6 +93,7 @@ _HOME = {
 }
 
 __all__ = [
+    "AttentionConfig",
     "AudioError",
     "BubbleNoiseConfig",
     "CaptumConfig",

@@ -27,6 +27,7 @@ from spes_hf.recording_folder import Asked
 from spes_hf.recordings import explain_recording, is_recording
 from spes_hf.runtime.batching import FoundSizes, check_batch_size
 from spes_hf.scoring.contrast import CONTRASTS, Contrast
+from spes_hf.scoring.encoder import EncoderOutput
 from spes_hf.scoring.foils import Foil, contrasts_of
 from spes_hf.scoring.objective import ContrastObjective, Objective, TokenObjective
 from spes_hf.scoring.part import Chosen, listed, rows_of
@@ -359,6 +360,7 @@ class Explainer:
             objective.valid,
             objective.signed,
             rows,
+            EncoderOutput(adapter, utterance, target, objective.states, objective.tokens),
         )
         found = run_plan(
             config, problem, objective, self.batch_size, self.found_sizes, self.progress and advance is None, advance

@@ -163,4 +163,6 @@ def run_plan(
                 if advance is not None:
                     advance(done / total)
     maps = Maps.merged([*finished, *(step.maps(problem.dtype) for step in steps)])
+    if problem.encoder_output is not None:
+        passes.forward += problem.encoder_output.passes
     return Found(maps, evidence, passes)

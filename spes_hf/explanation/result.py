@@ -144,7 +144,9 @@ class Explanation(ExplanationParts):
         Args:
             token: As for `evidence`.
         """
-        units = {"energy": "feature units", "random": "no unit"}
+        energy = bool(self.origin.config.get("energy"))
+        attention = "feature units" if energy else "attention"
+        units = {"energy": "feature units", "random": "no unit", "attention": attention}
         impact = str(self.origin.config.get("impact", "kl"))
         kinds = {"log-odds": "bits", **dict.fromkeys(("probability", "difference", "relative"), "probability")}
         return "standard deviations" if token is None else units.get(self.method, kinds.get(impact, "nats"))

@@ -1,5 +1,6 @@
 """The methods: each a file with its config and its plan. The type of the config chooses the method, as in PEFT."""
 
+from spes_hf.methods.attention import AttentionConfig
 from spes_hf.methods.base import ExplainConfig, list_methods, register_method
 from spes_hf.methods.bubble_noise import BubbleNoiseConfig
 from spes_hf.methods.captum import CaptumConfig, GradientConfig
@@ -16,8 +17,10 @@ register_method(BubbleNoiseConfig)
 register_method(CaptumConfig, *(former for former, name in FORMER_METHODS.items() if name == CaptumConfig.method))
 register_method(RandomConfig)
 register_method(EnergyConfig)
+register_method(AttentionConfig)
 
 __all__ = [
+    "AttentionConfig",
     "BubbleNoiseConfig",
     "CaptumConfig",
     "EnergyConfig",

@@ -16,7 +16,7 @@ from spes_hf.methods.base import ExplainConfig
 from spes_hf.methods.run import Maps, Problem
 
 # What only methods read that perturb something.
-_PERTURBING = (
+PERTURBING = (
     "num_spectrogram_masks",
     "num_token_masks",
     "spectrogram_mask_prob",
@@ -35,7 +35,7 @@ class RandomConfig(ExplainConfig):
     num_token_masks: int = 0
 
     method: ClassVar[str] = "random"
-    unused: ClassVar[tuple[str, ...]] = _PERTURBING
+    unused: ClassVar[tuple[str, ...]] = PERTURBING
 
     def plan(self, problem: Problem) -> Sequence[Maps]:
         """Return maps of random numbers, for every token anew."""
@@ -61,7 +61,7 @@ class EnergyConfig(ExplainConfig):
     num_token_masks: int = 0
 
     method: ClassVar[str] = "energy"
-    unused: ClassVar[tuple[str, ...]] = _PERTURBING
+    unused: ClassVar[tuple[str, ...]] = PERTURBING
 
     def plan(self, problem: Problem) -> Sequence[Maps]:
         """Return the features themselves, from their minimum up, as every token's map, and a constant map of tokens."""

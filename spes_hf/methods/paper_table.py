@@ -1,9 +1,10 @@
-"""The paper's table of methods and ablations, and the methods at no cost, as configs."""
+"""The paper's table of methods and ablations, and the methods at next to no cost, as configs."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
+from spes_hf.methods.attention import AttentionConfig
 from spes_hf.methods.base import ExplainConfig
 from spes_hf.methods.bubble_noise import BubbleNoiseConfig
 from spes_hf.methods.controls import EnergyConfig, RandomConfig
@@ -12,7 +13,7 @@ from spes_hf.methods.spes import SpesConfig
 
 
 def ablations(task: Literal["asr", "st"] = "asr", **overrides: Any) -> dict[str, ExplainConfig]:
-    """Return the rows of the paper's Table 1, then joint perturbation (A.2.2), Table 9 and the methods at no cost.
+    """Return the rows of the paper's Table 1, then joint perturbation (A.2.2), Table 9 and controls at next to no cost.
 
     Args:
         task: "asr" or "st", as for `SpesConfig.paper`.
@@ -37,5 +38,6 @@ def ablations(task: Literal["asr", "st"] = "asr", **overrides: Any) -> dict[str,
         "coarse": spes(patches_per_second=(20.0, 40.0, 60.0), num_spectrogram_masks=1_000),
         "random": RandomConfig(),
         "energy": EnergyConfig(),
+        "attention": AttentionConfig(),
     }
     return {name: row.changed(**row.read(overrides)) for name, row in rows.items()}

@@ -19,6 +19,7 @@ from spes_hf.functional import ratio
 from spes_hf.masking.draw import mask_key
 from spes_hf.masking.perturbations import Masks, Perturbation, TokenPerturbation
 from spes_hf.runtime.batching import Batch
+from spes_hf.scoring.encoder import EncoderOutput
 from spes_hf.scoring.eq3 import PerturbationEstimator
 from spes_hf.scoring.scores import UnitScores
 
@@ -41,6 +42,7 @@ class Problem:
         rows: (K, J) bool: decoder input j comes before row k of the explanation; None: rows are the explained tokens.
         signed: Whether what lowers an impact counts against a row, so that scores need a zero.
         explained: Indices of the rows among the tokens of the output, where they are some of them; else None.
+        encoder_output: The encoder's output and the decoder's attention to it; None where nobody can ask for them.
     """
 
     utterance: Utterance
@@ -53,6 +55,18 @@ class Problem:
     rows: Tensor | None = None
     signed: bool = False
     explained: Sequence[int] | None = None
+    encoder_output: EncoderOutput | None = None
+
+    @property
+    def encoder(self) -> EncoderOutput:
+        """The encoder's output, its positions in time, and the decoder's attention to it.
+
+        Raises:
+            ConfigError: If the problem was made without them.
+        """
+        if self.encoder_output is None:
+            raise ConfigError("encoder_output is None, but the method reads the encoder's output; pass it to Problem")
+        return self.encoder_output
 
     @property
     def tokens(self) -> int:

@@ -30,11 +30,18 @@ class Objective(ABC):
 
     signed: bool = False
     passes: int = 3
+    states: Tensor
+    """(1, S, D) the encoder's output for the clean sound."""
 
     @property
     @abstractmethod
     def valid(self) -> Tensor:
         """(R, J) bool: decoder input j comes before row r."""
+
+    @property
+    @abstractmethod
+    def tokens(self) -> Sequence[Sequence[int]]:
+        """For every row, the indices of the tokens of the output that it is about."""
 
     @property
     @abstractmethod
@@ -97,6 +104,12 @@ class TokenObjective(Objective):
         return self._chosen(self.target.valid)
 
     @property
+    def tokens(self) -> Sequence[Sequence[int]]:
+        """Every explained token on its own."""
+        every = torch.arange(len(self.target.token_ids), dtype=torch.int64, device="cpu")
+        return [(k,) for k in self._chosen(every).tolist()]
+
+    @property
     def logits_shape(self) -> tuple[int, int]:
         """How many tokens the model wrote, explained or not, and V."""
         return (self.reference.shape[0], self.reference.shape[1])
@@ -148,7 +161,7 @@ class ContrastObjective(Objective):
         self.adapter, self.utterance, self.target = adapter, utterance, target
         self.contrasts, self.impact, self.dtype = tuple(contrasts), impact, dtype
         with torch.no_grad():
-            states = adapter.encoder_states(utterance.inputs)
+            self.states = states = adapter.encoder_states(utterance.inputs)
             cross = adapter.cross_attention(utterance, target, states)
             self.reader = ContrastReader(adapter, utterance, target, self.contrasts, word_probability, states, cross)
             self.odds: Odds = check_odds(self.reader.odds(), "log-probabilities of target and foil", dtype)
@@ -160,6 +173,12 @@ class ContrastObjective(Objective):
         inputs = torch.arange(len(self.target.context_ids), dtype=torch.int64, device="cpu")
         starts = torch.tensor([c.start for c in self.contrasts], dtype=torch.int64, device="cpu")
         return inputs < len(self.target.prefix_ids) + starts[:, None]
+
+    @property
+    def tokens(self) -> Sequence[Sequence[int]]:
+        """The target's own tokens; where it has none, the token that the model wrote in its place."""
+        last = len(self.target.token_ids) - 1  # a foil may go on where a limit cut the output
+        return [contrast.tokens or (min(contrast.start, last),) for contrast in self.contrasts]
 
     @property
     def logits_shape(self) -> tuple[int, int]:

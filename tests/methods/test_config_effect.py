@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from spes_hf import (
+    AttentionConfig,
     BubbleNoiseConfig,
     CaptumConfig,
     ConfigError,
@@ -55,6 +56,9 @@ OTHER = {
     "bubble_height_bins": 60.0,
     "attribution": "saliency",
     "steps": 3,
+    "layers": (0,),
+    "heads": ((0, 1), (1, 0)),
+    "energy": False,
 }
 # Every class, in every state that decides what it reads.
 STATES = {
@@ -71,6 +75,8 @@ STATES = {
     "bubble noise": BubbleNoiseConfig(**FEW),
     "random": RandomConfig(),
     "energy": EnergyConfig(),
+    "attention": AttentionConfig(),
+    "attention, some heads": AttentionConfig(heads=((1, 1),)),
     "integrated gradients": CaptumConfig(num_token_masks=3, steps=2),
     "saliency": CaptumConfig(num_token_masks=3, attribution="saliency"),
 }
@@ -138,6 +144,8 @@ def test_a_setting_changes_the_result_or_is_refused(small_whisper, tone, results
         (SpesConfig, {**EQ3, "patches": 50, "max_duration_s": 3.0}, "max_duration_s"),
         (RandomConfig, {"impact": "probability"}, "impact"),
         (EnergyConfig, {"fill": "min"}, "fill"),
+        (AttentionConfig, {"impact": "probability"}, "impact"),
+        (AttentionConfig, {"heads": "alignment", "layers": (-1,)}, "layers"),
         (CaptumConfig, {"attribution": "saliency", "steps": 3}, "steps"),
         (CaptumConfig, {"attribution": "input_x_gradient", "fill": "zero"}, "fill"),
         (CaptumConfig, {"spectrogram_mask_prob": 0.3}, "spectrogram_mask_prob"),

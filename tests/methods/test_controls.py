@@ -12,6 +12,7 @@ import torch
 from agreement import assert_explanations_agree, assert_raw_maps_agree
 
 from spes_hf import (
+    AttentionConfig,
     BubbleNoiseConfig,
     ConfigError,
     EnergyConfig,
@@ -31,7 +32,8 @@ from spes_hf.masking.segments import slic_labels
 SHORT = {"max_new_tokens": 6}
 FEW = {"num_spectrogram_masks": 12, "num_token_masks": 8}
 METHODS = ablations("asr", **FEW)
-FREE = ("random", "energy")
+FREE = ("random", "energy", "attention")
+SEEDLESS = ("energy", "attention")
 
 
 def run(small_whisper, tone, config, **kwargs):
@@ -62,7 +64,8 @@ def test_every_method_gives_the_same_kind_of_result(results, name):
     config = ExplainConfig.from_dict(found.provenance["config"])
     assert config == METHODS[name]
     joint = getattr(METHODS[name], "perturb", "") == "joint"
-    passes = 3 if name in FREE else 3 + 12 + (0 if joint else 8)
+    free = 3 + (name == "attention")
+    passes = free if name in FREE else 3 + 12 + (0 if joint else 8)
     assert found.provenance["cost"]["forward_passes"] == passes
 
 
@@ -75,14 +78,14 @@ def test_deterministic_in_the_seed_and_independent_of_batch_size(small_whisper, 
         again = run(small_whisper, tone, METHODS[name], batch_size=batch_size)
         assert_explanations_agree(again, results[name])
     other = run(small_whisper, tone, METHODS[name], seed=1)
-    assert torch.equal(other.raw_audio, results[name].raw_audio) == (name == "energy")
+    assert torch.equal(other.raw_audio, results[name].raw_audio) == (name in SEEDLESS)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_another_utterance_has_other_masks(small_whisper, tone, name):
     explainer = Explainer(*small_whisper, METHODS[name], progress=False)
     first, second = (explainer(tone, generate_kwargs=SHORT, utterance_id=i).raw_audio for i in "ab")
-    assert torch.equal(first, second) == (name == "energy")
+    assert torch.equal(first, second) == (name in SEEDLESS)
 
 
 @pytest.mark.parametrize("name", ["feature-wise", "bubble noise", *FREE])
@@ -196,11 +199,12 @@ def test_table_1():
             "coarse": dataclasses.replace(full, patches_per_second=(20.0, 40.0, 60.0), num_spectrogram_masks=1000),
             "random": RandomConfig(),
             "energy": EnergyConfig(),
+            "attention": AttentionConfig(),
         }
         assert found == expected
         # Also where a text is given: the paper's impact is KL.
         impacts = {name: config.to_dict()["impact"] for name, config in found.items()}
-        assert impacts == {**dict.fromkeys(found, "kl"), "- KL": "probability", "random": "auto", "energy": "auto"}
+        assert impacts == {**dict.fromkeys(found, "kl"), "- KL": "probability", **dict.fromkeys(FREE, "auto")}
 
 
 def test_defaults_are_those_of_the_paper():
@@ -238,7 +242,7 @@ def test_bad_values_are_refused():
         for value in (0, -1, float("nan"), float("inf"), "10", None):
             with pytest.raises(ConfigError, match=f"BubbleNoiseConfig.{name} is"):
                 BubbleNoiseConfig(**{name: value})
-    for config in (RandomConfig, EnergyConfig):
+    for config in (RandomConfig, EnergyConfig, AttentionConfig):
         with pytest.raises(ConfigError, match=f"{config.__name__}.num_spectrogram_masks is 100; allowed: 0, since"):
             config(num_spectrogram_masks=100)
     with pytest.raises(ConfigError, match="FeatureWiseConfig.num_token_masks is 0"):

@@ -254,7 +254,7 @@ def test_a_method_that_cannot_be_registered_is_refused(config_class, why):
 
 
 def test_methods_are_listed_by_their_own_names():
-    assert list_methods() == ["bubble-noise", "captum", "energy", "feature-wise", "random", "spes"]
+    assert list_methods() == ["attention", "bubble-noise", "captum", "energy", "feature-wise", "random", "spes"]
 
 
 def test_a_config_without_a_plan_says_so():

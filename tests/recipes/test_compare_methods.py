@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from spes_hf import BubbleNoiseConfig, CaptumConfig, EnergyConfig, SpesConfig
+from spes_hf import AttentionConfig, BubbleNoiseConfig, CaptumConfig, EnergyConfig, SpesConfig
 from spes_hf.demo import tiny_clips
 from spes_hf.errors import ConfigError
 
@@ -25,6 +25,8 @@ def test_a_name_and_its_settings_become_a_config(recipe: ModuleType) -> None:
     assert isinstance(bubbles, BubbleNoiseConfig) and bubbles.num_spectrogram_masks == 7
     energy = recipe.method("energy", "asr", {"num_spectrogram_masks": 7, "num_token_masks": 3})
     assert energy == EnergyConfig()
+    attention = recipe.method("attention:energy=False,heads=alignment", "asr", {"num_spectrogram_masks": 7})
+    assert attention == AttentionConfig(energy=False, heads="alignment")
     gradient = recipe.method("input x gradient:num_token_masks=5", "asr", {"num_spectrogram_masks": 7})
     assert gradient == CaptumConfig(attribution="input_x_gradient", num_token_masks=5)
 

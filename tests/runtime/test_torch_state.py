@@ -11,6 +11,7 @@ import torch
 
 import spes_hf
 from spes_hf import (
+    AttentionConfig,
     BubbleNoiseConfig,
     EnergyConfig,
     Explanation,
@@ -31,6 +32,7 @@ METHODS = {
     "bubble noise": BubbleNoiseConfig(**FEW),
     "random": RandomConfig(),
     "energy": EnergyConfig(),
+    "attention": AttentionConfig(),
 }
 
 
