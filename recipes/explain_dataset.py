@@ -92,6 +92,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         parser, "what the model should have written, for scores (default for MuST-C: transcript, or translation)"
     )
     data.add_argument("--text-column", metavar="COLUMN", help="explain these texts instead of what the model generates")
+    data.add_argument("--over", choices=("spectrogram", "encoder"), default="spectrogram", help="of the maps")
     data.add_argument("--segment", choices=("pauses",), help="cut audio where speech pauses")
     job_options.add_model(parser)
 
@@ -186,6 +187,7 @@ def run(options: argparse.Namespace) -> int:
         num_processes=options.num_processes,
         flush_seconds=options.flush_seconds,
         segment=options.segment,
+        over=options.over,
     )
     if not summary.reports:
         return 0

@@ -77,6 +77,12 @@ def build_parser() -> argparse.ArgumentParser:
     explain.add_argument("--end", type=float, metavar="S", help="explain a recording up to here, in seconds")
     explain.add_argument("--timestamps", action="store_true", help="explain the model's timestamps, too")
     explain.add_argument("--segment", choices=("pauses",), help="cut a recording where speech pauses")
+    explain.add_argument(
+        "--over",
+        choices=("spectrogram", "encoder"),
+        default="spectrogram",
+        help="encoder: saliency over the encoder's output as well (default: spectrogram)",
+    )
     explain.set_defaults(run=run_explain, preset="default")
 
     diagnose = commands.add_parser("diagnose", help="every error of a transcript: misheard, guessed, or not heard?")
@@ -155,6 +161,7 @@ def run_explain(options: argparse.Namespace) -> None:
         end=options.end,
         timestamps=options.timestamps,
         segment=options.segment,
+        over=options.over,
     )
 
 

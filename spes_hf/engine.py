@@ -57,6 +57,7 @@ def explain(
     start: float | None = None,
     end: float | None = None,
     segment: str | None = None,
+    over: str = "spectrogram",
     folder: str | Path | None = None,
 ) -> Explanation | Recording:
     """Return why the model writes each token for this audio: saliency over the spectrogram and over earlier tokens.
@@ -92,6 +93,8 @@ def explain(
         end: Up to here, likewise. What comes later is not transcribed.
         segment: "pauses" to cut a recording where speech pauses, into utterances that know nothing of each other; None
             for the way in which the model itself goes through recordings.
+        over: "encoder" for saliency over the encoder's output as well (`Explanation.encoder_saliency`), in passes of
+            the decoder alone; the other maps stay the same, bit for bit.
         folder: Where to write the result, a recording window by window: the same call continues what was interrupted.
             None: nowhere, or a temporary folder, until ``.save(path)``.
 
@@ -120,6 +123,7 @@ def explain(
         start=start,
         end=end,
         segment=segment,
+        over=over,
         folder=folder,
     )
 
@@ -190,6 +194,7 @@ class Explainer:
         start: float | None = None,
         end: float | None = None,
         segment: str | None = None,
+        over: str = "spectrogram",
         folder: str | Path | None = None,
     ) -> Explanation | Recording:
         """Return the explanation of one utterance, or of a recording.
@@ -210,10 +215,12 @@ class Explainer:
             start: Of the stretch of a recording to explain, in seconds.
             end: Its end.
             segment: "pauses" to cut a recording where speech pauses.
+            over: "encoder" for saliency over the encoder's output as well.
             folder: Where to write the result, a recording window by window.
         """
         options = self.adapter.options_of(language, task, tgt_lang, generate_kwargs, text_given=text is not None)
         config = self.config.with_impact_for(text is not None, foil is not None)
+        config.check_over(over)
         if foil is not None and (words is not None or tokens is not None or timestamps):
             raise ConfigError("foil says which places are explained; leave words, tokens and timestamps out")
         if not isinstance(timestamps, bool):
@@ -222,7 +229,7 @@ class Explainer:
         named: dict[str, Any] = {"words": listed(words), "tokens": listed(tokens), "timestamps": timestamps}
         if is_recording(self.adapter, waveform, segment, start, end, folder, text=text, foil=foil):
             part = {"start": start, "end": end, "segment": segment}
-            return explain_recording(self, Asked(waveform, options, config, utterance_id, named, part), folder)
+            return explain_recording(self, Asked(waveform, options, config, utterance_id, named, part, over), folder)
         waveform = replace(waveform, samples=waveform.samples[:])
         started = time.perf_counter()
         with self.output(waveform, options, text, utterance_id) as output:
@@ -230,7 +237,7 @@ class Explainer:
             # Nothing but timestamps: these, then.
             rows = None if contrasts else rows_of(self.adapter, [output.target], **named)[0] or None
             objective = self.contrasting(output, contrasts, config) if contrasts else None
-            found = self._find(config, output, utterance_id, objective, rows)
+            found = self._find(config, output, utterance_id, objective, rows, over=over)
         explanation = self._explained(output, found, config, options, utterance_id, text is not None, foil, started)
         if folder is not None:
             explanation.save(folder)
@@ -282,6 +289,7 @@ class Explainer:
         rows: Sequence[int] | None = None,
         window: Mapping[str, Any] | None = None,
         advance: Callable[[float], None] | None = None,
+        over: str = "spectrogram",
     ) -> Explanation:
         """Return the explanation of an output that `output` yields.
 
@@ -296,9 +304,10 @@ class Explainer:
             rows: Indices of the tokens to explain; None: all.
             window: What the provenance says of the window of a recording.
             advance: Is called with the share of the passes that is done; None for a progress bar.
+            over: As for `explain`.
         """
         started = time.perf_counter()
-        found = self._find(config, output, utterance_id, objective, rows, advance)
+        found = self._find(config, output, utterance_id, objective, rows, advance, over)
         return self._explained(output, found, config, options, utterance_id, text_given, foil, started, window)
 
     def _explained(
@@ -332,6 +341,7 @@ class Explainer:
             backward_passes=found.passes.backward,
             seconds=time.perf_counter() - started,
             window=window,
+            over=found.over,
         )
         return found.explanation(self.adapter, output, provenance)
 
@@ -343,6 +353,7 @@ class Explainer:
         contrasting: ContrastObjective | None,
         rows: Sequence[int] | None = None,
         advance: Callable[[float], None] | None = None,
+        over: str = "spectrogram",
     ) -> Found:
         """Return the maps of an output, and what it took."""
         adapter, utterance, target = self.adapter, output.utterance, output.target
@@ -360,12 +371,13 @@ class Explainer:
             objective.valid,
             objective.signed,
             rows,
+            over,
             EncoderOutput(adapter, utterance, target, objective.states, objective.tokens),
         )
         found = run_plan(
             config, problem, objective, self.batch_size, self.found_sizes, self.progress and advance is None, advance
         )
-        return replace(found, contrasts=contrasting.measured if contrasting else None, rows=rows)
+        return replace(found, contrasts=contrasting.measured if contrasting else None, rows=rows, over=over)
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -51,6 +51,7 @@ class Found:
         passes: What it took.
         contrasts: The rows, where they are contrasts.
         rows: Indices of the explained tokens; None: all.
+        over: What the maps are over, as for `spes_hf.explain`.
     """
 
     maps: Maps
@@ -58,6 +59,7 @@ class Found:
     passes: Passes
     contrasts: tuple[Contrast, ...] | None = None
     rows: Sequence[int] | None = None
+    over: str = "spectrogram"
 
     def explanation(self, adapter: Adapter, output: Output, provenance: dict[str, Any]) -> Explanation:
         """Return it as an explanation.
@@ -116,6 +118,7 @@ class Found:
             sentence_map=maps.sentence,
             contrasts=contrasts,
             part=part,
+            encoder_map=maps.encoder,
         )
 
 

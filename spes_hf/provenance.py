@@ -33,6 +33,7 @@ def describe(
     backward_passes: int,
     seconds: float,
     window: Mapping[str, Any] | None = None,
+    over: str = "spectrogram",
 ) -> dict[str, Any]:
     """Return the provenance of an explanation, ready for JSON; `Origin` reads it."""
     model = adapter.model
@@ -64,6 +65,7 @@ def describe(
             **options.given("language", "task", "tgt_lang"),
             "generate_kwargs": {str(k): to_plain(v) for k, v in options.generate_kwargs.items()},
         },
+        **({} if over == "spectrogram" else {"over": over}),
         **({} if window is None else {"window": dict(window)}),
         "patches": [] if maps.audio is None else [scores.shape[1] for scores in maps.audio.values],
         "cost": {

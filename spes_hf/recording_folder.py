@@ -40,6 +40,7 @@ class Asked:
         utterance_id: Gives every utterance of a corpus masks of its own.
         named: Words, tokens and timestamps, as for `spes_hf.explain`.
         part: Start, end and segment, likewise.
+        over: Likewise.
     """
 
     waveform: Waveform
@@ -48,6 +49,7 @@ class Asked:
     utterance_id: str
     named: Mapping[str, Any]
     part: Mapping[str, Any]
+    over: str = "spectrogram"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -55,6 +57,7 @@ class Asked:
         options = self.options
         return {
             "config": self.config.to_dict(),
+            **({} if self.over == "spectrogram" else {"over": self.over}),
             **{name: to_plain(value) for name, value in {**self.part, **self.named}.items()},
             **{name: getattr(options, name) for name in ("language", "task", "tgt_lang")},
             "generate_kwargs": {str(k): to_plain(v) for k, v in options.generate_kwargs.items()},

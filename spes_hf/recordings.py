@@ -58,6 +58,7 @@ class WindowExplainer(Protocol):
         rows: Sequence[int] | None = None,
         window: Mapping[str, Any] | None = None,
         advance: Callable[[float], None] | None = None,
+        over: str = "spectrogram",
     ) -> Explanation:
         """Return the explanation of an output."""
 
@@ -308,6 +309,7 @@ def _explain_windows(
                     "discarded_tokens": window.discarded,
                 },
                 advance=_by_share(advance, each.until_s - each.start_s),
+                over=asked.over,
             )
             explanation.save(each.folder(place))
 

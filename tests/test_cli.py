@@ -56,6 +56,14 @@ def test_explain_writes_page_pictures_and_explanation(folder, clip, tmp_path, ca
     assert (out / "explanation.html").exists()
 
 
+def test_over_the_encoder(folder, clip, tmp_path, capsys):
+    assert explain(folder, clip, "--preset", "fast", "--out", str(tmp_path / "out"), "--over", "encoder") == 0
+    assert Explanation.load(tmp_path / "out").raw_encoder.shape[1] == 60
+    with pytest.raises(SystemExit):
+        explain(folder, clip, "--over", "decoder")
+    assert "spectrogram" in capsys.readouterr().err
+
+
 def test_a_recording_has_a_page_a_picture_and_its_own_words(folder, tmp_path, capsys):
     shutil.copytree(folder, tmp_path / "model")
     settings = json.loads((tmp_path / "model" / "generation_config.json").read_text())

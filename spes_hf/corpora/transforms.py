@@ -170,6 +170,7 @@ class Explain(AudioTransform):
         segment: "pauses" to cut all audio where speech pauses; None: audio that is longer than the model's window is
             explained as the model itself goes through it. Such a row holds a `Recording` at "explanation", which
             `Recording.from_row` reads, and "verdict" is that of the whole.
+        over: "encoder" for saliency over the encoder's output as well, as for `explain`.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
@@ -200,10 +201,13 @@ class Explain(AudioTransform):
         batch_size: int | None = None,
         seed: int = 0,
         segment: str | None = None,
+        over: str = "spectrogram",
     ):
         self.segment = segment
+        self.over = None if over == "spectrogram" else over  # jobs of before go on
         self.recordings: Path | None = None  # where a job keeps the windows of those that it has begun
         self.explainer = Explainer(model, processor, config, batch_size=batch_size, seed=seed, progress=False)
+        self.explainer.config.check_over(over)  # once, and not as an error in every row
         super().__init__(
             audio_column=audio_column,
             id_column=id_column,
@@ -262,6 +266,7 @@ class Explain(AudioTransform):
 
     def _explained(self, waveform: Waveform, text: str | None, utterance_id: str) -> Explanation | Recording:
         settings: dict[str, Any] = {"generate_kwargs": self.generate_kwargs, **self.options, "segment": self.segment}
+        settings["over"] = self.over or "spectrogram"
         if self.recordings is not None and goes_in_windows(self.adapter, waveform.duration_s, self.segment):
             digest = hashlib.blake2b(utterance_id.encode(), digest_size=8)
             digest.update(np.ascontiguousarray(waveform.samples[:]).tobytes())  # ids may occur twice

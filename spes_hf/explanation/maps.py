@@ -53,6 +53,19 @@ class PatchMap:
         return counts
 
 
+@dataclass(frozen=True, eq=False)
+class EncoderMap:
+    """A map over the encoder's output.
+
+    Attributes:
+        scores: (K, S) float32 raw scores of the positions that hold sound.
+        times: (S,) float32, the centre of each position in seconds.
+    """
+
+    scores: Tensor
+    times: Tensor
+
+
 @dataclass(frozen=True)
 class Reliability:
     """Split-half reliability of the audio map: would another set of masks have drawn the same map?

@@ -31,6 +31,7 @@ class Origin:
         prefix_ids: Their ids; None in explanations of before, which kept some values as notes in words.
         start: Index of the start token, which a prompt may precede.
         cost: Passes, and seconds.
+        over: "encoder" where there is a map of the encoder's output besides that of the "spectrogram".
         window: Where the explanation lies in a recording, and how it was written; empty where it is of a whole clip.
     """
 
@@ -51,6 +52,7 @@ class Origin:
     prefix_ids: tuple[int, ...] | None = None
     start: int = 0
     cost: Mapping[str, Any] = field(default_factory=dict)
+    over: str = "spectrogram"
     window: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -85,6 +87,7 @@ class Origin:
             prefix_ids=None if ids is None else tuple(ids),
             start=int(start),
             cost=cost,
+            over=str(provenance.get("over", "spectrogram")),
             window=window,
         )
 

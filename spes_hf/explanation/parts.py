@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spes_hf.explanation.maps import PatchMap, Reliability
+from spes_hf.adapters.positions import EncoderPositions
+from spes_hf.explanation.maps import EncoderMap, PatchMap, Reliability
 from spes_hf.explanation.origin import Origin
+from spes_hf.functional import ratio, z_score
 from spes_hf.scoring.contrast import Contrast
 from spes_hf.text import word_groups
 
@@ -84,6 +86,7 @@ class ExplanationParts:
             the foil differ. ``pieces`` then has their names, ``probabilities`` those of what the model wrote there,
             bits are those of log-odds against the foil, and maps speak for it (above 0) or for the foil (below 0).
         part: The whole output, where only some of its tokens are explained: K is the number of these.
+        encoder_map: Raw scores of the encoder's output, where they were asked for.
     """
 
     text: str
@@ -111,6 +114,7 @@ class ExplanationParts:
     sentence_map: PatchMap | None = None
     contrasts: tuple[Contrast, ...] | None = None
     part: Part | None = None
+    encoder_map: EncoderMap | None = None
 
     # Where it comes from ---------------------------------------------------------------------------------------------
 
@@ -157,6 +161,60 @@ class ExplanationParts:
         special = self.special if self.part is None else self.part.special
         bits = self.token_sound_bits.tolist() if self.part is None else self.part.sound_bits
         return {k: bits[k] for k, left_out in enumerate(special) if not left_out}
+
+    # Over the encoder's output ---------------------------------------------------------------------------------------
+
+    @property
+    def raw_encoder(self) -> Tensor:
+        """(K, S) raw scores of the encoder's output, in nats for KL; for words, the mean over their tokens.
+
+        S positions that hold sound, at `encoder_times`. Hidden ones took the mean of all of them.
+
+        Raises:
+            ValueError: If the explanation has no such map.
+        """
+        return self._mean_over_groups(self._encoder_map.scores)
+
+    @property
+    def encoder_saliency(self) -> Tensor:
+        """(K, S) saliency of the encoder's output in [0, 1], on a scale of its own; for words, the mean over tokens.
+
+        As the other maps: z-scores of each token, then the range of all of them (§4.3).
+
+        Raises:
+            ValueError: If the explanation has no such map.
+        """
+        return self._mean_over_groups(self._normalised_encoder)
+
+    @cached_property
+    def _normalised_encoder(self) -> Tensor:
+        standard = torch.stack([z_score(scores) for scores in self._encoder_map.scores])
+        low, high = standard.min(), standard.max()
+        return ratio(standard - low, (high - low).expand_as(standard)).float()
+
+    @property
+    def encoder_times(self) -> Tensor:
+        """(S,) the centre of each position of the encoder's output, in seconds, as `times` has those of frames.
+
+        Raises:
+            ValueError: If the explanation has no map of the encoder's output.
+        """
+        return self._encoder_map.times
+
+    @property
+    def encoder_positions(self) -> EncoderPositions:
+        """How the positions of the encoder's output lie on frames: spreads, and pools.
+
+        Raises:
+            ValueError: If the explanation has no map of the encoder's output.
+        """
+        return EncoderPositions(self._encoder_map.times, self.times)
+
+    @property
+    def _encoder_map(self) -> EncoderMap:
+        if self.encoder_map is None:
+            raise ValueError('the explanation has no map of the encoder\'s output; pass over="encoder" to explain()')
+        return self.encoder_map
 
     # Words -----------------------------------------------------------------------------------------------------------
 

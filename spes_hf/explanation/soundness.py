@@ -73,6 +73,12 @@ def check_sound(explanation: Explanation) -> Explanation:
     _check_map("audio_map", e.audio_map, tokens, (frames, bins))
     if e.sentence_map is not None:
         _check_map("sentence_map", e.sentence_map, 1, (frames, bins))
+    if e.encoder_map is not None:
+        scores, centres = e.encoder_map.scores, e.encoder_map.times
+        _check_floats("encoder_map.times", centres, (centres.numel() or 1,))
+        _check_floats("encoder_map.scores", scores, (tokens, len(centres)))
+        finite = bool((scores.abs() <= _LARGE).all() and centres.isfinite().all())
+        _check(finite, "encoder_map has values that are not finite, or too large")
     _check_provenance(e.provenance)
     return explanation
 

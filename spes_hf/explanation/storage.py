@@ -18,6 +18,7 @@ from torch import Tensor
 
 from spes_hf.errors import ExplanationFormatError
 from spes_hf.explanation import Explanation, PatchMap, Reliability, waveforms
+from spes_hf.explanation.maps import EncoderMap
 from spes_hf.explanation.origin import without_time
 from spes_hf.explanation.parts import Part
 from spes_hf.explanation.soundness import check_scores, check_sound, no_constant
@@ -51,6 +52,8 @@ _TENSOR_FIELDS = {
 }
 # Those that explanations of before do not have; NaN there.
 _BITS = ("token_sound_bits", "token_text_bits")
+# Of a map of the encoder's output, where there is one; versions that know none leave it out.
+_ENCODER = ("encoder.scores", "encoder.times")
 _TUPLE_FIELDS = ("pieces", "token_id_list", "context_pieces", "special", "groups", "context_groups")
 _PLAIN_FIELDS = ("text", "prefix_length", "sampling_rate", "provenance")
 
@@ -196,6 +199,8 @@ def _tensors(explanation: Explanation) -> dict[str, Tensor]:
         del tensors["audio_mean_impact"]  # it can be worked out
     tensors |= {name: bits for name in _BITS if not (bits := getattr(explanation, name)).isnan().all()}
     tensors["reliability"] = explanation.token_reliability.tokens
+    if (encoder := explanation.encoder_map) is not None:
+        tensors |= dict(zip(_ENCODER, (encoder.scores, encoder.times), strict=True))
     name, stored = waveforms.to_stored(explanation.waveform)
     tensors[name] = stored
     for name, patches in (("audio", explanation.audio_map), ("sentence", explanation.sentence_map)):
@@ -219,6 +224,7 @@ def _explanation(description: dict[str, Any], tensors: dict[str, Tensor]) -> Exp
     values["part"] = None if part is None else Part(**{name: _tuples(value) for name, value in part.items()})
     values["audio_map"] = _patch_map("audio", tensors)
     values["sentence_map"] = _patch_map("sentence", tensors) if "sentence.numerator.0" in tensors else None
+    values["encoder_map"] = EncoderMap(*(tensors[name] for name in _ENCODER)) if _ENCODER[0] in tensors else None
     if "audio_mean_impact" not in tensors:
         tensors = {**tensors, "audio_mean_impact": _impact_of(values["audio_map"])}
     values |= {name: tensors[stored] for name, stored in _TENSOR_FIELDS.items()}

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from spes_hf.explanation.maps import PatchMap, Reliability
+from spes_hf.explanation.maps import EncoderMap, PatchMap, Reliability
 from spes_hf.explanation.result import Explanation
 
 
@@ -32,7 +32,7 @@ def without_timestamps(explanation: Explanation) -> Explanation:
     def of_both(values: Tensor) -> Tensor:
         return of_rows(values)[:, torch.tensor(columns, dtype=torch.int64, device="cpu")]
 
-    own = explanation.audio_map
+    own, encoder = explanation.audio_map, explanation.encoder_map
     found = replace(
         explanation,
         pieces=tuple(explanation.pieces[row] for row in rows),
@@ -50,7 +50,10 @@ def without_timestamps(explanation: Explanation) -> Explanation:
             of_rows(explanation.token_reliability.tokens), explanation.token_reliability.sentence
         ),
         part=None if whole else part.without(part.timestamps),
+        encoder_map=None if encoder is None else EncoderMap(of_rows(encoder.scores), encoder.times),
     )
     audio, token = explanation._normalised
     found.__dict__["_normalised"] = of_rows(audio), of_both(token)
+    if encoder is not None:
+        found.__dict__["_normalised_encoder"] = of_rows(explanation._normalised_encoder)
     return found

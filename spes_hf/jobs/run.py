@@ -66,6 +66,7 @@ def explain_dataset(
     num_processes: int | None = None,
     flush_seconds: float = FLUSH_SECONDS,
     segment: str | None = None,
+    over: str = "spectrogram",
 ) -> JobSummary:
     """Explain a whole data set into a folder, and return how it ended.
 
@@ -100,6 +101,7 @@ def explain_dataset(
         flush_seconds: How long a finished row may wait in memory at first.
         segment: "pauses" to cut audio where speech pauses; None: the model's own way through audio that is longer than
             its window. The row of a recording holds all its windows; those of a job that was killed are not lost.
+        over: "encoder" for saliency over the encoder's output as well, as for `explain`.
 
     Returns:
         The summary. Process 0 waits for the others, those that were launched together, and is the one that reports;
@@ -125,6 +127,7 @@ def explain_dataset(
         batch_size=batch_size,
         seed=seed,
         segment=segment,
+        over=over,
     )
     explain.recordings = Path(out) / "recordings"
     adapter = explain.explainer.adapter

@@ -165,6 +165,39 @@ class TokenPerturbation(Perturbation):
 
 
 @dataclass(frozen=True)
+class EncoderPerturbation(Perturbation):
+    """Positions of the encoder's output; perturbed ones take the mean of all that hold sound, and padding stays.
+
+    The mean, since a decoder has never seen a state of zeros: it would notice the gap.
+
+    Attributes:
+        states: (1, S, D) the encoder's output for the clean sound, on the model's device.
+        units: How many positions hold sound; they are the first ones.
+        key: Key of the masks.
+        mask_prob: p_spec.
+        num_masks: N.
+    """
+
+    states: Tensor
+    units: int
+    key: int
+    mask_prob: float
+    num_masks: int
+
+    def draw(self, level: int, rows: range) -> Masks:
+        """Return the masks of these rows, (B, units)."""
+        keep = keep_bits(self.key, rows.start, len(rows), self.units, self.mask_prob)
+        return Masks(on_device(keep, self.states.device), level, rows)
+
+    def apply(self, masks: Masks) -> dict[str, Tensor]:
+        """Return the perturbed states, (B, S, D), in the dtype of the model's."""
+        sound, padding = self.states[:, : self.units], self.states[:, self.units :]
+        mean = sound.to(torch.promote_types(sound.dtype, torch.float32)).mean(1, keepdim=True).to(sound.dtype)
+        mixed = torch.where(masks.keep.unsqueeze(-1), sound, mean)
+        return {"states": torch.cat([mixed, padding.expand(len(mixed), -1, -1)], dim=1)}
+
+
+@dataclass(frozen=True)
 class JointPerturbation(Perturbation):
     """Patches and tokens in the same run (A.2.2): the units of a level are its patches, then the tokens.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spes_hf.checks import check, is_whole
 from spes_hf.errors import ConfigError
-from spes_hf.explanation.maps import PatchMap
+from spes_hf.explanation.maps import EncoderMap, PatchMap
 from spes_hf.masking.segments import feature_labels
 from spes_hf.methods.base import ExplainConfig
 from spes_hf.methods.controls import PERTURBING
@@ -28,8 +28,8 @@ class AttentionConfig(ExplainConfig):
     output, which has mixed the frames before, so it tells half of the story at best (Papi et al., 2025, arXiv
     2509.18010). Weights on padding, which Whisper has, are left out.
 
-    With a foil, a row has the attention of the words that the model wrote there; it does not know the foil. Of tokens
-    it says nothing: their map is constant.
+    The map over the encoder's output is the attention itself; of tokens attention says nothing, and their map is
+    constant. With a foil, a row has the attention of the words that the model wrote there; it does not know the foil.
 
     Attributes:
         layers: Which layers of the decoder the mean is over, −1 being the last; None for all. With `heads="all"` only.
@@ -46,6 +46,7 @@ class AttentionConfig(ExplainConfig):
 
     method: ClassVar[str] = "attention"
     unused: ClassVar[tuple[str, ...]] = PERTURBING
+    overs: ClassVar[tuple[str, ...]] = ("spectrogram", "encoder")
 
     def __post_init__(self) -> None:
         if isinstance(self.layers, int) and not isinstance(self.layers, bool):
@@ -88,7 +89,8 @@ class AttentionConfig(ExplainConfig):
         else:
             audio = PatchMap.of(positions.nearest[None, :, None].expand(1, *features.shape).contiguous(), (profile,))
         constant = torch.zeros(problem.tokens, len(problem.target.context_ids), dtype=torch.float32, device="cpu")
-        return [Maps.of_sound(audio, problem), Maps.of_tokens(constant, problem)]
+        found = [Maps.of_sound(audio, problem), Maps.of_tokens(constant, problem)]
+        return [*found, Maps(encoder=EncoderMap(profile, positions.times))] if problem.over == "encoder" else found
 
     def profile(self, problem: Problem) -> Tensor:
         """Return the mean attention of the chosen heads, (K, S), over all positions of the encoder's output.

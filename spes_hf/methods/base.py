@@ -21,6 +21,9 @@ from spes_hf.scoring.impact import IMPACTS
 
 ConfigT = TypeVar("ConfigT", bound="ExplainConfig")
 
+OVERS = ("spectrogram", "encoder")
+"""What maps are drawn over: the spectrogram alone, or the encoder's output as well."""
+
 _METHODS: dict[str, type[ExplainConfig]] = {}
 
 
@@ -89,6 +92,8 @@ class ExplainConfig:
     method: ClassVar[str]
     unused: ClassVar[tuple[str, ...]] = ()
     """Fields that have no part in the method, and keep their defaults."""
+    overs: ClassVar[tuple[str, ...]] = ("spectrogram",)
+    """What the method can draw maps over, of `OVERS`."""
 
     def __post_init__(self) -> None:
         if type(self) is ExplainConfig:
@@ -138,6 +143,22 @@ class ExplainConfig:
                 f"{', '.join(IMPACTS)}, auto"
             )
         return self
+
+    def check_over(self, over: Any) -> str:
+        """Return what maps are asked for over, a name in `OVERS`.
+
+        Raises:
+            ConfigError: If it is none, or the method cannot draw it.
+        """
+        if over not in OVERS:
+            raise ConfigError(f"over is {over!r}; allowed: {', '.join(map(repr, OVERS))}")
+        if over not in self.overs:
+            able = ", ".join(sorted(c.__name__ for c in set(_METHODS.values()) if over in c.overs))
+            raise ConfigError(
+                f"over is {over!r}, but config is a {type(self).__name__}, which draws no such map; pass one of "
+                f"{able} as config, or leave over out"
+            )
+        return str(over)
 
     def plan(self, problem: Problem) -> Sequence[Step | Maps]:
         """Return what the method does for an utterance: runs of the model, or maps that need none.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spes_hf.adapters.types import Target, Utterance
 from spes_hf.errors import ConfigError, UnsupportedModelError
-from spes_hf.explanation.maps import PatchMap, Reliability, split_half
+from spes_hf.explanation.maps import EncoderMap, PatchMap, Reliability, split_half
 from spes_hf.finite import check_finite
 from spes_hf.functional import ratio
 from spes_hf.masking.draw import mask_key
@@ -42,6 +42,7 @@ class Problem:
         rows: (K, J) bool: decoder input j comes before row k of the explanation; None: rows are the explained tokens.
         signed: Whether what lowers an impact counts against a row, so that scores need a zero.
         explained: Indices of the rows among the tokens of the output, where they are some of them; else None.
+        over: "encoder" where a map of the encoder's output is asked for besides that of the "spectrogram".
         encoder_output: The encoder's output and the decoder's attention to it; None where nobody can ask for them.
     """
 
@@ -55,6 +56,7 @@ class Problem:
     rows: Tensor | None = None
     signed: bool = False
     explained: Sequence[int] | None = None
+    over: str = "spectrogram"
     encoder_output: EncoderOutput | None = None
 
     @property
@@ -105,7 +107,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Maps:
-    """What a method found, all or a part of it; parts of several steps are merged. All but ``sentence`` are needed.
+    """What a method found, all or a part of it; parts of several steps are merged. `REQUIRED` says what is needed.
 
     Attributes:
         audio: Map of the spectrogram for every token.
@@ -114,6 +116,7 @@ class Maps:
         reliability: Of the audio map.
         token: (K, J) float32 raw scores of the decoder inputs; NaN where j is not yet generated.
         text_impact: (K,) impact of the average mask that hides a token which the model wrote, and no sound; else NaN.
+        encoder: Map of the encoder's output, where it is asked for.
     """
 
     REQUIRED: ClassVar[tuple[str, ...]] = ("audio", "sound_impact", "reliability", "token", "text_impact")
@@ -124,6 +127,7 @@ class Maps:
     reliability: Reliability | None = None
     token: Tensor | None = None
     text_impact: Tensor | None = None
+    encoder: EncoderMap | None = None
 
     @classmethod
     def of_sound(cls, audio: PatchMap, problem: Problem) -> Maps:
@@ -304,6 +308,17 @@ def read_audio(labels: Tensor) -> Callable[[UnitScores], Maps]:
     return lambda scores: Maps(
         audio=PatchMap.of(labels, scores.values, scores.weights), sound_impact=scores.mean_impact
     )
+
+
+def read_encoder(problem: Problem) -> Callable[[UnitScores], Maps]:
+    """Return what reads scores of positions of the encoder's output, of one level, as their map."""
+
+    def read(scores: UnitScores) -> Maps:
+        (values,) = scores.values
+        found = values if scores.weights is None else ratio(values, scores.weights[0].expand_as(values))
+        return Maps(encoder=EncoderMap(found.cpu().float(), problem.encoder.positions.times))
+
+    return read
 
 
 def read_tokens(problem: Problem) -> Callable[[UnitScores], Maps]:

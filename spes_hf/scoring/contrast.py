@@ -139,14 +139,18 @@ class ContrastReader:
     cross: Any = None
     _ends: Tensor | None = field(default=None, init=False, repr=False)
 
-    def odds(self, features: Tensor | None = None, token_keep: Tensor | None = None) -> Odds:
+    def odds(
+        self, features: Tensor | None = None, token_keep: Tensor | None = None, states: Tensor | None = None
+    ) -> Odds:
         """Return how likely the model finds targets and foils.
 
         Args:
             features: (B, T, C) perturbed spectrograms on the model's device; None: the clean one.
             token_keep: (B, J) which decoder inputs to keep; None: all. Tokens of target and foil are always kept.
+            states: (B, S, D) the encoder's output; None: that for the clean sound, or for the features.
         """
-        states, cross = self.states, self.cross
+        cross = self.cross if states is None else None
+        states = self.states if states is None else states
         if features is not None:
             inputs = self.adapter.model_inputs(self.utterance, features)
             states, cross = self.adapter.encoder_states(inputs), None

@@ -49,8 +49,16 @@ class Objective(ABC):
         """How many logits one copy has: by token, and by the vocabulary."""
 
     @abstractmethod
-    def __call__(self, features: Tensor | None = None, token_keep: Tensor | None = None) -> Tensor:
-        """Return the impacts, (B, R) float32, of perturbed spectrograms, (B, T, C), or decoder inputs, (B, J)."""
+    def __call__(
+        self, features: Tensor | None = None, token_keep: Tensor | None = None, states: Tensor | None = None
+    ) -> Tensor:
+        """Return the impacts, (B, R) float32, of perturbed input.
+
+        Args:
+            features: (B, T, C) spectrograms.
+            token_keep: (B, J) which decoder inputs to keep.
+            states: (B, S, D) the encoder's output, without features.
+        """
 
     @abstractmethod
     def evidence(self, fill: Any) -> Evidence:
@@ -114,9 +122,12 @@ class TokenObjective(Objective):
         """How many tokens the model wrote, explained or not, and V."""
         return (self.reference.shape[0], self.reference.shape[1])
 
-    def __call__(self, features: Tensor | None = None, token_keep: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, features: Tensor | None = None, token_keep: Tensor | None = None, states: Tensor | None = None
+    ) -> Tensor:
         """Return the impacts on the K tokens, (B, K)."""
-        logits = self.adapter.logits(self.utterance, self.target, features, token_keep, self.states, self.cross)
+        known = (self.states, self.cross) if states is None else (states, None)
+        logits = self.adapter.logits(self.utterance, self.target, features, token_keep, *known)
         return self.impact(self._chosen(logits, axis=1))
 
     def evidence(self, fill: Any) -> Evidence:
@@ -185,13 +196,15 @@ class ContrastObjective(Objective):
         """Tokens of all targets and foils, and of the vocabulary."""
         return self.reader.logits_shape
 
-    def __call__(self, features: Tensor | None = None, token_keep: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, features: Tensor | None = None, token_keep: Tensor | None = None, states: Tensor | None = None
+    ) -> Tensor:
         """Return the falls of the score, (B, C).
 
         Raises:
             NumericsError: If the logits are no distribution.
         """
-        impact = self.clean - self.reader.odds(features, token_keep).score(self.impact)
+        impact = self.clean - self.reader.odds(features, token_keep, states).score(self.impact)
         if impact.device.type == "cpu" and not bool(impact.detach().isfinite().all()):
             raise not_finite("logits under masks", self.dtype)
         return impact
