@@ -11,10 +11,12 @@ effect sizes, ``plot()`` and ``to_dict()``:
 `positional`             Which earlier tokens matter: the first, the latest, those between? (§8.3, Fig. 11)
 `intermediate_tokens`    Which tokens are explained by one further back, and by which? (§8.3, Table 10)
 `error_causes`           Which errors were misheard, which guessed, and at which frequencies? (rows of `Diagnose`)
+`attention_agreement`    Does the decoder look at what it uses? (of each utterance, `utterance_agreement`)
 =======================  ==================================================================================
 """
 
 from spes_hf.analysis.alignments import Alignment, AlignmentError, Phone, Word, read_alignment
+from spes_hf.analysis.attention import AttentionAgreement, UtteranceAgreement, attention_agreement, utterance_agreement
 from spes_hf.analysis.causes import Confusion, ErrorCauses, ErrorGroup, error_causes
 from spes_hf.analysis.corpus import saved_explanations
 from spes_hf.analysis.forced import align_explanation, align_words
@@ -31,6 +33,7 @@ from spes_hf.analysis.stats import Test
 __all__ = [
     "Alignment",
     "AlignmentError",
+    "AttentionAgreement",
     "Confusion",
     "ErrorCauses",
     "ErrorGroup",
@@ -44,9 +47,11 @@ __all__ = [
     "Scatter",
     "Test",
     "TimeLocalization",
+    "UtteranceAgreement",
     "Word",
     "align_explanation",
     "align_words",
+    "attention_agreement",
     "compare_profiles",
     "error_causes",
     "frequency_profile",
@@ -59,4 +64,5 @@ __all__ = [
     "saved_explanations",
     "scatter",
     "time_localization",
+    "utterance_agreement",
 ]
