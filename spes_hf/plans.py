@@ -80,6 +80,11 @@ class Found:
             raise ConfigError(
                 f"plan() of the method {provenance['config']['method']!r} led to no {', '.join(missing)}; see Maps"
             )
+        if self.over == "encoder" and maps.encoder is None:
+            raise ConfigError(
+                f"plan() of the method {provenance['config']['method']!r} led to no map of the encoder's output, which "
+                'its overs promise; return Maps(encoder=…) where problem.over is "encoder"'
+            )
         contrasts, part = self.contrasts, None
         if contrasts is None:
             pieces, ids = tuple(adapter.pieces(target.token_ids)), tuple(target.token_ids.tolist())

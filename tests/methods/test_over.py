@@ -305,6 +305,14 @@ def test_bad_values_are_refused(small_whisper, tone):
         run(small_whisper, tone, EnergyConfig(), over="encoder")
 
 
+def test_a_method_that_promises_a_map_must_draw_it(small_whisper, tone):
+    class Promising(EnergyConfig):
+        overs = ("spectrogram", "encoder")
+
+    with pytest.raises(ConfigError, match="'energy' led to no map of the encoder's output"):
+        run(small_whisper, tone, Promising(), over="encoder")
+
+
 def test_the_model_is_left_as_it_was(small_whisper, tone, results):
     model, processor = copy.deepcopy(small_whisper[0]), small_whisper[1]
     model.train()
