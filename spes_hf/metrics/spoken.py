@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from spes_hf.explanation import Explanation
 from spes_hf.text import join_pieces, normalise, word_groups
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,12 @@ def spoken_words(explanation: Explanation) -> list[SpokenWord]:
     return [word for word in found if normalise(word.text)]
 
 
-def spread(items: Sequence[int], most: int | None) -> list[int]:
-    """Return at most so many items, evenly spread; None: all.
+def spread(items: Sequence[T], most: int | None) -> list[T]:
+    """Return at most so many items, evenly spread.
 
     Args:
         items: In order.
-        most: How many, at least 1.
+        most: How many, at least 1; None: all.
     """
     if most is None or most >= len(items):
         return list(items)
