@@ -18,7 +18,9 @@
 r"""Says which method explains a model best on your data: deletion, insertion, size, with intervals and costs.
 
 Explains every utterance by every method, deletes and inserts the most salient features while the model writes again,
-and writes a table (results.md), everything in it and more (results.json) and the curves (*.png).
+and writes a table (results.md), everything in it and more (results.json) and the curves (*.png). With --words N, the
+maps of single words are judged as well: what is most salient for a word is deleted, or all that there is, and the
+probability of that word is read, and of the other words.
 
 Methods are named as in the paper's tables: "SPES", "feature-wise", "bubble noise", "- multi-scale", "- clustering",
 "- duration adaptation", "- KL", "joint", "coarse", then "random", "energy", "attention", "saliency",
@@ -34,6 +36,7 @@ Examples:
   python recipes/compare_methods.py --model openai/whisper-base --data CORPUS --methods SPES energy random \
       --num-masks 2000 --fractions fine --max-utterances 20
   python recipes/compare_methods.py --model demo --data CORPUS --preset table9 --against prediction --share 1/2
+  python recipes/compare_methods.py --model demo --data CORPUS --methods default fast energy --words 6
 """
 
 from __future__ import annotations
@@ -61,6 +64,8 @@ from spes_hf import (
     Size,
     SpesConfig,
     SpesError,
+    WordDeletion,
+    WordInsertion,
     ablations,
 )
 from spes_hf.cli import load_model
@@ -84,6 +89,10 @@ COLUMNS = (
     ("insertion", "insertion, {metric}"),
     ("deletion_probability_first", "probability left, first 20 % deleted"),
     ("insertion_probability", "probability, insertion"),
+    ("word_deletion", "a word's probability, its first 5 % deleted"),
+    ("word_specificity", "probability left to other words"),
+    ("word_margin", "other words less the word"),
+    ("word_insertion", "a word's probability, insertion"),
     ("size_audio", "size, audio"),
     ("size_token", "size, tokens"),
 )
@@ -99,6 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"--methods and --preset are missing; pass one, for example --preset {next(iter(PRESETS))}"
             )
         configs = {name: method(name, task_of(options), counts(options)) for name in names}
+        if options.words is not None and options.words < 1:
+            raise ConfigError(f"--words is {options.words}; pass a number from 1 up, or leave it out")
         if options.metric is not None:
             get_quality(options.metric)  # not after hours
         rows = load_rows(options)
@@ -164,6 +175,12 @@ def build_parser() -> argparse.ArgumentParser:
         default=["mean"],
         choices=("mean", "zero", "min"),
         help="what deleted features become; one table for each (default: mean)",
+    )
+    score.add_argument(
+        "--words",
+        type=int,
+        metavar="N",
+        help="judge the maps of at most N words of each utterance as well; 12 passes a word (default: none)",
     )
     out = parser.add_argument_group("where to")
     out.add_argument("--out", type=Path, default=Path("comparison"), metavar="DIR", help="(default: comparison)")
@@ -273,6 +290,8 @@ class Laboratory:
         names = {"fine": FINE_FRACTIONS, "paper": PAPER_FRACTIONS}
         first = options.fractions[0]
         self.fractions = names[first] if first in names else tuple(float(f) for f in options.fractions)
+        self.of_words = () if options.words is None else (WordDeletion, WordInsertion)
+        self.keys = tuple(metric.key for metric in (Deletion, Insertion, *self.of_words))
 
     @cached_property
     def model(self) -> tuple[Any, Any]:
@@ -283,6 +302,7 @@ class Laboratory:
         """Return where the measurement of an utterance by a method is kept; other settings, another file."""
         o = self.options
         settings = [self.configs[name].to_dict(), self.fractions, o.judge_fill, o.model, o.language, o.tgt_lang, o.seed]
+        settings += [] if o.words is None else [{"words": o.words}]
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         folder = re.sub(r"[^\w.=-]+", "_", name).strip("_")
         return Path(o.out) / "rows" / f"{folder}-{digest}" / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', row['id'])}.json"
@@ -319,6 +339,9 @@ class Laboratory:
                 for metric in (Deletion, Insertion):
                     measure = metric(model, processor, self.fractions, fill=fill, batch_size=o.batch_size)
                     found[f"{measure.key} {fill}"] = measure({"explanation": explanation})[measure.key]
+                for of_words in self.of_words:
+                    judge = of_words(model, processor, max_words=o.words, fill=fill, batch_size=o.batch_size)
+                    found[f"{judge.key} {fill}"] = judge({"explanation": explanation})[judge.key]
         except SpesError as error:
             return {"id": row["id"], "error": str(error)}
         return {**found, "cost": explanation.provenance["cost"], "reliability": explanation.reliability.sentence}
@@ -327,8 +350,7 @@ class Laboratory:
         """Return the corpus scores of a method, judged under a fill."""
         measured = [json.loads(self.path(name, row).read_text(encoding="utf-8")) for row in rows]
         entries = [
-            {**m, **{key: m.get(f"{key} {fill}") for key in ("deletion", "insertion")}} if "error" not in m else m
-            for m in measured
+            {**m, **{key: m.get(f"{key} {fill}") for key in self.keys}} if "error" not in m else m for m in measured
         ]
         references = [row["reference"] for row in rows]
         metric = self.options.metric or ("bleu" if task_of(self.options) == "st" else "wer")
@@ -388,7 +410,8 @@ def write(laboratory: Laboratory, rows: Sequence[Mapping[str, Any]], options: ar
         lines += ["", f'Deleted features become the "{fill}". Clean {metric}: {clean.value:.1f}. 95 % intervals.', ""]
         lines += table(scores, costs, metric) + ["", f"Against {next(iter(scores))}, paired bootstrap:", ""]
         lines += difference_table(differences)
-        for key in ("deletion", "insertion", "deletion_probability", "insertion_probability", "size_audio"):
+        curves = ("deletion", "insertion", "deletion_probability", "insertion_probability", "size_audio")
+        for key in (*curves, *(measure.key for measure in laboratory.of_words)):
             figure, _ = plot_curves({name: found[key] for name, found in scores.items()})
             suffix = "" if len(options.judge_fill) == 1 else f"_{fill}"
             figure.savefig(options.out / f"{key}{suffix}.png", dpi=130)

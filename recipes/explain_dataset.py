@@ -80,7 +80,7 @@ if TYPE_CHECKING:
 
     from spes_hf.jobs.run import JobSummary
 
-METRICS = ("deletion", "insertion", "size", "diagnosis")
+METRICS = ("deletion", "insertion", "size", "word_deletion", "word_insertion", "diagnosis")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -109,6 +109,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     scores = parser.add_argument_group("scores")
     scores.add_argument("--metrics", default="", metavar="LIST", help=f"any of {','.join(METRICS)}")
     scores.add_argument("--fractions", choices=("paper", "fine"), default="paper", help="steps of deletion, insertion")
+    scores.add_argument(
+        "--max-words", type=int, metavar="N", help="word_deletion, word_insertion: of at most N words of an utterance"
+    )
     scores.add_argument(
         "--against", choices=("reference", "prediction"), default="reference", help="default: reference"
     )
@@ -141,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Explain, score, write the card, upload; return the exit code."""
-    from spes_hf import Deletion, Diagnose, Insertion, Size, explain_dataset
+    from spes_hf import Deletion, Diagnose, Insertion, Size, WordDeletion, WordInsertion, explain_dataset
     from spes_hf.jobs.schedule import find_place
     from spes_hf.metrics.quality import get_quality
 
@@ -152,12 +155,15 @@ def run(options: argparse.Namespace) -> int:
     reference = reference_column(options, dataset)
     model, processor = job_options.model_of(options)
     curves = {"deletion": Deletion, "insertion": Insertion}
+    of_words = {"word_deletion": WordDeletion, "word_insertion": WordInsertion}
     generate_kwargs = job_options.generate_kwargs_of(options)
     config = make_config(options)
     metrics: list[Any] = []
     for metric in options.metrics:
         if metric == "size":
             metrics.append(Size())
+        elif metric in of_words:
+            metrics.append(of_words[metric](model, processor, max_words=options.max_words))
         elif metric == "diagnosis":
             settings = {name: getattr(options, name) for name in ("language", "task", "tgt_lang", "batch_size", "seed")}
             columns = {name: getattr(options, name) for name in ("audio_column", "id_column", "text_column")}

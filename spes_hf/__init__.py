@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         list_methods,
         register_method,
     )
-    from spes_hf.metrics import ContrastiveDeletion, Deletion, Insertion, Size
+    from spes_hf.metrics import ContrastiveDeletion, Deletion, Insertion, Size, WordDeletion, WordInsertion
 
 # Where each public name lives; a module is imported when one of its names is first used.
 _HOME = {
@@ -77,7 +77,9 @@ _HOME = {
     "SpesConfig": "spes_hf.methods",
     "SpesError": "spes_hf.errors",
     "UnsupportedModelError": "spes_hf.errors",
+    "WordDeletion": "spes_hf.metrics",
     "WordError": "spes_hf.explanation.diagnosis",
+    "WordInsertion": "spes_hf.metrics",
     "ablations": "spes_hf.methods",
     "diagnose": "spes_hf.diagnosing",
     "diagnosis_of": "spes_hf.explanation.diagnosis_rows",
@@ -123,7 +125,9 @@ __all__ = [
     "SpesConfig",
     "SpesError",
     "UnsupportedModelError",
+    "WordDeletion",
     "WordError",
+    "WordInsertion",
     "__version__",
     "ablations",
     "diagnose",

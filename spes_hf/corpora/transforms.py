@@ -31,10 +31,21 @@ from spes_hf.metrics.contrastive import ContrastiveDeletion
 from spes_hf.metrics.deletion import Deletion, Insertion
 from spes_hf.metrics.rows import as_dict
 from spes_hf.metrics.size import Size
+from spes_hf.metrics.words import WordDeletion, WordInsertion
 from spes_hf.recordings import goes_in_windows
 from spes_hf.rows import RowTransform, is_lazy, is_lazy_batch, raw
 
-__all__ = ["ContrastiveDeletion", "Deletion", "Explain", "Insertion", "RowTransform", "Size", "SoundCheck"]
+__all__ = [
+    "ContrastiveDeletion",
+    "Deletion",
+    "Explain",
+    "Insertion",
+    "RowTransform",
+    "Size",
+    "SoundCheck",
+    "WordDeletion",
+    "WordInsertion",
+]
 
 # Columns with a number for each token.
 _NUMBERS = ("token_probabilities", "sound_bits", "text_bits")

@@ -1,7 +1,7 @@
 """Is an explanation right, and is it small? Deletion, insertion, size; corpus scores with intervals (§5).
 
 Map `Deletion`, `Insertion`, `Size` and, with a foil, `ContrastiveDeletion` over rows, then `summarize` them; `compare`
-tests two methods against each other.
+tests two methods against each other. `WordDeletion` and `WordInsertion` judge the maps of single words.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from spes_hf.metrics.quality import Bleu, CharacterErrorRate, Quality, WordError
 from spes_hf.metrics.score import Curve, Score, compare, plot_curves
 from spes_hf.metrics.size import THRESHOLDS, Size
 from spes_hf.metrics.summary import summarize
+from spes_hf.metrics.words import WORD_DELETION_FRACTIONS, WORD_INSERTION_FRACTIONS, WordDeletion, WordInsertion
 
 __all__ = [
     "CONTRASTIVE_FRACTIONS",
     "FINE_FRACTIONS",
     "PAPER_FRACTIONS",
     "THRESHOLDS",
+    "WORD_DELETION_FRACTIONS",
+    "WORD_INSERTION_FRACTIONS",
     "Bleu",
     "CharacterErrorRate",
     "Comparison",
@@ -33,7 +36,9 @@ __all__ = [
     "Quality",
     "Score",
     "Size",
+    "WordDeletion",
     "WordErrorRate",
+    "WordInsertion",
     "bleu",
     "bootstrap_interval",
     "cer",

@@ -6,23 +6,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from spes_hf.adapters import GenerationOptions, Target, Utterance
-from spes_hf.audio.load import Waveform
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
 from spes_hf.functional import deletion_masks
 from spes_hf.masking.perturbations import Fill, fill_values
 from spes_hf.metrics.deletion import generation_options
 from spes_hf.metrics.rewriting import RewritingMetric
-from spes_hf.metrics.rows import Row, as_dict, check_map, check_model, explanation_of, failed, method_signature
+from spes_hf.metrics.rows import (
+    Row,
+    as_dict,
+    check_map,
+    check_maps,
+    check_model,
+    explanation_of,
+    failed,
+    method_signature,
+)
 from spes_hf.metrics.written import Continuation, Written, text_of, written_in
 from spes_hf.rows import is_batch
 from spes_hf.runtime.batching import Batch, enough_memory, starting_batch_size
-from spes_hf.runtime.locks import alone
 from spes_hf.runtime.preserve import leave_unchanged
 from spes_hf.scoring.contrast import Contrast, ContrastReader
 from spes_hf.scoring.foils import Words
@@ -128,7 +134,7 @@ class ContrastiveDeletion(RewritingMetric):
             maps = [check_map(explanation.evidence(k), explanation, "evidence") for k in range(len(contrasts))]
             method = method_signature(explanation)
         else:
-            maps, method = _given_maps(saliency, explanation, len(contrasts)), "custom"
+            maps, method = check_maps(saliency, explanation, len(contrasts), "contrasts"), "custom"
         what = f"model with audio of {len(explanation.waveform) / explanation.sampling_rate:.1f} s"
         with leave_unchanged(self.adapter.model), enough_memory(what):
             scene = self._scene(explanation)
@@ -151,9 +157,7 @@ class ContrastiveDeletion(RewritingMetric):
     def _scene(self, explanation: Explanation) -> _Scene:
         """Return what all contrasts of an explanation share."""
         adapter = self.adapter
-        waveform = Waveform(explanation.waveform.numpy(), explanation.sampling_rate, "explanation")
-        with alone():
-            utterance = adapter.utterance_again(waveform, explanation.features, explanation.origin.in_recording)
+        utterance = self.utterance_of(explanation)
         text = text_of(explanation, adapter)
         probability = str(explanation.origin.config.get("word_probability", "word-boundary"))
         scene = _Scene(utterance, text, ContrastReader(adapter, utterance, text, (), probability))
@@ -274,14 +278,3 @@ def check_shares(fractions: Any) -> tuple[float, ...]:
             f"fractions is {fractions!r}; allowed: one or more increasing numbers in [0, 1] (5 % is 0.05)"
         )
     return values
-
-
-def _given_maps(saliency: Any, explanation: Explanation, count: int) -> list[Tensor]:
-    """Return a map for every contrast, of maps (K, T, C) or of one (T, C)."""
-    if not isinstance(saliency, (Tensor, np.ndarray)):
-        saliency = torch.stack([torch.as_tensor(each, dtype=torch.float32, device="cpu") for each in saliency])
-    if saliency.ndim != 3:
-        return [check_map(saliency, explanation, "saliency")] * count
-    if len(saliency) != count:
-        raise ConfigError(f"saliency has {len(saliency)} maps, but there are {count} contrasts; pass one for each")
-    return [check_map(each, explanation, "saliency") for each in saliency]

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from spes_hf.adapters import Adapter, GenerationOptions, Target, Utterance
-from spes_hf.audio.load import Waveform
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
 from spes_hf.explanation.recording import Recording
@@ -32,7 +31,6 @@ from spes_hf.metrics.rows import (
 from spes_hf.plain import from_plain, is_lost
 from spes_hf.rows import is_batch
 from spes_hf.runtime.batching import Batch, enough_memory
-from spes_hf.runtime.locks import alone
 from spes_hf.runtime.preserve import leave_unchanged
 
 PAPER_FRACTIONS = tuple(step / 20 for step in range(21))
@@ -158,9 +156,7 @@ class _Curve(RewritingMetric):
     def _measure(self, explanation: Explanation, options: GenerationOptions, keep: Tensor) -> dict[str, Any]:
         """Return texts and probabilities under these masks, (S, T, C), and the text of the clean run."""
         adapter = self.adapter
-        waveform = Waveform(explanation.waveform.numpy(), explanation.sampling_rate, "explanation")
-        with alone():
-            utterance = adapter.utterance_again(waveform, explanation.features, explanation.origin.in_recording)
+        utterance = self.utterance_of(explanation)
         target = clean_target(explanation, adapter, utterance, options)
         clean, fill = explanation.features, fill_values(self.fill, explanation.features)
 

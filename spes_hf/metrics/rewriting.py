@@ -6,17 +6,12 @@ from abc import ABC
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from spes_hf.adapters import GenerationOptions, get_adapter
-from spes_hf.checks import is_number
-from spes_hf.errors import ConfigError
+from spes_hf.adapters import GenerationOptions
 from spes_hf.masking.perturbations import Fill
-from spes_hf.rows import RowTransform
-from spes_hf.runtime.batching import FoundSizes, check_batch_size
+from spes_hf.metrics.perturbing import PerturbingMetric
 
 
-class RewritingMetric(RowTransform, ABC):
+class RewritingMetric(PerturbingMetric, ABC):
     """A transform that fills features and lets the model write again.
 
     Args:
@@ -39,17 +34,7 @@ class RewritingMetric(RowTransform, ABC):
         generate_kwargs: Mapping[str, Any] | None,
         batch_size: int | None,
     ):
-        self.adapter = get_adapter(model, processor)
-        self.fill = fill.item() if isinstance(fill, np.generic) else fill
+        super().__init__(model, processor, fill, batch_size)
         self.generate_kwargs = None
         if generate_kwargs is not None:
             self.generate_kwargs = dict(GenerationOptions(generate_kwargs=generate_kwargs).generate_kwargs)
-        self.batch_size = check_batch_size(batch_size)
-        self.found_sizes: FoundSizes = FoundSizes()
-        if not is_number(fill) and fill not in ("mean", "zero", "min"):
-            raise ConfigError(f'fill is {fill!r}; allowed: "mean", "zero", "min" or a finite number')
-
-    @property
-    def running_model(self) -> Any:
-        """The model that writes."""
-        return self.adapter.model

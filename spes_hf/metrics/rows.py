@@ -103,6 +103,27 @@ def check_map(saliency: Any, explanation: Explanation, name: str) -> Tensor:
     return saliency
 
 
+def check_maps(saliency: Any, explanation: Explanation, count: int, what: str) -> list[Tensor]:
+    """Return a map for each of several things, (T, C) each, of maps (count, T, C) or of one, (T, C), for all.
+
+    Args:
+        saliency: The maps.
+        explanation: Of the spectrogram that they are over.
+        count: How many there are to be.
+        what: What each of them is of, for messages: "contrasts", "words".
+
+    Raises:
+        ConfigError: If there are more or fewer, or one does not fit.
+    """
+    if not isinstance(saliency, (Tensor, np.ndarray)):
+        saliency = torch.stack([torch.as_tensor(each, dtype=torch.float32, device="cpu") for each in saliency])
+    if saliency.ndim != 3:
+        return [check_map(saliency, explanation, "saliency")] * count
+    if len(saliency) != count:
+        raise ConfigError(f"saliency has {len(saliency)} maps, but there are {count} {what}; pass one for each")
+    return [check_map(each, explanation, "saliency") for each in saliency]
+
+
 def check_model(model: Any, explanation: Explanation) -> None:
     """Refuse an explanation of another model.
 
@@ -133,8 +154,13 @@ def check_model(model: Any, explanation: Explanation) -> None:
         )
 
 
-def method_signature(explanation: Explanation) -> str:
-    """Return the method, its masks, a digest of all its settings, and the seed, on one line."""
+def method_signature(explanation: Explanation, of_part: bool = True) -> str:
+    """Return the method, its masks, a digest of all its settings, and the seed, on one line.
+
+    Args:
+        explanation: By the method.
+        of_part: Whether to say which share of the tokens is explained. The map of a word does not depend on it.
+    """
     origin = explanation.origin
     config = {**origin.config, "method": origin.method}
     settings = {k: v for k, v in config.items() if k != "spes_hf_version"}
@@ -142,6 +168,8 @@ def method_signature(explanation: Explanation) -> str:
     masks = f"{config.get('num_spectrogram_masks', '?')}+{config.get('num_token_masks', '?')}"
     seed = "?" if origin.seed is None else origin.seed
     part = explanation.part
-    left_out = [] if part is None else [k for k, s in enumerate(part.special) if not s and k not in part.rows]
+    left_out = (
+        [] if part is None or not of_part else [k for k, s in enumerate(part.special) if not s and k not in part.rows]
+    )
     some = f"|tokens:{len(explanation.pieces)} of {len(explanation.written_ids)}" if left_out else ""
     return f"{origin.method}|masks:{masks}|config:{digest}|seed:{seed}{some}"

@@ -16,7 +16,10 @@ from spes_hf.metrics.flips import flip_scores
 from spes_hf.metrics.quality import Quality, check_texts, get_quality, warn_of
 from spes_hf.metrics.rows import Row, failed
 from spes_hf.metrics.score import Score, make_score, mean_points, with_ones
+from spes_hf.metrics.word_scores import WORD_DELETION, WORD_INSERTION, word_scores
 
+# What the metrics call their entries in a row.
+_KEYS = (Deletion.key, Insertion.key, "size", "contrastive_deletion", WORD_DELETION, WORD_INSERTION)
 _SHARE = {Deletion.key: "features deleted, most salient first", Insertion.key: "features inserted, most salient first"}
 
 
@@ -49,7 +52,10 @@ def summarize(
         By name, as far as the rows have them: "deletion" and "insertion" (area under the curve of the metric over the
         fraction of features), "deletion_probability" and "insertion_probability" (the same of the mean probability of
         the clean tokens, times 100), "size_audio" and "size_token", and "clean", the metric of the clean output; of
-        `ContrastiveDeletion`, "flip_to_foil", "flip_to_other" and "coverage".
+        `ContrastiveDeletion`, "flip_to_foil", "flip_to_other" and "coverage"; of `WordDeletion`, "word_deletion" (area
+        under the probability of the word, times 100), "word_specificity" (what the other words keep at the largest
+        fraction) and "word_margin" (what they keep more than the word, 0 for maps that are the same for all words), and
+        of `WordInsertion`, "word_insertion".
 
     Raises:
         ConfigError: If there are no rows or nothing to score, references are missing or not one for each row, or the
@@ -62,12 +68,11 @@ def summarize(
         raise ConfigError(f"rows holds no explained utterance ({len(rows)} rows, all with an error); explain some")
     rows = [rows[i] for i in kept]
     texts = None if texts is None else [texts[i] for i in kept]
-    keys: tuple[Literal["deletion", "insertion", "size", "contrastive_deletion"], ...]
-    keys = ("deletion", "insertion", "size", "contrastive_deletion")
-    present = [key for key in keys if any(row.get(key) for row in rows)]
+    present = [key for key in _KEYS if any(row.get(key) for row in rows)]
     if not present:
         raise ConfigError(
-            f"rows have none of {', '.join(keys)}; map Deletion, Insertion, Size or ContrastiveDeletion over them first"
+            f"rows have none of {', '.join(_KEYS)}; map Deletion, Insertion, Size, ContrastiveDeletion, WordDeletion "
+            "or WordInsertion over them first"
         )
     quality = get_quality(metric)
     resampling: dict[str, Any] = dict(samples=samples, confidence=confidence, seed=seed)
@@ -79,6 +84,8 @@ def summarize(
             scores |= _size_scores(entries, **resampling)
         elif key == "contrastive_deletion":
             scores |= flip_scores(entries, **resampling)
+        elif key in (WORD_DELETION, WORD_INSERTION):
+            scores |= word_scores(key, entries, **resampling)
         else:
             scored, by = _expected(entries, texts, against)
             scores |= _curve_scores(key, entries, scored, quality, by, **resampling)
@@ -171,7 +178,7 @@ def _references(rows: Sequence[Row], references: str | Sequence[str] | None) -> 
 
 def _is_empty(row: Row) -> bool:
     """Return whether a row is of a recording for which nothing was written: its metrics are there, and None."""
-    own = [row[key] for key in ("deletion", "insertion", "size", "contrastive_deletion") if key in row]
+    own = [row[key] for key in _KEYS if key in row]
     return bool(own) and row.get("verdict") == "nothing written" and all(entry is None for entry in own)
 
 
@@ -181,7 +188,7 @@ def _entries(rows: Sequence[Row], key: str) -> list[Mapping[str, Any]]:
     if missing is not None:
         raise ConfigError(f"row {missing} (not counting errors) has no {key!r}, but others have; map it over all rows")
     entries = [row[key] for row in rows]
-    for name in ("method", "fill", "against", "by", "fractions", "thresholds"):
+    for name in ("method", "fill", "against", "by", "fractions", "thresholds", "max_words"):
         values = {str(entry[name]) for entry in entries if name in entry}
         if len(values) > 1:
             raise ConfigError(f"rows have {key} by different {name}: {'; '.join(sorted(values))}; summarize each apart")
@@ -206,7 +213,7 @@ def _expected(
 
 
 def _curve_scores(
-    key: Literal["deletion", "insertion"],
+    key: str,
     entries: Sequence[Mapping[str, Any]],
     references: Sequence[str],
     quality: Quality,

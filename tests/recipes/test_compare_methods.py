@@ -80,6 +80,22 @@ def test_the_first_fifth_is_the_curve_cut_there(recipe: ModuleType, tmp_path: Pa
     assert scores["deletion_probability_first"]["value"] == pytest.approx(by_hand)
 
 
+def test_maps_of_words_are_judged_when_asked_for(
+    recipe: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = ["--model", "speech2text-en", "--max-utterances", "1", "--methods", "random", "energy", *FEW]
+    assert recipe.main([*base, "--words", "2", "--out", str(tmp_path)]) == 0
+    header = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| method"))
+    assert "a word's probability, its first 5 % deleted ↓" in header and "a word's probability, insertion ↑" in header
+    result = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["judged"]["mean"]
+    assert {"word_deletion", "word_specificity", "word_margin", "word_insertion"} <= result["energy"]["scores"].keys()
+    assert "words:2|max-words:2" in result["energy"]["scores"]["word_deletion"]["signature"]
+    assert "word_deletion" in result["differences"]["energy"]
+    assert (tmp_path / "word_deletion.png").stat().st_size > 5_000
+    assert recipe.main([*base, "--words", "0", "--out", str(tmp_path)]) == 1
+    assert "--words is 0; pass a number from 1 up" in capsys.readouterr().err
+
+
 def test_a_recording_that_cannot_be_read_is_counted_and_stops_nothing(recipe: ModuleType, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()

@@ -1,0 +1,368 @@
+"""Is the map of a single word right? Its probability, and the other words', while its evidence goes or comes back.
+
+A map of the whole sentence can win deletion by pointing at whatever is loud. The map of a word cannot: what it points
+at has to cost *this* word its probability, and leave the others theirs.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spes_hf.adapters import Adapter, GenerationOptions, Target, Utterance
+from spes_hf.checks import is_count
+from spes_hf.errors import ConfigError
+from spes_hf.explanation import Explanation
+from spes_hf.explanation.recording import Recording
+from spes_hf.finite import check_logits
+from spes_hf.functional import deletion_masks
+from spes_hf.masking.perturbations import Fill, fill_values
+from spes_hf.metrics.contrastive import check_shares
+from spes_hf.metrics.deletion import clean_target, generation_options
+from spes_hf.metrics.perturbing import PerturbingMetric
+from spes_hf.metrics.rows import (
+    Row,
+    as_dict,
+    check_map,
+    check_maps,
+    check_model,
+    explanation_of,
+    failed,
+    method_signature,
+    recording_of,
+)
+from spes_hf.metrics.spoken import SpokenWord, groups_of, spoken_words, spread
+from spes_hf.rows import is_batch
+from spes_hf.runtime.batching import Batch, enough_memory, starting_batch_size
+from spes_hf.runtime.preserve import leave_unchanged
+
+WORD_DELETION_FRACTIONS = (0.0025, 0.005, 0.01, 0.02, 0.05)
+WORD_INSERTION_FRACTIONS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+
+# Of an entry: what there is for each word.
+_OF_WORDS = ("words", "indices", "clean", "probabilities", "others")
+
+
+class _WordCurve(PerturbingMetric):
+    """Perturbs a growing share of what is salient for a word, and reads the probability of all words.
+
+    The class is a map-style transform: an instance takes a row and returns it with one more entry, and it can be
+    pickled. `spes_hf.metrics.summarize` makes corpus scores of the rows.
+    """
+
+    key: ClassVar[str]
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        fractions: Sequence[float],
+        max_words: int | None,
+        fill: Fill,
+        batch_size: int | None,
+    ):
+        super().__init__(model, processor, fill, batch_size)
+        self.fractions = self.checked(fractions)
+        if max_words is not None and not is_count(max_words):
+            raise ConfigError(f"max_words is {max_words!r}; allowed: a whole number, at least 1, or None for all words")
+        self.max_words = None if max_words is None else int(max_words)
+
+    @abstractmethod
+    def checked(self, fractions: Sequence[float]) -> tuple[float, ...]:
+        """Return the fractions at which probabilities are read.
+
+        Raises:
+            ConfigError: If they are not increasing numbers in [0, 1], or too few for an area.
+        """
+
+    @abstractmethod
+    def keep(self, saliency: Tensor) -> Tensor:
+        """Return the masks of all fractions, (S, T, C) bool, for a map (T, C); True = keep."""
+
+    def columns(self) -> dict[str, Any]:
+        """Return the columns that the transform adds, as `datasets` feature types."""
+        from datasets import List, Value
+
+        number, whole, text = Value("float64"), Value("int64"), Value("string")
+        entry = {
+            "fractions": List(number),
+            "words": List(text),
+            "indices": List(whole),
+            "clean": List(number),
+            "probabilities": List(List(number)),
+            "others": List(List(number)),
+            "max_words": whole,
+            **dict.fromkeys(("prediction", "fill", "method"), text),
+        }
+        return {self.key: entry}
+
+    def __call__(self, row: Row | Explanation | Recording, saliency: Any = None) -> dict[str, Any]:
+        """Return the row with, under the name of the metric, the probabilities of W words at S fractions.
+
+        The entry has "fractions" (S); of the words "words" (their texts), "indices" (W, among all words of the output,
+        as ``explain(words=…)`` counts them), "clean" (W, the probability for clean features), "probabilities" (W, S)
+        and "others" (W, S, the mean probability of all other words of the output at the same fraction; empty for a word
+        that is alone). Probabilities are products over a word's tokens, in [0, 1], the clean text before it given.
+
+        Of a recording, the words of all explained windows are listed one after the other, "indices" counting through;
+        other words are those of the same window, and ``max_words`` holds for every window.
+
+        Args:
+            row: An explanation (over tokens or words, of all of an output or a part) or a recording, or a row that has
+                one, or the folder of one, at "explanation". A row with an "error" gets None.
+            saliency: Maps to rank the features by: (K, T, C), one for each of the K words of ``explanation.words()``,
+                or one for all of them, (T, C); None: their `Explanation.audio_saliency`. A whole number is the rank of
+                a worker, which ``Dataset.map(…, with_rank=True)`` puts here.
+
+        Raises:
+            ConfigError: If the explanation is missing, has a foil or is of another model, or a map does not fit it.
+        """
+        if isinstance(saliency, int):
+            self.take_place(saliency)
+            saliency = None
+        if is_batch(row, "explanation"):
+            return self.of_batch(row)
+        if failed(row):
+            return {**as_dict(row), self.key: None}
+        recording = recording_of(row)
+        if recording is not None:
+            return {**as_dict(row), self.key: self._of_recording(recording, saliency)}
+        return {**as_dict(row), self.key: self._of_explanation(explanation_of(row), saliency)}
+
+    def _of_explanation(self, explanation: Explanation, saliency: Any) -> dict[str, Any]:
+        """Return the entry of an explanation over tokens."""
+        if explanation.contrasts is not None:
+            raise ConfigError(
+                f"explanation of {explanation.text!r} has a foil, so its rows are contrasts, not words; use "
+                "ContrastiveDeletion, or explain without foil"
+            )
+        check_model(self.adapter.model, explanation)
+        check_map(explanation.features, explanation, "features")
+        words, every = spoken_words(explanation), explanation.words()
+        judged = spread([w for w, word in enumerate(words) if word.row is not None], self.max_words)
+        if saliency is None:
+            maps = {w: check_map(every.audio_saliency[words[w].row], explanation, "audio_saliency") for w in judged}
+            method = f"{method_signature(explanation, of_part=False)}|map:word"
+        else:
+            given = check_maps(saliency, explanation, len(every), "words")
+            maps, method = {w: given[row] for w in judged if (row := words[w].row) is not None}, "custom"
+        entry: dict[str, Any] = {
+            "fractions": list(self.fractions),
+            **{name: [] for name in _OF_WORDS},
+            "max_words": self.max_words,
+            "prediction": explanation.text,
+            "fill": str(self.fill),
+            "method": method,
+        }
+        if judged:
+            what = f"model with audio of {len(explanation.waveform) / explanation.sampling_rate:.1f} s"
+            with leave_unchanged(self.adapter.model), enough_memory(what):
+                entry |= self._measure(explanation, words, maps)
+        return entry
+
+    def _of_recording(self, recording: Recording, saliency: Any) -> dict[str, Any] | None:
+        """Return the entry of a recording, from those of its windows; None where nothing was written.
+
+        Raises:
+            ConfigError: If a map is given.
+        """
+        if saliency is not None:
+            raise ConfigError("saliency is given with a recording, whose windows have maps of their own; leave it out")
+        entries, before = [], 0
+        for each in recording:
+            explanation = explanation_of(each)
+            entry = self._of_explanation(explanation, None)
+            entries.append({**entry, "indices": [before + index for index in entry["indices"]]})
+            before += len(groups_of(explanation))
+        if not entries:
+            return None
+        joined = " ".join(entry["prediction"].strip() for entry in entries).strip()
+        lists = {name: [value for entry in entries for value in entry[name]] for name in _OF_WORDS}
+        return {**entries[0], **lists, "prediction": joined}
+
+    def _measure(
+        self, explanation: Explanation, words: Sequence[SpokenWord], maps: dict[int, Tensor]
+    ) -> dict[str, list[Any]]:
+        """Return what there is for each word with a map.
+
+        Args:
+            explanation: Of the output.
+            words: All spoken words of the output.
+            maps: Index among these words → map, (T, C).
+        """
+        # Words share what is the same for all of them: clean features, nothing but fill, a map without a word.
+        passes: dict[bytes, int] = {_packed(torch.ones_like(explanation.features, dtype=torch.bool)): 0}
+        steps = {
+            w: [passes.setdefault(_packed(mask), len(passes)) for mask in self.keep(saliency)]
+            for w, saliency in maps.items()
+        }
+        utterance = self.utterance_of(explanation)
+        target = target_of(explanation, self.adapter, utterance)
+        found = self._probabilities(utterance, target, words, list(passes))
+        others = (found.sum(1, keepdim=True) - found) / max(1, len(words) - 1)
+        alone = len(words) < 2
+        return {
+            "words": [words[w].text for w in maps],
+            "indices": [words[w].index for w in maps],
+            "clean": [float(found[0, w]) for w in maps],
+            "probabilities": [found[steps[w], w].tolist() for w in maps],
+            "others": [[] if alone else others[steps[w], w].tolist() for w in maps],
+        }
+
+    def _probabilities(
+        self, utterance: Utterance, target: Target, words: Sequence[SpokenWord], masks: Sequence[bytes]
+    ) -> Tensor:
+        """Return the probability of every word under every mask, (N, words) float64."""
+        adapter, clean = self.adapter, utterance.features
+        fill = fill_values(self.fill, clean)
+        ids = target.token_ids.to(adapter.device)
+        found: list[Tensor] = []
+
+        def measure(rows: range) -> None:
+            keep = torch.stack([_unpacked(mask, clean.shape) for mask in masks[rows.start : rows.stop]])
+            features = torch.where(keep, clean, fill).to(adapter.device)
+            with torch.no_grad():
+                logits = adapter.logits(utterance, target, features=features).float()
+            check_logits(logits, "logits for a share of the features", adapter.dtype)
+            log_p = logits.log_softmax(-1).gather(-1, ids.expand(len(rows), -1).unsqueeze(-1)).squeeze(-1)
+            log_p = log_p.cpu().double()
+            found.append(torch.stack([log_p[:, list(word.tokens)].sum(1).exp() for word in words], dim=1))
+
+        vocabulary = int(adapter.model.config.get_text_config(decoder=True).vocab_size)
+        size = self.batch_size or starting_batch_size(len(ids) * vocabulary, adapter.device, utterance.inputs)
+        batch = Batch(size, "words", (*clean.shape, len(ids), vocabulary), self.found_sizes)
+        for _ in batch.over(range(len(masks)), measure):
+            pass
+        return torch.cat(found)
+
+
+class WordDeletion(_WordCurve):
+    """Deletes what is most salient for a word, at "word_deletion": is its map right, and is it of this word alone?
+
+    For every explained word and fraction s, the first ⌊T·C·s⌋ features of *its* map (`Explanation.audio_saliency` over
+    words) take the fill value, and the probability that the model gives to *that* word is read, the clean text before
+    it given. A good map makes it fall early. In the same pass the probability of every other word is read: a map that
+    is of this word, and not of whatever is loud, leaves the others theirs. Fraction 0, the clean run, is always there.
+
+    Words are those of `Explanation.words` that have a letter or digit: a punctuation mark is not heard as a word is, so
+    it is neither judged nor one of the others. A word of which only some tokens are explained is judged whole.
+
+    Costs words × fractions passes through encoder and decoder, in batches, and one for the clean features. Nothing is
+    generated.
+
+    Args:
+        model: The model that was explained; left exactly as it was.
+        processor: Its processor.
+        fractions: Shares of the features, increasing, in [0, 1].
+        max_words: At most this many words of an utterance, evenly spread over it; None: all that are explained.
+        fill: What deleted features become: "mean" (of each mel bin over the utterance), "zero", "min" or a number.
+        batch_size: Perturbed copies in one pass; None: found automatically.
+
+    Raises:
+        UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
+        ConfigError: If an argument has a value outside what is allowed.
+
+    Examples:
+        >>> row = WordDeletion(model, processor, max_words=8)({"explanation": explanation})  # doctest: +SKIP
+        >>> row["word_deletion"]["words"][0], row["word_deletion"]["probabilities"][0]  # doctest: +SKIP
+        ('ask', [0.97, 0.93, 0.71, 0.2, 0.03, 0.01])
+    """
+
+    key: ClassVar[str] = "word_deletion"
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any = None,
+        fractions: Sequence[float] = WORD_DELETION_FRACTIONS,
+        max_words: int | None = None,
+        *,
+        fill: Fill = "mean",
+        batch_size: int | None = None,
+    ):
+        super().__init__(model, processor, fractions, max_words, fill, batch_size)
+
+    def checked(self, fractions: Sequence[float]) -> tuple[float, ...]:
+        """Return the fractions, with 0 in front.
+
+        Raises:
+            ConfigError: If they are not increasing numbers in [0, 1], one of them above 0.
+        """
+        above = [s for s in check_shares(fractions) if s > 0]
+        if not above:
+            raise ConfigError(f"fractions is {fractions!r}, which deletes nothing; pass one above 0 (5 % is 0.05)")
+        return (0.0, *above)
+
+    def keep(self, saliency: Tensor) -> Tensor:
+        """Return the masks of all fractions, (S, T, C) bool, for a map (T, C); True = keep."""
+        return deletion_masks(saliency, self.fractions)
+
+
+class WordInsertion(_WordCurve):
+    """Puts what is most salient for a word back first, into nothing but fill, at "word_insertion".
+
+    The mirror image of `WordDeletion`: for every fraction s only the first ⌊T·C·s⌋ features of the word's map are
+    there. A good map makes the word probable early. Takes the arguments of `WordDeletion` and costs the same; no
+    features and all features are passes that the words share.
+    """
+
+    key: ClassVar[str] = "word_insertion"
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any = None,
+        fractions: Sequence[float] = WORD_INSERTION_FRACTIONS,
+        max_words: int | None = None,
+        *,
+        fill: Fill = "mean",
+        batch_size: int | None = None,
+    ):
+        super().__init__(model, processor, fractions, max_words, fill, batch_size)
+
+    def checked(self, fractions: Sequence[float]) -> tuple[float, ...]:
+        """Return the fractions.
+
+        Raises:
+            ConfigError: If they are not at least two increasing numbers in [0, 1].
+        """
+        found = check_shares(fractions)
+        if len(found) < 2:
+            raise ConfigError(
+                f"fractions is {fractions!r}; allowed: at least two, for the area under them is the score"
+            )
+        return found
+
+    def keep(self, saliency: Tensor) -> Tensor:
+        """Return the masks of all fractions, (S, T, C) bool, for a map (T, C); True = keep."""
+        return ~deletion_masks(saliency, self.fractions)
+
+
+def target_of(explanation: Explanation, adapter: Adapter, utterance: Utterance) -> Target:
+    """Return the output that was explained, behind what it started from then.
+
+    Nothing is generated, so that arguments of ``generate()`` that the explanation could not keep do not matter, except
+    in explanations of before, which did not keep the ids of the start.
+
+    Raises:
+        ConfigError: If the start of the output cannot be known, or reads differently now.
+    """
+    prefix = explanation.origin.prefix_ids
+    options = generation_options(explanation, adapter) if prefix is None else GenerationOptions(prefix=prefix)
+    return clean_target(explanation, adapter, utterance, options)
+
+
+def _packed(mask: Tensor) -> bytes:
+    """Return a mask at a bit a feature, equal for equal masks."""
+    return np.packbits(mask.numpy()).tobytes()
+
+
+def _unpacked(mask: bytes, shape: torch.Size) -> Tensor:
+    """Return the mask, (T, C) bool."""
+    bits = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), count=shape.numel())
+    return torch.from_numpy(bits.astype(bool)).view(shape)
