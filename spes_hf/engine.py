@@ -360,6 +360,8 @@ class Explainer:
         objective: Objective = contrasting or TokenObjective(
             adapter, utterance, target, config.impact, self._dtype, rows
         )
+        when = adapter.is_timestamp(target.token_ids)
+        said = [k for k, is_one in enumerate(when) if not is_one]
         problem = Problem(
             utterance,
             target,
@@ -372,6 +374,7 @@ class Explainer:
             objective.signed,
             rows,
             over,
+            said if said and contrasting is None else None,
             EncoderOutput(adapter, utterance, target, objective.states, objective.tokens),
         )
         found = run_plan(

@@ -151,9 +151,9 @@ def run_plan(
     evidence = objective.evidence(config.fill)
     passes = Passes(forward=objective.passes)
 
-    def impact_of(masks: Any, apply: Callable[[Any], dict[str, Tensor]]) -> Tensor:
-        inputs = apply(masks)
-        impact = objective(**inputs)
+    def impact_of(masks: Any, apply: Callable[[Any], dict[str, Tensor]], **how: Any) -> Tensor:
+        inputs: dict[str, Any] = apply(masks)
+        impact = objective(**inputs, **how)
         passes.count(next(iter(inputs.values())))
         return impact
 

@@ -31,9 +31,14 @@ class Masks:
     block: int = 1
 
     @property
+    def blocks(self) -> Tensor:
+        """Which block of its level every mask belongs to, (B,) int64."""
+        return torch.arange(self.rows.start, self.rows.stop, dtype=torch.int64, device="cpu") // self.block
+
+    @property
     def halves(self) -> Tensor:
         """Which half every mask belongs to, (B,) 0 or 1: blocks of masks take turns."""
-        return torch.arange(self.rows.start, self.rows.stop, dtype=torch.int64, device="cpu") // self.block % 2
+        return self.blocks % 2
 
 
 def fill_values(fill: Any, features: Tensor) -> Tensor:

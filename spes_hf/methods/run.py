@@ -43,6 +43,7 @@ class Problem:
         signed: Whether what lowers an impact counts against a row, so that scores need a zero.
         explained: Indices of the rows among the tokens of the output, where they are some of them; else None.
         over: "encoder" where a map of the encoder's output is asked for besides that of the "spectrogram".
+        sentence: Indices of the tokens that the sentence's map is of: all but those that say when; None: all.
         encoder_output: The encoder's output and the decoder's attention to it; None where nobody can ask for them.
     """
 
@@ -57,6 +58,7 @@ class Problem:
     signed: bool = False
     explained: Sequence[int] | None = None
     over: str = "spectrogram"
+    sentence: Sequence[int] | None = None
     encoder_output: EncoderOutput | None = None
 
     @property
@@ -79,6 +81,11 @@ class Problem:
     def valid(self) -> Tensor:
         """(K, J) bool: decoder input j comes before row k."""
         return self.target.valid if self.rows is None else self.rows
+
+    @property
+    def every(self) -> int:
+        """Number of tokens of the output, explained or not; of contrasts, that of the rows."""
+        return self.tokens if self.explained is None else len(self.target.token_ids)
 
     def key(self, stream: str) -> int:
         """Return the key of a stream of masks."""
@@ -151,8 +158,14 @@ class Maps:
 class ImpactOf(Protocol):
     """What runs the model for a step."""
 
-    def __call__(self, masks: Any, apply: Callable[[Any], dict[str, Tensor]]) -> Tensor:
-        """Return the impacts, (B, K), under masks; ``apply`` makes keyword arguments of `Adapter.logits` of them."""
+    def __call__(self, masks: Any, apply: Callable[[Any], dict[str, Tensor]], **how: Any) -> Tensor:
+        """Return the impacts, (B, K), under masks.
+
+        Args:
+            masks: What ``apply`` makes keyword arguments of `Adapter.logits` of.
+            apply: Does so.
+            **how: Further arguments of `spes_hf.scoring.objective.Objective`: ``every``, ``encoded``.
+        """
 
 
 class Step(Protocol):
@@ -181,6 +194,8 @@ class Estimator(Protocol):
     """What watches a run, and makes scores of units from what it saw."""
 
     differentiates: bool
+    every: bool
+    """Whether it reads the impacts on all tokens of the output, explained or not."""
 
     def backward_passes(self, level: int, rows: range) -> int:
         """Return how many times these rows of a level run the model backwards."""
@@ -239,7 +254,7 @@ class Run:
 
     def run(self, impact_of: ImpactOf, batch: Batch) -> Iterator[int]:
         """Show the estimator every mask, batch by batch, the levels in turn; yield how many passes were done."""
-        impact_under = partial(impact_of, apply=self.perturbation.apply)
+        impact_under = partial(impact_of, apply=self.perturbation.apply, every=self.estimator.every)
 
         def show(level: int, rows: range) -> None:
             self.estimator.update(self.perturbation.draw(level, rows), impact_under)

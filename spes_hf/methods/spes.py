@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spes_hf.checks import DerivedInt, DerivedStr, check, is_count, is_number
-from spes_hf.errors import ConfigError
+from spes_hf.errors import ConfigError, UnsupportedModelError
 from spes_hf.explanation.maps import PatchMap
 from spes_hf.masking.perturbations import (
     EncoderPerturbation,
@@ -34,8 +34,11 @@ from spes_hf.methods.run import (
 )
 from spes_hf.scoring.eq3 import weighted_mean
 from spes_hf.scoring.gradient import GradientEstimator, relative
+from spes_hf.scoring.pilot import MASKS, Pilot
 from spes_hf.scoring.pooling import Pools, mean_of_levels, mean_of_scaled_levels
+from spes_hf.scoring.prior import prior_of, with_prior
 from spes_hf.scoring.scores import UnitScores
+from spes_hf.scoring.sharing import Sharing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +71,14 @@ class SpesConfig(ExplainConfig):
         perturb: "separate" (spectrogram with clean tokens, then tokens with the clean spectrogram; A.2.2) or "joint".
         estimator: "perturbation" (Eq. 3: forward passes alone) or "gradient" (its linear part by backward passes, which
             need far fewer masks; docs/gradient.md).
-        masks_per_token: How many of the `num_spectrogram_masks` draw the maps of the tokens too, at a backward pass for
-            each token and mask; all draw that of the sentence. If it is the larger number it counts for both.
-            "gradient" only.
+        masks_per_token: How many of the `num_spectrogram_masks` draw the maps of the tokens too; all draw that of the
+            sentence. If it is the larger number it counts for both. "gradient" only.
+        passes_per_mask: Backward passes for the tokens under each of those masks. If the output has more tokens, some
+            share a pass, told apart by signs and by cross-attention; there are more passes where signs run out. None
+            for a pass for every token, which is exact. Contrasts never share. "gradient" only; docs/gradient.md.
+        prior_weight: How much of the prior the map of a token gets, in its standard deviations: where the evidence for
+            the sentence lies, and what stands out from the fill. It settles the order of what the token's own gradients
+            do not tell apart. 0 for the gradients alone. "gradient" only, and not for contrasts.
         pool_patches_per_second: φ of the patches that share the mean of their features' scores in the maps of tokens,
             averaged over levels; None for no pooling; "gradient" only.
         sentence_patches_per_second: φ of the patches whose means the map of the sentence is made of, besides the
@@ -96,7 +104,9 @@ class SpesConfig(ExplainConfig):
     mask_design: Literal["independent", "antithetic", "balanced"] | None = None
     perturb: Literal["separate", "joint"] = "separate"
     estimator: Literal["perturbation", "gradient"] = "gradient"
-    masks_per_token: int = 12
+    masks_per_token: int = 24
+    passes_per_mask: int | None = 5
+    prior_weight: float = 3.0
     pool_patches_per_second: tuple[float, ...] | None = (400.0, 1600.0)
     sentence_patches_per_second: tuple[float, ...] | None = (160.0, 800.0)
     sentence_impact: Literal["relative", "sum"] | None = None
@@ -147,6 +157,9 @@ class SpesConfig(ExplainConfig):
         )
         check(self, "sentence_impact", self.sentence_impact in ("relative", "sum", None), "relative, sum, None")
         check(self, "masks_per_token", is_count(self.masks_per_token), "a whole number, at least 1")
+        passes, weight = self.passes_per_mask, self.prior_weight
+        check(self, "passes_per_mask", passes is None or is_count(passes), "a whole number, at least 1, or None")
+        check(self, "prior_weight", is_number(weight) and weight >= 0, "a number, at least 0")
         goal = self.target_reliability
         check(
             self, "target_reliability", goal is None or (is_number(goal) and 0 < goal < 1), "between 0 and 1, or None"
@@ -174,7 +187,7 @@ class SpesConfig(ExplainConfig):
         gradient = values["estimator"] != "perturbation"
         pools = ("pool_patches_per_second", "sentence_patches_per_second")
         if not gradient:
-            names = ("masks_per_token", *pools, "sentence_impact")
+            names = ("masks_per_token", "passes_per_mask", "prior_weight", *pools, "sentence_impact")
             found |= dict.fromkeys(names, 'estimator="perturbation" does not read it')
         if values["segmentation"] == "grid":
             found["slic_sigma"] = 'segmentation="grid" has a width of its own'
@@ -221,7 +234,7 @@ class SpesConfig(ExplainConfig):
     def fast(cls, **overrides: Any) -> SpesConfig:
         """Return a setting for a first look: a quarter of the masks, a third for single tokens; as many with Eq. 3."""
         masks = {"num_spectrogram_masks": 8} if overrides.get("estimator", "gradient") == "gradient" else {}
-        return cls.reading({**masks, "masks_per_token": 4, "num_token_masks": 100}, **overrides)
+        return cls.reading({**masks, "masks_per_token": 8, "passes_per_mask": 4, "num_token_masks": 100}, **overrides)
 
     def plan(self, problem: Problem) -> Sequence[Run]:
         """Return the runs over spectrogram and tokens, or the joint one (§4.1, A.2.2), and over the encoder's output.
@@ -235,7 +248,7 @@ class SpesConfig(ExplainConfig):
     def _plan(self, problem: Problem) -> Sequence[Run]:
         """Return the runs over spectrogram and tokens, or the joint one."""
         if self.estimator == "gradient":
-            return [_gradient_run(self, problem), token_run(self, problem)]
+            return [*_gradient_runs(self, problem), token_run(self, problem)]
         labels = _patches(self, problem).to(problem.device)
         patches = SpectrogramPerturbation(**_spectrogram(self, problem, labels, "spectrogram"))
         estimator = problem.eq3(len(labels))
@@ -267,8 +280,8 @@ def _read_joint(joint: JointPerturbation, labels: Tensor, problem: Problem) -> C
     return read
 
 
-def _gradient_run(config: SpesConfig, problem: Problem) -> Run:
-    """Return the run of the gradient estimator: sound, for every token and the sentence.
+def _gradient_runs(config: SpesConfig, problem: Problem) -> list[Run]:
+    """Return the runs of the gradient estimator: a pilot where tokens share passes, then sound, tokens and sentence.
 
     Raises:
         UnsupportedModelError: If the model has no gradients.
@@ -291,24 +304,40 @@ def _gradient_run(config: SpesConfig, problem: Problem) -> Run:
     if config.masks_per_token > perturbation.num_masks:  # the sentence's map is then drawn by as many, at no cost
         perturbation = replace(perturbation, num_masks=config.masks_per_token)
     kind = config.sentence_impact or ("relative" if config.impact == "kl" else "sum")
+    sharing = _sharing(config, problem, perturbation)
+    pilot = Pilot(problem.every, quadratic=config.impact == "kl")
     estimator = GradientEstimator(
         pools.to(problem.device),
-        problem.tokens,
+        problem.every,
         config.masks_per_token,
         len(labels),
         relative if kind == "relative" else None,
         problem.dtype,
+        problem.explained,
+        sharing,
+        pilot.sizes,
+        problem.sentence,
     )
     combined = mean_of_scaled_levels if len(coarse) else mean_of_levels
     shown = Pools(torch.cat([singles, coarse]) if len(coarse) else pools)
 
+    deviation = (features - fill_values(config.fill, features)).abs().flatten()
+    # Evidence against a row is evidence: a prior that knows no sign has no place there.
+    weight = 0.0 if problem.signed else config.prior_weight
+
     def read(scores: UnitScores) -> Maps:
         assert scores.sentence is not None
-        sentence = combined(scores.sentence.double(), shown)[None]
-        return replace(read_audio(pools)(scores), sentence=PatchMap.of(singles, (sentence,)))
+        sentence = combined(scores.sentence.double(), shown)
+        if weight:
+            prior = prior_of(sentence, deviation)
+            scores = replace(scores, values=with_prior(scores.values, weight, prior, Pools(pools)))
+        return replace(read_audio(pools)(scores), sentence=PatchMap.of(singles, (sentence[None],)))
 
     goal = optional_goal(config.target_reliability, least_masks=config.masks_per_token)
-    return Run(perturbation, estimator, read, goal)
+    run = Run(perturbation, estimator, read, goal)
+    if not sharing.is_shared:
+        return [run]
+    return [Run(replace(perturbation, num_masks=min(MASKS, config.masks_per_token)), pilot, lambda _: Maps()), run]
 
 
 def _encoder_run(config: SpesConfig, problem: Problem) -> Run:
@@ -321,6 +350,23 @@ def _encoder_run(config: SpesConfig, problem: Problem) -> Run:
         num_masks=config.num_token_masks if config.perturb == "separate" else config.num_spectrogram_masks,
     )
     return Run(perturbation, problem.eq3(), read_encoder(problem))
+
+
+def _sharing(config: SpesConfig, problem: Problem, perturbation: SpectrogramPerturbation) -> Sharing:
+    """Return which tokens share a backward pass: none where rows are contrasts, or the attention cannot be read."""
+    passes, tokens = config.passes_per_mask, problem.every
+    if passes is None or passes >= tokens or problem.signed:
+        return Sharing.alone(tokens)
+    unit = perturbation.block * perturbation.levels
+    blocks = config.masks_per_token // unit if config.masks_per_token % unit == 0 else 1
+    try:
+        positions = problem.encoder.positions
+        attention = positions.spread(problem.encoder.token_attention.mean((0, 1)))
+    except UnsupportedModelError:
+        return Sharing.alone(tokens)
+    times = problem.utterance.times
+    frame_s = float(times[-1] - times[0]) / (len(times) - 1)
+    return Sharing.of(tokens, passes, blocks, attention, frame_s)
 
 
 def _spectrogram(config: SpesConfig, problem: Problem, labels: Tensor, stream: str) -> dict[str, Any]:

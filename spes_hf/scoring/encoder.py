@@ -52,8 +52,8 @@ class EncoderOutput:
         return self._adapter.alignment_heads
 
     @cached_property
-    def attention(self) -> Tensor:
-        """(layers, heads, K, S) cross-attention of every row; over the tokens of a row, the mean.
+    def token_attention(self) -> Tensor:
+        """(layers, heads, tokens, S) cross-attention of every token of the output, explained or not.
 
         float32 on the CPU, over all positions, padding included. Takes a pass of the decoder when it is first read.
 
@@ -61,5 +61,14 @@ class EncoderOutput:
             UnsupportedModelError: If the family's attention cannot be read.
         """
         self.passes += 1
-        weights = self._adapter.attention_weights(self._utterance, self._target, self.states)
+        return self._adapter.attention_weights(self._utterance, self._target, self.states)
+
+    @cached_property
+    def attention(self) -> Tensor:
+        """(layers, heads, K, S) cross-attention of every row; over the tokens of a row, the mean.
+
+        Raises:
+            UnsupportedModelError: If the family's attention cannot be read.
+        """
+        weights = self.token_attention
         return torch.stack([weights[:, :, list(tokens)].mean(2) for tokens in self._tokens], dim=2)

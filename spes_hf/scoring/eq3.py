@@ -23,6 +23,7 @@ class PerturbationEstimator:
     """
 
     differentiates = False
+    every = False
 
     def __init__(self, levels: int, centred: bool = False):
         self.centred = centred

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -14,6 +14,7 @@ from spes_hf.finite import check_finite
 from spes_hf.masking.perturbations import Masks
 from spes_hf.scoring.pooling import Pools
 from spes_hf.scoring.scores import UnitScores
+from spes_hf.scoring.sharing import Sharing
 
 # Impacts (nats, for KL) that are much smaller count as none.
 EPSILON = 0.01
@@ -25,22 +26,31 @@ class GradientEstimator:
     The masks are by feature, numbers instead of bits. At a keep probability of ½ the average is the trapezoidal rule
     for E[r | m = 0] − E[r | m = 1], which Eq. 3 is an affine function of (docs/gradient.md).
 
-    All tokens share the masks: a forward pass, then a backward pass for each token. Their gradients add up to that of
-    the sentence, Σ_k f(r_k), for which further masks need one backward pass each. Two halves of the masks are kept
-    apart, for the split-half reliability.
+    All tokens share the masks: a forward pass, a backward pass for every group of tokens that share one (`Sharing`;
+    often each has its own), and one for the sentence, Σ_k f(r_k). Further masks draw the sentence alone. Two halves of
+    the masks are kept apart, for the split-half reliability.
+
+    Where only some tokens are explained, the passes are those of the groups that they belong to and the sentence is
+    still the whole one, so that maps do not depend on which others are explained.
 
     Args:
         pools: (L, T, C) patches whose features share their mean in the maps of the tokens, at one or more levels that
             are averaged; on the model's device.
-        tokens: K.
+        tokens: Number of tokens, explained or not.
         masks_per_token: Number of masks, the first ones, that draw the maps of the tokens; all masks draw that of the
             sentence.
         levels: Number of levels of the masks; mask i belongs to level i mod ``levels``.
         of_sentence: f, what the impact on a token becomes where the sentence's is added up; None: it stays as it is.
         dtype: What the model computes in, for errors.
+        rows: Indices of the tokens that are explained, K; None: all.
+        sharing: Which tokens share a backward pass; None: none do.
+        sizes: Returns about how large the gradients of all tokens are, (B, K), for their impacts; needed where tokens
+            share passes, so that none drowns another.
+        of: Indices of the tokens that the sentence is made of; None: all.
     """
 
     differentiates = True
+    every = True
 
     def __init__(
         self,
@@ -50,22 +60,39 @@ class GradientEstimator:
         levels: int = 1,
         of_sentence: Callable[[Tensor], Tensor] | None = None,
         dtype: torch.dtype = torch.float32,
+        rows: Sequence[int] | None = None,
+        sharing: Sharing | None = None,
+        sizes: Callable[[Tensor], Tensor] | None = None,
+        of: Sequence[int] | None = None,
     ):
-        self.pools = Pools(pools)
+        self.pools, self.frames = Pools(pools), pools.shape[1]
         self.dtype = dtype
         self.masks_per_token = masks_per_token
         self.levels = levels
         self.of_sentence = of_sentence or (lambda impact: impact)
+        self.sharing = Sharing.alone(tokens) if sharing is None else sharing
+        self.of = slice(None) if of is None or len(of) == tokens else list(of)
+        self.rows = list(range(tokens) if rows is None else rows)
+        places = self.sharing.places
+        # The explained tokens of every group that has any: row of the explanation, and place in the group.
+        self.explained: dict[int, list[tuple[int, int]]] = {}
+        for row, k in enumerate(self.rows):
+            group, place = places[k]
+            self.explained.setdefault(group, []).append((row, place))
+        shares = self.sharing.shares
+        self.shares = None if shares is None else shares[self.rows].to(pools.device)
+        self.sizes = sizes
         # Sums over the halves: by patch for the tokens, by feature for the sentence.
-        self.sums = torch.zeros(2, tokens, sum(map(len, self.pools.sizes)), dtype=torch.float32, device=pools.device)
+        units = sum(map(len, self.pools.sizes))
+        self.sums = torch.zeros(2, len(self.rows), units, dtype=torch.float32, device=pools.device)
         self.sentence = torch.zeros(2, pools[0].numel(), dtype=torch.float32, device=pools.device)
         self.counts, self.sentence_counts = (torch.zeros(2, dtype=torch.float32, device="cpu") for _ in range(2))
-        self.impact = torch.zeros(tokens, dtype=torch.float32, device="cpu")
+        self.impact = torch.zeros(len(self.rows), dtype=torch.float32, device="cpu")
 
     def backward_passes(self, level: int, rows: range) -> int:
         """Return how many times these rows of a level run the model backwards."""
-        tokens = len(self.impact)
-        return sum(tokens if self._index(level, row) < self.masks_per_token else 1 for row in rows)
+        each = len(self.explained)
+        return sum(1 + each * (self._index(level, row) < self.masks_per_token) for row in rows)
 
     def parts(self, level: int, rows: range) -> list[range]:
         """Return those of the rows that draw the maps of the tokens too, and those that draw the sentence's alone."""
@@ -103,18 +130,30 @@ class GradientEstimator:
             keep = masks.keep.clone().requires_grad_()
             impact = impact_of(replace(masks, keep=keep))
             into = halves.to(sentence.device)
-            if sums is None:
-                sentence -= into @ _gradient(self.of_sentence(impact).sum(), keep, last=True)
-            else:
-                slope = _slope(self.of_sentence, impact).to(sentence.device)
-                for k in range(impact.shape[1]):
-                    gradient = _gradient(impact[:, k].sum(), keep, last=k == impact.shape[1] - 1)
-                    token, share = (torch.cat([into, into * slope[:, k]]) @ gradient).split(2)
-                    sums[:, k] -= torch.cat(self.pools.means(token), dim=1)
-                    sentence -= share
-        found = impact.detach().float().sum(0).cpu()  # waits for the device, so that the next line need not
+            if sums is not None:
+                for group in self.explained:
+                    self._add_group(sums, group, masks, impact, keep, into)
+            sentence -= into @ _gradient(self.of_sentence(impact[:, self.of]).sum(), keep, last=True)
+        found = impact.detach()[:, self.rows].float().sum(0).cpu()  # waits for the device, so that the next need not
         check_finite([sentence], "gradients of the impacts", self.dtype)
         return sums, sentence, halves.sum(1), found
+
+    def _add_group(self, sums: Tensor, group: int, masks: Masks, impact: Tensor, keep: Tensor, into: Tensor) -> None:
+        """Add what a backward pass tells of the tokens of a group to their sums, (2, K, units)."""
+        members = list(self.sharing.groups[group])
+        if len(members) == 1:
+            gradient, own = _gradient(impact[:, members[0]].sum(), keep, last=False), into[None]
+        else:
+            assert self.sizes is not None
+            signs = self.sharing.signs(masks.blocks, len(members)).to(impact)  # (B, size)
+            sizes = self.sizes(impact.detach())[:, members]
+            gradient = _gradient((impact[:, members] * signs / sizes).sum(), keep, last=False)
+            own = into * (signs * sizes).T[:, None].to(into)  # (size, 2, B)
+        for row, place in self.explained[group]:
+            found = own[place] @ gradient
+            if self.shares is not None:
+                found = (found.unflatten(1, (self.frames, -1)) * self.shares[row, :, None]).flatten(1)
+            sums[:, row] -= torch.cat(self.pools.means(found), dim=1)
 
     def _index(self, level: int, row: int) -> int:
         """Return the index of a mask among those of all levels."""
@@ -145,13 +184,6 @@ def relative(impact: Tensor) -> Tensor:
     it; other impacts would count most where they moved least.
     """
     return impact.sign() * (impact.abs() / EPSILON).log1p()
-
-
-def _slope(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
-    """Return the derivative of a function that is applied to each value, in float32."""
-    at = values.detach().float().requires_grad_()
-    (slope,) = torch.autograd.grad(function(at).sum(), at)
-    return slope
 
 
 def _gradient(value: Tensor, keep: Tensor, last: bool) -> Tensor:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from spes_hf.finite import not_finite
 from spes_hf.masking.perturbations import fill_values
 from spes_hf.scoring.contrast import Contrast, ContrastReader, Odds, check_odds
 from spes_hf.scoring.evidence import Evidence, measure_evidence
-from spes_hf.scoring.impact import make_impact
+from spes_hf.scoring.impact import Impact, make_impact
 
 
 class Objective(ABC):
@@ -50,7 +51,12 @@ class Objective(ABC):
 
     @abstractmethod
     def __call__(
-        self, features: Tensor | None = None, token_keep: Tensor | None = None, states: Tensor | None = None
+        self,
+        features: Tensor | None = None,
+        token_keep: Tensor | None = None,
+        states: Tensor | None = None,
+        every: bool = False,
+        encoded: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Return the impacts, (B, R) float32, of perturbed input.
 
@@ -58,6 +64,8 @@ class Objective(ABC):
             features: (B, T, C) spectrograms.
             token_keep: (B, J) which decoder inputs to keep.
             states: (B, S, D) the encoder's output, without features.
+            every: Whether to return the impacts on all tokens of the output, explained or not.
+            encoded: Gets the encoder's output for the features, (B, S, D), and returns what the decoder reads instead.
         """
 
     @abstractmethod
@@ -97,6 +105,7 @@ class TokenObjective(Objective):
             self.reference = adapter.logits(utterance, target, states=self.states)[0]
             self.cross = adapter.cross_attention(utterance, target, self.states)
         ids = self._chosen(target.token_ids.to(adapter.device))
+        self._name, self._dtype = impact, dtype
         self.impact = make_impact(impact, self._chosen(self.reference), ids, dtype)
 
     def _chosen(self, values: Tensor, axis: int = 0) -> Tensor:
@@ -123,12 +132,27 @@ class TokenObjective(Objective):
         return (self.reference.shape[0], self.reference.shape[1])
 
     def __call__(
-        self, features: Tensor | None = None, token_keep: Tensor | None = None, states: Tensor | None = None
+        self,
+        features: Tensor | None = None,
+        token_keep: Tensor | None = None,
+        states: Tensor | None = None,
+        every: bool = False,
+        encoded: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Return the impacts on the K tokens, (B, K)."""
+        if features is not None and encoded is not None:
+            states = encoded(self.adapter.encoder_states(self.adapter.model_inputs(self.utterance, features)))
+            features = None
         known = (self.states, self.cross) if states is None else (states, None)
         logits = self.adapter.logits(self.utterance, self.target, features, token_keep, *known)
-        return self.impact(self._chosen(logits, axis=1))
+        return self._every(logits) if every else self.impact(self._chosen(logits, axis=1))
+
+    @cached_property
+    def _every(self) -> Impact:
+        """What measures the impacts on all tokens of the output."""
+        if self.rows is None:
+            return self.impact
+        return make_impact(self._name, self.reference, self.target.token_ids.to(self.adapter.device), self._dtype)
 
     def evidence(self, fill: Any) -> Evidence:
         """Return what sound and text said of each token."""
@@ -197,7 +221,12 @@ class ContrastObjective(Objective):
         return self.reader.logits_shape
 
     def __call__(
-        self, features: Tensor | None = None, token_keep: Tensor | None = None, states: Tensor | None = None
+        self,
+        features: Tensor | None = None,
+        token_keep: Tensor | None = None,
+        states: Tensor | None = None,
+        every: bool = False,
+        encoded: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Return the falls of the score, (B, C).
 
