@@ -359,14 +359,16 @@ def _sharing(config: SpesConfig, problem: Problem, perturbation: SpectrogramPert
         return Sharing.alone(tokens)
     unit = perturbation.block * perturbation.levels
     blocks = config.masks_per_token // unit if config.masks_per_token % unit == 0 else 1
-    try:
+    times = problem.utterance.times
+
+    def attention() -> Tensor:
         positions = problem.encoder.positions
-        attention = positions.spread(problem.encoder.token_attention.mean((0, 1)))
+        return positions.spread(problem.encoder.token_attention.mean((0, 1)))
+
+    try:
+        return Sharing.of(tokens, passes, blocks, attention, float(times[-1] - times[0]) / (len(times) - 1))
     except UnsupportedModelError:
         return Sharing.alone(tokens)
-    times = problem.utterance.times
-    frame_s = float(times[-1] - times[0]) / (len(times) - 1)
-    return Sharing.of(tokens, passes, blocks, attention, frame_s)
 
 
 def _spectrogram(config: SpesConfig, problem: Problem, labels: Tensor, stream: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -43,7 +44,7 @@ class Sharing:
         return cls(tuple((k,) for k in range(tokens)), torch.ones(1, 1, dtype=torch.float32, device="cpu"))
 
     @classmethod
-    def of(cls, tokens: int, passes: int, blocks: int, attention: Tensor, frame_s: float) -> Sharing:
+    def of(cls, tokens: int, passes: int, blocks: int, attention: Callable[[], Tensor], frame_s: float) -> Sharing:
         """Return a sharing of the passes under each mask.
 
         Neighbours go to different groups, so that the words of a group lie far apart. No group has more tokens than
@@ -53,7 +54,7 @@ class Sharing:
             tokens: K.
             passes: Backward passes under each mask.
             blocks: Number of blocks of masks whose signs may differ.
-            attention: (K, T) cross-attention of every token over frames.
+            attention: Returns the cross-attention of every token over frames, (K, T); asked where tokens share.
             frame_s: Distance of two frames in seconds.
         """
         codes = orthogonal_codes(blocks)
@@ -61,7 +62,7 @@ class Sharing:
         if count >= tokens:
             return cls.alone(tokens)
         groups = tuple(tuple(range(first, tokens, count)) for first in range(count))
-        weights = _smoothed(attention, frame_s)
+        weights = _smoothed(attention(), frame_s)
         shares = torch.empty_like(weights)
         for group in groups:
             shares[list(group)] = weights[list(group)] / weights[list(group)].sum(0)

@@ -47,6 +47,8 @@ OTHER = {
     "perturb": "joint",
     "estimator": None,  # the other one
     "masks_per_token": 2,
+    "passes_per_mask": 1,
+    "prior_weight": 0.5,
     "pool_patches_per_second": (30.0,),
     "sentence_patches_per_second": (30.0,),
     "sentence_impact": "relative",
