@@ -71,7 +71,7 @@ def test_shapes_times_and_passes(results, name):
     torch.testing.assert_close(found.encoder_times, found.times[::2])
     cost = found.provenance["cost"]
     assert found.provenance["over"] == found.origin.over == "encoder"
-    passes = {"gradient": (3 + 4 + 20 + 20, 4 * (6 + 1)), "Eq. 3": (3 + 4 + 30 + 30, 0)}[name]
+    passes = {"gradient": (3 + 1 + 4 + 4 + 20 + 20, 4 * (5 + 1)), "Eq. 3": (3 + 4 + 30 + 30, 0)}[name]
     assert (cost["forward_passes"], cost["backward_passes"]) == passes
 
 
