@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from spes_hf.adapters import GenerationOptions, get_adapter
 from spes_hf.adapters.output import Output, output_of
@@ -274,7 +275,14 @@ class Explainer:
         """
         score = config.impact if config.impact in CONTRASTS else CONTRASTS[0]  # controls read none
         return ContrastObjective(
-            self.adapter, output.utterance, output.target, contrasts, score, config.word_probability, self._dtype
+            self.adapter,
+            output.utterance,
+            output.target,
+            contrasts,
+            score,
+            config.word_probability,
+            self._dtype,
+            self._states(output),
         )
 
     def of_output(
@@ -358,7 +366,7 @@ class Explainer:
         """Return the maps of an output, and what it took."""
         adapter, utterance, target = self.adapter, output.utterance, output.target
         objective: Objective = contrasting or TokenObjective(
-            adapter, utterance, target, config.impact, self._dtype, rows
+            adapter, utterance, target, config.impact, self._dtype, rows, self._states(output)
         )
         when = adapter.is_timestamp(target.token_ids)
         said = [k for k, is_one in enumerate(when) if not is_one]
@@ -381,6 +389,10 @@ class Explainer:
             config, problem, objective, self.batch_size, self.found_sizes, self.progress and advance is None, advance
         )
         return replace(found, contrasts=contrasting.measured if contrasting else None, rows=rows, over=over)
+
+    def _states(self, output: Output) -> Tensor | None:
+        """Return the encoder's output that generating left; compiled code, which rounds differently, has its own."""
+        return None if self.compile else output.states
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -21,6 +21,7 @@ from spes_hf import (
     AudioError,
     ConfigError,
     Explainer,
+    RandomConfig,
     SpesConfig,
     UnsupportedModelError,
     explain,
@@ -376,7 +377,8 @@ def test_what_a_model_ignores_tells_it_nothing(small_whisper, tone, ignoring):
 
 def test_two_given_texts_give_two_maps_unless_kl_is_asked_for(small_whisper, tone):
     def maps(text, **settings):
-        config = SpesConfig(num_spectrogram_masks=4, masks_per_token=4, num_token_masks=4, **settings)
+        counts = {"num_spectrogram_masks": 4, "masks_per_token": 4, "num_token_masks": 4}
+        config = SpesConfig(**counts, prior_weight=0.0, **settings)  # the sentence, which the prior is of, differs
         found = explain(*small_whisper, tone, config=config, text=text, progress=False)
         return found, found.raw_audio_saliency[0]
 
@@ -560,3 +562,19 @@ def test_text_beyond_the_models_vocabulary(small_whisper, tone):
 def test_zero_masks():
     with pytest.raises(ConfigError, match="num_spectrogram_masks is 0"):
         SpesConfig(num_spectrogram_masks=0)
+
+
+@pytest.mark.parametrize("foil", [None, True], ids=["tokens", "contrast"])
+def test_the_encoder_runs_once_for_the_clean_sound(small_whisper, tone, foil):
+    """``generate()`` has run it; the other time is without sound."""
+    model, processor = small_whisper
+    written = explain(model, processor, tone, config=RandomConfig(), generate_kwargs=SHORT, progress=False).words()
+    calls = []
+    handle = model.get_encoder().register_forward_hook(lambda *_: calls.append(1))
+    try:
+        named = {0: "so"} if foil else None
+        config = RandomConfig()
+        explain(model, processor, tone, config=config, foil=named, generate_kwargs=SHORT, progress=False)
+    finally:
+        handle.remove()
+    assert len(written) and len(calls) == 2

@@ -83,6 +83,7 @@ class TokenObjective(Objective):
         impact: A name in `spes_hf.scoring.impact.IMPACTS`.
         dtype: What the model computes in, for errors.
         rows: Indices of the tokens to explain; None: all.
+        states: (1, S, D) the encoder's output, where generating left it; None: it is worked out.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class TokenObjective(Objective):
         impact: str,
         dtype: torch.dtype,
         rows: Sequence[int] | None = None,
+        states: Tensor | None = None,
     ):
         self.adapter, self.utterance, self.target = adapter, utterance, target
         self.rows: slice | Tensor | None = None
@@ -101,7 +103,7 @@ class TokenObjective(Objective):
             whole = len(rows) == stop - first
             self.rows = slice(first, stop) if whole else torch.tensor(list(rows), dtype=torch.int64, device="cpu")
         with torch.no_grad():
-            self.states = adapter.encoder_states(utterance.inputs)
+            self.states = adapter.encoder_states(utterance.inputs) if states is None else states
             self.reference = adapter.logits(utterance, target, states=self.states)[0]
             self.cross = adapter.cross_attention(utterance, target, self.states)
         ids = self._chosen(target.token_ids.to(adapter.device))
@@ -176,6 +178,7 @@ class ContrastObjective(Objective):
         impact: A name in `spes_hf.scoring.contrast.CONTRASTS`.
         word_probability: A name in `spes_hf.scoring.contrast.WORD_PROBABILITIES`.
         dtype: What the model computes in, for errors.
+        states: (1, S, D) the encoder's output, where generating left it; None: it is worked out.
 
     Raises:
         NumericsError: If the model finds target or foil impossible, or its logits are NaN.
@@ -192,11 +195,12 @@ class ContrastObjective(Objective):
         impact: str = "log-odds",
         word_probability: str = "word-boundary",
         dtype: torch.dtype = torch.float32,
+        states: Tensor | None = None,
     ):
         self.adapter, self.utterance, self.target = adapter, utterance, target
         self.contrasts, self.impact, self.dtype = tuple(contrasts), impact, dtype
         with torch.no_grad():
-            self.states = states = adapter.encoder_states(utterance.inputs)
+            self.states = states = adapter.encoder_states(utterance.inputs) if states is None else states
             cross = adapter.cross_attention(utterance, target, states)
             self.reader = ContrastReader(adapter, utterance, target, self.contrasts, word_probability, states, cross)
             self.odds: Odds = check_odds(self.reader.odds(), "log-probabilities of target and foil", dtype)
