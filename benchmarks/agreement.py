@@ -48,7 +48,8 @@ def main() -> None:
             other = run(seed=1, estimator="perturbation", num_spectrogram_masks=masks)
             rows += compared(reference, other, f"Eq. 3, {masks:,} masks", forward=masks, backward=0)
         for masks in options.gradient:
-            settings: dict[str, Any] = {"masks_per_token": masks, "pool_patches_per_second": (400.0,)}
+            exact: dict[str, Any] = {"passes_per_mask": None, "prior_weight": 0.0}
+            settings: dict[str, Any] = {"masks_per_token": masks, "pool_patches_per_second": (400.0,), **exact}
             other = run(seed=1, estimator="gradient", num_spectrogram_masks=masks, **settings)
             rows += compared(reference, other, f"gradient, {masks} masks", forward=masks, backward=masks * len(other))
     print("| | forward + backward passes of a clip | r, sum (corrected) | r, mean (corrected) |\n|---|---|---|---|")

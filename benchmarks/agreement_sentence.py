@@ -59,6 +59,8 @@ def main() -> None:
     for masks in options.gradient:
         settings: dict[str, Any] = {
             "masks_per_token": masks,
+            "passes_per_mask": None,
+            "prior_weight": 0.0,
             "pool_patches_per_second": (400.0,),
             "sentence_patches_per_second": None,
             "sentence_impact": "sum",

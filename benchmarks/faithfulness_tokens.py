@@ -48,7 +48,13 @@ METHODS: dict[str, SpesConfig] = {
     REFERENCE: SpesConfig(num_spectrogram_masks=20_000, num_token_masks=1, **EQ3),
     "Eq. 3, 1,000 masks": SpesConfig(num_spectrogram_masks=1_000, num_token_masks=1, **EQ3),
     **{
-        f"gradient, {masks} masks": SpesConfig(num_spectrogram_masks=masks, masks_per_token=masks, num_token_masks=1)
+        f"gradient, {masks} masks": SpesConfig(
+            num_spectrogram_masks=masks,
+            masks_per_token=masks,
+            passes_per_mask=None,
+            prior_weight=0.0,
+            num_token_masks=1,
+        )
         for masks in (4, 8, 12, 16)
     },
 }

@@ -42,7 +42,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "half_precision.json")
     options = parser.parse_args()
     model, processor = load_demo_model()
-    config = SpesConfig(num_spectrogram_masks=options.masks, masks_per_token=options.masks, num_token_masks=1)
+    counts = {"num_spectrogram_masks": options.masks, "masks_per_token": options.masks, "num_token_masks": 1}
+    config = SpesConfig(passes_per_mask=None, prior_weight=0.0, **counts)
     audio = [demo_audio(), *(clip["path"] for clip in tiny_clips()[: options.clips])]
     halves = {name: copy.deepcopy(model).to(dtype) for name, dtype in TYPES.items()}
     seconds = {"float32": encoder_seconds(model, options.repeats)}

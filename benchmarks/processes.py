@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -171,11 +172,15 @@ def pass_flops(tokens: int) -> tuple[float, float]:
 
 def utterance_flops(config: Any, tokens: int) -> float:
     """Return operations for an utterance; a backward pass counts for two forward passes."""
+    from spes_hf.scoring.sharing import orthogonal_codes
+
     whole, decoder = pass_flops(tokens)
     forward, backward = config.num_spectrogram_masks, 0
     if config.estimator == "gradient":
         own = min(config.masks_per_token, forward)
-        backward = own * tokens + forward - own
+        signs = len(orthogonal_codes(own // 2))  # of antithetic pairs
+        passes = tokens if config.passes_per_mask is None else max(config.passes_per_mask, math.ceil(tokens / signs))
+        backward = own * min(passes, tokens) + forward
     return (forward + 2 * backward) * whole + config.num_token_masks * decoder
 
 

@@ -139,7 +139,8 @@ class Case:
 
     def gradient(self, masks: int, token_masks: int) -> Explanation:
         """Return the explanation by gradients, with backward passes for every token under every mask."""
-        config = SpesConfig(num_spectrogram_masks=masks, masks_per_token=masks, num_token_masks=token_masks)
+        counts = {"num_spectrogram_masks": masks, "masks_per_token": masks, "num_token_masks": token_masks}
+        config = SpesConfig(passes_per_mask=None, prior_weight=0.0, **counts)
         explainer = Explainer(*self.model_and_processor, config, progress=False)
         found = explainer(self.audio, sampling_rate=RATE, text=self.text, **ARGUMENTS.get(self.name, {}))
         wait(self.device)

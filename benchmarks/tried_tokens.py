@@ -30,7 +30,7 @@ from spes_hf.scoring.pooling import Pools, mean_of_levels, mean_of_scaled_levels
 
 TODAY = SpesConfig()
 POOLS = TODAY.pool_patches_per_second or ()
-DEFAULT, MORE, MOST = TODAY.masks_per_token, 16, 64  # masks a token
+DEFAULT, MORE, MOST = 12, 16, 64  # masks, with a pass for every token
 SEEDS = 2
 # Pairs of masks of which the second keeps what the first perturbs: the probability that the first perturbs a patch.
 UNEVEN = {
