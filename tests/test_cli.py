@@ -49,7 +49,7 @@ def test_explain_writes_page_pictures_and_explanation(folder, clip, tmp_path, ca
     assert loaded.tokens[:3] == [" ask", " not", " what"]
     assert loaded.provenance["seed"] == 7
     assert loaded.provenance["config"]["estimator"] == "gradient"
-    assert loaded.provenance["config"]["masks_per_token"] == 4
+    assert loaded.provenance["config"]["masks_per_token"] == 8
 
     (out / "explanation.html").unlink()
     assert cli.main(["report", str(out)]) == 0

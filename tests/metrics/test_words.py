@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -91,7 +92,7 @@ def test_the_map_of_a_word_beats_that_of_another_word(recogniser, salient):
     assert own["word_margin"].value > 40 and other["word_margin"].value < 0
 
 
-def test_loudness_does_not_win(recogniser, salient, loud):
+def test_loudness_does_not_win(recogniser, clips, salient, loud):
     metrics = WordDeletion(*recogniser), WordInsertion(*recogniser)
     own, energy = (summarize([metrics[1](metrics[0](each)) for each in some], samples=200) for some in (salient, loud))
     for key, by in ((DELETION, -40), (INSERTION, 5), ("word_margin", 40)):
@@ -101,10 +102,13 @@ def test_loudness_does_not_win(recogniser, salient, loud):
     # All words have the same map, so what a word loses on average, the others lose.
     assert energy["word_margin"].points == pytest.approx([0] * 6, abs=1e-6)
     assert energy["word_specificity"].value == pytest.approx(energy[DELETION].points[-1])
-    # At a share of the features that takes the words away, loudness takes the others, too.
+
+    # At a share of the features that takes the words away, loudness takes the others, too; evidence of a word does not,
+    # without the prior, which is evidence for all of them.
+    bare = [explain(*recogniser, clip["path"], config=replace(FEW, prior_weight=0.0), progress=False) for clip in clips]
     harsh = [
         summarize([WordDeletion(*recogniser, [0.1])(each) for each in some], samples=10)["word_specificity"].value
-        for some in (salient, loud)
+        for some in (bare, loud)
     ]
     assert harsh[0] > harsh[1] + 3
 

@@ -79,8 +79,8 @@ def undisturbed(small_whisper, tone):
 
 def test_cost_is_what_ran(undisturbed):
     tokens = len(undisturbed["gradient"])
-    # The clean pass, two for the bits, twelve masks of sound, six of tokens; five masks a token, seven of the sentence.
-    assert cost(undisturbed["gradient"]) == (3 + 12 + 6, 5 * tokens + 7)
+    # The clean pass, two for the bits, twelve masks of sound, six of tokens; five masks a token, all of the sentence.
+    assert cost(undisturbed["gradient"]) == (3 + 12 + 6, 5 * tokens + 12)
     assert cost(undisturbed["perturbation"]) == (3 + 12 + 6, 0)
 
 
