@@ -137,7 +137,9 @@ class Diagnoser:
             raise ConfigError(f"config is {config!r}; a diagnosis reads its maps: pass a SpesConfig, or None")
         self.explainer.config.with_impact_for(text_given=False, foil=True)  # refuses what goes without a foil alone
         self.adapter = self.explainer.adapter
-        settings: dict[str, Any] = {"num_spectrogram_masks": _ALIGNMENT_MASKS, "masks_per_token": _ALIGNMENT_MASKS}
+        counts = {"num_spectrogram_masks": _ALIGNMENT_MASKS, "masks_per_token": _ALIGNMENT_MASKS}
+        # When each token was heard: nothing of what was heard for the others.
+        settings: dict[str, Any] = {**counts, "passes_per_mask": None, "prior_weight": 0.0}
         if not self.adapter.differentiable:
             settings = {"estimator": "perturbation", "num_spectrogram_masks": _ALIGNMENT_MASKS_EQ3}
         self.alignment = SpesConfig(impact="log-probability", num_token_masks=1, **settings)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 from spes_hf import __version__
@@ -92,6 +93,8 @@ class ExplainConfig:
     method: ClassVar[str]
     unused: ClassVar[tuple[str, ...]] = ()
     """Fields that have no part in the method, and keep their defaults."""
+    absent: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """What configs did that were stored before these fields came."""
     overs: ClassVar[tuple[str, ...]] = ("spectrogram",)
     """What the method can draw maps over, of `OVERS`."""
 
@@ -248,6 +251,10 @@ class ExplainConfig:
                 f"{__version__}); its fields: {', '.join(f.name for f in fields(config_class))}"
             )
         defaults = config_class._defaults()
+        if stored:
+            void = config_class.unread({**defaults, **values})
+            older = {name: value for name, value in config_class.absent.items() if name not in {*values, *void}}
+            values = {**older, **values}
         own = config_class.derived({**defaults, **values})
         values = {name: value for name, value in values.items() if name not in own or value != own[name]}
         if stored:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -113,6 +114,7 @@ class SpesConfig(ExplainConfig):
     target_reliability: float | None = None
 
     method: ClassVar[str] = "spes"
+    absent: ClassVar[Mapping[str, Any]] = MappingProxyType({"passes_per_mask": None, "prior_weight": 0.0})
     overs: ClassVar[tuple[str, ...]] = ("spectrogram", "encoder")
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -346,3 +347,19 @@ def test_json_holds_no_nonstandard_number(tmp_path):
     SpesConfig(fill=-math.pi).to_json(tmp_path / "config.json")
     assert "NaN" not in (tmp_path / "config.json").read_text()
     assert SpesConfig.from_json(tmp_path / "config.json").fill == -math.pi
+
+
+def test_a_config_of_before_does_what_it_did():
+    """Tokens shared no passes, and maps had no prior; Eq. 3 has neither."""
+
+    def before(config):
+        return {k: v for k, v in config.to_dict().items() if k not in ("passes_per_mask", "prior_weight")}
+
+    found = SpesConfig.from_dict(before(SpesConfig(masks_per_token=12)))
+    assert (found.masks_per_token, found.passes_per_mask, found.prior_weight) == (12, None, 0.0)
+    by_hand = SpesConfig.from_dict({"masks_per_token": 12})  # no version: written today
+    assert by_hand == SpesConfig(masks_per_token=12)
+    eq3 = SpesConfig.paper("asr")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert SpesConfig.from_dict(before(eq3)) == eq3
