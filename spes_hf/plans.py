@@ -166,7 +166,9 @@ def run_plan(
             logits = objective.logits_shape
             size = starting_batch_size(math.prod(logits), device, utterance.inputs, backward=step.differentiates)
             shape = (*utterance.features.shape, *logits)
-            for done in step.run(impact_of, Batch(batch_size or size, f"run {number}", shape, found_sizes)):
+            for done in step.run(
+                impact_of, Batch(batch_size or size, f"run {number - len(steps)}", shape, found_sizes)
+            ):
                 bar.update(done)
                 if advance is not None:
                     advance(done / total)

@@ -377,8 +377,7 @@ def test_what_a_model_ignores_tells_it_nothing(small_whisper, tone, ignoring):
 
 def test_two_given_texts_give_two_maps_unless_kl_is_asked_for(small_whisper, tone):
     def maps(text, **settings):
-        counts = {"num_spectrogram_masks": 4, "masks_per_token": 4, "num_token_masks": 4}
-        config = SpesConfig(**counts, prior_weight=0.0, **settings)  # the sentence, which the prior is of, differs
+        config = SpesConfig(num_spectrogram_masks=4, masks_per_token=4, num_token_masks=4, **settings)
         found = explain(*small_whisper, tone, config=config, text=text, progress=False)
         return found, found.raw_audio_saliency[0]
 

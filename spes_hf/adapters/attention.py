@@ -77,7 +77,13 @@ class CrossAttention:
         Raises:
             UnsupportedModelError: If the decoder's attention has no projections ``q_proj`` and ``k_proj``.
         """
-        modules = self.attention_modules
+        try:
+            modules = list(self.attention_modules)
+        except AttributeError as error:
+            raise UnsupportedModelError(
+                f"{type(self).__name__} does not find the decoder's attention to the encoder ({error}); override its "
+                "attention_modules"
+            ) from error
         seen: list[dict[str, Tensor]] = [{} for _ in modules]
         with torch.no_grad(), ExitStack() as hooks:
             for module, kept in zip(modules, seen, strict=True):

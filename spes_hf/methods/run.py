@@ -254,7 +254,7 @@ class Run:
 
     def run(self, impact_of: ImpactOf, batch: Batch) -> Iterator[int]:
         """Show the estimator every mask, batch by batch, the levels in turn; yield how many passes were done."""
-        impact_under = partial(impact_of, apply=self.perturbation.apply, every=self.estimator.every)
+        impact_under = partial(impact_of, apply=self.perturbation.apply, every=getattr(self.estimator, "every", False))
 
         def show(level: int, rows: range) -> None:
             self.estimator.update(self.perturbation.draw(level, rows), impact_under)

@@ -37,7 +37,6 @@ from spes_hf.scoring.eq3 import weighted_mean
 from spes_hf.scoring.gradient import GradientEstimator, relative
 from spes_hf.scoring.pilot import MASKS, Pilot
 from spes_hf.scoring.pooling import Pools, mean_of_levels, mean_of_scaled_levels
-from spes_hf.scoring.prior import prior_of, with_prior
 from spes_hf.scoring.scores import UnitScores
 from spes_hf.scoring.sharing import Sharing
 
@@ -75,11 +74,13 @@ class SpesConfig(ExplainConfig):
         masks_per_token: How many of the `num_spectrogram_masks` draw the maps of the tokens too; all draw that of the
             sentence. If it is the larger number it counts for both. "gradient" only.
         passes_per_mask: Backward passes for the tokens under each of those masks. If the output has more tokens, some
-            share a pass, told apart by signs and by cross-attention; there are more passes where signs run out. None
-            for a pass for every token, which is exact. Contrasts never share. "gradient" only; docs/gradient.md.
-        prior_weight: How much of the prior the map of a token gets, in its standard deviations: where the evidence for
-            the sentence lies, and what stands out from the fill. It settles the order of what the token's own gradients
-            do not tell apart. 0 for the gradients alone. "gradient" only, and not for contrasts.
+            share a pass, told apart by signs and by cross-attention; there are more passes where signs run out. Of
+            antithetic masks 8 have 4 signs, 16 have 8, 24 have 12 and 32 have 16; numbers that 8 does not divide have
+            one or two. None for a pass for every token, which is exact. Contrasts never share. "gradient" only.
+        prior_weight: How much of the prior a token's map in [0, 1] gets, in its standard deviations: where the evidence
+            for the sentence lies, and what stands out from the fill. It settles the order of what the token's own
+            gradients do not tell apart; raw maps and evidence do not have it. 0 for the gradients alone. "gradient"
+            only, and not for contrasts.
         pool_patches_per_second: φ of the patches that share the mean of their features' scores in the maps of tokens,
             averaged over levels; None for no pooling; "gradient" only.
         sentence_patches_per_second: φ of the patches whose means the map of the sentence is made of, besides the
@@ -323,16 +324,9 @@ def _gradient_runs(config: SpesConfig, problem: Problem) -> list[Run]:
     combined = mean_of_scaled_levels if len(coarse) else mean_of_levels
     shown = Pools(torch.cat([singles, coarse]) if len(coarse) else pools)
 
-    deviation = (features - fill_values(config.fill, features)).abs().flatten()
-    # Evidence against a row is evidence: a prior that knows no sign has no place there.
-    weight = 0.0 if problem.signed else config.prior_weight
-
     def read(scores: UnitScores) -> Maps:
         assert scores.sentence is not None
         sentence = combined(scores.sentence.double(), shown)
-        if weight:
-            prior = prior_of(sentence, deviation)
-            scores = replace(scores, values=with_prior(scores.values, weight, prior, Pools(pools)))
         return replace(read_audio(pools)(scores), sentence=PatchMap.of(singles, (sentence[None],)))
 
     goal = optional_goal(config.target_reliability, least_masks=config.masks_per_token)

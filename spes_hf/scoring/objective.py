@@ -65,7 +65,8 @@ class Objective(ABC):
             token_keep: (B, J) which decoder inputs to keep.
             states: (B, S, D) the encoder's output, without features.
             every: Whether to return the impacts on all tokens of the output, explained or not.
-            encoded: Gets the encoder's output for the features, (B, S, D), and returns what the decoder reads instead.
+            encoded: Gets the encoder's output for the features, (B, S, D), without a graph, and returns what the
+                decoder reads instead.
         """
 
     @abstractmethod
@@ -143,8 +144,9 @@ class TokenObjective(Objective):
     ) -> Tensor:
         """Return the impacts on the K tokens, (B, K)."""
         if features is not None and encoded is not None:
-            states = encoded(self.adapter.encoder_states(self.adapter.model_inputs(self.utterance, features)))
-            features = None
+            with torch.no_grad():  # what the decoder reads is cut off anyway
+                states = self.adapter.encoder_states(self.adapter.model_inputs(self.utterance, features))
+            states, features = encoded(states), None
         known = (self.states, self.cross) if states is None else (states, None)
         logits = self.adapter.logits(self.utterance, self.target, features, token_keep, *known)
         return self._every(logits) if every else self.impact(self._chosen(logits, axis=1))

@@ -22,11 +22,12 @@ class Pilot:
     """Measures ‖∂r_k/∂h‖ for the encoder's output h, by backward passes of the decoder alone, under a few masks.
 
     The KL divergence is quadratic near its minimum, so its gradient goes with the root of it: the norm over √r is what
-    is kept, as the geometric mean over masks, and the root of the impact under a mask then tells the size there.
+    is kept, as the geometric mean over masks, and the root of the impact under a mask then tells the size there. Of
+    other impacts the norm itself is kept, as the root mean square. Masks without a gradient tell nothing.
 
     Args:
         tokens: K.
-        quadratic: Whether the impact is; if not, the norm itself is kept.
+        quadratic: Whether the impact is.
     """
 
     differentiates = True
@@ -34,8 +35,7 @@ class Pilot:
 
     def __init__(self, tokens: int, quadratic: bool):
         self.quadratic = quadratic
-        self.sum = torch.zeros(tokens, dtype=torch.float32, device="cpu")
-        self.count = 0
+        self.sum, self.count = (torch.zeros(tokens, dtype=torch.float32, device="cpu") for _ in range(2))
 
     def backward_passes(self, level: int, rows: range) -> int:
         """Return 0: none goes through the encoder."""
@@ -55,19 +55,23 @@ class Pilot:
 
         with torch.inference_mode(False), torch.enable_grad():
             impact = impact_of(replace(masks, keep=masks.keep.clone()), encoded=cut)
-            norms = []
-            for k in range(impact.shape[1]):
-                (gradient,) = torch.autograd.grad(
-                    impact[:, k].sum(), leaves[-1], retain_graph=k < impact.shape[1] - 1, allow_unused=True
-                )
-                norms.append(impact.new_zeros(()) if gradient is None else gradient.float().norm())
-        size = torch.stack(norms) / self._scale(impact.detach()[0])
-        self.sum += size.clamp_min(LEAST).log().cpu()
-        self.count += len(masks.keep)
+            # In units that do not underflow in half precision.
+            scaled = impact / self._scale(impact.detach())
+            norms = [_norm(scaled[:, k].sum(), leaves[-1], k == impact.shape[1] - 1) for k in range(impact.shape[1])]
+        size = torch.tensor(norms, dtype=torch.float32, device="cpu")
+        seen = size.isfinite() & (size > 0)
+        # In place, and only now: what runs out of memory has left nothing behind.
+        self.sum += torch.where(seen, size.log() if self.quadratic else size.square(), 0.0)
+        self.count += seen
 
     def sizes(self, impact: Tensor) -> Tensor:
         """Return about how large the gradients are, (B, K), where the impacts are these."""
-        return (self.sum / max(self.count, 1)).exp().to(impact.device) * self._scale(impact)
+        mean = self.sum / self.count.clamp_min(1)
+        typical = mean.exp() if self.quadratic else mean.sqrt()
+        known = self.count > 0
+        # What no mask told of is taken for large, so that it drowns nothing.
+        largest = typical[known].max() if known.any() else torch.ones((), dtype=torch.float32, device="cpu")
+        return torch.where(known, typical, largest).to(impact.device) * self._scale(impact)
 
     def _scale(self, impact: Tensor) -> Tensor:
         return (impact.float().abs() + LEAST).sqrt() if self.quadratic else torch.ones_like(impact, dtype=torch.float32)
@@ -79,3 +83,11 @@ class Pilot:
     def half(self, index: int) -> UnitScores:
         """Return no scores."""
         return self.scores()
+
+
+def _norm(value: Tensor, leaf: Tensor, last: bool) -> float:
+    """Return the norm of a gradient; the graph is kept but for the last."""
+    gradient = None
+    if value.requires_grad:
+        (gradient,) = torch.autograd.grad(value, leaf, retain_graph=not last, allow_unused=True)
+    return 0.0 if gradient is None else float(gradient.float().norm())

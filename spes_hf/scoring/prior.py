@@ -2,47 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from spes_hf.scoring.pooling import Pools
+from spes_hf.scoring.pooling import Pools, mean_of_levels
 
 # Values above this quantile count alike.
 QUANTILE = 0.8
 
 
-def prior_of(sentence: Tensor, deviation: Tensor) -> Tensor:
-    """Return the prior of every token's map, (T·C,) float32 from 0 to 1: the mean of two maps that stop growing.
+def prior_of(sentence: Tensor, deviation: Tensor, pools: Tensor) -> Tensor:
+    """Return the prior of every token's map, (T, C) float32 from 0 to 1: the mean of two maps that stop growing.
 
     What keeps the model on track is evidence for every word of a sentence, and what does not differ from its fill can
     be evidence for none. Both are cut at 0 and at a quantile: a prior says which features matter, not how much.
 
     Args:
-        sentence: (T·C,) map of the sentence.
-        deviation: (T·C,) how far each feature is from its fill value.
+        sentence: (T, C) map of the sentence.
+        deviation: (T, C) how far each feature is from its fill value.
+        pools: (L, T, C) patches whose features share their mean, as in the maps of tokens; levels are averaged.
     """
-    return (_limited(sentence) + _limited(deviation)) / 2
+    both = (_limited(sentence.flatten()) + _limited(deviation.flatten())) / 2
+    return mean_of_levels(both, Pools(pools.long())).view(sentence.shape)
 
 
-def with_prior(values: Sequence[Tensor], weight: float, prior: Tensor, pools: Pools) -> tuple[Tensor, ...]:
-    """Return the maps of tokens with a prior added, in means over the same patches; what is 0 in both stays 0.
+def with_prior(values: Tensor, weight: float, prior: Tensor) -> Tensor:
+    """Return the map of a token, (T, C), with the prior added, in standard deviations of the map.
 
     Args:
-        values: (K, F) for each level of patches.
-        weight: In standard deviations of each token's map over the features.
-        prior: (T·C,).
-        pools: The patches.
+        values: (T, C) the token's own map; one that is 0 everywhere stays so.
+        weight: How many standard deviations.
+        prior: (T, C) from 0 to 1.
     """
-    labels = [level.cpu() for level in pools.labels]
-
-    def spread_of(k: int) -> Tensor:
-        return torch.stack([v[k, level] for v, level in zip(values, labels, strict=True)]).mean(0).std()
-
-    spread = torch.stack([spread_of(k) for k in range(len(values[0]))])
-    means = pools.means(prior[None].to(pools.labels.device))
-    return tuple(v + weight * spread[:, None] * m.cpu() for v, m in zip(values, means, strict=True))
+    return values + weight * values.std() * prior
 
 
 def _limited(values: Tensor) -> Tensor:

@@ -198,7 +198,7 @@ def test_every_token_has_its_masks_however_early_the_sentence_is_done():
     from spes_hf import SpesConfig, explain
     from spes_hf.demo import load_tiny_model, tiny_clips
 
-    config = SpesConfig(target_reliability=0.01, num_token_masks=2, prior_weight=0.0)
+    config = SpesConfig(target_reliability=0.01, num_token_masks=2)
     found, stopped = (
         explain(*load_tiny_model("speech2text-en"), tiny_clips()[0]["path"], config=c, progress=False)
         for c in (replace(config, target_reliability=None), config)

@@ -87,7 +87,7 @@ CASES = [(state, field.name) for state, config in STATES.items() for field in da
 
 def numbers(small_whisper, tone, config, foil=None):
     found = explain(*small_whisper, tone[:9_600], config=config, text="so my", foil=foil, progress=False)
-    maps = [found.raw_audio, found.raw_token, found.sentence_saliency]
+    maps = [found.raw_audio, found.raw_token, found.sentence_saliency, found.audio_saliency]
     return maps, found.provenance["cost"]["forward_passes"], found.provenance["cost"]["backward_passes"]
 
 

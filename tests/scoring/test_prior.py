@@ -5,36 +5,44 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spes_hf import SpesConfig, explain
+from spes_hf import Explanation, SpesConfig, explain
 from spes_hf.demo import load_tiny_model, tiny_clips
-from spes_hf.scoring.pooling import Pools
 from spes_hf.scoring.prior import prior_of, with_prior
 
 
+def alone(count):
+    """Patches of single features."""
+    return torch.arange(count).view(1, 1, count)
+
+
+def row(*values):
+    return torch.tensor([values])
+
+
 def test_it_grows_with_both_maps_and_stops_at_a_quantile():
-    sentence = torch.tensor([-5.0, 0.0, 1.0, 2.0, 4.0, 4.0, 4.0, 4.0, 4.0, 400.0])
-    prior = prior_of(sentence, torch.zeros(10))
-    torch.testing.assert_close(prior, torch.tensor([0.0, 0.0, 0.125, 0.25, *[0.5] * 6]))
-    both = prior_of(sentence, sentence.flip(0).abs())
+    sentence = row(-5.0, 0.0, 1.0, 2.0, 4.0, 4.0, 4.0, 4.0, 4.0, 400.0)
+    prior = prior_of(sentence, torch.zeros(1, 10), alone(10))
+    torch.testing.assert_close(prior, row(0.0, 0.0, 0.125, 0.25, *[0.5] * 6))
+    both = prior_of(sentence, sentence.flip(1).abs(), alone(10))
     assert both.min() >= 0 and both.max() <= 1
-    assert both[0] == 0.5  # no evidence, but it stands out
+    assert both[0, 0] == 0.5  # no evidence, but it stands out
 
 
 def test_nothing_to_go_by_is_no_prior():
-    assert torch.equal(prior_of(torch.zeros(7), torch.zeros(7)), torch.zeros(7))
-    assert torch.equal(prior_of(-torch.ones(7), torch.zeros(7)), torch.zeros(7))
+    for sentence in (torch.zeros(1, 7), -torch.ones(1, 7)):
+        assert not prior_of(sentence, torch.zeros(1, 7), alone(7)).any()
 
 
-def test_it_is_added_in_standard_deviations_over_the_same_patches():
-    pools = Pools(torch.tensor([[[0, 0, 1, 1]], [[0, 1, 2, 3]]]))
-    values = (torch.tensor([[1.0, 3.0]]), torch.tensor([[0.0, 2.0, 4.0, 10.0]]))
-    prior = torch.tensor([0.0, 1.0, 1.0, 1.0])
-    own = (values[0][0][[0, 0, 1, 1]] + values[1][0]) / 2
-    coarse, fine = with_prior(values, 2.0, prior, pools)
-    torch.testing.assert_close(coarse - values[0], 2 * own.std() * torch.tensor([[0.5, 1.0]]))
-    torch.testing.assert_close(fine - values[1], 2 * own.std() * prior[None])
-    flat = (torch.zeros(1, 2), torch.zeros(1, 4))  # what has no effect stays at 0
-    assert all(not level.any() for level in with_prior(flat, 2.0, prior, pools))
+def test_it_is_pooled_as_maps_of_tokens_are():
+    pools = torch.tensor([[[0, 0, 1, 1]], [[0, 1, 2, 3]]], dtype=torch.int32)
+    prior = prior_of(row(0.0, 4.0, 4.0, 4.0), torch.zeros(1, 4), pools)
+    torch.testing.assert_close(prior, row(0.125, 0.375, 0.5, 0.5))
+
+
+def test_it_is_added_in_standard_deviations():
+    own, prior = row(1.0, 3.0, 5.0, 0.0), row(0.0, 1.0, 0.5, 0.25)
+    torch.testing.assert_close(with_prior(own, 2.0, prior), own + 2 * own.std() * prior)
+    assert not with_prior(torch.zeros(1, 4), 2.0, prior).any()  # what has no effect stays at 0
 
 
 @pytest.fixture(scope="module")
@@ -47,24 +55,41 @@ def heard():
     return run
 
 
+def correlation(maps, other):
+    rows = zip(maps.flatten(1), other.flatten(1), strict=True)
+    return torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in rows])
+
+
 def test_own_evidence_comes_first(heard):
     """The most salient features stay nearly the same; the order of the others becomes that of the sentence."""
+    own, both = heard(0.0).audio_saliency, heard(3.0).audio_saliency
+    count = own[0].numel() // 100
+    for before, after in zip(own.flatten(1), both.flatten(1), strict=True):
+        kept = set(before.topk(count).indices.tolist()) & set(after.topk(count).indices.tolist())
+        assert len(kept) > 0.6 * count
+    sentence = heard(0.0).sentence_saliency.expand_as(own)
+    assert correlation(both, sentence).mean() > correlation(own, sentence).mean()
+
+
+def test_evidence_and_reliability_are_of_a_token_alone(heard):
     own, both = heard(0.0), heard(3.0)
-    for k in range(len(own)):
-        before, after = (
-            set(e.raw_audio[k].flatten().topk(e.raw_audio[k].numel() // 100).indices.tolist()) for e in (own, both)
-        )
-        assert len(before & after) > 0.6 * len(before)
-    shares = [
-        torch.stack(
-            [torch.corrcoef(torch.stack([m.flatten(), e.sentence_saliency.flatten()]))[0, 1] for m in e.raw_audio]
-        )
-        for e in (own, both)
-    ]
-    assert shares[1].mean() > shares[0].mean()
+    assert torch.equal(own.raw_audio, both.raw_audio)
+    assert torch.equal(own.evidence(1), both.evidence(1))
+    assert torch.equal(own.reliability.tokens, both.reliability.tokens)
+    assert not torch.equal(own.audio_saliency, both.audio_saliency)
+
+
+def test_it_survives_saving(heard, tmp_path):
+    found = heard(3.0)
+    found.save(tmp_path / "why")
+    assert torch.equal(Explanation.load(tmp_path / "why").audio_saliency, found.audio_saliency)
 
 
 def test_contrasts_have_none(heard):
     words = [w.strip() for w in heard(0.0).words().tokens]
     foil = {words[1]: words[2]}
-    assert torch.equal(heard(0.0, foil=foil).raw_audio, heard(3.0, foil=foil).raw_audio)
+    assert torch.equal(heard(0.0, foil=foil).audio_saliency, heard(3.0, foil=foil).audio_saliency)
+
+
+def test_eq_3_has_none():
+    assert "prior_weight" in SpesConfig.unread({**vars(SpesConfig()), "estimator": "perturbation"})
