@@ -214,7 +214,9 @@ def maps_of(seen: Gradients) -> Iterator[tuple[str, float, Tensor]]:
     each, all_shared = float(12 * tokens), float(COUNT * min(PASSES, tokens))
     scaled = torch.stack([z_score(values.double()).float() for values in few])
     sentence = z_score(seen.sentence.double()).float()
-    prior = seen.pooled(prior_of(seen.sentence, seen.deviation)[None])
+    shape = seen.clip.features.shape
+    labels = torch.stack([seen.clip.level(phi) for phi in (400.0, 1600.0)])
+    prior = prior_of(seen.sentence.view(shape), seen.deviation.view(shape), labels).flatten()
     yield BEFORE, each, few
     for masks in (4, 6, COUNT):
         yield f"{masks} masks, a pass for each token", masks * tokens, seen.own(masks)
