@@ -54,7 +54,7 @@ def main() -> None:
             return time.perf_counter() - start
 
         def per_mask(estimator: Any, kind: str, many: int, measure: Callable[..., float] = seconds) -> float:
-            few = SpesConfig(**FEW, estimator=estimator)
+            few = SpesConfig.reading(FEW, estimator=estimator)
             more = replace(few, **{kind: many})
             costs = [measure(more) - measure(few) for _ in range(options.repeats)]
             return statistics.median(costs) / (many - getattr(few, kind))

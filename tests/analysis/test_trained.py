@@ -112,7 +112,7 @@ def test_marks_and_their_partners(clips, spoken):
     types = scatter(explanations, min_count=4).types
     assert len(types) == 7 and {t.token for t in types[-4:]} == {"?", ")", ".", "</s>"}
     # Among themselves the four are close, and their order is that of finer masks.
-    finer = replace(CONFIG, patches_per_second=(400.0,), mask_design="independent", masks_per_token=8)
+    finer = replace(EXACT, patches_per_second=(400.0,), mask_design="independent", masks_per_token=8)
     types = scatter(explained("speech2text-en", chosen, finer), min_count=4).types
     assert {"?", "</s>"} <= {t.token for t in types[-3:]}
     bits = {t.token: t.sound_bits for t in modality_balance(explanations, min_count=3).types}
