@@ -18,16 +18,12 @@ from spes_hf.metrics.deletion import generation_options
 from spes_hf.metrics.rewriting import RewritingMetric
 from spes_hf.metrics.rows import (
     Row,
-    as_dict,
     check_map,
     check_maps,
     check_model,
-    explanation_of,
-    failed,
     method_signature,
 )
 from spes_hf.metrics.written import Continuation, Written, text_of, written_in
-from spes_hf.rows import is_batch
 from spes_hf.runtime.batching import Batch, enough_memory, starting_batch_size
 from spes_hf.runtime.preserve import leave_unchanged
 from spes_hf.scoring.contrast import Contrast, ContrastReader
@@ -119,14 +115,10 @@ class ContrastiveDeletion(RewritingMetric):
         Raises:
             ConfigError: If the explanation is missing, has no contrasts or is of another model, or maps do not fit it.
         """
-        if isinstance(saliency, int):
-            self.take_place(saliency)
-            saliency = None
-        if is_batch(row, "explanation"):
-            return self.of_batch(row)
-        if failed(row):
-            return {**as_dict(row), self.key: None}
-        explanation = explanation_of(row)
+        return self.entry_of_row(row, saliency)
+
+    def of_explanation(self, explanation: Explanation, saliency: Any) -> dict[str, Any]:
+        """Return the entry of an explanation over tokens."""
         contrasts = contrasts_in(explanation)
         check_model(self.adapter.model, explanation)
         check_map(explanation.features, explanation, "features")
@@ -140,18 +132,15 @@ class ContrastiveDeletion(RewritingMetric):
             scene = self._scene(explanation)
             found = [self._measure(scene, contrast, each) for contrast, each in zip(contrasts, maps, strict=True)]
         return {
-            **as_dict(row),
-            self.key: {
-                "fractions": list(self.fractions),
-                "contrasts": [contrast.name for contrast in contrasts],
-                "written": [written[1:] for written, _ in found],
-                "clean": [written[0] for written, _ in found],
-                "log_odds": [odds[1:] for _, odds in found],
-                "prediction": explanation.text,
-                "by": self.by,
-                "fill": str(self.fill),
-                "method": method,
-            },
+            "fractions": list(self.fractions),
+            "contrasts": [contrast.name for contrast in contrasts],
+            "written": [written[1:] for written, _ in found],
+            "clean": [written[0] for written, _ in found],
+            "log_odds": [odds[1:] for _, odds in found],
+            "prediction": explanation.text,
+            "by": self.by,
+            "fill": str(self.fill),
+            "method": method,
         }
 
     def _scene(self, explanation: Explanation) -> _Scene:

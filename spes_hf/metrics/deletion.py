@@ -20,16 +20,11 @@ from spes_hf.masking.perturbations import Fill, fill_values
 from spes_hf.metrics.rewriting import RewritingMetric
 from spes_hf.metrics.rows import (
     Row,
-    as_dict,
     check_map,
     check_model,
-    explanation_of,
-    failed,
     method_signature,
-    recording_of,
 )
 from spes_hf.plain import from_plain, is_lost
-from spes_hf.rows import is_batch
 from spes_hf.runtime.batching import Batch, enough_memory
 from spes_hf.runtime.preserve import leave_unchanged
 
@@ -93,17 +88,10 @@ class _Curve(RewritingMetric):
         Raises:
             ConfigError: If the explanation is missing, has a foil or is of another model, or the map does not fit it.
         """
-        if isinstance(saliency, int):
-            self.take_place(saliency)
-            saliency = None
-        if is_batch(row, "explanation"):
-            return self.of_batch(row)
-        if failed(row):
-            return {**as_dict(row), self.key: None}
-        recording = recording_of(row)
-        if recording is not None:
-            return {**as_dict(row), self.key: self._of_recording(recording, saliency)}
-        explanation = explanation_of(row)
+        return self.entry_of_row(row, saliency)
+
+    def of_explanation(self, explanation: Explanation, saliency: Any) -> dict[str, Any]:
+        """Return the entry of an explanation over tokens."""
         if explanation.contrasts is not None:
             raise ConfigError(
                 f"explanation of {explanation.text!r} has a foil, so its maps are of contrasts, not of the text; use "
@@ -122,17 +110,14 @@ class _Curve(RewritingMetric):
         with leave_unchanged(self.adapter.model), enough_memory(what):
             found = self._measure(explanation, options, self.keep(ranking))
         return {
-            **as_dict(row),
-            self.key: {
-                "fractions": list(self.fractions),
-                **found,
-                "against": self.against,
-                "fill": str(self.fill),
-                "method": method,
-            },
+            "fractions": list(self.fractions),
+            **found,
+            "against": self.against,
+            "fill": str(self.fill),
+            "method": method,
         }
 
-    def _of_recording(self, recording: Recording, saliency: Any) -> dict[str, Any] | None:
+    def of_recording(self, recording: Recording, saliency: Any) -> dict[str, Any] | None:
         """Return the entry of a recording, from those of its windows; None where nothing was written.
 
         Raises:

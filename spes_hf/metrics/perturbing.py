@@ -13,12 +13,12 @@ from spes_hf.checks import is_number
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
 from spes_hf.masking.perturbations import Fill
-from spes_hf.rows import RowTransform
+from spes_hf.metrics.rows import ExplanationMetric
 from spes_hf.runtime.batching import FoundSizes, check_batch_size
 from spes_hf.runtime.locks import alone
 
 
-class PerturbingMetric(RowTransform, ABC):
+class PerturbingMetric(ExplanationMetric, ABC):
     """A transform that fills features and runs the model on what is left.
 
     Args:

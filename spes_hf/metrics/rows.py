@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike
@@ -21,7 +22,7 @@ from spes_hf.explanation.recording import Recording
 from spes_hf.explanation.recording_plan import DESCRIPTION
 from spes_hf.explanation.recording_rows import is_packed
 from spes_hf.explanation.recording_rows import unpack as unpack_recording
-from spes_hf.rows import is_lazy
+from spes_hf.rows import RowTransform, is_batch, is_lazy
 from spes_hf.runtime.identity import is_all_here, names_of, weights_digest
 
 Row = Mapping[str, Any]
@@ -81,6 +82,41 @@ def as_dict(row: Row | Explanation | Recording) -> dict[str, Any]:
     if is_lazy(row):
         return {}
     return dict(row) if isinstance(row, Mapping) else {"explanation": row}
+
+
+class ExplanationMetric(RowTransform):
+    """A transform that adds an entry, under its key, which it makes of a row's explanation, or of its recording."""
+
+    def entry_of_row(self, row: Row | Explanation | Recording, saliency: Any = None) -> dict[str, Any]:
+        """Return the row, or a batch of rows, with the entry; a row that carries an error gets None.
+
+        Args:
+            row: An explanation or a recording, or a row that has one, or the folder of one, at "explanation".
+            saliency: Maps to rank the features by. A whole number is the rank of a worker, which
+                ``Dataset.map(…, with_rank=True)`` puts here.
+
+        Raises:
+            ConfigError: If there is no explanation, or it cannot be measured.
+        """
+        if isinstance(saliency, int):
+            self.take_place(saliency)
+            saliency = None
+        if is_batch(row, "explanation"):
+            return self.of_batch(row)
+        if failed(row):
+            return {**as_dict(row), self.key: None}
+        recording = recording_of(row)
+        if recording is not None:
+            return {**as_dict(row), self.key: self.of_recording(recording, saliency)}
+        return {**as_dict(row), self.key: self.of_explanation(explanation_of(row), saliency)}
+
+    @abstractmethod
+    def of_explanation(self, explanation: Explanation, saliency: Any) -> dict[str, Any]:
+        """Return the entry of an explanation over tokens."""
+
+    def of_recording(self, recording: Recording, saliency: Any) -> dict[str, Any] | None:
+        """Return the entry of a recording; None without any window."""
+        raise ConfigError("explanation is a recording of several windows; pass these one by one: for ex in recording")
 
 
 def check_map(saliency: Any, explanation: Explanation, name: str) -> Tensor:

@@ -11,13 +11,12 @@ from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
 from spes_hf.explanation.recording import Recording
 from spes_hf.functional import size_curve
-from spes_hf.metrics.rows import Row, as_dict, explanation_of, failed, method_signature, recording_of
-from spes_hf.rows import RowTransform, is_batch
+from spes_hf.metrics.rows import ExplanationMetric, Row, explanation_of, method_signature
 
 THRESHOLDS = tuple(step / 20 for step in range(21))
 
 
-class Size(RowTransform):
+class Size(ExplanationMetric):
     """Adds to a row how much of its maps lies at or above every threshold, at "size".
 
     Per utterance, over all its tokens together: the percentage of values ≥ t, for t = 0, 0.05, …, 1, of the normalised
@@ -49,14 +48,10 @@ class Size(RowTransform):
         Raises:
             ConfigError: If the row has no explanation, or its maps hold NaN.
         """
-        if is_batch(row, "explanation"):
-            return self.of_batch(row)
-        if failed(row):
-            return {**as_dict(row), self.key: None}
-        recording = recording_of(row)
-        if recording is not None:
-            return {**as_dict(row), self.key: self._of_recording(recording)}
-        explanation = explanation_of(row)
+        return self.entry_of_row(row)
+
+    def of_explanation(self, explanation: Explanation, saliency: Any) -> dict[str, Any]:
+        """Return the entry of an explanation over tokens."""
         audio, token = explanation.audio_saliency, explanation.token_saliency
         shape = (len(explanation), *explanation.features.shape)
         if audio.shape != shape:
@@ -66,17 +61,14 @@ class Size(RowTransform):
         if audio.isnan().any() or token[~later].isnan().any():
             raise ConfigError("explanation has maps that hold NaN; explain again")
         return {
-            **as_dict(row),
-            self.key: {
-                "thresholds": list(THRESHOLDS),
-                "audio": size_curve(audio, THRESHOLDS).tolist(),
-                "token": size_curve(token, THRESHOLDS).tolist(),
-                "prediction": explanation.text,
-                "method": method_signature(explanation),
-            },
+            "thresholds": list(THRESHOLDS),
+            "audio": size_curve(audio, THRESHOLDS).tolist(),
+            "token": size_curve(token, THRESHOLDS).tolist(),
+            "prediction": explanation.text,
+            "method": method_signature(explanation),
         }
 
-    def _of_recording(self, recording: Recording) -> dict[str, Any] | None:
+    def of_recording(self, recording: Recording, saliency: Any) -> dict[str, Any] | None:
         """Return the sizes over all windows of a recording, shares of all their values together; None without any."""
         entries, audio, token = [], [], []
         for each in recording:

@@ -1,4 +1,4 @@
-"""Which words of an output are judged: those with a letter or digit, that are explained, at most so many of them."""
+"""Which words of an output are judged: explained ones with a letter or digit, at most a given number of them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def spoken_words(explanation: Explanation) -> list[SpokenWord]:
 
 
 def spread(items: Sequence[T], most: int | None) -> list[T]:
-    """Return at most so many items, evenly spread.
+    """Return at most a number of items, evenly spread.
 
     Args:
         items: In order.

@@ -27,17 +27,13 @@ from spes_hf.metrics.deletion import clean_target, generation_options
 from spes_hf.metrics.perturbing import PerturbingMetric
 from spes_hf.metrics.rows import (
     Row,
-    as_dict,
     check_map,
     check_maps,
     check_model,
     explanation_of,
-    failed,
     method_signature,
-    recording_of,
 )
 from spes_hf.metrics.spoken import SpokenWord, groups_of, spoken_words, spread
-from spes_hf.rows import is_batch
 from spes_hf.runtime.batching import Batch, enough_memory, starting_batch_size
 from spes_hf.runtime.preserve import leave_unchanged
 
@@ -122,19 +118,9 @@ class _WordCurve(PerturbingMetric):
         Raises:
             ConfigError: If the explanation is missing, has a foil or is of another model, or a map does not fit it.
         """
-        if isinstance(saliency, int):
-            self.take_place(saliency)
-            saliency = None
-        if is_batch(row, "explanation"):
-            return self.of_batch(row)
-        if failed(row):
-            return {**as_dict(row), self.key: None}
-        recording = recording_of(row)
-        if recording is not None:
-            return {**as_dict(row), self.key: self._of_recording(recording, saliency)}
-        return {**as_dict(row), self.key: self._of_explanation(explanation_of(row), saliency)}
+        return self.entry_of_row(row, saliency)
 
-    def _of_explanation(self, explanation: Explanation, saliency: Any) -> dict[str, Any]:
+    def of_explanation(self, explanation: Explanation, saliency: Any) -> dict[str, Any]:
         """Return the entry of an explanation over tokens."""
         if explanation.contrasts is not None:
             raise ConfigError(
@@ -165,7 +151,7 @@ class _WordCurve(PerturbingMetric):
                 entry |= self._measure(explanation, words, maps)
         return entry
 
-    def _of_recording(self, recording: Recording, saliency: Any) -> dict[str, Any] | None:
+    def of_recording(self, recording: Recording, saliency: Any) -> dict[str, Any] | None:
         """Return the entry of a recording, from those of its windows; None where nothing was written.
 
         Raises:
@@ -176,7 +162,7 @@ class _WordCurve(PerturbingMetric):
         entries, before = [], 0
         for each in recording:
             explanation = explanation_of(each)
-            entry = self._of_explanation(explanation, None)
+            entry = self.of_explanation(explanation, None)
             entries.append({**entry, "indices": [before + index for index in entry["indices"]]})
             before += len(groups_of(explanation))
         if not entries:
