@@ -1,4 +1,4 @@
-"""Is cross-attention half an explanation? Its agreement with our maps over time, on three families, beside the paper's.
+"""Is cross-attention half an explanation? Its agreement with our maps over time, next to that in the paper.
 
     python benchmarks/attention_agreement.py --data CORPUS                     # all models; hours on Whisper
     python benchmarks/attention_agreement.py --models speech2text-en --limit 2  # a first look
@@ -9,7 +9,7 @@ encoder's output. Whisper (tiny.en, the demo extra) reads real recordings from a
 object a line, with the path of the recording at "file"), without --data the clip of the demo; the two shipped models
 read the shipped clips. Special tokens are left out.
 
-Writes benchmarks/results/attention_agreement.json after every clip, and goes on where it was stopped; settings that
+Writes benchmarks/results/attention_agreement.json after every clip, and continues where it was stopped; settings that
 differ start a model anew. Prints a Markdown table.
 """
 
@@ -104,7 +104,7 @@ def run(model: str, options: argparse.Namespace, known: dict[str, Any]) -> Itera
 
 
 def table(found: dict[str, AttentionAgreement]) -> str:
-    """Return a Markdown table of the models, beside the paper's numbers."""
+    """Return a Markdown table of the models, next to the paper's numbers."""
     heading = [
         "model",
         "utterances, tokens",

@@ -45,7 +45,7 @@ class Gradients:
 
     Args:
         clip: The clip.
-        words: At most so many of its words are judged.
+        words: At most this number of its words is judged.
     """
 
     def __init__(self, clip: Clip, words: int):

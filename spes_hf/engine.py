@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from spes_hf.provenance import describe
 from spes_hf.recording_folder import Asked
 from spes_hf.recordings import explain_recording, is_recording
 from spes_hf.runtime.batching import FoundSizes, check_batch_size
+from spes_hf.runtime.precision import graphs_of, precision_of
 from spes_hf.scoring.contrast import CONTRASTS, Contrast
 from spes_hf.scoring.encoder import EncoderOutput
 from spes_hf.scoring.foils import Foil, contrasts_of
@@ -250,16 +251,14 @@ class Explainer:
     ) -> Iterator[Output]:
         """Have the model write, and look into it while nobody else does; see `spes_hf.adapters.output.output_of`."""
         seed = mask_key(self.seed, utterance_id, "generate")
-        with (
-            _shared_graphs() if self.compile else nullcontext(),
-            output_of(self.adapter, waveform, options, text, seed, self._precision()) as output,
-        ):
+        made = output_of(self.adapter, waveform, options, text, seed, self._precision)
+        with graphs_of(self.compile), made as output:
             yield output
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Run the model in the type, and with the compiled code, that was asked for."""
-        with _shared_graphs() if self.compile else nullcontext(), self._precision():
+        with graphs_of(self.compile), self._precision:
             yield
 
     def contrasting(self, output: Output, contrasts: Sequence[Contrast], config: ExplainConfig) -> ContrastObjective:
@@ -395,19 +394,11 @@ class Explainer:
         return None if self.compile else output.states
 
     @property
+    def _precision(self) -> AbstractContextManager[Any]:
+        """A context with autocast to the type that was asked for, if any."""
+        return precision_of(self.autocast, self.adapter.device.type)
+
+    @property
     def _dtype(self) -> torch.dtype:
         """What the model computes in."""
         return self.adapter.dtype if self.autocast is None else getattr(torch, self.autocast)
-
-    def _precision(self) -> AbstractContextManager[Any]:
-        """Return a context with autocast to the type that was asked for, if any."""
-        if self.autocast is None:
-            return nullcontext()
-        return torch.autocast(self.adapter.device.type, getattr(torch, self.autocast))
-
-
-def _shared_graphs() -> AbstractContextManager[Any]:
-    """Return a context in which compiled code lets many backward passes, one for each token, share a graph."""
-    from torch._functorch import config
-
-    return config.patch(donated_buffer=False)

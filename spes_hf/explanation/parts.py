@@ -14,7 +14,9 @@ from spes_hf.adapters.positions import EncoderPositions
 from spes_hf.explanation.maps import EncoderMap, PatchMap, Reliability
 from spes_hf.explanation.origin import Origin
 from spes_hf.functional import ratio, z_score
+from spes_hf.masking.perturbations import fill_values
 from spes_hf.scoring.contrast import Contrast
+from spes_hf.scoring.prior import prior_of, with_prior
 from spes_hf.text import word_groups
 
 
@@ -215,6 +217,24 @@ class ExplanationParts:
         if self.encoder_map is None:
             raise ValueError('the explanation has no map of the encoder\'s output; pass over="encoder" to explain()')
         return self.encoder_map
+
+    # Maps -----------------------------------------------------------------------------------------------------------
+
+    def _with_prior(self, values: Tensor) -> Tensor:
+        """Return the map of a token, (T, C), with what it falls back on, as `SpesConfig.prior_weight` says."""
+        weight = float(self.origin.config.get("prior_weight") or 0)
+        # Evidence against a row is evidence: a prior, which knows no sign, has no place there.
+        if not weight or self._prior is None or self.contrasts is not None:
+            return values
+        return with_prior(values, weight, self._prior)
+
+    @cached_property
+    def _prior(self) -> Tensor | None:
+        """(T, C) what maps of tokens fall back on; None where the method does not measure the sentence."""
+        if self.sentence_map is None or self.origin.config.get("estimator") != "gradient":
+            return None
+        deviation = self.features - fill_values(self.origin.config.get("fill", "mean"), self.features)
+        return prior_of(self.sentence_map.dense(0), deviation.abs(), self.audio_map.labels)
 
     # Words -----------------------------------------------------------------------------------------------------------
 

@@ -16,8 +16,6 @@ from spes_hf import functional
 from spes_hf.bits import Verdict, verdict_of
 from spes_hf.explanation.maps import Reliability
 from spes_hf.explanation.parts import ExplanationParts, singles
-from spes_hf.masking.perturbations import fill_values
-from spes_hf.scoring.prior import prior_of, with_prior
 from spes_hf.text import join_pieces
 
 if TYPE_CHECKING:
@@ -95,22 +93,6 @@ class Explanation(ExplanationParts):
         audio = torch.stack([self._with_prior(self.audio_map.dense(k)) for k in range(len(self.pieces))])
         valid = ~self.raw_token_scores.isnan()
         return functional.paired_min_max(*functional.standardize(audio, self.raw_token_scores, valid), valid)
-
-    def _with_prior(self, values: Tensor) -> Tensor:
-        """Return the map of a token, (T, C), with what it falls back on, as `SpesConfig.prior_weight` says."""
-        weight = float(self.origin.config.get("prior_weight") or 0)
-        # Evidence against a row is evidence: a prior, which knows no sign, has no place there.
-        if not weight or self._prior is None or self.contrasts is not None:
-            return values
-        return with_prior(values, weight, self._prior)
-
-    @cached_property
-    def _prior(self) -> Tensor | None:
-        """(T, C) what maps of tokens fall back on; None where the method does not measure the sentence."""
-        if self.sentence_map is None or self.origin.config.get("estimator") != "gradient":
-            return None
-        deviation = self.features - fill_values(self.origin.config.get("fill", "mean"), self.features)
-        return prior_of(self.sentence_map.dense(0), deviation.abs(), self.audio_map.labels)
 
     @cached_property
     def audio_saliency(self) -> Tensor:

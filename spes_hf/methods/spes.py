@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from spes_hf.checks import DerivedInt, DerivedStr, check, is_count, is_number
-from spes_hf.errors import ConfigError, UnsupportedModelError
+from spes_hf.errors import ConfigError
 from spes_hf.explanation.maps import PatchMap
 from spes_hf.masking.perturbations import (
     EncoderPerturbation,
@@ -22,6 +22,7 @@ from spes_hf.masking.perturbations import (
 )
 from spes_hf.masking.segments import GRID_SIGMA, feature_labels, segment, slic_labels
 from spes_hf.methods.base import ExplainConfig
+from spes_hf.methods.passes import sharing_of
 from spes_hf.methods.run import (
     Maps,
     Problem,
@@ -38,7 +39,6 @@ from spes_hf.scoring.gradient import GradientEstimator, relative
 from spes_hf.scoring.pilot import MASKS, Pilot
 from spes_hf.scoring.pooling import Pools, mean_of_levels, mean_of_scaled_levels
 from spes_hf.scoring.scores import UnitScores
-from spes_hf.scoring.sharing import Sharing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class SpesConfig(ExplainConfig):
         masks_per_token: How many of the `num_spectrogram_masks` draw the maps of the tokens too; all draw that of the
             sentence. If it is the larger number it counts for both. "gradient" only.
         passes_per_mask: Backward passes for the tokens under each of those masks. If the output has more tokens, some
-            share a pass, told apart by signs and by cross-attention; there are more passes where signs run out. Of
+            share a pass, separated by signs and by cross-attention; there are more passes where signs run out. Of
             antithetic masks 8 have 4 signs, 16 have 8, 24 have 12 and 32 have 16; numbers that 8 does not divide have
             one or two. None for a pass for every token, which is exact. Contrasts never share. "gradient" only.
         prior_weight: How much of the prior a token's map in [0, 1] gets, in its standard deviations: where the evidence
@@ -307,7 +307,7 @@ def _gradient_runs(config: SpesConfig, problem: Problem) -> list[Run]:
     if config.masks_per_token > perturbation.num_masks:  # the sentence's map is then drawn by as many, at no cost
         perturbation = replace(perturbation, num_masks=config.masks_per_token)
     kind = config.sentence_impact or ("relative" if config.impact == "kl" else "sum")
-    sharing = _sharing(config, problem, perturbation)
+    sharing = sharing_of(config, problem, perturbation)
     pilot = Pilot(problem.every, quadratic=config.impact == "kl")
     estimator = GradientEstimator(
         pools.to(problem.device),
@@ -346,25 +346,6 @@ def _encoder_run(config: SpesConfig, problem: Problem) -> Run:
         num_masks=config.num_token_masks if config.perturb == "separate" else config.num_spectrogram_masks,
     )
     return Run(perturbation, problem.eq3(), read_encoder(problem))
-
-
-def _sharing(config: SpesConfig, problem: Problem, perturbation: SpectrogramPerturbation) -> Sharing:
-    """Return which tokens share a backward pass: none where rows are contrasts, or the attention cannot be read."""
-    passes, tokens = config.passes_per_mask, problem.every
-    if passes is None or passes >= tokens or problem.signed:
-        return Sharing.alone(tokens)
-    unit = perturbation.block * perturbation.levels
-    blocks = config.masks_per_token // unit if config.masks_per_token % unit == 0 else 1
-    times = problem.utterance.times
-
-    def attention() -> Tensor:
-        positions = problem.encoder.positions
-        return positions.spread(problem.encoder.token_attention.mean((0, 1)))
-
-    try:
-        return Sharing.of(tokens, passes, blocks, attention, float(times[-1] - times[0]) / (len(times) - 1))
-    except UnsupportedModelError:
-        return Sharing.alone(tokens)
 
 
 def _spectrogram(config: SpesConfig, problem: Problem, labels: Tensor, stream: str) -> dict[str, Any]:

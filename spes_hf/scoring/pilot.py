@@ -69,7 +69,7 @@ class Pilot:
         mean = self.sum / self.count.clamp_min(1)
         typical = mean.exp() if self.quadratic else mean.sqrt()
         known = self.count > 0
-        # What no mask told of is taken for large, so that it drowns nothing.
+        # What no mask shows is taken for large, so that it drowns nothing.
         largest = typical[known].max() if known.any() else torch.ones((), dtype=torch.float32, device="cpu")
         return torch.where(known, typical, largest).to(impact.device) * self._scale(impact)
 

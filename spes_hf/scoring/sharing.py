@@ -19,7 +19,7 @@ FLOOR = 0.05
 
 @dataclass(frozen=True, eq=False)
 class Sharing:
-    """Which tokens share a backward pass, and how the pass is told apart again.
+    """Which tokens share a backward pass, and how the pass is taken apart again.
 
     One backward pass of Σ_k s_k w_k r_k gives the sum of the gradients of all tokens k of a group, times sign and
     weight. Signs differ from mask to mask, and those of two tokens of a group are orthogonal over all masks. So s_k

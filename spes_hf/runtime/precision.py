@@ -1,0 +1,27 @@
+"""In which type a model runs, and how compiled code keeps its graphs."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+
+def precision_of(autocast: str | None, device: str) -> AbstractContextManager[Any]:
+    """Return a context with autocast to a type, if any.
+
+    Args:
+        autocast: "bfloat16", "float16" or None.
+        device: Type of the device, such as "cuda".
+    """
+    return nullcontext() if autocast is None else torch.autocast(device, getattr(torch, autocast))
+
+
+def graphs_of(compiled: bool) -> AbstractContextManager[Any]:
+    """Return a context in which compiled code lets many backward passes, one for each token, share a graph."""
+    if not compiled:
+        return nullcontext()
+    from torch._functorch import config
+
+    return config.patch(donated_buffer=False)
