@@ -1,41 +1,21 @@
-"""The engine: have the method plan, run the model as it asks, put what it found together."""
+"""`explain`, which most users need alone, and `Explainer`, the same for many utterances."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from spes_hf.adapters import GenerationOptions, get_adapter
-from spes_hf.adapters.output import Output, output_of
-from spes_hf.audio.load import Waveform
-from spes_hf.audio.long import open_audio
-from spes_hf.checks import check_whole
-from spes_hf.errors import ConfigError
+from spes_hf.explainer import Explainer
 from spes_hf.explanation import Explanation
-from spes_hf.masking.draw import mask_key
-from spes_hf.methods import ExplainConfig, SpesConfig
-from spes_hf.methods.run import Problem
-from spes_hf.plans import Found, run_plan
-from spes_hf.provenance import describe
-from spes_hf.recording_folder import Asked
-from spes_hf.recordings import explain_recording, is_recording
-from spes_hf.runtime.batching import FoundSizes, check_batch_size
-from spes_hf.runtime.precision import graphs_of, precision_of
-from spes_hf.scoring.contrast import CONTRASTS, Contrast
-from spes_hf.scoring.encoder import EncoderOutput
-from spes_hf.scoring.foils import Foil, contrasts_of
-from spes_hf.scoring.objective import ContrastObjective, Objective, TokenObjective
-from spes_hf.scoring.part import Chosen, listed, rows_of
+from spes_hf.methods import ExplainConfig
+from spes_hf.scoring.foils import Foil
+from spes_hf.scoring.part import Chosen
 
 if TYPE_CHECKING:
     from spes_hf.explanation.recording import Recording
+
+__all__ = ["Explainer", "explain"]
 
 
 def explain(
@@ -61,6 +41,7 @@ def explain(
     segment: str | None = None,
     over: str = "spectrogram",
     folder: str | Path | None = None,
+    accelerator: Any = None,
 ) -> Explanation | Recording:
     """Return why the model writes each token for this audio: saliency over the spectrogram and over earlier tokens.
 
@@ -99,6 +80,8 @@ def explain(
             the decoder alone; the other maps stay the same, bit for bit.
         folder: Where to write the result, a recording window by window: the same call continues what was interrupted.
             None: nowhere, or a temporary folder, until ``.save(path)``.
+        accelerator: `accelerate.Accelerator()`, in every process that ``accelerate launch`` started: they share the
+            masks, and each returns the whole explanation. None: this process works on its own.
 
     Returns:
         The explanation; ``.words()``, ``.plot()``, ``.to_html(path)`` and ``.save(path)`` are where to go on. A
@@ -108,8 +91,11 @@ def explain(
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
         AudioError: If the audio cannot be read, or is too short or too long.
         ConfigError: If an argument has a value outside what is allowed.
+        RankError: If another of the processes failed, is lost, or was called with something else.
     """
-    explainer = Explainer(model, processor, config, batch_size=batch_size, seed=seed, progress=progress)
+    explainer = Explainer(
+        model, processor, config, batch_size=batch_size, seed=seed, progress=progress, accelerator=accelerator
+    )
     return explainer(
         audio,
         sampling_rate=sampling_rate,
@@ -128,277 +114,3 @@ def explain(
         over=over,
         folder=folder,
     )
-
-
-class Explainer:
-    """`explain` for many utterances: checks model, processor and config once.
-
-    Args:
-        model: A speech-to-text model of a known family.
-        processor: Its processor.
-        config: Method and settings; None for `SpesConfig()`.
-        batch_size: Perturbed copies in one forward pass; None: found automatically.
-        seed: Same seed, same masks.
-        progress: Whether to show a progress bar.
-        autocast: "bfloat16" or "float16" to run the model by `torch.autocast` in that type, faster and less exact; None
-            to run it as it is, even where autocast is switched on around the call.
-        compile: Whether to run the encoder by `torch.compile`. Every shape of its input is compiled anew, which takes a
-            minute, and torch stops compiling after eight: worth it for models whose input has one length (Whisper),
-            with a `batch_size` of yours that is the same for all utterances. Results differ in the last digits.
-
-    Raises:
-        UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
-        ConfigError: If config, batch size, seed or autocast are outside what is allowed.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        processor: Any = None,
-        config: ExplainConfig | None = None,
-        *,
-        batch_size: int | None = None,
-        seed: int = 0,
-        progress: bool = True,
-        autocast: str | None = None,
-        compile: bool = False,
-    ):
-        self.adapter = get_adapter(model, processor)
-        self.config = SpesConfig() if config is None else config
-        if not isinstance(self.config, ExplainConfig):
-            raise ConfigError(f"config is {config!r}; pass a config such as SpesConfig(), or None")
-        if autocast not in (None, "bfloat16", "float16"):
-            raise ConfigError(f'autocast is {autocast!r}; allowed: "bfloat16", "float16" or None')
-        self.batch_size: int | None = check_batch_size(batch_size)
-        self.found_sizes: FoundSizes = FoundSizes()
-        self.seed: int = check_whole("seed", seed)
-        self.progress: bool = progress
-        self.autocast: str | None = autocast
-        self.compile: bool = bool(compile)
-        if self.compile:
-            self.adapter.compile()
-
-    def __call__(
-        self,
-        audio: Any,
-        *,
-        sampling_rate: int | None = None,
-        language: str | None = None,
-        task: str | None = None,
-        tgt_lang: str | None = None,
-        text: str | None = None,
-        foil: Foil | None = None,
-        generate_kwargs: Mapping[str, Any] | None = None,
-        utterance_id: str = "",
-        words: Chosen | None = None,
-        tokens: Chosen | None = None,
-        timestamps: bool = False,
-        start: float | None = None,
-        end: float | None = None,
-        segment: str | None = None,
-        over: str = "spectrogram",
-        folder: str | Path | None = None,
-    ) -> Explanation | Recording:
-        """Return the explanation of one utterance, or of a recording.
-
-        Args:
-            audio: As for `explain`, like all that is not said here.
-            sampling_rate: Of bare samples that are not at the processor's rate, in Hz.
-            language: Language of the speech.
-            task: "transcribe" or "translate".
-            tgt_lang: Language of the text.
-            text: Explain this output instead of the one that the model generates.
-            foil: What the model did not write.
-            generate_kwargs: Further arguments of ``model.generate()``.
-            utterance_id: Gives every utterance of a corpus masks of its own.
-            words: Words to explain; None: all.
-            tokens: Tokens to explain; None: all.
-            timestamps: Whether to explain timestamps.
-            start: Of the stretch of a recording to explain, in seconds.
-            end: Its end.
-            segment: "pauses" to cut a recording where speech pauses.
-            over: "encoder" for saliency over the encoder's output as well.
-            folder: Where to write the result, a recording window by window.
-        """
-        options = self.adapter.options_of(language, task, tgt_lang, generate_kwargs, text_given=text is not None)
-        config = self.config.with_impact_for(text is not None, foil is not None)
-        config.check_over(over)
-        if foil is not None and (words is not None or tokens is not None or timestamps):
-            raise ConfigError("foil says which places are explained; leave words, tokens and timestamps out")
-        if not isinstance(timestamps, bool):
-            raise ConfigError(f"timestamps is {timestamps!r}; allowed: True, False")
-        waveform = open_audio(audio, self.adapter.sampling_rate, sampling_rate)
-        named: dict[str, Any] = {"words": listed(words), "tokens": listed(tokens), "timestamps": timestamps}
-        if is_recording(self.adapter, waveform, segment, start, end, folder, text=text, foil=foil):
-            part = {"start": start, "end": end, "segment": segment}
-            return explain_recording(self, Asked(waveform, options, config, utterance_id, named, part, over), folder)
-        waveform = replace(waveform, samples=waveform.samples[:])
-        started = time.perf_counter()
-        with self.output(waveform, options, text, utterance_id) as output:
-            contrasts = () if foil is None else contrasts_of(self.adapter, output.target, foil)
-            # Nothing but timestamps: these, then.
-            rows = None if contrasts else rows_of(self.adapter, [output.target], **named)[0] or None
-            objective = self.contrasting(output, contrasts, config) if contrasts else None
-            found = self._find(config, output, utterance_id, objective, rows, over=over)
-        explanation = self._explained(output, found, config, options, utterance_id, text is not None, foil, started)
-        if folder is not None:
-            explanation.save(folder)
-        return explanation
-
-    @contextmanager
-    def output(
-        self, waveform: Waveform, options: GenerationOptions, text: str | None, utterance_id: str
-    ) -> Iterator[Output]:
-        """Have the model write, and look into it while nobody else does; see `spes_hf.adapters.output.output_of`."""
-        seed = mask_key(self.seed, utterance_id, "generate")
-        made = output_of(self.adapter, waveform, options, text, seed, self._precision)
-        with graphs_of(self.compile), made as output:
-            yield output
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Run the model in the type, and with the compiled code, that was asked for."""
-        with graphs_of(self.compile), self._precision:
-            yield
-
-    def contrasting(self, output: Output, contrasts: Sequence[Contrast], config: ExplainConfig) -> ContrastObjective:
-        """Return what reads these contrasts of an output off the model.
-
-        Args:
-            output: What the model wrote.
-            contrasts: What to read.
-            config: Says how probable a word is, and what an impact is.
-
-        Raises:
-            NumericsError: If the model finds target or foil impossible, or its logits are NaN.
-        """
-        score = config.impact if config.impact in CONTRASTS else CONTRASTS[0]  # controls read none
-        return ContrastObjective(
-            self.adapter,
-            output.utterance,
-            output.target,
-            contrasts,
-            score,
-            config.word_probability,
-            self._dtype,
-            self._states(output),
-        )
-
-    def of_output(
-        self,
-        output: Output,
-        options: GenerationOptions,
-        utterance_id: str,
-        config: ExplainConfig,
-        objective: ContrastObjective | None = None,
-        foil: Foil | None = None,
-        text_given: bool = False,
-        rows: Sequence[int] | None = None,
-        window: Mapping[str, Any] | None = None,
-        advance: Callable[[float], None] | None = None,
-        over: str = "spectrogram",
-    ) -> Explanation:
-        """Return the explanation of an output that `output` yields.
-
-        Args:
-            output: What the model wrote.
-            options: How it wrote.
-            utterance_id: Gives every utterance of a corpus masks of its own.
-            config: Method and settings, with the impact for the output.
-            objective: The contrasts to explain, as `contrasting` returns them; None: tokens.
-            foil: Where the contrasts come from, for the provenance.
-            text_given: Whether the text was given.
-            rows: Indices of the tokens to explain; None: all.
-            window: What the provenance says of the window of a recording.
-            advance: Is called with the share of the passes that is done; None for a progress bar.
-            over: As for `explain`.
-        """
-        started = time.perf_counter()
-        found = self._find(config, output, utterance_id, objective, rows, advance, over)
-        return self._explained(output, found, config, options, utterance_id, text_given, foil, started, window)
-
-    def _explained(
-        self,
-        output: Output,
-        found: Found,
-        config: ExplainConfig,
-        options: GenerationOptions,
-        utterance_id: str,
-        text_given: bool,
-        foil: Foil | None,
-        started: float,
-        window: Mapping[str, Any] | None = None,
-    ) -> Explanation:
-        """Return the explanation that was found, with its provenance."""
-        utterance, target = output.utterance, output.target
-        provenance = describe(
-            self.adapter,
-            config,
-            utterance,
-            target,
-            options,
-            found.maps,
-            seed=self.seed,
-            utterance_id=utterance_id,
-            text_given=text_given,
-            foil=foil,
-            autocast=self.autocast,
-            compiled=self.compile,
-            forward_passes=found.passes.forward,
-            backward_passes=found.passes.backward,
-            seconds=time.perf_counter() - started,
-            window=window,
-            over=found.over,
-        )
-        return found.explanation(self.adapter, output, provenance)
-
-    def _find(
-        self,
-        config: ExplainConfig,
-        output: Output,
-        utterance_id: str,
-        contrasting: ContrastObjective | None,
-        rows: Sequence[int] | None = None,
-        advance: Callable[[float], None] | None = None,
-        over: str = "spectrogram",
-    ) -> Found:
-        """Return the maps of an output, and what it took."""
-        adapter, utterance, target = self.adapter, output.utterance, output.target
-        objective: Objective = contrasting or TokenObjective(
-            adapter, utterance, target, config.impact, self._dtype, rows, self._states(output)
-        )
-        when = adapter.is_timestamp(target.token_ids)
-        said = [k for k, is_one in enumerate(when) if not is_one]
-        problem = Problem(
-            utterance,
-            target,
-            adapter.device,
-            self.seed,
-            utterance_id,
-            adapter.differentiable,
-            self._dtype,
-            objective.valid,
-            objective.signed,
-            rows,
-            over,
-            said if said and contrasting is None else None,
-            EncoderOutput(adapter, utterance, target, objective.states, objective.tokens),
-        )
-        found = run_plan(
-            config, problem, objective, self.batch_size, self.found_sizes, self.progress and advance is None, advance
-        )
-        return replace(found, contrasts=contrasting.measured if contrasting else None, rows=rows, over=over)
-
-    def _states(self, output: Output) -> Tensor | None:
-        """Return the encoder's output that generating left; compiled code, which rounds differently, has its own."""
-        return None if self.compile else output.states
-
-    @property
-    def _precision(self) -> AbstractContextManager[Any]:
-        """A context with autocast to the type that was asked for, if any."""
-        return precision_of(self.autocast, self.adapter.device.type)
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        """What the model computes in."""
-        return self.adapter.dtype if self.autocast is None else getattr(torch, self.autocast)

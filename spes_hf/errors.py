@@ -36,3 +36,16 @@ class OutOfMemoryError(SpesError, RuntimeError, MemoryError):
 
 class NumericsError(SpesError, ValueError):
     """The model computes NaN or infinities, of which there is nothing to explain."""
+
+
+class RankError(SpesError, RuntimeError):
+    """Of processes that work together, another one failed, is lost, or was asked for something else.
+
+    Args:
+        message: What is wrong, and what to do.
+        lost: Whether a process cannot be reached any more, so that nothing else can be done together.
+    """
+
+    def __init__(self, message: object = "", lost: bool = False):
+        super().__init__(message)
+        self.lost = lost

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from spes_hf.explanation.parts import Part
 from spes_hf.methods import ExplainConfig
 from spes_hf.methods.run import Maps, Problem
 from spes_hf.runtime.batching import Batch, FoundSizes, starting_batch_size
+from spes_hf.runtime.ranks import ALONE, Ranks
 from spes_hf.scoring.contrast import Contrast
 from spes_hf.scoring.evidence import Evidence
 from spes_hf.scoring.objective import Objective
@@ -36,6 +37,12 @@ class Passes:
         self.forward += len(inputs)
         if inputs.requires_grad:
             inputs.register_hook(self._count_backward)
+
+    def add_up(self, before: Passes, ranks: Ranks) -> None:
+        """Add those of the other processes, but for the passes before, which every process ran by itself."""
+        own = (self.forward - before.forward, self.backward - before.backward)
+        forward, backward = map(sum, zip(*ranks.gather("passes", own), strict=True))
+        self.forward, self.backward = before.forward + forward, before.backward + backward
 
     def _count_backward(self, gradient: Tensor) -> None:
         self.backward += len(gradient)
@@ -135,6 +142,7 @@ def run_plan(
     found_sizes: FoundSizes,
     progress: bool,
     advance: Callable[[float], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Found:
     """Return what a method finds: plan, run, read.
 
@@ -146,6 +154,7 @@ def run_plan(
         found_sizes: Where sizes that fitted are kept.
         progress: Whether to show a progress bar.
         advance: Is called with the share of the passes that is done.
+        ranks: The processes that share the masks.
     """
     device, utterance = problem.device, problem.utterance
     evidence = objective.evidence(config.fill)
@@ -161,17 +170,19 @@ def run_plan(
     steps = [part for part in plan if not isinstance(part, Maps)]
     finished = [part for part in plan if isinstance(part, Maps)]
     total = sum(step.passes for step in steps)
-    with tqdm(total=total, desc="explaining", unit="pass", disable=not progress, delay=1) as bar:
+    alone = replace(passes)
+    with tqdm(total=total, desc="explaining", unit="pass", disable=not (progress and ranks.is_first), delay=1) as bar:
         for number, step in enumerate(steps):
             logits = objective.logits_shape
             size = starting_batch_size(math.prod(logits), device, utterance.inputs, backward=step.differentiates)
             shape = (*utterance.features.shape, *logits)
-            for done in step.run(
-                impact_of, Batch(batch_size or size, f"run {number - len(steps)}", shape, found_sizes)
-            ):
+            batch = Batch(batch_size or size, f"run {number - len(steps)}", shape, found_sizes, ranks)
+            for done in step.run(impact_of, batch):
+                done = min(done * ranks.count, total - bar.n)  # others are about as far
                 bar.update(done)
                 if advance is not None:
                     advance(done / total)
+    passes.add_up(alone, ranks)
     maps = Maps.merged([*finished, *(step.maps(problem.dtype) for step in steps)])
     if problem.encoder_output is not None:
         passes.forward += problem.encoder_output.passes

@@ -34,6 +34,7 @@ def describe(
     seconds: float,
     window: Mapping[str, Any] | None = None,
     over: str = "spectrogram",
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Return the provenance of an explanation, ready for JSON; `Origin` reads it."""
     model = adapter.model
@@ -72,6 +73,7 @@ def describe(
             "forward_passes": forward_passes,
             "backward_passes": backward_passes,
             "seconds": round(seconds, 3),
+            **({} if processes == 1 else {"processes": processes}),
         },
         "versions": {
             "spes_hf": __version__,

@@ -34,6 +34,7 @@ from spes_hf.masking.draw import mask_key
 from spes_hf.methods import ExplainConfig
 from spes_hf.recording_folder import Asked, identity_of, known_plan, store_audio
 from spes_hf.runtime.locks import alone
+from spes_hf.runtime.ranks import Ranks
 from spes_hf.scoring.part import rows_of
 
 # Of progress bars over a recording.
@@ -47,6 +48,7 @@ class WindowExplainer(Protocol):
     seed: int
     progress: bool
     autocast: str | None
+    ranks: Ranks
 
     def of_output(
         self,
@@ -138,6 +140,7 @@ def explain_recording(explainer: WindowExplainer, asked: Asked, folder: str | os
     """Return the explanation of a recording.
 
     The model writes first; then every window is explained and written to the folder. What is there is not done again.
+    Of processes that work together, the first writes into the folder, which all of them must see.
 
     Args:
         explainer: Explains the windows.
@@ -158,22 +161,27 @@ def explain_recording(explainer: WindowExplainer, asked: Asked, folder: str | os
             tempfile.TemporaryFile(dir=place, prefix=".").close()
     except OSError as error:
         raise ConfigError(f"folder is {str(place)!r}, which cannot be written: {error}; pass another one") from error
-    adapter, waveform = explainer.adapter, asked.waveform
+    adapter, waveform, ranks = explainer.adapter, asked.waveform, explainer.ranks
     identity, plan = {}, None
     if folder is not None:
         identity = identity_of(adapter, explainer.seed, explainer.autocast, asked)
         plan = known_plan(place, identity)
-        if plan is not None and all(each.is_there(place) for each in plan.windows if each.rows != ()):
+        whole = plan is not None and all(each.is_there(place) for each in plan.windows if each.rows != ())
+        ranks.check_same(f"what folder={str(place)!r} holds", (plan is None, whole))
+        if whole:
             return Recording(place)
+    writes = ranks.is_first or folder is None
     seed = mask_key(explainer.seed, asked.utterance_id, "generate")
     with undisturbed(adapter, waveform.duration_s, seed), explainer.running():
         with alone():  # a processor may draw at random
             long = adapter.long_form(waveform) if asked.part["segment"] is None else PauseLongForm(adapter, waveform)
         if plan is None:
-            plan = _plan(adapter, long, _written(long, asked, explainer.progress), asked, identity)
-            store_audio(waveform, place)
-            plan.write(place)
-        _explain_windows(explainer, long, plan, place, asked)
+            plan = _plan(adapter, long, _written(long, asked, explainer.progress and ranks.is_first), asked, identity)
+            if writes:
+                store_audio(waveform, place)
+                plan.write(place)
+        _explain_windows(explainer, long, plan, asked, place, writes)
+    ranks.gather("written", None)
     return Recording(place, temporary=temporary)
 
 
@@ -280,13 +288,22 @@ def _described(
 
 
 def _explain_windows(
-    explainer: WindowExplainer, long: LongForm, plan: RecordingPlan, place: Path, asked: Asked
+    explainer: WindowExplainer, long: LongForm, plan: RecordingPlan, asked: Asked, place: Path, writes: bool
 ) -> None:
-    """Explain the windows that are not there yet; each is on disk before the next begins."""
-    todo = [window for window in plan.windows if window.rows != ()]
-    with _bar(todo, place, explainer.progress) as advance:
+    """Explain the windows that are not there yet; each is on disk before the next begins.
+
+    Args:
+        explainer: Explains them.
+        long: The model's way through the recording.
+        plan: All windows.
+        asked: What is to be explained, and how.
+        place: Where they are written.
+        writes: Whether by this process.
+    """
+    todo, ranks = [window for window in plan.windows if window.rows != ()], explainer.ranks
+    with _bar(todo, place, explainer.progress and ranks.is_first) as advance:
         for each in todo:
-            if each.is_there(place):
+            if ranks.decide("whether a window is there", each.is_there(place)):
                 continue
             window = each.written
             with alone():
@@ -311,7 +328,8 @@ def _explain_windows(
                 advance=_by_share(advance, each.until_s - each.start_s),
                 over=asked.over,
             )
-            explanation.save(each.folder(place))
+            if writes:
+                explanation.save(each.folder(place))
 
 
 def _by_share(advance: Callable[[float], None], seconds: float) -> Callable[[float], None]:

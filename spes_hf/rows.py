@@ -47,7 +47,7 @@ class RowTransform(ABC):
     """
 
     key: ClassVar[str]
-    immaterial: ClassVar[tuple[str, ...]] = ("batch_size", "found_sizes", "progress")
+    immaterial: ClassVar[tuple[str, ...]] = ("batch_size", "found_sizes", "progress", "ranks")
 
     def __new__(cls, *arguments: Any, **keywords: Any) -> Any:
         """Return a new transform, of a class whose instances `datasets` can hash."""

@@ -8,20 +8,18 @@
 from __future__ import annotations
 
 import hashlib
-from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
 from spes_hf.adapters import Adapter
-from spes_hf.audio.load import Waveform, load_audio
-from spes_hf.audio.stored import is_column
+from spes_hf.audio.load import Waveform
+from spes_hf.corpora.audio_rows import AudioTransform
 from spes_hf.engine import Explainer
-from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
 from spes_hf.explanation.origin import without_time
 from spes_hf.explanation.recording import Recording
@@ -29,11 +27,11 @@ from spes_hf.hearing import SoundChecker
 from spes_hf.methods import ExplainConfig
 from spes_hf.metrics.contrastive import ContrastiveDeletion
 from spes_hf.metrics.deletion import Deletion, Insertion
-from spes_hf.metrics.rows import as_dict
 from spes_hf.metrics.size import Size
 from spes_hf.metrics.words import WordDeletion, WordInsertion
 from spes_hf.recordings import goes_in_windows
-from spes_hf.rows import RowTransform, is_lazy, is_lazy_batch, raw
+from spes_hf.rows import RowTransform
+from spes_hf.runtime.ranks import Ranks
 
 __all__ = [
     "ContrastiveDeletion",
@@ -49,106 +47,6 @@ __all__ = [
 
 # Columns with a number for each token.
 _NUMBERS = ("token_probabilities", "sound_bits", "text_bits")
-
-
-class AudioTransform(RowTransform):
-    """What `Explain` and `SoundCheck` share: where the audio is, how the model generates, and rows that fail."""
-
-    def __init__(
-        self,
-        *,
-        audio_column: str,
-        id_column: str,
-        text_column: str | None,
-        sampling_rate: int | None,
-        language: str | None,
-        task: str | None,
-        tgt_lang: str | None,
-        generate_kwargs: Mapping[str, Any] | None,
-    ):
-        self.audio_column = audio_column
-        self.id_column = id_column
-        self.text_column = text_column
-        self.sampling_rate = sampling_rate
-        self.options: dict[str, Any] = {"language": language, "task": task, "tgt_lang": tgt_lang}
-        self.generate_kwargs = {} if generate_kwargs is None else dict(generate_kwargs)
-        # Once, and not as an error in every row.
-        self.adapter.options_of(**self.options, generate_kwargs=self.generate_kwargs)
-
-    @property
-    @abstractmethod
-    def adapter(self) -> Adapter:
-        """The adapter of the model."""
-
-    def of_row(self, row: Mapping[str, Any], waveform: Waveform, text: str | None, utterance_id: str) -> dict[str, Any]:
-        """Return the columns of one row, without "error"."""
-        return self.of_audio(waveform, text, utterance_id)
-
-    @abstractmethod
-    def of_audio(self, waveform: Waveform, text: str | None, utterance_id: str) -> dict[str, Any]:
-        """Return the columns of one utterance, without "error"."""
-
-    @abstractmethod
-    def empty(self) -> dict[str, Any]:
-        """Return the columns of an utterance that failed, empty but of their types."""
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The columns that must be there."""
-        return tuple(name for name in (self.audio_column, self.text_column) if name is not None)
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """The columns that the transform looks at."""
-        return (*self.needs, self.id_column)
-
-    @property
-    def running_model(self) -> Any:
-        """The model that runs."""
-        return self.adapter.model
-
-    def __call__(self, row: Mapping[str, Any], rank: int | None = None) -> dict[str, Any]:
-        """Return the row, or the batch of rows, with the columns that this transform adds.
-
-        Args:
-            row: A row that has the columns that this transform reads.
-            rank: Of a worker, as ``Dataset.map(…, with_rank=True)`` passes it: the model moves to that accelerator.
-
-        Raises:
-            ConfigError: If there is no such column.
-        """
-        self.take_place(rank)
-        for name in self.needs:
-            if name not in row:
-                own = next(a for a, value in vars(self).items() if a.endswith("_column") and value == name)
-                has = ", ".join(map(str, row))
-                raise ConfigError(f"row has no column {name!r} (it has {has}); pass {own}=… as the data set names it")
-        batch = is_lazy_batch(row) if is_lazy(row) else is_column(row[self.audio_column], row)
-        if batch:
-            return self.of_batch(row)
-        try:
-            waveform = self.waveform_of(row)
-            text = None if self.text_column is None else row[self.text_column] or ""
-            found = self.of_row(row, waveform, text, self._id_of(row, waveform))
-        except Exception as error:
-            if is_fatal(error):
-                raise
-            return {**as_dict(row), **self.empty(), "error": describe_error(error)}
-        return {**as_dict(row), **found, "error": ""}
-
-    def waveform_of(self, row: Mapping[str, Any]) -> Waveform:
-        """Return the audio of a row.
-
-        Raises:
-            AudioError: If the audio cannot be read, or is too short.
-        """
-        return load_audio(raw(row, self.audio_column), self.adapter.sampling_rate, self.sampling_rate)
-
-    def _id_of(self, row: Mapping[str, Any], waveform: Waveform) -> str:
-        known = row.get(self.id_column)
-        if known is not None:
-            return str(known)
-        return hashlib.blake2b(waveform.samples.tobytes(), digest_size=8).hexdigest()
 
 
 class Explain(AudioTransform):
@@ -252,6 +150,20 @@ class Explain(AudioTransform):
             "reached_length_limit": Value("bool"),
             "error": Value("string"),
         }
+
+    @contextmanager
+    def shared_by(self, ranks: Ranks) -> Iterator[None]:
+        """Explain rows together with other processes, which are given the same ones."""
+        before, self.explainer.ranks = self.explainer.ranks, ranks
+        try:
+            yield
+        finally:
+            self.explainer.ranks = before
+
+    def waveform_of(self, row: Mapping[str, Any]) -> Waveform:
+        """Return the audio of a row, which all processes that explain it together must be able to read."""
+        with self.explainer.ranks.together():
+            return super().waveform_of(row)
 
     def of_audio(self, waveform: Waveform, text: str | None, utterance_id: str) -> dict[str, Any]:
         """Return the columns of one utterance, or of one recording."""
@@ -390,14 +302,3 @@ class SoundCheck(AudioTransform):
             "verdict": "",
             "reached_length_limit": False,
         }
-
-
-def describe_error(error: Exception) -> str:
-    """Return an error on one line, its kind first."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def is_fatal(error: Exception) -> bool:
-    """Return whether all later utterances would fail in the same way: the accelerator is gone."""
-    kind = getattr(torch, "AcceleratorError", None)
-    return kind is not None and isinstance(error, kind) and not isinstance(error, torch.OutOfMemoryError)

@@ -93,6 +93,7 @@ class Origin:
 
 
 def without_time(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a provenance without how long it took, the same whenever the explanation is made."""
-    cost = {name: value for name, value in (provenance.get("cost") or {}).items() if name != "seconds"}
+    """Return a provenance without how long it took, and how many processes: the same however it is made."""
+    spent = (provenance.get("cost") or {}).items()
+    cost = {name: value for name, value in spent if name not in ("seconds", "processes")}
     return {**provenance, "cost": cost}

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import shutil
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
-
 from spes_hf.audio.stored import row_of
-from spes_hf.corpora.transforms import Explain, describe_error, is_fatal
+from spes_hf.corpora.failures import describe_error, is_fatal
+from spes_hf.corpora.transforms import Explain
 from spes_hf.errors import ConfigError
 from spes_hf.jobs.job import SUMMARY, JobSummary, claim_folder, describe_job, write_json
-from spes_hf.jobs.schedule import Place, advise_threads, estimate_costs, find_place, split_by_cost
+from spes_hf.jobs.progress import JobBar, wait_for_others
+from spes_hf.jobs.schedule import (
+    Place,
+    Work,
+    advise_threads,
+    divide_work,
+    estimate_costs,
+    find_place,
+    split_by_cost,
+)
 from spes_hf.jobs.shards import (
     FLUSH_SECONDS,
     INDEX,
@@ -36,10 +43,6 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features
 
 __all__ = ["JobSummary", "explain_dataset", "load_explained", "map_rows"]
-
-_LISTING_SECONDS = 2.0
-_WAIT_SECONDS = 0.2
-_PATIENCE_SECONDS = 3600.0
 
 
 def explain_dataset(
@@ -188,7 +191,8 @@ def map_rows(
     _check_dataset(dataset)
     features = _features(dataset, transforms, audio_column)
     out, place = Path(out), find_place(process_index, num_processes)
-    todo = _prepare(dataset, transforms, out, place, costs, audio_column)
+    sharing = transforms[0] if transforms and isinstance(transforms[0], Explain) else None
+    shared, todo = _prepare(dataset, transforms, out, place, costs, audio_column, sharing is not None)
     arrow = dataset.with_format("arrow")
     kept = arrow.select_columns([name for name in dataset.column_names if name != audio_column])
 
@@ -197,12 +201,22 @@ def map_rows(
 
     added = {name: None for name in features if name != INDEX and name not in dataset.column_names}
     writer = ShardWriter(out, inputs, features.arrow_schema, place.index, flush_seconds)
-    with _Bar(out, len(dataset), writer, shown=progress and place.index == 0) as bar:
+    ranks = place.ranks
+
+    def keep(index: int, row: dict[str, Any]) -> None:
+        writer.add(index, {name: row.get(name) for name in added})
+        bar.update()
+
+    with JobBar(out, len(dataset), writer, shown=progress and place.index == 0) as bar:
         try:
+            for number, index in enumerate(shared):
+                assert sharing is not None
+                with sharing.shared_by(ranks):
+                    row = _apply([sharing], row_of(arrow[index], dataset.features), added)
+                if number % place.count == place.index:
+                    keep(index, _apply(transforms[1:], row, added))
             for index in todo:
-                row = _apply(transforms, row_of(arrow[index], dataset.features), added)
-                writer.add(index, {name: row.get(name) for name in added})
-                bar.update()
+                keep(index, _apply(transforms, row_of(arrow[index], dataset.features), added))
         except ShardError:
             raise
         except BaseException:
@@ -210,7 +224,7 @@ def map_rows(
             raise
         writer.flush()
         if place.together and place.index == 0:
-            _wait(out, len(dataset), bar)
+            wait_for_others(out, len(dataset), bar)
     finished = read_finished(out, id_column)
     complete = len(finished.indices) == len(dataset)
     summary = JobSummary.of(out, len(dataset), finished, place.index == 0 if place.together else complete)
@@ -280,15 +294,16 @@ def _prepare(
     place: Place,
     costs: Callable[[], Sequence[float]] | None,
     audio_column: str | None,
-) -> list[int]:
-    """Return the rows that this process is to do.
+    sharing: bool,
+) -> tuple[list[int], list[int]]:
+    """Return the rows that all processes are to do together, and those that this one is to do by itself.
 
     Processes that were launched together talk once, here: process 0 looks at the folder and deals out what is left.
     Others cannot know what their peers saw there, so they deal out all rows and leave out what is done.
     """
     identity = describe_job(dataset, transforms, audio_column)
 
-    def plan() -> list[list[int]]:
+    def plan() -> Work:
         claim_folder(out, identity)
         if place.together or place.count == 1:
             remove_litter(out, lambda rank: True)
@@ -298,13 +313,15 @@ def _prepare(
             done = read_finished(out).indices
         prices = [1.0] * len(dataset) if costs is None else costs()
         left = [i for i in range(len(dataset)) if i not in done]
+        if place.together and sharing:
+            return divide_work(prices, left, place.count)
         if place.together or place.count == 1:
-            return split_by_cost(prices, left, place.count)
+            return Work([], split_by_cost(prices, left, place.count))
         shares = split_by_cost(prices, range(len(dataset)), place.count)
-        return [[i for i in share if i not in done] for share in shares]
+        return Work([], [[i for i in share if i not in done] for share in shares])
 
     if not place.together:
-        return plan()[place.index]
+        return [], plan().own[place.index]
     from accelerate.utils import broadcast_object_list
 
     message: list[Any] = [None, None, ""]
@@ -315,42 +332,12 @@ def _prepare(
             broadcast_object_list([None, None, describe_error(error)], from_process=0)
             raise
     broadcast_object_list(message, from_process=0)
-    shares, theirs, failure = message
+    work, theirs, failure = message
     if failure:
         raise ConfigError(f"process 0 cannot start the job: {failure}")
     if theirs != identity:
         raise ConfigError(f"model, settings or data set of process {place.index} are not those of process 0")
-    return list(shares[place.index])
-
-
-def _wait(out: Path, rows: int, bar: _Bar) -> None:
-    """Wait until the other processes have written their rows.
-
-    On disk, not in a collective, which gives up after ten minutes. Launchers end this process if another one dies;
-    where none does, it gives up once nothing has come for far longer than a shard takes.
-
-    Raises:
-        ShardError: If rows are missing and no one seems to be left to bring them.
-    """
-    found, since, started = count_rows(out), time.monotonic(), bar.started
-    looked = -1
-    while True:
-        # Names may count a row twice, where a process of an earlier run is still alive.
-        if found >= rows and found != looked:
-            looked = found
-            if len(read_finished(out).indices) >= rows:
-                return
-        time.sleep(_WAIT_SECONDS)
-        bar.update()
-        now, before = time.monotonic(), found
-        found = count_rows(out)
-        since = now if found > before else since
-        if now - since > max(_PATIENCE_SECONDS, (now - started) / 4):
-            missing = rows - len(read_finished(out).indices)
-            raise ShardError(
-                f"{missing} of {rows} rows are missing in {str(out)!r}, and none has come for {now - since:.0f} s: "
-                "another process must be lost. Start the job again, it goes on from there"
-            )
+    return work.shared, work.own[place.index]
 
 
 def _apply(transforms: Sequence[RowTransform], row: dict[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
@@ -363,32 +350,3 @@ def _apply(transforms: Sequence[RowTransform], row: dict[str, Any], added: Mappi
                 raise
             row = {**added, **row, "error": f"{transform.key}: {describe_error(error)}"}
     return row
-
-
-class _Bar:
-    """Progress over the whole job: rows on disk, whoever wrote them, and those that wait here."""
-
-    def __init__(self, out: Path, rows: int, writer: ShardWriter, shown: bool):
-        self.out, self.writer = out, writer
-        self.others = self._listed = 0.0
-        self.started = time.monotonic()
-        before = count_rows(out) if shown else 0
-        # smoothing=0: time left by the mean rate, since utterances differ and shards come in bursts.
-        self.bar = tqdm(total=rows, initial=before, desc="explaining", unit="row", disable=not shown, smoothing=0)
-        self.shown = shown
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.bar.close()
-
-    def update(self) -> None:
-        """Show how far the job is."""
-        if not self.shown:
-            return
-        now = time.monotonic()
-        if now - self._listed >= _LISTING_SECONDS:
-            self.others, self._listed = count_rows(self.out) - self.writer.written, now
-        done = int(self.others) + self.writer.written + self.writer.waiting
-        self.bar.update(max(0, min(done, self.bar.total) - self.bar.n))

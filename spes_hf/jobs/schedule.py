@@ -16,6 +16,7 @@ import torch
 
 from spes_hf.audio.locations import is_address
 from spes_hf.errors import ConfigError
+from spes_hf.runtime.ranks import ALONE, Ranks
 
 # A pass through the decoder, per second of speech, in the time that the encoder takes for a second of its window.
 DECODER_SHARE = 0.4
@@ -23,6 +24,13 @@ PCM_BYTES_PER_SECOND = 32_000
 # Of MP4, WebM and others whose header soundfile does not read, and of recordings that lie elsewhere.
 CODED_BYTES_PER_SECOND = 16_000
 TYPICAL_SECONDS = 10.0
+
+# Of the time that an utterance takes one process, the part that each of several takes as well: it writes the text,
+# looks for patches, runs the clean passes.
+UNSHARED = 0.15
+# Rows that are shared at most, for each process; and the share of the time that must be saved to share any.
+MOST_SHARED = 4
+WORTH_SHARING = 0.95
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,13 @@ class Place:
     index: int
     count: int
     together: bool
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes, if they can talk, as `spes_hf.explain` needs them to share an utterance."""
+        from accelerate import PartialState
+
+        return Ranks.of(PartialState()) if self.together else ALONE
 
 
 def find_place(process_index: int | None = None, num_processes: int | None = None) -> Place:
@@ -85,6 +100,48 @@ def advise_threads(together: bool) -> str | None:
         f"processes on this machine: {processes}, threads of each: {threads}, cores: {cores}; start them with "
         f"OMP_NUM_THREADS={fitting}"
     )
+
+
+@dataclass(frozen=True)
+class Work:
+    """Who does which rows.
+
+    Attributes:
+        shared: Rows that all processes do together, one after the other, before their own; the most expensive first.
+        own: Rows that each process does by itself.
+    """
+
+    shared: list[int]
+    own: list[list[int]]
+
+
+def divide_work(costs: Sequence[float], todo: Sequence[int], parts: int) -> Work:
+    """Return who does which rows, so that all are done at about the same time.
+
+    Rows are shared where processes would have nothing left to do while others are busy: of few rows, or with a few very
+    long ones. A shared row costs every process its part, and what cannot be shared.
+
+    Args:
+        costs: Of every row of the data set.
+        todo: Indices of the rows to do.
+        parts: How many processes there are.
+
+    Returns:
+        The work. The same arguments give the same everywhere.
+    """
+    by_cost = sorted(todo, key=lambda i: (-costs[i], i))
+
+    def duration(shared: int) -> float:
+        loads = [sum(costs[i] for i in share) for share in split_by_cost(costs, by_cost[shared:], parts)]
+        each = UNSHARED + (1 - UNSHARED) / parts
+        return each * sum(costs[i] for i in by_cost[:shared]) + max(loads)
+
+    alone, shared = duration(0), 0
+    if sum(costs[i] for i in todo) / parts < WORTH_SHARING * alone:  # else nothing is gained by it
+        counts = range(min(len(by_cost), MOST_SHARED * parts) + 1)
+        durations = [duration(count) for count in counts]
+        shared = next(count for count in counts if WORTH_SHARING * durations[count] <= min(durations))
+    return Work(by_cost[:shared], split_by_cost(costs, by_cost[shared:], parts))
 
 
 def split_by_cost(costs: Sequence[float], todo: Sequence[int], parts: int) -> list[list[int]]:

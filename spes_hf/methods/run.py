@@ -19,6 +19,7 @@ from spes_hf.functional import ratio
 from spes_hf.masking.draw import mask_key
 from spes_hf.masking.perturbations import Masks, Perturbation, TokenPerturbation
 from spes_hf.runtime.batching import Batch
+from spes_hf.runtime.ranks import Ranks, SumsOf
 from spes_hf.scoring.encoder import EncoderOutput
 from spes_hf.scoring.eq3 import PerturbationEstimator
 from spes_hf.scoring.scores import UnitScores
@@ -206,6 +207,9 @@ class Estimator(Protocol):
     def update(self, masks: Masks, impact_of: Callable[[Masks], Tensor]) -> None:
         """Run the model under these masks and add what they show."""
 
+    def replace_sums(self, by: SumsOf) -> None:
+        """Replace the sums over masks by what a function makes of them, such as the totals over processes."""
+
     def scores(self) -> UnitScores:
         """Return the scores from all masks."""
 
@@ -253,19 +257,25 @@ class Run:
         return self.estimator.differentiates
 
     def run(self, impact_of: ImpactOf, batch: Batch) -> Iterator[int]:
-        """Show the estimator every mask, batch by batch, the levels in turn; yield how many passes were done."""
+        """Show the estimator every mask, level by level and batch by batch; yield how many passes were done.
+
+        Processes that work together share the masks, and add up what they found after every stage.
+        """
         impact_under = partial(impact_of, apply=self.perturbation.apply, every=getattr(self.estimator, "every", False))
 
         def show(level: int, rows: range) -> None:
             self.estimator.update(self.perturbation.draw(level, rows), impact_under)
 
-        for todo in self._stages():
-            while any(todo):
-                for level, rows in enumerate(todo):
-                    some, todo[level] = rows[: batch.size], rows[batch.size :]
-                    for part in self.estimator.parts(level, some):
-                        for done in batch.over(part, partial(show, level)):
-                            yield self._passes(level, done)
+        ranks, adds_up = batch.ranks, batch.ranks.count > 1
+        for number, stage in enumerate(self._stages(ranks)):
+            if adds_up and number:
+                self.estimator.replace_sums(ranks.only_first)
+            for level, rows in enumerate(stage):
+                for part in ranks.share(self.estimator.parts(level, rows)):
+                    for done in batch.over(part, partial(show, level)):
+                        yield self._passes(level, done)
+            if adds_up:
+                self.estimator.replace_sums(ranks.total)
 
     def maps(self, dtype: torch.dtype) -> Maps:
         """Return the maps that the scores of all masks make, and their reliability.
@@ -291,7 +301,7 @@ class Run:
             return found
         return replace(found, sentence=split_half(one.sentence, other.sentence).sentence)
 
-    def _stages(self) -> Iterator[list[range]]:
+    def _stages(self, ranks: Ranks) -> Iterator[list[range]]:
         """Return the rows of each level, part after part, until the map of the sentence is as reliable as asked for.
 
         Stages end with whole blocks of masks that balance one another, at the least number of masks or later. Where
@@ -306,8 +316,10 @@ class Run:
         for share in STAGES:
             end = [min(len(r), math.ceil(max(len(r) * share, least) / block) * block) for r in rows]
             yield [r[a:b] for r, a, b in zip(rows, start, end, strict=True)]
-            if share < 1 and self._reliability().sentence >= self.goal.reliability:
-                return
+            if share < 1:
+                reached = self._reliability().sentence >= self.goal.reliability
+                if ranks.decide("the goal of a run", reached):
+                    return
             start = end
 
     @property

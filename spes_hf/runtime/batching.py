@@ -14,6 +14,7 @@ from torch import Tensor
 
 from spes_hf.checks import is_count
 from spes_hf.errors import ConfigError, OutOfMemoryError, SpesError
+from spes_hf.runtime.ranks import ALONE, Ranks
 
 # How drivers and allocators say it, beyond what accelerate knows.
 _SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED", "bad_alloc")
@@ -84,12 +85,14 @@ class Batch:
         kind: What is run, as in `FoundSizes`.
         shape: How large one copy is.
         found: Where the size is remembered.
+        ranks: The processes that share the rows.
     """
 
     size: int
     kind: str
     shape: tuple[int, ...]
     found: FoundSizes
+    ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
         self.size = self.found.fitting(self.kind, self.shape, self.size)

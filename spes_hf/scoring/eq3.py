@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from spes_hf.masking.perturbations import Masks
+from spes_hf.runtime.ranks import SumsOf
 from spes_hf.scoring.scores import UnitScores
 
 
@@ -60,6 +61,10 @@ class PerturbationEstimator:
             sums = self.sums[masks.level] = perturbed.new_zeros(shape)
         # One step in place: a batch that runs out of memory leaves nothing of itself behind.
         sums.flatten(0, 1).addmm_(weights, perturbed)
+
+    def replace_sums(self, by: SumsOf) -> None:
+        """Replace the sums over masks by what a function makes of them."""
+        self.sums = by(self.sums)
 
     def scores(self) -> UnitScores:
         """Return the sums over all masks."""

@@ -12,6 +12,7 @@ from torch.nn.functional import one_hot
 from spes_hf.errors import UnsupportedModelError
 from spes_hf.finite import check_finite
 from spes_hf.masking.perturbations import Masks
+from spes_hf.runtime.ranks import SumsOf
 from spes_hf.scoring.pooling import Pools
 from spes_hf.scoring.scores import UnitScores
 from spes_hf.scoring.sharing import Sharing
@@ -158,6 +159,11 @@ class GradientEstimator:
     def _index(self, level: int, row: int) -> int:
         """Return the index of a mask among those of all levels."""
         return row * self.levels + level
+
+    def replace_sums(self, by: SumsOf) -> None:
+        """Replace the sums over masks by what a function makes of them."""
+        sums = [self.sums, self.sentence, self.counts, self.sentence_counts, self.impact]
+        self.sums, self.sentence, self.counts, self.sentence_counts, self.impact = by(sums)
 
     def scores(self) -> UnitScores:
         """Return the means over all masks: (K, F) for each level of patches, and (T·C,) of the sentence."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from spes_hf.masking.perturbations import Masks
+from spes_hf.runtime.ranks import SumsOf
 from spes_hf.scoring.scores import UnitScores
 
 # Masks that are looked at: two antithetic pairs.
@@ -63,6 +64,10 @@ class Pilot:
         # In place, and only now: what runs out of memory has left nothing behind.
         self.sum += torch.where(seen, size.log() if self.quadratic else size.square(), 0.0)
         self.count += seen
+
+    def replace_sums(self, by: SumsOf) -> None:
+        """Replace the sums over masks by what a function makes of them."""
+        self.sum, self.count = by([self.sum, self.count])
 
     def sizes(self, impact: Tensor) -> Tensor:
         """Return about how large the gradients are, (B, K), where the impacts are these."""
