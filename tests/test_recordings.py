@@ -391,7 +391,7 @@ def test_a_hundred_hours_are_refused_before_anything_is_read(small_whisper, monk
         explain(*small_whisper, tmp_path / "day.wav", config=CONFIG, progress=False)
 
     waveform = Waveform(np.broadcast_to(np.float32(0), 100 * 3600 * 16_000), 16_000, "endless")
-    monkeypatch.setattr("spes_hf.engine.open_audio", lambda *_: waveform)
+    monkeypatch.setattr("spes_hf.explainer.open_audio", lambda *_: waveform)
     with pytest.raises(AudioError, match=r"100\.0 hours long; at most 12"):
         explain(*small_whisper, "endless.wav", config=CONFIG, progress=False)
 
