@@ -287,6 +287,11 @@ def load_model(name: str, device: str | None, dtype: str) -> tuple[Any, Any]:
     except (ImportError, KeyError, OSError, ValueError) as error:
         if isinstance(error, SpesError):
             raise
+        from spes_hf.adapters import missing_version_for
+
+        missing = missing_version_for(name)
+        if missing:
+            raise UnsupportedModelError(f"--model {name!r} needs {missing}") from error
         raise UnsupportedModelError(
             f"--model {name!r} cannot be loaded: {error}\nPass a speech-to-text model of the Hub, a folder that "
             f"save_pretrained() wrote (model and processor), or one of {DEMO}, {', '.join(TINY_MODELS)}"

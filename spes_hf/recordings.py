@@ -133,7 +133,7 @@ def is_recording(
 
 def goes_in_windows(adapter: Adapter, duration_s: float, segment: str | None) -> bool:
     """Return whether audio of this length is explained window by window; ``segment`` is as for `explain`."""
-    return segment is not None or (adapter.window_s is not None and duration_s > adapter.window_s)
+    return segment is not None or (adapter.undivided_s is not None and duration_s > adapter.undivided_s)
 
 
 def explain_recording(explainer: WindowExplainer, asked: Asked, folder: str | os.PathLike[str] | None) -> Recording:

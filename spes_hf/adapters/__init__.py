@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance
+from spes_hf.adapters.canary import CanaryAdapter
+from spes_hf.adapters.cohere_asr import CohereAsrAdapter
 from spes_hf.adapters.given import take, warn_of_float16
 from spes_hf.adapters.seamless_m4t import SeamlessM4TAdapter
 from spes_hf.adapters.seamless_m4t_v2 import SeamlessM4Tv2Adapter
 from spes_hf.adapters.speech_to_text import Speech2TextAdapter
+from spes_hf.adapters.unknown import why_unknown
 from spes_hf.adapters.whisper import WhisperAdapter
 from spes_hf.errors import UnsupportedModelError
 
@@ -51,17 +55,21 @@ def get_adapter(model: Any, processor: Any = None) -> Adapter:
         processor: Its processor; a pipeline has its own.
 
     Raises:
-        UnsupportedModelError: If the model's family has no adapter, or the processor is of another family.
+        UnsupportedModelError: If the model's family has no adapter, or needs a newer transformers, or the processor is
+            of another family.
     """
     given = take(model, processor, {name: known.processor_classes for name, known in _ADAPTERS.items()})
     model, processor = given.model, given.processor
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     if model_type not in _ADAPTERS:
         raise UnsupportedModelError(
-            f"model is a {type(model).__name__} of type {model_type!r}, which has no adapter; known types: "
+            f"model is a {type(model).__name__} of type {model_type!r}, which {why_unknown(model)}; known types: "
             f"{', '.join(list_adapters())}. A family with a spectrogram as input can be added with "
             "register_adapter(model_type)"
         )
+    missing = missing_version(model_type)
+    if missing:
+        raise UnsupportedModelError(f"model is of type {model_type!r}, which needs {missing}")
     adapter = _ADAPTERS[model_type](model, processor)
     if given.settings:
         adapter.settings = given.settings
@@ -69,6 +77,33 @@ def get_adapter(model: Any, processor: Any = None) -> Adapter:
     return adapter
 
 
+def missing_version(model_type: str) -> str | None:
+    """Return which transformers a family needs, and which is installed; None if that will do or the type is unknown."""
+    import transformers
+
+    since = _ADAPTERS[model_type].since_transformers if model_type in _ADAPTERS else ""
+    if _release(transformers.__version__) >= _release(since):
+        return None
+    return f"transformers {since} or newer, but {transformers.__version__} is installed; pip install -U transformers"
+
+
+def missing_version_for(name: str) -> str | None:
+    """Return the same as `missing_version` for a checkpoint: a folder, or a name of the Hub."""
+    from transformers import PretrainedConfig
+
+    try:
+        config, _ = PretrainedConfig.get_config_dict(name)
+    except (OSError, ValueError):  # the error about loading it says more
+        return None
+    return missing_version(str(config.get("model_type")))
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+
+
+register_adapter("canary")(CanaryAdapter)
+register_adapter("cohere_asr")(CohereAsrAdapter)
 register_adapter("seamless_m4t")(SeamlessM4TAdapter)
 register_adapter("seamless_m4t_v2")(SeamlessM4Tv2Adapter)
 register_adapter("speech_to_text")(Speech2TextAdapter)
@@ -81,5 +116,7 @@ __all__ = [
     "Utterance",
     "get_adapter",
     "list_adapters",
+    "missing_version",
+    "missing_version_for",
     "register_adapter",
 ]

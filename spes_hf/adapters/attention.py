@@ -33,9 +33,13 @@ class CrossAttention:
     def attention_modules(self) -> Sequence[Any]:
         """The cross-attention of every layer of the decoder, the first layer first.
 
-        Each has projections ``q_proj`` and ``k_proj`` and says ``num_heads``.
+        Each has projections ``q_proj`` and ``k_proj``.
         """
         return [layer.encoder_attn for layer in self.model.get_decoder().layers]
+
+    def attention_heads(self, module: Any) -> int:
+        """Return how many heads the queries of such a module have; keys may have fewer, shared by groups of them."""
+        return int(module.num_heads)
 
     @property
     def alignment_heads(self) -> tuple[tuple[int, int], ...] | None:
@@ -93,7 +97,7 @@ class CrossAttention:
         first, attended = len(target.prefix_ids) - 1, self.attended(utterance)
         with torch.no_grad():
             layers = [
-                _softmax(kept["q_proj"][0, first:], kept["k_proj"][0], int(module.num_heads), attended)
+                _softmax(kept["q_proj"][0, first:], kept["k_proj"][0], self.attention_heads(module), attended)
                 for module, kept in zip(modules, seen, strict=True)
             ]
         return torch.stack(layers)
@@ -125,14 +129,16 @@ def _softmax(queries: Tensor, keys: Tensor, heads: int, attended: int | None) ->
 
     Args:
         queries: (K, D).
-        keys: (S, D).
-        heads: Number of heads.
+        keys: (S, D), or fewer values where several heads share a key.
+        heads: Number of heads of the queries.
         attended: Positions that count; None: all.
     """
     exact = torch.promote_types(queries.dtype, torch.float32)
-    q, k = (values.to(exact).unflatten(-1, (heads, -1)).transpose(0, 1) for values in (queries, keys))
+    width = queries.shape[-1] // heads
+    q, k = (values.to(exact).unflatten(-1, (-1, width)).transpose(0, 1) for values in (queries, keys))
+    k = k.repeat_interleave(heads // len(k), 0)
     with torch.autocast(queries.device.type, enabled=False):
-        scores = (q * q.shape[-1] ** -0.5) @ k.to(q.device).transpose(1, 2)
+        scores = (q * width**-0.5) @ k.to(q.device).transpose(1, 2)
     if attended is not None:
         scores[..., attended:] = -torch.inf
     return scores.softmax(-1).float().cpu()

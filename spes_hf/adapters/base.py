@@ -43,6 +43,9 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
     model_classes: ClassVar[tuple[str, ...]] = ()
     """Classes of the family that turn speech into text, or their subclasses; empty: whatever has the model type."""
 
+    since_transformers: ClassVar[str] = ""
+    """First version of transformers that has the family; empty: all that spes_hf runs with."""
+
     settings: Mapping[str, Any] = MappingProxyType({})
     """How the model generates if nobody says otherwise: what came with a pipeline."""
 
@@ -58,6 +61,11 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
     def window_s(self) -> float | None:
         """Seconds that the encoder reads whatever the audio's length is; None: it reads the audio alone."""
         return None
+
+    @property
+    def undivided_s(self) -> float | None:
+        """Seconds of audio that the family itself does not cut into windows yet; None: it cuts no audio."""
+        return self.window_s
 
     @property
     def longest_s(self) -> float | None:

@@ -1,6 +1,8 @@
-"""Recordings cut where speech pauses: utterances of their own, for models without a long form."""
+"""Recordings cut into utterances of their own: where speech pauses, or where a family's processor cuts them."""
 
 from __future__ import annotations
+
+from abc import abstractmethod
 
 import numpy as np
 
@@ -16,27 +18,28 @@ from spes_hf.runtime.locks import alone
 LONGEST_S = 30.0
 
 
-class PauseLongForm(LongForm):
-    """A recording cut where speech pauses. Its frames are samples.
+class StretchLongForm(LongForm):
+    """A recording cut into stretches that know nothing of each other. Its frames are samples.
 
     Args:
         adapter: Of the model.
         waveform: The recording.
     """
 
-    native = False
-
     def __init__(self, adapter: Adapter, waveform: Waveform):
         self.adapter, self.waveform = adapter, waveform
         self.frame_s = 1 / waveform.sampling_rate
         self.frames = len(waveform.samples)
 
+    @abstractmethod
+    def stretches(self) -> list[tuple[int, int]]:
+        """Return where utterances start and end, in samples."""
+
     def write(
         self, options: GenerationOptions, until_s: float | None = None, progress: Progress = unseen
     ) -> list[Window]:
         """Have the model write for every utterance."""
-        longest_s = self.adapter.longest_s or LONGEST_S
-        stretches = cut_at_pauses(self.waveform.samples, self.waveform.sampling_rate, longest_s)
+        stretches = self.stretches()
         windows = []
         nexts = [*(start for start, _ in stretches[1:]), self.frames]
         for (start, stop), until in zip(stretches, nexts, strict=True):
@@ -75,3 +78,14 @@ class PauseLongForm(LongForm):
         samples = np.asarray(self.waveform.samples[start:stop], dtype=np.float32)
         part = Waveform(samples, self.waveform.sampling_rate, self.waveform.source, self.waveform.notes)
         return self.adapter.encode(part).moved(start * self.frame_s)
+
+
+class PauseLongForm(StretchLongForm):
+    """A recording cut where speech pauses, for models without a long form."""
+
+    native = False
+
+    def stretches(self) -> list[tuple[int, int]]:
+        """Return where utterances start and end, in samples; pauses between them are left out."""
+        longest_s = self.adapter.longest_s or LONGEST_S
+        return cut_at_pauses(self.waveform.samples, self.waveform.sampling_rate, longest_s)

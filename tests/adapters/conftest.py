@@ -5,10 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny import FAMILIES, VARIED, Case
+from tiny import FAMILIES as KNOWN
+from tiny import VARIED, Case
+from tiny_fast_conformers import FAST_CONFORMERS
 
 from spes_hf.adapters import GenerationOptions, get_adapter
 from spes_hf.audio.load import load_audio
+
+FAMILIES = {**KNOWN, **FAST_CONFORMERS}
 
 
 @pytest.fixture(scope="session")

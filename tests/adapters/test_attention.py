@@ -8,7 +8,6 @@ import pytest
 import torch
 from tiny import VARIED
 from torch import nn
-from transformers.modeling_outputs import BaseModelOutput
 
 from spes_hf import UnsupportedModelError
 from spes_hf.adapters import Adapter, GenerationOptions, get_adapter
@@ -25,7 +24,8 @@ def eager_attention(adapter, utterance, target):
     if hasattr(model, "set_modality"):
         model.set_modality("speech")
     with torch.no_grad():
-        states = BaseModelOutput(last_hidden_state=adapter.encoder_states(utterance.inputs))
+        encoder = model.speech_encoder if hasattr(model, "speech_encoder") else model.get_encoder()
+        states = encoder(**utterance.inputs)
         model.set_attn_implementation("eager")
         rest = {name: value for name, value in utterance.inputs.items() if name != "input_features"}
         ids = target.context_ids[None]
@@ -120,6 +120,8 @@ def convolutions(case):
         return [encoder.conv1, encoder.conv2], 1
     if case.model.config.model_type == "speech_to_text":
         return list(encoder.conv.conv_layers), 1
+    if hasattr(encoder, "subsampling"):
+        return [layer for layer in encoder.subsampling.layers if getattr(layer, "stride", (1,))[0] > 1], 1
     return [layer.residual_conv for layer in encoder.adapter.layers], 2
 
 
@@ -131,7 +133,7 @@ def test_a_position_lies_at_the_centre_of_the_frames_that_it_is_made_of(case):
     reached = torch.eye(frames, dtype=torch.float64)[:, None]  # a click each
     for layer in layers:
         kernel = torch.ones(1, 1, layer.kernel_size[0], dtype=torch.float64)
-        reached = nn.functional.conv1d(reached, kernel, stride=layer.stride, padding=layer.padding)
+        reached = nn.functional.conv1d(reached, kernel, stride=layer.stride[0], padding=layer.padding[0])
     shown = reached[:, 0] > 0  # (frames, S)
     assert len(positions) == shown.shape[1]
     hop = float(case.utterance.times[1] - case.utterance.times[0])

@@ -10,7 +10,7 @@ from spes_hf import adapters as module
 from spes_hf.adapters import Adapter
 from spes_hf.adapters.whisper import WhisperAdapter
 
-KNOWN = ["seamless_m4t", "seamless_m4t_v2", "speech_to_text", "whisper"]
+KNOWN = ["canary", "cohere_asr", "seamless_m4t", "seamless_m4t_v2", "speech_to_text", "whisper"]
 
 
 @pytest.fixture
@@ -83,5 +83,5 @@ def test_unknown_family_is_refused_with_the_known_ones(cases, call):
 
 @pytest.mark.parametrize("model", [None, 3, object()])
 def test_what_is_no_model_is_refused(model):
-    with pytest.raises(UnsupportedModelError, match="known types: seamless_m4t"):
+    with pytest.raises(UnsupportedModelError, match="known types: canary"):
         get_adapter(model, None)
