@@ -101,7 +101,7 @@ class FastConformerAdapter(Adapter):
         if waveform.duration_s > self.longest_s:
             raise AudioError(
                 f"audio is {waveform.duration_s:.1f} s long, but {type(self.model).__name__} reads "
-                f'{self.longest_s:.0f} s at once; pass segment="pauses" to explain(), which cuts it where speech pauses'
+                f'{self.longest_s:.1f} s at once; pass segment="pauses" to explain(), which cuts it where speech pauses'
             )
         batch = extractor(waveform.samples, sampling_rate=waveform.sampling_rate, return_tensors="pt")
         frames = int(batch["attention_mask"].sum())

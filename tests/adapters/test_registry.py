@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import pytest
+import torch
 import transformers
 
-from spes_hf import UnsupportedModelError, explain, get_adapter, list_adapters, register_adapter
+from spes_hf import UnsupportedModelError, cli, explain, get_adapter, list_adapters, register_adapter
 from spes_hf import adapters as module
-from spes_hf.adapters import Adapter
+from spes_hf.adapters import Adapter, missing_version
+from spes_hf.adapters.unknown import why_unknown
 from spes_hf.adapters.whisper import WhisperAdapter
 
 KNOWN = ["canary", "cohere_asr", "seamless_m4t", "seamless_m4t_v2", "speech_to_text", "whisper"]
@@ -85,3 +90,66 @@ def test_unknown_family_is_refused_with_the_known_ones(cases, call):
 def test_what_is_no_model_is_refused(model):
     with pytest.raises(UnsupportedModelError, match="known types: canary"):
         get_adapter(model, None)
+
+
+# Kinds of models that no adapter can be written for -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "reason"),
+    [
+        ("MoonshineForConditionalGeneration", "MoonshineConfig", "it reads samples"),
+        ("KyutaiSpeechToTextForConditionalGeneration", "KyutaiSpeechToTextConfig", "codes of a neural codec"),
+        ("ParakeetForCTC", "ParakeetCTCConfig", "aligns tokens with frames"),
+        ("ParakeetForTDT", "ParakeetTDTConfig", "aligns tokens with frames"),
+        ("ParakeetForRNNT", "ParakeetRNNTConfig", "aligns tokens with frames"),
+        ("Wav2Vec2ForCTC", "Wav2Vec2Config", "aligns tokens with frames"),
+        ("Qwen2_5OmniTalkerForConditionalGeneration", "Qwen2_5OmniTalkerConfig", "speaks as well as it writes"),
+    ],
+)
+def test_kinds_that_cannot_be_explained_say_why(name, config, reason):
+    if not hasattr(transformers, name):
+        pytest.skip(f"transformers {transformers.__version__} has no {name}")
+    with torch.device("meta"):  # as large as they are, without weights
+        model = getattr(transformers, name)(getattr(transformers, config)())
+    with pytest.raises(UnsupportedModelError, match=f"{name} of type.*no adapter: .*{reason}.*known types: canary, coh"):
+        get_adapter(model, transformers.WhisperProcessor.__new__(transformers.WhisperProcessor))
+
+
+def test_a_model_that_speaks_says_why():
+    config = SimpleNamespace(model_type="qwen2_5_omni", talker_config=object())
+    model = SimpleNamespace(config=config)
+    assert "speaks as well as it writes" in why_unknown(model) and why_unknown(3) == "has no adapter"
+
+
+# Families that an older transformers does not have --------------------------------------------------------------------
+
+
+def pretend(monkeypatch, version):
+    """Have transformers say that it is of another version; it may have put a new module in its place meanwhile."""
+    monkeypatch.setattr(sys.modules["transformers"], "__version__", version)
+
+
+def test_an_older_transformers_is_named_with_what_is_needed(cases, monkeypatch):
+    canary, whisper = cases("canary"), cases("whisper-en")
+    for installed, needed in [("5.16.1", True), ("5.17.0.dev0", False), ("5.17.0", False), ("6.0", False)]:
+        pretend(monkeypatch, installed)
+        assert get_adapter(whisper.model, whisper.processor).since_transformers == ""
+        if needed:
+            message = f"'canary', which needs transformers 5.17 or newer, but {installed} is installed"
+            with pytest.raises(UnsupportedModelError, match=message):
+                get_adapter(canary.model, canary.processor)
+        else:
+            get_adapter(canary.model, canary.processor)
+    assert missing_version("gone") is None
+
+
+def test_the_command_line_names_the_transformers_that_a_checkpoint_needs(monkeypatch, tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"model_type": "cohere_asr"}')
+    with pytest.raises(UnsupportedModelError, match="cannot be loaded"):
+        cli.load_model(str(tmp_path), "cpu", "auto")
+    pretend(monkeypatch, "5.3.0")
+    with pytest.raises(UnsupportedModelError, match=r"needs transformers 5.4 or newer, but 5.3.0 is installed; pip"):
+        cli.load_model(str(tmp_path), "cpu", "auto")
+    with pytest.raises(UnsupportedModelError, match="cannot be loaded"):
+        cli.load_model(str(tmp_path / "nowhere"), "cpu", "auto")

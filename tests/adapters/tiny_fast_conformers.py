@@ -95,7 +95,7 @@ def canary(folder: Path) -> tuple[Any, Any]:
 
 
 def cohere_asr(folder: Path) -> tuple[Any, Any]:
-    """Return a Cohere Transcribe, two of whose heads share a key, and its processor, which cuts after 3 s."""
+    """Return a Cohere Transcribe, two of whose heads share a key, and its processor, which cuts after 4.5 s."""
     words = tokenizer()
     torch.manual_seed(0)
     config = tf.CohereAsrConfig(
@@ -114,7 +114,7 @@ def cohere_asr(folder: Path) -> tuple[Any, Any]:
         max_length=40,
         suppress_tokens=silent(words),
     )
-    extractor = tf.CohereAsrFeatureExtractor(max_audio_clip_s=3.0, overlap_chunk_second=1.0)
+    extractor = tf.CohereAsrFeatureExtractor(max_audio_clip_s=4.5, overlap_chunk_second=1.0)
     return model, tf.CohereAsrProcessor(extractor, words)
 
 
