@@ -56,9 +56,12 @@ def test_states_spare_the_encoder_a_pass(case):
     assert not torch.allclose(other, with_states, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["seamless_m4t", "seamless_m4t_v2", "seamless_m4t_v2-full"])
+@pytest.mark.parametrize("name", ["seamless_m4t", "seamless_m4t_v2", "seamless_m4t_v2-full", "canary", "cohere_asr"])
 def test_positions_behind_the_mask_have_no_weight(cases, clip, name):
-    """71 frames: the last of 36 stacked ones is padding, and so is the last of 10 positions."""
+    """71 frames: the last of 36 stacked ones is padding, and so is the last of 10 positions.
+
+    A FastConformer has 72 frames and one of padding, and 10 positions as well.
+    """
     case = cases(name)
     utterance, target = written(case, torch.from_numpy(clip).repeat(2)[: 400 + 70 * 160].numpy())
     found = case.adapter.attention_weights(utterance, target)

@@ -24,10 +24,10 @@ from spes_hf.audio.load import load_audio
 FEW = pyramid(num_spectrogram_masks=9, num_token_masks=8)
 
 
-def plain_inputs(case):
-    """Return what the processor makes of the clip, as a user would call it."""
+def plain_inputs(case, audio=None):
+    """Return what the processor makes of the clip, or of other sound, as a user would call it."""
     extractor = case.processor.feature_extractor
-    inputs = extractor(case.audio, sampling_rate=16_000, return_tensors="pt")
+    inputs = extractor(case.audio if audio is None else audio, sampling_rate=16_000, return_tensors="pt")
     inputs["input_features"] = inputs["input_features"].to(case.model.dtype)
     return {name: inputs[name] for name in ("input_features", "attention_mask") if name in inputs}
 
@@ -203,6 +203,19 @@ def test_clean_pass_is_the_model_s_own(exact):
 
 def test_clean_pass_in_float32_is_the_model_s_own(case):
     close(logits(case)[0], plain_logits(case, plain_inputs(case)), 1e-6)
+
+
+@pytest.mark.parametrize("samples", [11_240, 11_600, 12_000])
+def test_clean_pass_is_the_model_s_own_whatever_padding_there_is(exact, samples):
+    """Encoders make one position of several frames: the last one can hold sound, padding, or both."""
+    sound = np.resize(exact.audio, samples)
+    utterance = exact.adapter.encode(load_audio(sound, 16_000, 16_000))
+    expected = plain_logits(exact, plain_inputs(exact, sound))
+    with torch.no_grad():
+        found = exact.adapter.encoder_states(exact.adapter.model_inputs(utterance, utterance.features[None]))
+        cross = exact.adapter.cross_attention(utterance, exact.target, found)
+        for given in ({}, {"features": utterance.features[None]}, {"states": found}, {"states": found, "cross": cross}):
+            close(exact.adapter.logits(utterance, exact.target, **given)[0], expected)
 
 
 def test_masks_of_ones_change_nothing(exact):

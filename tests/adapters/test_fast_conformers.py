@@ -184,6 +184,13 @@ def test_features_do_not_depend_on_what_they_are_padded_with(fast64, clip):
     close(found[:, len(fast64.target.prefix_ids) - 1 :], logits(fast64))
 
 
+def test_frequencies_are_those_of_the_filters(fast):
+    filters = fast.processor.feature_extractor.mel_filters  # (C, bins of the spectrum)
+    peaks = filters.argmax(1) * 8_000 / (filters.shape[1] - 1)
+    wide = slice(60, None)  # where a filter is wider than a bin of the spectrum
+    torch.testing.assert_close(fast.utterance.frequencies[wide], peaks[wide].float(), atol=16.0, rtol=0)
+
+
 def test_silence_is_read_where_it_is_finite(fast):
     assert fast.adapter.encode(load_audio(np.zeros(8_000, np.float32), 16_000, 16_000)).features.isfinite().all()
 
