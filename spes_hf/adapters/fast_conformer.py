@@ -33,7 +33,7 @@ class FastConformerAdapter(Adapter):
 
     def __init__(self, model: Any, processor: Any):
         super().__init__(model, processor)
-        classes = [c.__module__ for c in type(model).__mro__ if c.__name__ in self.model_classes]
+        classes = [c.__module__ for c in type(self.model).__mro__ if c.__name__ in self.model_classes]
         if not any(module.startswith("transformers.") for module in classes):
             raise UnsupportedModelError(
                 f"model is a {type(self.model).__name__} of the checkpoint's own code; load it without "
@@ -125,7 +125,7 @@ class FastConformerAdapter(Adapter):
 
     def attended(self, utterance: Utterance) -> int:
         """Return how many positions the mask keeps that the encoder returns with its output."""
-        return int(self.encoder._get_output_attention_mask(utterance.inputs["attention_mask"]).sum())
+        return int(self._positions_kept(utterance.inputs["attention_mask"]).sum())
 
     def attention_heads(self, module: Any) -> int:
         """Return how many heads the cross-attention of a layer has; it leaves that to its configuration."""
@@ -144,7 +144,7 @@ class FastConformerAdapter(Adapter):
         """Return the encoder's output, (1 or B, S, D), with the mask of its positions."""
         from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderModelOutput
 
-        mask = self.encoder._get_output_attention_mask(inputs["attention_mask"], target_length=states.shape[1])
+        mask = self._positions_kept(inputs["attention_mask"], states.shape[1])
         output = ParakeetEncoderModelOutput(
             last_hidden_state=states.expand(batch, -1, -1), attention_mask=mask.int().expand(batch, -1)
         )
@@ -186,3 +186,13 @@ class FastConformerAdapter(Adapter):
     def added_words(self) -> dict[int, str]:
         """Return the words that were added to the vocabulary; the prompt's tokens are none."""
         return {i: word for i, word in super().added_words().items() if not _CONTROL.fullmatch(word)}
+
+    def _positions_kept(self, mask: Tensor, length: int | None = None) -> Tensor:
+        """Return the encoder's mask of its positions, (1, S), for a mask of frames, (1, T + 1).
+
+        Args:
+            mask: As the processor makes it.
+            length: S; None: as many as hold sound.
+        """
+        encoder: Any = self.encoder
+        return encoder._get_output_attention_mask(mask, target_length=length)

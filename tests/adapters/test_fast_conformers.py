@@ -218,7 +218,6 @@ def test_attention_implementations_agree(fast64, implementation):
 # Positions in time ----------------------------------------------------------------------------------------------------
 
 
-
 def test_a_click_moves_the_positions_around_it(fast64):
     """Four convolution layers of 3 frames, each at half the rate of the one before, reach 7 frames to either side."""
     utterance = fast64.adapter.encode(load_audio(noise(4.0), 16_000, 16_000))

@@ -112,7 +112,9 @@ def test_kinds_that_cannot_be_explained_say_why(name, config, reason):
         pytest.skip(f"transformers {transformers.__version__} has no {name}")
     with torch.device("meta"):  # as large as they are, without weights
         model = getattr(transformers, name)(getattr(transformers, config)())
-    with pytest.raises(UnsupportedModelError, match=f"{name} of type.*no adapter: .*{reason}.*known types: canary, coh"):
+    with pytest.raises(
+        UnsupportedModelError, match=f"{name} of type.*no adapter: .*{reason}.*known types: canary, coh"
+    ):
         get_adapter(model, transformers.WhisperProcessor.__new__(transformers.WhisperProcessor))
 
 

@@ -21,7 +21,8 @@ _SPECIAL += ["<|nodiarize|>", "<|emo:undefined|>", "<|en|>", "<|de|>", "<|es|>"]
 
 TEMPLATE = (
     "{% for message in messages %}{% for part in message.content %}{% if part.type == 'text' %}"
-    "<|startofcontext|><|startoftranscript|><|emo:undefined|><|{{ part.source_language }}|><|{{ part.target_language }}|>"
+    "<|startofcontext|><|startoftranscript|><|emo:undefined|>"
+    "<|{{ part.source_language }}|><|{{ part.target_language }}|>"
     "{{ '<|pnc|>' if part.punctuation else '<|nopnc|>' }}<|noitn|><|notimestamp|><|nodiarize|>"
     "{% endif %}{% endfor %}{% endfor %}"
 )
