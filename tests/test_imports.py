@@ -57,6 +57,7 @@ LAZY = {
     ("metrics.score", "viz.fonts"): "matplotlib",
     ("job_options", "corpora.mustc"): "help must not wait for torch",
     ("job_options", "corpora.sources"): "help must not wait for torch",
+    ("cli", "adapters"): "help must not wait for torch",
     ("cli", "demo"): "help must not wait for torch",
     ("cli", "diagnosing"): "help must not wait for torch",
     ("cli", "engine"): "help must not wait for torch",
