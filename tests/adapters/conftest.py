@@ -56,3 +56,9 @@ def case(request, cases) -> Case:
 def exact(request, cases) -> Case:
     """Each family in turn in float64, where equal means equal to 1e-9."""
     return cases(request.param, torch.float64)
+
+
+@pytest.fixture(params=list(FAST_CONFORMERS))
+def fast(request, cases) -> Case:
+    """Each family with a FastConformer in turn."""
+    return cases(request.param)
