@@ -93,11 +93,20 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
 
     @abstractmethod
     def generate_ids(self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions) -> Target:
-        """Return what the model generates from these encoder inputs, prefix and end-of-sequence token included."""
+        """Return what the model generates from these encoder inputs of one row, prefix and end-of-sequence included."""
 
     @abstractmethod
     def prefix_ids(self, utterance: Utterance, options: GenerationOptions) -> Tensor:
         """Return the (P,) start and prompt tokens for these options."""
+
+    def generate_rows(
+        self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions
+    ) -> list[Target]:
+        """Return what the model generates from every row of these encoder inputs, as `generate_ids` for each.
+
+        A family that has `row_settings` does it in one call of ``generate()``; the others get one row.
+        """
+        return [self.generate_ids(utterance, inputs, options)]
 
     # What all families share -----------------------------------------------------------------------------------------
 
@@ -189,15 +198,35 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
             options: Language, task and generation settings.
             features: (T, C) to generate from instead of the clean ones.
         """
-        self.check_options(options)
         clean = utterance.features if features is None else features
-        inputs = self.model_inputs(utterance, clean[None].to(self.device))
-        # Never in inference mode: a model may keep tensors for later, and those would refuse to be trained with.
-        with torch.no_grad(), silence_transformers():
-            with self._recorded_states() as recorded:
-                target = self.generate_ids(utterance, inputs, options)
-            states = recorded[-1] if recorded and len(recorded[-1]) == 1 else self.encoder_states(inputs)
+        (target,), states = self.generate_each(utterance, options, clean[None])
         return target, states
+
+    def generate_each(
+        self, utterance: Utterance, options: GenerationOptions, features: Tensor
+    ) -> tuple[list[Target], Tensor]:
+        """Return what the model generates from each of several spectrograms, and the encoder's outputs, (B, S, D).
+
+        In one batch where the family and the options allow it (`generates_in_batches`), else one after the other.
+
+        Args:
+            utterance: The utterance.
+            options: Language, task and generation settings.
+            features: (B, T, C) to generate from.
+        """
+        self.check_options(options)
+        at_once = len(features) if self.generates_in_batches(options) else 1
+        targets: list[Target] = []
+        states: list[Tensor] = []
+        for rows in features.split(at_once):
+            inputs = self.model_inputs(utterance, rows.to(self.device))
+            # Never in inference mode: a model may keep tensors for later, and those would refuse to be trained with.
+            with torch.no_grad(), silence_transformers():
+                with self._recorded_states() as recorded:
+                    targets += self.generate_rows(utterance, inputs, options)
+                whole = recorded and len(recorded[-1]) == len(rows)
+                states.append(recorded[-1] if whole else self.encoder_states(inputs))
+        return targets, torch.cat(states)
 
     def encode_text(self, utterance: Utterance, text: str, options: GenerationOptions) -> Target:
         """Return the target for a text that the user wants explained.
@@ -209,7 +238,7 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
         if not isinstance(text, str) or not text.strip():
             raise ConfigError(f"text is {text!r}; pass the words to explain, or leave text out to explain the output")
         ids = self.text_ids(text)
-        vocabulary = self.model.config.get_text_config(decoder=True).vocab_size
+        vocabulary = self.vocabulary_size
         special = self.is_special(torch.tensor(ids, dtype=torch.int64, device="cpu"))
         wrong = [i for i, no_text in zip(ids, special, strict=True) if i >= vocabulary or no_text]
         if wrong or not ids:
@@ -228,6 +257,11 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
         return Target(
             prefix.cpu(), torch.tensor([*ids, self.eos_token_id], dtype=torch.int64, device="cpu"), complete=True
         )
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many tokens the model chooses from."""
+        return int(self.model.config.get_text_config(decoder=True).vocab_size)
 
     @property
     def max_target_positions(self) -> int | None:

@@ -9,8 +9,39 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from spes_hf.adapters.probe import is_quantised
 from spes_hf.adapters.types import NOTHING_BESIDE, GenerationOptions, Target
 from spes_hf.errors import ConfigError
+
+# Settings of generate() under which every row of a batch is written as if it were alone. Sampling is none of them: the
+# rows share a random state. Nor are functions and objects of the user's, which see a batch.
+_ROW_SETTINGS = frozenset(NOTHING_BESIDE) | {
+    "_from_model_config",
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "bos_token_id",
+    "decoder_start_token_id",
+    "early_stopping",
+    "eos_token_id",
+    "exponential_decay_length_penalty",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "length_penalty",
+    "max_length",
+    "max_new_tokens",
+    "min_length",
+    "min_new_tokens",
+    "no_repeat_ngram_size",
+    "num_beams",
+    "pad_token_id",
+    "remove_invalid_values",
+    "renormalize_logits",
+    "repetition_penalty",
+    "sequence_bias",
+    "suppress_tokens",
+    "transformers_version",
+    "use_cache",
+}
 
 
 class Generation:
@@ -26,6 +57,9 @@ class Generation:
 
     prefix_settings: ClassVar[tuple[str, ...]] = ()
     """Which of ``generate()``'s arguments decide what the output starts from, in families that have such."""
+
+    row_settings: ClassVar[tuple[str, ...] | None] = None
+    """Which settings of the family's own leave the rows of a batch alone; None: it generates one row at a time."""
 
     @property
     def eos_token_id(self) -> int:
@@ -74,6 +108,23 @@ class Generation:
             raise ConfigError(
                 f"num_return_sequences is {outputs!r} in {where}, but one output is explained; set it to 1"
             )
+
+    def generates_in_batches(self, options: GenerationOptions) -> bool:
+        """Return whether ``generate()`` writes for every row of a batch what it writes for that row alone.
+
+        No for a family that has not said so (`row_settings`), for a quantised model, and with any setting, of the
+        options or of the model's generation config, that is not known to act on each row by itself.
+        """
+        if self.row_settings is None or is_quantised(self.model):
+            return False
+        known = _ROW_SETTINGS.union(self.row_settings)
+        settings = {**self.model.generation_config.to_diff_dict(), **options.generate_kwargs}
+        return all(value is None or value is False or name in known for name, value in settings.items())
+
+    def num_beams(self, options: GenerationOptions) -> int:
+        """Return how many beams ``generate()`` keeps for every row."""
+        asked = options.generate_kwargs.get("num_beams")
+        return int((self.model.generation_config.num_beams if asked is None else asked) or 1)
 
     def generation_config(self) -> Any:
         """Return a copy of the model's generation config, which ``generate()`` may change."""

@@ -32,6 +32,11 @@ def passes_gradients(model: nn.Module, dtype: torch.dtype) -> bool:
     return all(_passes(layer, dtype) for layer in model.modules() if _is_quantised(layer))
 
 
+def is_quantised(model: nn.Module) -> bool:
+    """Return whether any layer of a model but its embeddings is quantised; it may round what it reads together, too."""
+    return any(map(_is_quantised, model.modules()))
+
+
 def _is_quantised(layer: nn.Module) -> bool:
     """Return whether a layer has weights of its own that are not plain floating-point numbers."""
     if hasattr(layer, "num_embeddings"):  # no gradient of the sound passes through it

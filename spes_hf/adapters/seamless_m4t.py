@@ -29,6 +29,13 @@ class SeamlessM4TAdapter(Adapter):
     processor_classes: ClassVar[tuple[str, ...]] = ("SeamlessM4TProcessor",)
     model_classes: ClassVar[tuple[str, ...]] = ("SeamlessM4TForSpeechToText", "SeamlessM4TModel")
     options: ClassVar[tuple[str, ...]] = ("tgt_lang",)
+    row_settings: ClassVar[tuple[str, ...] | None] = (
+        "char_to_id",
+        "id_to_text",
+        "t2u_lang_code_to_id",
+        "text_decoder_lang_to_code_id",
+        "vocoder_lang_code_to_id",
+    )
 
     def __init__(self, model: Any, processor: Any):
         super().__init__(model, processor)
@@ -125,18 +132,25 @@ class SeamlessM4TAdapter(Adapter):
         }
 
     def generate_ids(self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions) -> Target:
+        """Return what the model writes for one row."""
+        return self.generate_rows(utterance, inputs, options)[0]
+
+    def generate_rows(
+        self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions
+    ) -> list[Target]:
         """Return what one call of ``generate()`` writes: start token, language token, then the model's own."""
         prefix = self.prefix_ids(utterance, options)
         # Version 1 of the full model knows fewer languages by name, those that it also speaks; all go by their token.
         language: dict[str, Any] = {"tgt_lang": options.tgt_lang}
         if self._is_full:
-            language = {"decoder_input_ids": prefix[None].to(self.device), "generate_speech": False}
+            start = prefix.to(self.device).expand(len(inputs["input_features"]), -1)
+            language = {"decoder_input_ids": start, "generate_speech": False}
         try:
             with self._speech():
                 output = self.model.generate(**inputs, **language, **self.generation_settings(options))
         except ValueError as error:
             raise ConfigError(f"model.generate() refused generate_kwargs: {error}") from error
-        return self.split_output(output.sequences[0], len(prefix))
+        return [self.split_output(sequence, len(prefix)) for sequence in output.sequences]
 
     def prefix_ids(self, utterance: Utterance, options: GenerationOptions) -> Tensor:
         """Return the start token and the language token."""

@@ -31,6 +31,7 @@ class Speech2TextAdapter(Adapter):
     processor_classes: ClassVar[tuple[str, ...]] = ("Speech2TextProcessor",)
     model_classes: ClassVar[tuple[str, ...]] = ("Speech2TextForConditionalGeneration",)
     options: ClassVar[tuple[str, ...]] = ("tgt_lang",)
+    row_settings: ClassVar[tuple[str, ...] | None] = ()
 
     def __init__(self, model: Any, processor: Any):
         super().__init__(model, processor)
@@ -123,13 +124,20 @@ class Speech2TextAdapter(Adapter):
         return {"input_features": features.to(self.dtype), "attention_mask": mask}
 
     def generate_ids(self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions) -> Target:
+        """Return what the model writes for one row."""
+        return self.generate_rows(utterance, inputs, options)[0]
+
+    def generate_rows(
+        self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions
+    ) -> list[Target]:
         """Return what one call of ``generate()`` writes: start token, forced language token, then the model's own."""
         forced = {} if options.tgt_lang is None else {"forced_bos_token_id": self._forced_token_id(options)}
         try:
             output = self.model.generate(**inputs, **forced, **self.generation_settings(options))
         except ValueError as error:
             raise ConfigError(f"model.generate() refused generate_kwargs: {error}") from error
-        return self.split_output(output.sequences[0], len(self.prefix_ids(utterance, options)))
+        start_length = len(self.prefix_ids(utterance, options))
+        return [self.split_output(sequence, start_length) for sequence in output.sequences]
 
     def prefix_ids(self, utterance: Utterance, options: GenerationOptions) -> Tensor:
         """Return the start token and, where there is one, the forced language token."""

@@ -47,6 +47,21 @@ class WhisperAdapter(Adapter):
     model_classes: ClassVar[tuple[str, ...]] = ("WhisperForConditionalGeneration",)
     options: ClassVar[tuple[str, ...]] = ("language", "task")
     prefix_settings: ClassVar[tuple[str, ...]] = ("forced_decoder_ids",)
+    row_settings: ClassVar[tuple[str, ...] | None] = (
+        "alignment_heads",
+        "forced_decoder_ids",
+        "is_multilingual",
+        "lang_to_id",
+        "language",
+        "max_initial_timestamp_index",
+        "no_timestamps_token_id",
+        "prev_sot_token_id",
+        "prompt_ids",
+        "return_timestamps",
+        "task",
+        "task_to_id",
+    )
+    """Not the thresholds of the fallback, nor temperatures, which make it sample."""
 
     def __init__(self, model: Any, processor: Any):
         super().__init__(model, processor)
@@ -128,16 +143,23 @@ class WhisperAdapter(Adapter):
         return {"input_features": window}
 
     def generate_ids(self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions) -> Target:
-        """Return prefix and tokens of one unique call of ``generate()``, which keeps both."""
+        """Return prefix and tokens of one row."""
+        return self.generate_rows(utterance, inputs, options)[0]
+
+    def generate_rows(
+        self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions
+    ) -> list[Target]:
+        """Return prefixes and tokens of one unique call of ``generate()``, which keeps both."""
         length = _PrefixLength()
         given: dict[str, Any] = {"force_unique_generate_call": True}
         if options.prefix is not None:  # a window of a recording, from where it started then
             start = torch.tensor([options.prefix], dtype=torch.long, device=self.device)
+            start = start.expand(len(inputs["input_features"]), -1)
             without = getattr(self.model.generation_config, "no_timestamps_token_id", None) in options.prefix
             given |= {"decoder_input_ids": start, "return_timestamps": not without}
         output = self.call_generate(inputs, options, [length], **given)
-        sequence = output.sequences[0]
-        return self.split_output(sequence, len(sequence) if length.found is None else length.found)
+        start_length = output.sequences.shape[1] if length.found is None else length.found
+        return [self.split_output(sequence, start_length) for sequence in output.sequences]
 
     def call_generate(
         self, inputs: Mapping[str, Tensor], options: GenerationOptions, processors: Sequence[Any] = (), **given: Any

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -24,7 +24,7 @@ from spes_hf.metrics.rows import (
     method_signature,
 )
 from spes_hf.metrics.written import Continuation, Written, text_of, written_in
-from spes_hf.runtime.batching import Batch, enough_memory, starting_batch_size
+from spes_hf.runtime.batching import enough_memory
 from spes_hf.runtime.preserve import leave_unchanged
 from spes_hf.scoring.contrast import Contrast, ContrastReader
 from spes_hf.scoring.foils import Words
@@ -49,7 +49,8 @@ class ContrastiveDeletion(RewritingMetric):
             "generation": all of the output, generated anew with the clean run's settings and aligned with the clean one
             over words; costs a whole output for every fraction, and counts as "other" what earlier changes did.
         generate_kwargs: Arguments of ``model.generate()`` for "generation"; None for those of the explanation.
-        batch_size: Perturbed copies in one pass through the encoder; None: found automatically.
+        batch_size: Perturbed copies at once, at most; None: found automatically. Beam search keeps ``num_beams`` of
+            each. Where what is written for one could depend on the others, as in sampling, it is one at a time.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
@@ -167,27 +168,26 @@ class ContrastiveDeletion(RewritingMetric):
 
         def measure(rows: range) -> None:
             features = torch.where(masks[rows.start : rows.stop], clean, fill)
-            with torch.no_grad():
-                states = adapter.encoder_states(adapter.model_inputs(scene.utterance, features.to(adapter.device)))
-                scene.reader.states = states
-                bits = scene.reader.odds().bits[:, 0].tolist()
-            if self.by == "continuation":
+            if scene.options is None:
+                with torch.no_grad():
+                    states = adapter.encoder_states(adapter.model_inputs(scene.utterance, features.to(adapter.device)))
                 new = Continuation(adapter, scene.utterance, scene.text).written(contrast, states)
             else:
-                new = [self._generated(scene, contrast, each) for each in features]
+                outputs, states = adapter.generate_each(scene.utterance, scene.options, features)
+                new = [self._at_target(scene, contrast, output) for output in outputs]
+            scene.reader.states = states
+            with torch.no_grad():
+                bits = scene.reader.odds().bits[:, 0].tolist()
             odds.extend(bits)
             written.extend(new)
 
-        logits = scene.reader.logits_shape
-        size = self.batch_size or starting_batch_size(logits[0] * logits[1], adapter.device, scene.utterance.inputs)
-        batch = Batch(size, "contrastive deletion", (*clean.shape, *logits), self.found_sizes)
+        batch = self.batch_of_copies(scene.utterance, scene.reader.logits_shape, scene.options)
         for _ in batch.over(range(len(masks)), measure):
             pass
         return written, odds
 
-    def _generated(self, scene: _Scene, contrast: Contrast, features: Tensor) -> Written:
+    def _at_target(self, scene: _Scene, contrast: Contrast, new: Target) -> Written:
         """Return what a whole new output has at the place of the target."""
-        new = self.adapter.generate(scene.utterance, scene.options, features)
         before = Words.of(self.adapter, scene.text.token_ids)
         return written_in(before, Words.of(self.adapter, new.token_ids), contrast)
 
@@ -200,13 +200,13 @@ class _Scene:
         utterance: What the model hears.
         text: What it wrote.
         reader: Reads the log-odds of a contrast.
-        options: How it generates.
+        options: How it generates; None: it continues the text.
     """
 
     utterance: Utterance
     text: Target
     reader: ContrastReader
-    options: GenerationOptions = field(default_factory=GenerationOptions)
+    options: GenerationOptions | None = None
 
 
 def contrasts_in(explanation: Explanation) -> tuple[Contrast, ...]:

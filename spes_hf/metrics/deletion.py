@@ -25,7 +25,7 @@ from spes_hf.metrics.rows import (
     method_signature,
 )
 from spes_hf.plain import from_plain, is_lost
-from spes_hf.runtime.batching import Batch, enough_memory
+from spes_hf.runtime.batching import enough_memory
 from spes_hf.runtime.preserve import leave_unchanged
 
 PAPER_FRACTIONS = tuple(step / 20 for step in range(21))
@@ -154,13 +154,19 @@ class _Curve(RewritingMetric):
         # With fewer features than steps some steps change nothing.
         moved = [i == 0 or not torch.equal(mask, keep[i - 1]) for i, mask in enumerate(keep)]
         new = torch.tensor(moved, dtype=torch.bool, device="cpu")
+        fresh = keep[new]
         texts: list[str] = []
-        heard: list[Tensor] = []
-        for mask in keep[new]:
-            written, states = adapter.generate_with_states(utterance, options, torch.where(mask, clean, fill))
-            texts.append(adapter.text(written.token_ids))
-            heard.append(states)
-        means = self._probabilities(utterance, target, torch.cat(heard))
+        means: list[float] = []
+
+        def measure(rows: range) -> None:
+            features = torch.where(fresh[rows.start : rows.stop], clean, fill)
+            written, states = adapter.generate_each(utterance, options, features)
+            means.extend(self._probabilities(utterance, target, states))
+            texts.extend(adapter.text(each.token_ids) for each in written)
+
+        batch = self.batch_of_copies(utterance, (len(target.token_ids), adapter.vocabulary_size), options)
+        for _ in batch.over(range(len(fresh)), measure):
+            pass
         steps = (new.cumsum(0) - 1).tolist()
         return {
             "texts": [texts[step] for step in steps],
@@ -169,21 +175,13 @@ class _Curve(RewritingMetric):
         }
 
     def _probabilities(self, utterance: Utterance, target: Target, heard: Tensor) -> list[float]:
-        """Return the mean probability of the explained tokens for every encoder output, (S, frames, D)."""
+        """Return the mean probability of the explained tokens for every encoder output, (B, frames, D)."""
         ids = target.token_ids.to(self.adapter.device)
-        means: list[float] = []
-
-        def measure(rows: range) -> None:
-            with torch.no_grad():
-                logits = self.adapter.logits(utterance, target, states=heard[rows.start : rows.stop]).float()
-            check_logits(logits, "logits for a share of the features", self.adapter.dtype)
-            probabilities = logits.log_softmax(-1).gather(-1, ids.expand(len(rows), -1).unsqueeze(-1)).exp()
-            means.extend(probabilities.squeeze(-1).mean(1).tolist())
-
-        batch = Batch(self.batch_size or 1, "probabilities", (*heard.shape[1:], len(ids)), self.found_sizes)
-        for _ in batch.over(range(len(heard)), measure):
-            pass
-        return means
+        with torch.no_grad():
+            logits = self.adapter.logits(utterance, target, states=heard).float()
+        check_logits(logits, "logits for a share of the features", self.adapter.dtype)
+        probabilities = logits.log_softmax(-1).gather(-1, ids.expand(len(heard), -1).unsqueeze(-1)).exp()
+        return probabilities.squeeze(-1).mean(1).tolist()
 
 
 class Deletion(_Curve):
@@ -202,7 +200,8 @@ class Deletion(_Curve):
         against: What `summarize` is to compare the texts with: the data set's "reference", or the model's own clean
             "prediction".
         generate_kwargs: Arguments of ``model.generate()``; None for those of the explanation.
-        batch_size: Perturbed copies in one pass through the decoder, for the probabilities; None: one.
+        batch_size: Perturbed copies at once, at most; None: found automatically. Beam search keeps ``num_beams`` of
+            each. Where what is written for one could depend on the others, as in sampling, it is one at a time.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.

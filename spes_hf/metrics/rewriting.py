@@ -6,9 +6,10 @@ from abc import ABC
 from collections.abc import Mapping
 from typing import Any
 
-from spes_hf.adapters import GenerationOptions
+from spes_hf.adapters import GenerationOptions, Utterance
 from spes_hf.masking.perturbations import Fill
 from spes_hf.metrics.perturbing import PerturbingMetric
+from spes_hf.runtime.batching import Batch, starting_batch_size
 
 
 class RewritingMetric(PerturbingMetric, ABC):
@@ -19,7 +20,8 @@ class RewritingMetric(PerturbingMetric, ABC):
         processor: Its processor.
         fill: What deleted features become: "mean" (of each mel bin over the utterance), "zero", "min" or a number.
         generate_kwargs: Arguments of ``model.generate()``; None for those of the explanation.
-        batch_size: Perturbed copies at once; None: found automatically.
+        batch_size: Perturbed copies at once, at most; None: found automatically. Beam search keeps ``num_beams`` of
+            each. Where what is written for one could depend on the others, as in sampling, it is one at a time.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
@@ -38,3 +40,21 @@ class RewritingMetric(PerturbingMetric, ABC):
         self.generate_kwargs = None
         if generate_kwargs is not None:
             self.generate_kwargs = dict(GenerationOptions(generate_kwargs=generate_kwargs).generate_kwargs)
+
+    def batch_of_copies(
+        self, utterance: Utterance, logits: tuple[int, int], options: GenerationOptions | None
+    ) -> Batch:
+        """Return how many perturbed copies of an utterance run at once.
+
+        Args:
+            utterance: What the model hears.
+            logits: (K, V), how many logits of a copy are read: tokens, vocabulary.
+            options: How the model writes; None: it does not.
+        """
+        adapter = self.adapter
+        beams = 1 if options is None else adapter.num_beams(options)
+        found = starting_batch_size(logits[0] * logits[1], adapter.device, utterance.inputs) // beams
+        size = max(1, found) if self.batch_size is None else self.batch_size
+        if options is not None and not adapter.generates_in_batches(options):
+            size = 1  # nothing is drawn twice where memory runs out
+        return Batch(size, self.key, (*utterance.features.shape, *logits, beams), self.found_sizes)

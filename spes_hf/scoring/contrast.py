@@ -164,8 +164,8 @@ class ContrastReader:
     @property
     def logits_shape(self) -> tuple[int, int]:
         """Number of logits for one copy: tokens of all targets and foils, and of the vocabulary."""
-        vocabulary = self.adapter.model.config.get_text_config(decoder=True).vocab_size
-        return sum(start + len(ids) + 1 for start, ids, _ in set(self._runs())), int(vocabulary)
+        tokens = sum(start + len(ids) + 1 for start, ids, _ in set(self._runs()))
+        return tokens, self.adapter.vocabulary_size
 
     def _runs(self) -> Iterator[tuple[int, tuple[int, ...], bool]]:
         """Yield start, tokens and whether a word's end counts: target, foil, target, foil, …."""

@@ -135,20 +135,22 @@ def test_batch_size_changes_nothing(small_whisper, explanation):
 
 def test_a_step_costs_one_pass_through_the_encoder(small_whisper, explanation):
     model, passes = small_whisper[0], []
-    handle = model.get_encoder().register_forward_hook(lambda *_: passes.append(1))
-    Deletion(*small_whisper, fractions=[0, 0.25, 0.5, 0.75, 1])(explanation)
+    handle = model.get_encoder().register_forward_hook(lambda _, args, output: passes.append(len(output[0])))
+    for size, batches in ((1, [1, 1, 1, 1, 1]), (2, [2, 2, 1]), (None, [5])):
+        passes.clear()
+        Deletion(*small_whisper, fractions=[0, 0.25, 0.5, 0.75, 1], batch_size=size)(explanation)
+        assert passes == [1, *batches]  # the first for the start tokens
     handle.remove()
-    assert len(passes) == 5 + 1  # and one for the start tokens
 
 
 def test_steps_without_a_change_are_not_generated_again(small_whisper, explanation, monkeypatch):
     deletion = Deletion(*small_whisper, fractions=[0, 1e-6, 2e-6, 1])
     calls = []
-    generate = deletion.adapter.generate_ids
-    monkeypatch.setattr(deletion.adapter, "generate_ids", lambda *args: calls.append(1) or generate(*args))
+    generate = deletion.adapter.generate_rows
+    monkeypatch.setattr(deletion.adapter, "generate_rows", lambda *a: calls.extend(found := generate(*a)) or found)
     entry = deletion(explanation)["deletion"]
     assert len(entry["texts"]) == len(entry["token_probability"]) == 4
-    assert len(calls) <= 2 + 1  # two different steps, and the prefix
+    assert len(calls) == 2 + 1  # two different steps, and the prefix
 
 
 def test_a_given_text_is_no_prediction(small_whisper, tone, explanation):
@@ -233,8 +235,8 @@ def test_language_is_detected_from_clean_sound_only(multilingual, tone, monkeypa
     settings = model.generation_config.to_dict()
     seen = []
     deletion = Deletion(model, processor, ENDS, fill="min")
-    generate = deletion.adapter.generate_ids
-    monkeypatch.setattr(deletion.adapter, "generate_ids", lambda *a: seen.append(generate(*a)) or seen[-1])
+    generate = deletion.adapter.generate_rows
+    monkeypatch.setattr(deletion.adapter, "generate_rows", lambda *a: seen.extend(found := generate(*a)) or found)
     assert deletion(found)["deletion"]["texts"][0] == found.text
     assert len(seen) >= 3 and all(deletion.adapter.pieces(target.prefix_ids) == prefix for target in seen)
     assert model.generation_config.to_dict() == settings
@@ -249,8 +251,9 @@ def test_generate_sees_the_settings_of_the_clean_run(small_whisper, tone, monkey
     monkeypatch.setattr(type(model), "generate", lambda self, *a, **k: seen.append(k) or generate(self, *a, **k))
     row = Deletion(model, processor, ENDS)(found)["deletion"]
     assert row["texts"][0] == found.text
-    assert len(seen) == 4 and seen[0]["max_new_tokens"] == 1  # the start tokens, then three steps
-    assert all(call["num_beams"] == 2 and call["max_new_tokens"] == 4 for call in seen[1:4])
+    # The start tokens, then three steps.
+    assert [len(call["input_features"]) for call in seen] == [1, 3] and seen[0]["max_new_tokens"] == 1
+    assert all(call["num_beams"] == 2 and call["max_new_tokens"] == 4 for call in seen[1:])
 
 
 def test_settings_that_were_lost(small_whisper, explanation):
