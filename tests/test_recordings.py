@@ -560,6 +560,9 @@ def test_metrics_go_window_by_window(small_whisper, recording):
     assert found["token_probability"][1] == pytest.approx(
         sum(e["token_probability"][1] * n for e, n in zip(apart, counts, strict=True)) / sum(counts)
     )
+    one_by_one = Deletion(*small_whisper, fractions=(0.0, 0.5, 1.0), batch_size=1)(recording)["deletion"]
+    assert one_by_one["texts"] == found["texts"]
+    assert one_by_one["token_probability"] == pytest.approx(found["token_probability"], abs=1e-5)
     assert Deletion(*small_whisper, fractions=(0.0, 1.0))(recording.to_row())["deletion"]["texts"][0]
     size = Size()(recording)["size"]
     assert len(size["audio"]) == 21 and size["audio"][0] == 100

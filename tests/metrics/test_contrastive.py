@@ -147,8 +147,9 @@ def test_generating_anew_agrees_where_only_the_word_changes(recogniser, contrast
     assert same.mean() >= 0.8
 
 
-def test_batch_size_changes_nothing(recogniser, contrasted):
-    one, all_at_once = (ContrastiveDeletion(*recogniser, batch_size=n)(contrasted)[KEY] for n in (1, 64))
+@pytest.mark.parametrize("by", ["continuation", "generation"])
+def test_batch_size_changes_nothing(recogniser, contrasted, by):
+    one, all_at_once = (ContrastiveDeletion(*recogniser, by=by, batch_size=n)(contrasted)[KEY] for n in (1, 64))
     assert one["written"] == all_at_once["written"]
     assert np.allclose(one["log_odds"], all_at_once["log_odds"], atol=1e-3)
 

@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from spes_hf import ConfigError, Deletion, EnergyConfig, Explanation, Insertion, explain
+from spes_hf.adapters import GenerationOptions
 from spes_hf.audio.load import Waveform
+from spes_hf.demo import load_tiny_model, tiny_clips
 from spes_hf.metrics import FINE_FRACTIONS, PAPER_FRACTIONS, summarize
 from spes_hf.metrics.deletion import check_fractions
+from spes_hf.runtime.preserve import leave_unchanged
 
 ENDS = (0.0, 0.5, 1.0)
 SHORT = {"max_new_tokens": 6}
@@ -126,11 +129,47 @@ def test_the_sentence_map_ranks_unless_another_is_given(small_whisper, explanati
     assert by_hand["method"] == "custom" and by_itself["method"].startswith("energy|masks:0+0|config:")
 
 
-def test_batch_size_changes_nothing(small_whisper, explanation):
-    one, all_at_once = (
-        Deletion(*small_whisper, batch_size=size)(explanation)["deletion"]["token_probability"] for size in (1, 64)
-    )
-    assert one == pytest.approx(all_at_once, abs=1e-5)
+@pytest.mark.parametrize("metric", [Deletion, Insertion])
+def test_batch_size_changes_nothing(small_whisper, explanation, metric):
+    one, *others = (metric(*small_whisper, batch_size=size)(explanation)[metric.key] for size in (1, 5, 64, None))
+    for other in others:
+        assert one["token_probability"] == pytest.approx(other.pop("token_probability"), abs=1e-5)
+        assert other.items() <= one.items()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("speech2text-en", {}), ("seamless-en-de-es", {"tgt_lang": "deu"})], ids=["asr", "st"]
+)
+def test_one_by_one_gives_the_same_on_trained_models(name, options):
+    """Rows of different lengths in a batch of columns, as ``Dataset.map(…, batched=True)`` hands them over."""
+    models = load_tiny_model(name)
+    clips = tiny_clips()[1:4:2]
+    found = [explain(*models, c["path"], config=EnergyConfig(), progress=False, **options) for c in clips]
+    assert len({len(ex.features) for ex in found}) == 2
+    fractions = (0.0, 0.02, 0.05, 0.1, 0.3, 1.0)
+    many = Deletion(*models, fractions)({"explanation": found})["deletion"]
+    one = [Deletion(*models, fractions, batch_size=1)(ex)["deletion"] for ex in found]
+    for a, b in zip(many, one, strict=True):
+        assert a["texts"] == b["texts"] and len(set(a["texts"])) >= 2
+        assert a["token_probability"] == pytest.approx(b["token_probability"], abs=1e-5)
+
+
+def test_sampling_goes_copy_by_copy_from_the_same_seed(small_whisper, explanation):
+    """As calls of generate() one after the other, whatever the batch size."""
+    model, processor = small_whisper
+    settings = {"max_new_tokens": 6, "do_sample": True, "temperature": 2.0}
+    deletion = Deletion(model, processor, ENDS, generate_kwargs=settings)
+    adapter, clean = deletion.adapter, explanation.features
+    options = GenerationOptions(generate_kwargs=settings)
+    with leave_unchanged(model):
+        utterance = adapter.encode(Waveform(explanation.waveform.numpy(), 16_000, "tone"))
+        adapter.prefix_ids(utterance, options)
+        rows = [clean, *torch.where(deletion.keep(explanation.sentence_saliency), clean, clean.mean(0))]
+        expected = [adapter.text(adapter.generate(utterance, options, row).token_ids) for row in rows]
+    for size in (None, 1, 8):
+        found = Deletion(model, processor, ENDS, generate_kwargs=settings, batch_size=size)(explanation)["deletion"]
+        assert [found["prediction"], *found["texts"]] == expected
+    assert len(set(expected)) == 4
 
 
 def test_a_step_costs_one_pass_through_the_encoder(small_whisper, explanation):

@@ -205,6 +205,20 @@ def test_generation_that_does_not_fit_is_an_error_that_names_the_remedy(small_wh
         explain(scarce.model, scarce.processor, tone, config=FORWARD, progress=False)
 
 
+def test_beam_search_counts_its_beams(small_whisper, undisturbed):
+    """The tone is in a window of 200 frames of 80 bins: 62 copies on a CPU, 7 of 8 beams each."""
+    sizes = []
+    handle = small_whisper[0].get_encoder().register_forward_hook(lambda _, args, output: sizes.append(len(output[0])))
+    settings = {"max_new_tokens": 2, "num_beams": 8}
+    fractions = [step / 10 for step in range(11)]
+    for batch_size, batches in ((None, [7, 4]), (4, [4, 4, 3])):
+        sizes.clear()
+        deletion = Deletion(*small_whisper, fractions, generate_kwargs=settings, batch_size=batch_size)
+        deletion(undisturbed["perturbation"])
+        assert sizes == [1, 1, *batches]  # the start tokens and the clean text come first
+    handle.remove()
+
+
 @pytest.mark.parametrize("batch_size", [None, 8])
 def test_deletion_halves_its_batch_and_measures_the_same(small_whisper, undisturbed, monkeypatch, batch_size):
     model, processor = copy.deepcopy(small_whisper[0]), small_whisper[1]
@@ -214,7 +228,7 @@ def test_deletion_halves_its_batch_and_measures_the_same(small_whisper, undistur
     forward, sizes = model.forward, []
 
     def small_memory(*args, **kwargs):
-        if kwargs.get("decoder_input_ids") is not None:  # one row at a time in generate()
+        if kwargs.get("decoder_input_ids") is not None:  # of generate(), and of the pass for the probabilities
             sizes.append(len(kwargs["decoder_input_ids"]))
             if sizes[-1] > 3:
                 run_out_of_memory()
@@ -227,8 +241,7 @@ def test_deletion_halves_its_batch_and_measures_the_same(small_whisper, undistur
         found = deletion(explanation)["deletion"]
         assert found["texts"] == expected["texts"]
         assert found["token_probability"] == pytest.approx(expected["token_probability"], abs=1e-6)
-        if batch_size:
-            assert max(sizes) == (6 if first else 3)
+        assert max(sizes) == (6 if first else 3)
 
 
 # How many are tried at first -----------------------------------------------------------------------------------------
