@@ -131,7 +131,7 @@ def test_the_sentence_map_ranks_unless_another_is_given(small_whisper, explanati
 
 @pytest.mark.parametrize("metric", [Deletion, Insertion])
 def test_batch_size_changes_nothing(small_whisper, explanation, metric):
-    one, *others = (metric(*small_whisper, batch_size=size)(explanation)[metric.key] for size in (1, 5, 64, None))
+    one, *others = (metric(*small_whisper, batch_size=size)(explanation)[metric.key] for size in (1, 5, None))
     for other in others:
         assert one["token_probability"] == pytest.approx(other.pop("token_probability"), abs=1e-5)
         assert other.items() <= one.items()
