@@ -30,6 +30,7 @@ class FastConformerAdapter(Adapter):
     """
 
     prefix_settings: ClassVar[tuple[str, ...]] = ("punctuation",)
+    row_settings: ClassVar[tuple[str, ...] | None] = prefix_settings
 
     def __init__(self, model: Any, processor: Any):
         super().__init__(model, processor)
@@ -151,15 +152,20 @@ class FastConformerAdapter(Adapter):
         return {"encoder_outputs": output}
 
     def generate_ids(self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions) -> Target:
+        """Return prompt and tokens of one row."""
+        return self.generate_rows(utterance, inputs, options)[0]
+
+    def generate_rows(
+        self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions
+    ) -> list[Target]:
         """Return what one call of ``generate()`` writes behind the prompt."""
         prefix = self.prefix_ids(utterance, options)
+        start = prefix.expand(len(inputs["input_features"]), -1).to(self.device)
         try:
-            output = self.model.generate(
-                **inputs, decoder_input_ids=prefix[None].to(self.device), **self.generation_settings(options)
-            )
+            output = self.model.generate(**inputs, decoder_input_ids=start, **self.generation_settings(options))
         except ValueError as error:
             raise ConfigError(f"model.generate() refused generate_kwargs: {error}") from error
-        return self.split_output(output.sequences[0], len(prefix))
+        return [self.split_output(sequence, len(prefix)) for sequence in output.sequences]
 
     def generation_settings(self, options: GenerationOptions) -> dict[str, Any]:
         """Return the arguments of ``generate()``; those of the prompt are the processor's."""
