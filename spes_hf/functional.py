@@ -131,30 +131,36 @@ def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     return torch.where(denominator <= 0, 0.0, quotient)
 
 
-def z_score(values: Tensor) -> Tensor:
+def z_score(values: Tensor, counts: Tensor | None = None) -> Tensor:
     """Return values less their mean, over their sample standard deviation (n − 1), in float64.
 
     A single value becomes 0, and so do constant ones: those that vary by less than float32 can tell, 1e-6 of the
     largest.
+
+    Args:
+        values: Of any shape.
+        counts: How often each value occurs, of the same shape; None: once.
     """
-    values = values.double()
-    centred = values - values.mean() if values.numel() else values
-    deviation = _deviation(values)
+    centred, deviation = _centred(values.double(), counts)
     return torch.zeros_like(centred) if deviation is None else centred / deviation
 
 
 def scaled(values: Tensor) -> Tensor:
     """Return values over their sample standard deviation, in float64; 0 where `z_score` is: the zero stays."""
-    deviation = _deviation(values.double())
+    deviation = _centred(values.double())[1]
     return torch.zeros_like(values.double()) if deviation is None else values.double() / deviation
 
 
-def _deviation(values: Tensor) -> Tensor | None:
-    """Return the sample standard deviation of float64 values; None where they are constant."""
-    centred = values - values.mean() if values.numel() else values
-    deviation = centred.square().sum().div(max(1, values.numel() - 1)).sqrt()
-    constant = values.numel() < 2 or bool(deviation <= 1e-6 * values.abs().max())
-    return None if constant else deviation
+def _centred(values: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Return float64 values less their mean, and their sample standard deviation; None where they are constant."""
+    number = values.numel() if counts is None else int(counts.sum())
+    if not number:
+        return values, None
+    centred = values - (values.mean() if counts is None else (values * counts).sum() / number)
+    squares = centred.square() if counts is None else centred.square() * counts
+    deviation = squares.sum().div(max(1, number - 1)).sqrt()
+    constant = number < 2 or bool(deviation <= 1e-6 * values.abs().max())
+    return centred, None if constant else deviation
 
 
 def standardize(audio: Tensor, token: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

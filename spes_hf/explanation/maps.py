@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -101,18 +101,43 @@ def split_half(even: PatchMap, odd: PatchMap) -> Reliability:
     if not (even.values and odd.values):
         return Reliability.unknown(1)
     tokens = len(even.values[0])
-    sentence = [torch.zeros(even.labels.shape[1:], dtype=torch.float64, device="cpu") for _ in range(2)]
+    labels = even.labels if torch.equal(even.labels, odd.labels) else torch.cat([even.labels, odd.labels])
+    cells, sizes = _cells(labels)
+    halves = [replace(half, labels=half.labels.flatten(1)[:, cells]) for half in (even, odd)]
+    sentence = [torch.zeros(len(cells), dtype=torch.float64, device="cpu") for _ in halves]
     each = torch.empty(tokens, dtype=torch.float32, device="cpu")
     for k in range(tokens):
-        halves = [z_score(half.dense(k).double()) for half in (even, odd)]
-        each[k] = _stepped_up(*halves)
-        for total, half in zip(sentence, halves, strict=True):
-            total += half
-    return Reliability(each, _stepped_up(*(z_score(total) for total in sentence)))
+        scores = [z_score(half.dense(k), sizes) for half in halves]
+        each[k] = _stepped_up(*scores, sizes)
+        for total, score in zip(sentence, scores, strict=True):
+            total += score
+    return Reliability(each, _stepped_up(*(z_score(total, sizes) for total in sentence), sizes))
 
 
-def _stepped_up(a: Tensor, b: Tensor) -> float:
+def _cells(labels: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Group features that lie in the same patch at every level: all maps have one value there.
+
+    Args:
+        labels: (L, T, C) the patch of every feature at every level.
+
+    Returns:
+        The index of one feature of each of the n groups, (n,) int64, and how many features the group has, (n,) float64;
+        None where every feature is alone.
+    """
+    levels = labels.flatten(1).long()
+    groups = levels[0]
+    for level in levels[1:]:
+        groups = torch.unique(groups * (level.max() + 1) + level, return_inverse=True)[1]
+    sizes = torch.bincount(groups)
+    some = sizes > 0
+    each = torch.arange(len(groups), dtype=torch.int64, device="cpu")
+    cells = torch.empty_like(sizes).scatter_(0, groups, each)[some]
+    return cells, None if len(cells) == len(groups) else sizes[some].double()
+
+
+def _stepped_up(a: Tensor, b: Tensor, sizes: Tensor | None) -> float:
     if not (a.any() and b.any()):
         return float("nan")
-    r = float((a * b).sum() / (a.numel() - 1))
+    products, number = (a * b, a.numel()) if sizes is None else (a * b * sizes, float(sizes.sum()))
+    r = float(products.sum() / (number - 1))
     return 2 * r / (1 + r) if r > -1 else float("nan")

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from spes_hf.explanation import PatchMap
 from spes_hf.explanation.maps import split_half
+from spes_hf.functional import z_score
 from spes_hf.masking.perturbations import Masks
 from spes_hf.scoring.eq3 import PerturbationEstimator
 
@@ -85,6 +86,38 @@ def test_one_constant_token_leaves_the_others_their_reliability():
     found = split_half(pixel_map(values), pixel_map(values))
     assert found.tokens.isnan().tolist() == [False, True, False]
     assert found.sentence == pytest.approx(1)
+
+
+def by_feature(even, odd):
+    """The definition, feature by feature: correlations of tokens, and of the sums of their z-scores."""
+
+    def stepped_up(a, b):
+        r = float((a * b).sum() / (a.numel() - 1))
+        return 2 * r / (1 + r)
+
+    tokens = range(len(even.values[0]))
+    scores = [[z_score(half.dense(k)) for k in tokens] for half in (even, odd)]
+    sentence = stepped_up(*(z_score(torch.stack(half).sum(0)) for half in scores))
+    return [stepped_up(a, b) for a, b in zip(*scores, strict=True)], sentence
+
+
+@pytest.mark.parametrize("weighted", [True, False], ids=["sums", "scores"])
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_features_that_share_their_patches_count_one_by_one(levels, weighted):
+    generator = torch.Generator().manual_seed(levels)
+    # Patches of very different sizes; label 3 of 40 is of no feature.
+    labels = torch.rand(levels, 30, 20, generator=generator).square().mul(40).long()
+    labels[labels == 3] = 4
+    base = torch.randn(levels, 5, 40, generator=generator)
+    halves = [base + 0.5 * torch.randn(base.shape, generator=generator) for _ in range(2)]
+    weights = [torch.randint(0, 9, (levels, 40), generator=generator) if weighted else None for _ in range(2)]
+    even, odd = (PatchMap.of(labels, half, w) for half, w in zip(halves, weights, strict=True))
+    found, (tokens, sentence) = split_half(even, odd), by_feature(even, odd)
+    assert found.tokens.tolist() == pytest.approx(tokens, rel=1e-6)  # float32
+    assert found.sentence == pytest.approx(sentence, rel=1e-12)
+    # A half that lies on patches of its own.
+    other = PatchMap.of(labels.flip(1), halves[1], weights[1])
+    assert split_half(even, other).sentence == pytest.approx(by_feature(even, other)[1], rel=1e-10)
 
 
 def observed(num_masks, noise, seed=0):
