@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import weakref
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +20,25 @@ _CHUNK = 1 << 24
 
 # Hashing reads every weight, and moves those on a GPU: once for each model, and again when it has learnt.
 _known: weakref.WeakKeyDictionary[Any, tuple[Any, str]] = weakref.WeakKeyDictionary()
+_current = threading.local()
+
+# Whole numbers by their size in bytes.
+_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@contextmanager
+def weights_read_once() -> Iterator[None]:
+    """Read every byte of a model's weights once meanwhile in this thread, however often a digest is asked for anew.
+
+    For what asks several times in a row, such as a job whose transforms share a model. What `weights_digest` notices
+    without reading every byte, it still does.
+    """
+    before = getattr(_current, "read", None)
+    _current.read = weakref.WeakSet() if before is None else before
+    try:
+        yield
+    finally:
+        _current.read = before
 
 
 def names_of(model: Any) -> dict[str, Any]:
@@ -93,13 +114,14 @@ def weights_digest(model: Any, anew: bool = False) -> str:
     Args:
         model: The model.
         anew: Whether to read every byte again, also where nothing seems to have changed. What shows a change misses
-            some that are made through ``weight.data``: of single numbers, of 8 bits, of rows that change places.
+            some that are made through ``weight.data``, such as rows that change places.
     """
     weights = model.state_dict()
     adapters = active_adapters(model)
     here = all(map(_is_here, weights.values()))
     signature = (json.dumps(adapters, sort_keys=True), *_signature(weights))
-    known = _known.get(model)
+    known, read = _known.get(model), getattr(_current, "read", None)
+    anew = anew and (read is None or model not in read)
     if here and not anew and known is not None and known[0] == signature:
         return known[1]
     digest = hashlib.blake2b(digest_size=16)
@@ -114,6 +136,8 @@ def weights_digest(model: Any, anew: bool = False) -> str:
         digest.update(signature[0].encode())
     found = digest.hexdigest()
     _known[model] = signature, found
+    if read is not None:
+        read.add(model)
     return found
 
 
@@ -145,18 +169,27 @@ def _signature(weights: Mapping[str, Any]) -> tuple[Any, ...]:
         (name, tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version, tensor.dtype, tuple(tensor.shape))
         for name, tensor in here.items()
     )
+    # Tied weights are read once.
+    distinct = {(t.data_ptr(), t.dtype, t.shape, t.stride()): t for t in here.values() if t.ndim and not t.is_quantized}
     with torch.no_grad():
-        sums = [torch.stack([_sum(t), _sum(t[::2])]).cpu() for t in here.values() if t.ndim and _adds_up(t)]
+        sums = [_sums(t).cpu() for t in distinct.values()]
     return where, b"".join(pair.numpy().tobytes() for pair in sums)
 
 
-def _adds_up(tensor: Tensor) -> bool:
-    """Return whether torch adds up values of this type: quantised ones and those of 8 bits it does not."""
-    return not tensor.is_quantized and (not tensor.is_floating_point() or tensor.dtype.itemsize > 1)
+def _sums(tensor: Tensor) -> Tensor:
+    """Return the sums over every other row, and over the rest, (2,).
 
-
-def _sum(tensor: Tensor) -> Tensor:
-    return tensor.detach().sum(dtype=torch.float32 if tensor.device.type == "mps" else torch.float64)
+    The bits are added up as whole numbers, without rounding, so that a change of any single number shows, and as wide
+    ones as fit, since that is fastest.
+    """
+    values = tensor.detach()
+    if values.device.type == "mps":  # which does not add up whole numbers of 64 bits everywhere
+        return torch.stack([values[::2].sum(dtype=torch.float32), values[1::2].sum(dtype=torch.float32)])
+    values = values.contiguous()
+    row = values.itemsize * values.shape[-1]
+    width = next(size for size in (8, 4, 2, 1) if row % size == 0 and values.data_ptr() % size == 0)
+    bits = values.view(_WHOLE[width])
+    return torch.stack([bits[::2].sum(dtype=torch.int64), bits[1::2].sum(dtype=torch.int64)])
 
 
 def _bytes_of(tensor: Tensor) -> Iterator[memoryview]:

@@ -5,7 +5,7 @@ import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from spes_hf.runtime import identity
-from spes_hf.runtime.identity import is_all_here, model_identity, weights_digest
+from spes_hf.runtime.identity import is_all_here, model_identity, weights_digest, weights_read_once
 
 
 @pytest.fixture
@@ -17,6 +17,13 @@ def model():
     tokens = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 1)
     rest = {"vocab_size": 20, "max_source_positions": 10, "max_target_positions": 8, **tokens}
     return WhisperForConditionalGeneration(WhisperConfig(**sizes, **layers, **heads, **rest)).eval()
+
+
+@pytest.fixture
+def tiny_dataset():
+    from datasets import Dataset
+
+    return Dataset.from_dict({"id": ["a"]})
 
 
 @pytest.fixture
@@ -74,7 +81,11 @@ def trained(weight):
     torch.optim.SGD([weight], lr=0.1).step()
 
 
-@pytest.mark.parametrize("change", [in_place, by_data, swapped, replaced, trained])
+def merged(weight):
+    weight.data += 1e-3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("change", [in_place, by_data, swapped, replaced, merged, trained])
 def test_changed_weights_have_another_digest_and_the_old_ones_the_old(model, change):
     weight = model.get_encoder().conv1.weight
     before, old = weights_digest(model), weight.detach().clone()
@@ -91,6 +102,69 @@ def test_a_change_that_the_shortcut_misses_is_seen_anew(model):
     assert weights_digest(model) == before  # the shortcut: neither a version nor a sum tells
     assert weights_digest(model, anew=True) != before
     assert model_identity(model)["weights"] == weights_digest(model)
+
+
+def test_the_last_bit_of_a_number_shows_among_large_ones(model):
+    weight = model.get_encoder().conv1.weight
+    weight.data[1] = 1e30
+    before = weights_digest(model)
+    weight.data[0, 0, 0] = torch.nextafter(weight.data[0, 0, 0], torch.tensor(torch.inf))
+    assert weights_digest(model) != before
+
+
+def test_loaded_weights_and_another_module_show(model):
+    before, state = weights_digest(model), copy.deepcopy(model.state_dict())
+    state["model.encoder.conv1.bias"] += 1
+    model.load_state_dict(state)
+    loaded = weights_digest(model)
+    assert loaded != before
+    model.model.encoder.conv1 = copy.deepcopy(model.model.encoder.conv2)
+    assert weights_digest(model) not in (before, loaded)
+
+
+def test_tied_weights_are_parted(model):
+    """The same numbers, now in two places: they are hashed again, and have the same digest."""
+    before = weights_digest(model)
+    model.proj_out.weight = torch.nn.Parameter(model.proj_out.weight.detach().clone())
+    assert weights_digest(model) == before
+    model.proj_out.weight.data += 1
+    assert weights_digest(model) != before
+
+
+def test_a_job_reads_the_weights_of_its_transforms_once(model, hashed):
+    every = len(model.state_dict())
+    first = model_identity(model)
+    with weights_read_once():
+        assert model_identity(model) == model_identity(model) == first  # anew: the first one
+        assert len(hashed) == 2 * every
+        with weights_read_once():
+            model_identity(model)
+        assert len(hashed) == 2 * every
+        in_place(model.get_encoder().conv1.weight)
+        changed = model_identity(model)
+        assert changed != first and len(hashed) == 3 * every
+    assert model_identity(model) == changed and len(hashed) == 4 * every
+
+
+def test_a_description_of_a_job_reads_a_model_once(tiny_dataset, model, hashed):
+    from spes_hf.jobs.job import describe_job
+    from spes_hf.rows import RowTransform
+
+    class Running(RowTransform):
+        key = "running"
+
+        def __call__(self, row):
+            return row
+
+        def columns(self):
+            return {}
+
+        def identity(self):
+            return model_identity(model)
+
+    job = describe_job(tiny_dataset, [Running(), Running()], None)
+    assert job["transforms"] == [model_identity(model)] * 2
+    assert len(hashed) == 2 * len(model.state_dict())
 
 
 def test_quantised_weights_do_not_identify(model):
