@@ -157,7 +157,7 @@ class Explainer:
         waveform, options, config = asked.waveform, asked.options, asked.config
         waveform = replace(waveform, samples=waveform.samples[:])
         started = time.perf_counter()
-        with self.output(waveform, options, text, asked.utterance_id) as output:
+        with self.output(waveform, options, text, asked.utterance_id, config) as output:
             contrasts = () if foil is None else contrasts_of(self.adapter, output.target, foil)
             # Nothing but timestamps: these, then.
             rows = None if contrasts else rows_of(self.adapter, [output.target], **asked.named)[0] or None
@@ -167,11 +167,11 @@ class Explainer:
 
     @contextmanager
     def output(
-        self, waveform: Waveform, options: GenerationOptions, text: str | None, utterance_id: str
+        self, waveform: Waveform, options: GenerationOptions, text: str | None, name: str, config: Any = None
     ) -> Iterator[Output]:
         """Have the model write, and look into it while nobody else does; see `spes_hf.adapters.output.output_of`."""
-        seed = mask_key(self.seed, utterance_id, "generate")
-        made = output_of(self.adapter, waveform, options, text, seed, self._precision)
+        seed, prepare = mask_key(self.seed, name, "generate"), config and config.prepare
+        made = output_of(self.adapter, waveform, options, text, seed, self._precision, prepare)
         with graphs_of(self.compile), made as output:
             yield output
 
@@ -234,7 +234,8 @@ class Explainer:
             over: As for `explain`.
         """
         started = time.perf_counter()
-        found = self._find(config, output, utterance_id, objective, rows, advance, over)
+        with config.prepare(output.utterance, self.adapter.device):
+            found = self._find(config, output, utterance_id, objective, rows, advance, over)
         return self._explained(output, found, config, options, utterance_id, text_given, foil, started, window)
 
     def _explained(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from spes_hf.adapters.base import Adapter
@@ -40,6 +41,7 @@ def output_of(
     text: str | None,
     seed: int,
     precision: AbstractContextManager[Any] | None = None,
+    prepare: Callable[[Utterance, torch.device], AbstractContextManager[Any]] | None = None,
 ) -> Iterator[Output]:
     """Have the model write, and look into it while nobody else does; afterwards it is as it was.
 
@@ -50,6 +52,7 @@ def output_of(
         text: A text instead of what the model would write.
         seed: Where random numbers start.
         precision: Context in which the model runs meanwhile.
+        prepare: Returns the context of what is worked out meanwhile, given the utterance and where the model is.
 
     Raises:
         AudioError: If the audio is too short or too long.
@@ -59,7 +62,8 @@ def output_of(
     with undisturbed(adapter, waveform.duration_s, seed):
         with alone():
             utterance = adapter.encode(waveform)
-        with nullcontext() if precision is None else precision:
+        prepared = nullcontext() if prepare is None else prepare(utterance, adapter.device)
+        with prepared, nullcontext() if precision is None else precision:
             if text is None:
                 yield Output(utterance, *adapter.generate_with_states(utterance, options))
             else:

@@ -104,14 +104,15 @@ def split_half(even: PatchMap, odd: PatchMap) -> Reliability:
     labels = even.labels if torch.equal(even.labels, odd.labels) else torch.cat([even.labels, odd.labels])
     cells, sizes = _cells(labels)
     halves = [replace(half, labels=half.labels.flatten(1)[:, cells]) for half in (even, odd)]
-    sentence = [torch.zeros(len(cells), dtype=torch.float64, device="cpu") for _ in halves]
+    sentence = torch.zeros(2, len(cells), dtype=torch.float64, device="cpu")
     each = torch.empty(tokens, dtype=torch.float32, device="cpu")
     for k in range(tokens):
-        scores = [z_score(half.dense(k), sizes) for half in halves]
-        each[k] = _stepped_up(*scores, sizes)
-        for total, score in zip(sentence, scores, strict=True):
-            total += score
-    return Reliability(each, _stepped_up(*(z_score(total, sizes) for total in sentence), sizes))
+        one, other = (z_score(half.dense(k), sizes) for half in halves)
+        each[k] = _stepped_up(one, other, sizes)
+        sentence[0] += one
+        sentence[1] += other
+    one, other = (z_score(total, sizes) for total in sentence)
+    return Reliability(each, _stepped_up(one, other, sizes))
 
 
 def _cells(labels: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -17,6 +17,7 @@ import torch
 from spes_hf.audio.locations import is_address
 from spes_hf.errors import ConfigError
 from spes_hf.runtime.ranks import ALONE, Ranks
+from spes_hf.runtime.workers import count_cores, count_launched
 
 # A pass through the decoder, per second of speech, in the time that the encoder takes for a second of its window.
 DECODER_SHARE = 0.4
@@ -84,14 +85,10 @@ def find_place(process_index: int | None = None, num_processes: int | None = Non
 def advise_threads(together: bool) -> str | None:
     """Return what to do if the threads of the processes on this machine do not suit its cores; None: they do.
 
-    How many processes there are, torchrun and Accelerate say in LOCAL_WORLD_SIZE; without it, there is one.
-
     Args:
         together: Whether a launcher started the processes: then a warning also covers threads that leave cores idle.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    launched = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    processes = int(launched) if launched.isdigit() and int(launched) else 1
+    cores, processes = count_cores(), count_launched()
     threads, fitting = torch.get_num_threads(), max(1, cores // processes)
     # torch takes one thread for each physical core, which may be two of these.
     if threads <= fitting and (not together or 2 * threads >= fitting):

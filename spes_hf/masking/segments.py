@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from spes_hf.functional import num_patches
+from spes_hf.runtime.workers import own_cores
+
+# Of features, by their id, that are segmented ahead: label maps by k, sigma and compactness.
+_ahead: dict[int, dict[tuple[int, float, float], Future[Tensor]]] = {}
 
 # At this width of smoothing nothing of the spectrogram is left for SLIC to follow ("− clustering", §7.2).
 GRID_SIGMA = 10.0
@@ -53,18 +59,77 @@ def segment(
     sigma: float,
     compactness: float,
 ) -> Tensor:
-    """Return the label maps of all levels, k of each by Eq. 2; levels of the same k are segmented once.
+    """Return the label maps of all levels, k of each by Eq. 2.
 
     Returns:
         (L, T, C) int64.
     """
     counts = [num_patches(duration_s, phi, max_duration_s) for phi in patches_per_second]
-    maps = {k: slic_labels(features, k, sigma, compactness) for k in dict.fromkeys(counts)}
-    return (
-        torch.stack([maps[k] for k in counts])
-        if counts
-        else torch.empty(0, *features.shape, dtype=torch.int64, device="cpu")
-    )
+    return label_maps(features, counts, sigma, compactness)
+
+
+def label_maps(features: Tensor, counts: Sequence[int], sigma: float, compactness: float) -> Tensor:
+    """Return the label maps of these numbers of patches; levels of the same k are segmented once.
+
+    What is segmented ahead is waited for, the rest is segmented now, on all cores that are the process's own.
+
+    Returns:
+        (L, T, C) int64.
+    """
+    if not counts:
+        return torch.empty(0, *features.shape, dtype=torch.int64, device="cpu")
+    ahead = _ahead.get(id(features), {})
+    rest = [k for k in dict.fromkeys(counts) if (k, sigma, compactness) not in ahead]
+    with _segmenting(features, rest, sigma, compactness, own_cores()) as now:
+        maps = {k: (now | ahead)[k, sigma, compactness].result() for k in dict.fromkeys(counts)}
+    return torch.stack([maps[k] for k in counts])
+
+
+@contextmanager
+def segmented_ahead(
+    features: Tensor, counts: Sequence[int], sigma: float, compactness: float, threads: int
+) -> Iterator[None]:
+    """Segment in threads meanwhile what `label_maps` will be asked for of these very features.
+
+    An error comes up there, too. No thread is left afterwards.
+
+    Args:
+        features: (T, C) spectrogram, true frames only.
+        counts: Number of patches of each level.
+        sigma: As for `slic_labels`.
+        compactness: As for `slic_labels`.
+        threads: How many; 0 for none, and `label_maps` does the work.
+    """
+    before = _ahead.get(id(features), {})
+    rest = [k for k in counts if threads and (k, sigma, compactness) not in before]
+    with _segmenting(features, rest, sigma, compactness, threads) as started:
+        _ahead[id(features)] = before | started
+        try:
+            yield
+        finally:
+            _ahead[id(features)] = before
+            if not before:
+                del _ahead[id(features)]
+
+
+@contextmanager
+def _segmenting(
+    features: Tensor, counts: Sequence[int], sigma: float, compactness: float, threads: int
+) -> Iterator[dict[tuple[int, float, float], Future[Tensor]]]:
+    """Yield the label maps that threads, which SLIC gives their own cores, work out; they end with the context."""
+    levels = list(dict.fromkeys(counts))
+    if not levels:
+        yield {}
+        return
+    import skimage.segmentation  # noqa: F401  Threads that import may wait for one another.
+
+    # All that torch may do in parallel, which a fork does not survive in a thread, is done here.
+    exact = features.detach().cpu().double()
+    pool = ThreadPoolExecutor(min(threads, len(levels)), "slic")
+    try:
+        yield {(k, sigma, compactness): pool.submit(slic_labels, exact, k, sigma, compactness) for k in levels}
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def feature_labels(features: Tensor) -> Tensor:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
+import torch
+
 from spes_hf import __version__
+from spes_hf.adapters.types import Utterance
 from spes_hf.checks import DerivedInt, DerivedStr, check, is_count, is_number, to_json_value
 from spes_hf.errors import ConfigError
 from spes_hf.files import TextFileError, read_json
@@ -162,6 +166,18 @@ class ExplainConfig:
                 f"{able} as config, or leave over out"
             )
         return str(over)
+
+    def prepare(self, utterance: Utterance, device: torch.device) -> AbstractContextManager[None]:
+        """Return a context in which threads work out what `plan` will need of the utterance alone; by default nothing.
+
+        It is entered as soon as the utterance is known, before the model writes, and left when all is explained. `plan`
+        may be called without it.
+
+        Args:
+            utterance: The utterance.
+            device: Where the model is.
+        """
+        return nullcontext()
 
     def plan(self, problem: Problem) -> Sequence[Step | Maps]:
         """Return what the method does for an utterance: runs of the model, or maps that need none.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
@@ -10,9 +11,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from spes_hf.adapters.types import Utterance
 from spes_hf.checks import DerivedInt, DerivedStr, check, is_count, is_number
 from spes_hf.errors import ConfigError
 from spes_hf.explanation.maps import PatchMap
+from spes_hf.functional import num_patches
 from spes_hf.masking.perturbations import (
     EncoderPerturbation,
     JointPerturbation,
@@ -20,7 +23,7 @@ from spes_hf.masking.perturbations import (
     SpectrogramPerturbation,
     fill_values,
 )
-from spes_hf.masking.segments import GRID_SIGMA, feature_labels, segment, slic_labels
+from spes_hf.masking.segments import GRID_SIGMA, feature_labels, label_maps, segmented_ahead
 from spes_hf.methods.base import ExplainConfig
 from spes_hf.methods.passes import sharing_of
 from spes_hf.methods.run import (
@@ -34,6 +37,7 @@ from spes_hf.methods.run import (
     token_perturbation,
     token_run,
 )
+from spes_hf.runtime.workers import spare_cores
 from spes_hf.scoring.eq3 import weighted_mean
 from spes_hf.scoring.gradient import GradientEstimator, relative
 from spes_hf.scoring.pilot import MASKS, Pilot
@@ -239,6 +243,12 @@ class SpesConfig(ExplainConfig):
         masks = {"num_spectrogram_masks": 8} if overrides.get("estimator", "gradient") == "gradient" else {}
         return cls.reading({**masks, "masks_per_token": 8, "passes_per_mask": 4, "num_token_masks": 100}, **overrides)
 
+    def prepare(self, utterance: Utterance, device: torch.device) -> AbstractContextManager[None]:
+        """Return a context in which threads segment the spectrogram, at all levels that `plan` will ask for."""
+        levels = [*(self.patches or ()), *_counts(self, utterance, sum(_levels(self), ()))]
+        threads = spare_cores(device)
+        return segmented_ahead(utterance.features, levels, _sigma(self), self.slic_compactness, threads)
+
     def plan(self, problem: Problem) -> Sequence[Run]:
         """Return the runs over spectrogram and tokens, or the joint one (§4.1, A.2.2), and over the encoder's output.
 
@@ -291,11 +301,7 @@ def _gradient_runs(config: SpesConfig, problem: Problem) -> list[Run]:
     """
     problem.require_gradients('config.estimator is "gradient"', 'use estimator="perturbation"')
     features = problem.utterance.features
-    levels = (
-        config.patches_per_second if config.patches is None else (),
-        config.pool_patches_per_second or (),
-        config.sentence_patches_per_second or (),
-    )
+    levels = _levels(config)
     segments = _segments(config, problem, sum(levels, ()))
     masked, pools, coarse = segments.split([len(level) for level in levels])
     if config.patches is not None:
@@ -367,15 +373,26 @@ def _patches(config: SpesConfig, problem: Problem) -> Tensor:
     """Return the patches of all levels, (L, T, C): k by Eq. 2, or as many as the config fixes."""
     if config.patches is None:
         return _segments(config, problem, config.patches_per_second)
-    features, sigma = problem.utterance.features, _sigma(config)
-    return torch.stack([slic_labels(features, k, sigma, config.slic_compactness) for k in config.patches])
+    return label_maps(problem.utterance.features, config.patches, _sigma(config), config.slic_compactness)
+
+
+def _levels(config: SpesConfig) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+    """Return φ of the levels of masks, of tokens' maps, and of the sentence's map, those whose k Eq. 2 gives."""
+    masks = config.patches_per_second if config.patches is None else ()
+    if config.estimator == "perturbation":
+        return masks, (), ()
+    return masks, config.pool_patches_per_second or (), config.sentence_patches_per_second or ()
 
 
 def _segments(config: SpesConfig, problem: Problem, levels: tuple[float, ...]) -> Tensor:
     """Return the patches of these levels, φ of each, (L, T, C)."""
-    utterance = problem.utterance
-    limits = (levels, config.max_duration_s, _sigma(config), config.slic_compactness)
-    return segment(utterance.features, utterance.duration_s, *limits)
+    counts = _counts(config, problem.utterance, levels)
+    return label_maps(problem.utterance.features, counts, _sigma(config), config.slic_compactness)
+
+
+def _counts(config: SpesConfig, utterance: Utterance, levels: tuple[float, ...]) -> list[int]:
+    """Return k of these levels, φ of each, by Eq. 2."""
+    return [num_patches(utterance.duration_s, phi, config.max_duration_s) for phi in levels]
 
 
 def _sigma(config: SpesConfig) -> float:

@@ -60,6 +60,30 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def count_launched() -> int:
+    """Return how many processes a launcher started on this machine: torchrun and Accelerate say so; else 1."""
+    launched = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return int(launched) if launched.isdigit() and int(launched) else 1
+
+
+def own_cores() -> int:
+    """Return how many cores the process may take for itself: a share of them if a launcher started several processes.
+
+    One in a worker process, whose siblings have the others.
+    """
+    if was_forked() or any(_children_of(name) for name in _PACKAGES):
+        return 1
+    return max(1, count_cores() // count_launched())
+
+
+def spare_cores(device: torch.device) -> int:
+    """Return how many of its own cores the process leaves idle while a model runs on this device.
+
+    Threads that share cores with those of torch slow them down by more than they gain.
+    """
+    return max(0, own_cores() - (torch.get_num_threads() if device.type == "cpu" else 1))
+
+
 def count_workers() -> int:
     """Return how many processes the parent started to work, this one among them.
 

@@ -1,3 +1,4 @@
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,8 @@ import torch
 
 import spes_hf
 from spes_hf.functional import num_patches
-from spes_hf.masking.segments import GRID_SIGMA, segment, slic_labels
+from spes_hf.masking import segments
+from spes_hf.masking.segments import GRID_SIGMA, label_maps, segment, segmented_ahead, slic_labels
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +140,87 @@ def test_features_are_left_alone(spectrogram):
     slic_labels(cut, 10)
     assert torch.equal(cut.detach(), spectrogram[:30])
     assert is_dense(slic_labels(spectrogram[:30].half(), 10))
+
+
+def left():
+    """Threads of a segmentation that are alive."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("slic")]
+
+
+def test_levels_in_threads_are_those_one_by_one(spectrogram, monkeypatch):
+    counts = (20, 80, 400, 80)
+    expected = torch.stack([slic_labels(spectrogram, k) for k in counts])
+    for cores in (1, 3):
+        monkeypatch.setattr(segments, "own_cores", lambda cores=cores: cores)
+        assert torch.equal(label_maps(spectrogram, counts, 0.0, 0.1), expected)
+        assert not left()
+    assert torch.equal(label_maps(spectrogram.double(), counts, 0.0, 0.1), expected)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The k, and the thread, of every segmentation."""
+    seen, really = [], segments.slic_labels
+
+    def seeing(features, patches, *settings):
+        seen.append((patches, threading.current_thread()))
+        return really(features, patches, *settings)
+
+    monkeypatch.setattr(segments, "slic_labels", seeing)
+    return seen
+
+
+def test_what_is_segmented_ahead_is_waited_for(spectrogram, asked):
+    cut = spectrogram[:60]
+    with segmented_ahead(cut, (20, 40), 0.0, 0.1, threads=2):
+        found = label_maps(cut, (40, 30, 20), 0.0, 0.1)
+        # Once each, what was not foreseen too; and again with other settings, or of other features.
+        with segmented_ahead(cut, (40, 20), 0.0, 0.1, threads=1):
+            assert torch.equal(label_maps(cut, (40, 20), 0.0, 0.1), found[::2])
+        assert sorted(k for k, _ in asked) == [20, 30, 40]
+        label_maps(cut, (40,), 1.0, 0.1)
+        label_maps(cut.clone(), (40,), 0.0, 0.1)
+        assert [k for k, _ in asked[3:]] == [40, 40]
+    assert all(thread is not threading.main_thread() and not thread.is_alive() for _, thread in asked)
+    assert torch.equal(found, torch.stack([slic_labels(cut, k) for k in (40, 30, 20)]))
+    assert not segments._ahead and not left()
+
+
+def test_without_threads_nothing_is_segmented_ahead(spectrogram, asked):
+    with segmented_ahead(spectrogram[:60], (20, 40), 0.0, 0.1, threads=0):
+        assert not left()
+    assert not asked
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_an_error_in_a_thread_comes_up_where_its_level_is_asked_for():
+    broken = torch.ones(10, 4)
+    broken[0, 0] = torch.inf
+    for threads in (0, 2):
+        with segmented_ahead(broken, (2, 3), 0.0, 0.1, threads), pytest.raises(ValueError, match="NaN"):
+            label_maps(broken, (3,), 0.0, 0.1)
+    # Nobody asks: another error is the one that counts.
+    with pytest.raises(ZeroDivisionError), segmented_ahead(broken, (2,), 0.0, 0.1, threads=2):
+        _ = 1 / 0
+    assert not segments._ahead and not left()
+
+
+def test_what_has_not_begun_is_dropped_with_the_rest(spectrogram, monkeypatch):
+    begun, go = [], threading.Event()
+    monkeypatch.setattr(segments, "slic_labels", lambda features, k, *settings: begun.append(k) or go.wait())
+    with pytest.raises(KeyboardInterrupt), segmented_ahead(spectrogram, (20, 40, 80), 0.0, 0.1, threads=1):
+        threading.Timer(0.2, go.set).start()
+        raise KeyboardInterrupt
+    assert begun in ([20], [])
+
+
+def test_threads_compute_as_plain_torch_does(spectrogram):
+    """Modes of the thread that asks stay there; and those in the threads do not reach it."""
+    cut = spectrogram[:60]
+    expected = label_maps(cut, (20, 40), 0.0, 0.1)
+    with torch.inference_mode(), torch.device("meta"), torch.autocast("cpu", torch.bfloat16):
+        with segmented_ahead(cut, (20,), 0.0, 0.1, threads=1):
+            found = label_maps(cut, (20, 40), 0.0, 0.1)
+        assert torch.is_inference_mode_enabled() and torch.is_autocast_enabled("cpu")
+    assert found.device.type == "cpu" and torch.equal(found, expected)
+    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()

@@ -68,3 +68,18 @@ def test_a_rank_stands_for_an_accelerator_in_turn():
         return
     count = torch.accelerator.device_count()
     assert [device_of(rank).index for rank in range(2 * count)] == [*range(count), *range(count)]
+
+
+def test_cores_of_one_process(monkeypatch):
+    monkeypatch.setattr(workers, "count_cores", lambda: 12)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    threads, cpu, accelerator = torch.get_num_threads(), torch.device("cpu"), torch.device("cuda")
+    assert workers.own_cores() == 12
+    assert (workers.spare_cores(cpu), workers.spare_cores(accelerator)) == (12 - threads, 11)
+    for launched, own in (("4", 3), ("99", 1), ("0", 12), ("several", 12)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", launched)
+        assert workers.own_cores() == own
+        assert workers.spare_cores(cpu) == max(0, own - threads)
+    # The cores of a worker are those of its siblings, too.
+    monkeypatch.setattr(workers, "was_forked", lambda: True)
+    assert workers.own_cores() == 1 and workers.spare_cores(accelerator) == 0
