@@ -70,6 +70,13 @@ class RowTransform(ABC):
     def __call__(self, row: Any) -> dict[str, Any]:
         """Return the row with the columns that this transform adds."""
 
+    def prepare(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the row with what the transform can find out without the model; by default as it is.
+
+        A job does this in another thread, while the model runs for the row before. What fails is left to the call.
+        """
+        return row
+
     @property
     def running_model(self) -> Any:
         """The model that the transform runs; None if it runs none."""

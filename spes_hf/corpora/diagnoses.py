@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from spes_hf.adapters import Adapter
 from spes_hf.audio.load import Waveform
-from spes_hf.corpora.transforms import AudioTransform
+from spes_hf.corpora.audio_transform import AudioTransform
 from spes_hf.diagnosing import Diagnoser
 from spes_hf.errors import ConfigError
 from spes_hf.explanation.diagnosis_rows import COUNTS, columns_of

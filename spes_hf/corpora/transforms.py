@@ -18,7 +18,7 @@ import numpy as np
 
 from spes_hf.adapters import Adapter
 from spes_hf.audio.load import Waveform
-from spes_hf.corpora.audio_rows import AudioTransform
+from spes_hf.corpora.audio_transform import AudioTransform
 from spes_hf.engine import Explainer
 from spes_hf.explanation import Explanation
 from spes_hf.explanation.origin import without_time

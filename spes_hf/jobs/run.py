@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from spes_hf.audio.stored import row_of
 from spes_hf.corpora.failures import describe_error, is_fatal
 from spes_hf.corpora.transforms import Explain
 from spes_hf.errors import ConfigError
+from spes_hf.jobs.ahead import BackgroundWriter, read_ahead
 from spes_hf.jobs.job import SUMMARY, JobSummary, claim_folder, describe_job, write_json
 from spes_hf.jobs.progress import JobBar, wait_for_others
 from spes_hf.jobs.schedule import (
@@ -76,8 +78,9 @@ def explain_dataset(
     Call it in every process of ``accelerate launch`` or torchrun, with the model on the process's own device. The work
     is split by estimated cost. Rows are written to ``out/data`` as Parquet files as they are finished; what a job that
     was killed has on disk is never computed again, whatever the number of processes that go on with it. An utterance
-    that fails is a row with an "error". Rows do not depend on who computes them; `load_explained` reads them. On a
-    CPU, warns when the number of threads does not suit the cores; under a launcher, only the first process warns.
+    that fails is a row with an "error". Rows do not depend on who computes them; `load_explained` reads them. While
+    the model runs, one thread reads the audio of the next row and another writes what is finished. On a CPU, warns when
+    the number of threads does not suit the cores; under a launcher, only the first process warns.
 
     Args:
         model: A speech-to-text model of a known family, the same in every process.
@@ -200,14 +203,19 @@ def map_rows(
         return kept[indices]
 
     added = {name: None for name in features if name != INDEX and name not in dataset.column_names}
-    writer = ShardWriter(out, inputs, features.arrow_schema, place.index, flush_seconds)
-    ranks = place.ranks
 
-    def keep(index: int, row: dict[str, Any]) -> None:
-        writer.add(index, {name: row.get(name) for name in added})
-        bar.update()
+    def read(index: int) -> dict[str, Any]:
+        row = row_of(arrow[index], dataset.features)
+        return transforms[0].prepare(row) if transforms else row
 
-    with JobBar(out, len(dataset), writer, shown=progress and place.index == 0) as bar:
+    shards = ShardWriter(out, inputs, features.arrow_schema, place.index, flush_seconds)
+    ranks, bar_of_job = place.ranks, JobBar(out, len(dataset), shards, shown=progress and place.index == 0)
+    with bar_of_job as bar, BackgroundWriter(shards) as writer, closing(read_ahead(todo, read)) as rows:
+
+        def keep(index: int, row: dict[str, Any]) -> None:
+            writer.add(index, {name: row.get(name) for name in added})
+            bar.update()
+
         try:
             for number, index in enumerate(shared):
                 assert sharing is not None
@@ -215,14 +223,15 @@ def map_rows(
                     row = _apply([sharing], row_of(arrow[index], dataset.features), added)
                 if number % place.count == place.index:
                     keep(index, _apply(transforms[1:], row, added))
-            for index in todo:
-                keep(index, _apply(transforms, row_of(arrow[index], dataset.features), added))
+            for index, given in rows:
+                keep(index, _apply(transforms, given, added))
         except ShardError:
             raise
         except BaseException:
             writer.flush()
             raise
         writer.flush()
+        bar.update()
         if place.together and place.index == 0:
             wait_for_others(out, len(dataset), bar)
     finished = read_finished(out, id_column)

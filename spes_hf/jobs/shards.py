@@ -206,8 +206,9 @@ class ShardWriter:
                 f"({table.nbytes / 1e6:.1f} MB) in {str(self.folder)!r}: {error}. What was written before is complete: "
                 f"{'free some space' if full else 'mend that'} and start the job again, it goes on from there"
             ) from error
-        self.written += len(self._rows)
+        count = len(self._rows)
         self._rows, self._indices, self._bytes = [], [], 0
+        self.written += count  # last: whoever looks meanwhile counts no row twice
 
     def _table(self) -> pa.Table:
         """Return the rows that wait, with their columns of the data set."""

@@ -99,16 +99,16 @@ def test_the_passes_of_a_shared_utterance_are_divided(tiny, corpus, tmp_path):
 def test_an_utterance_that_one_process_cannot_read_is_a_row_with_the_reason(tiny, corpus, tmp_path):
     def work(accelerator):
         if accelerator.process_index == 1:
-            from spes_hf.corpora import audio_rows
+            from spes_hf.corpora import audio_transform
 
-            load = audio_rows.load_audio
+            load = audio_transform.load_audio
 
             def fail(audio, *arguments):
                 if "long" in str(audio):
                     raise OSError("the disk is away")
                 return load(audio, *arguments)
 
-            audio_rows.load_audio = fail
+            audio_transform.load_audio = fail
         return job(accelerator, tiny, corpus, tmp_path / "out")
 
     first, second = run_together(2, work, folder=tmp_path)

@@ -1,4 +1,4 @@
-"""What transforms of rows with audio share: where it is, how the model generates, and rows that fail."""
+"""What the transforms of audio share: where it is, how the model generates, and rows that fail."""
 
 from __future__ import annotations
 
@@ -14,6 +14,14 @@ from spes_hf.corpora.failures import describe_error, is_fatal
 from spes_hf.errors import ConfigError
 from spes_hf.metrics.rows import as_dict
 from spes_hf.rows import RowTransform, is_lazy, is_lazy_batch, raw
+
+
+class _Heard(dict[str, Any]):
+    """A row whose audio was read by the transform that it goes to next."""
+
+    def __init__(self, row: Mapping[str, Any], waveform: Waveform):
+        super().__init__(row)
+        self.waveform = waveform
 
 
 class AudioTransform(RowTransform):
@@ -101,12 +109,21 @@ class AudioTransform(RowTransform):
             return {**as_dict(row), **self.empty(), "error": describe_error(error)}
         return {**as_dict(row), **found, "error": ""}
 
+    def prepare(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the row with its audio read; as it is if that fails, for the call to say why."""
+        try:
+            return _Heard(row, self.waveform_of(row))
+        except Exception:
+            return row
+
     def waveform_of(self, row: Mapping[str, Any]) -> Waveform:
         """Return the audio of a row.
 
         Raises:
             AudioError: If the audio cannot be read, or is too short.
         """
+        if isinstance(row, _Heard):
+            return row.waveform
         return load_audio(raw(row, self.audio_column), self.adapter.sampling_rate, self.sampling_rate)
 
     def _id_of(self, row: Mapping[str, Any], waveform: Waveform) -> str:
