@@ -31,7 +31,8 @@ def read_ahead(indices: Sequence[int], read: Callable[[int], RowT]) -> Generator
 class BackgroundWriter:
     """Has a thread add rows to a `ShardWriter`, one at a time: a row waits until the one before is added.
 
-    An error in adding comes up with the next row, or in `flush`.
+    An error in adding comes up with the next row, or in `flush`. Where rows are not to wait in memory
+    (``flush_seconds=0``), `add` returns once they are on disk.
 
     Args:
         writer: Where rows go; nobody else may add to it meanwhile.
@@ -52,10 +53,12 @@ class BackgroundWriter:
         """Take a finished row, as `ShardWriter.add`.
 
         Raises:
-            ShardError: If the row before cannot be written.
+            ShardError: If the row before cannot be written, or this one at once.
         """
         self._wait()
         self._adding = self._thread.submit(self._writer.add, index, row)
+        if not self._writer.flush_seconds:
+            self._wait()
 
     def flush(self) -> None:
         """Write the rows that wait, if there are any.

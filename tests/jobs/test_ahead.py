@@ -70,7 +70,8 @@ def test_an_iterator_that_is_closed_leaves_no_thread():
 class Slow:
     """A writer that waits."""
 
-    def __init__(self):
+    def __init__(self, flush_seconds=60):
+        self.flush_seconds = flush_seconds
         self.go, self.rows = threading.Event(), []
 
     def add(self, index, row):
@@ -94,6 +95,16 @@ def test_one_row_is_written_while_the_next_is_worked_on():
         writer.flush()
         assert slow.rows == [0, 1, "flush"]
     assert not left()
+
+
+def test_rows_that_are_not_to_wait_are_written_before_the_next():
+    slow = Slow(flush_seconds=0)
+    slow.go.set()
+    with BackgroundWriter(slow) as writer:
+        writer.add(0, {})
+        assert slow.rows == [0]
+        with pytest.raises(ShardError, match="row 1"):
+            writer.add(1, None)
 
 
 def test_an_error_in_writing_comes_up_with_the_next_row_or_at_the_end():

@@ -33,15 +33,16 @@ def corpus(tmp_path_factory):
     return load_mustc(folder, cache_dir=folder / "cache")
 
 
-def work(tiny, corpus, out, index, count):
+def work(tiny, corpus, out, index, count, seconds):
     torch.set_num_threads(1)
-    explain_dataset(*tiny, corpus, out, FEW, process_index=index, num_processes=count, flush_seconds=0, progress=False)
+    place = {"process_index": index, "num_processes": count}
+    explain_dataset(*tiny, corpus, out, FEW, **place, flush_seconds=seconds, progress=False)
 
 
-def start(tiny, corpus, out, count):
+def start(tiny, corpus, out, count, seconds=0):
     """Start a job of several processes."""
     fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=work, args=(tiny, corpus, out, i, count)) for i in range(count)]
+    processes = [fork.Process(target=work, args=(tiny, corpus, out, i, count, seconds)) for i in range(count)]
     for process in processes:
         process.start()
     return processes
@@ -108,6 +109,19 @@ def test_killed_at_a_random_moment_and_gone_on_with_by_one_and_by_two(tiny, corp
         shutil.copytree(out, again) if out.exists() else None
         run(tiny, corpus, again, count)
         assert_whole(again, undisturbed, left)
+
+
+def test_killed_while_a_thread_writes_the_last_row(tiny, corpus, undisturbed, tmp_path):
+    """Where rows may wait, if only for a moment, a thread writes one while the model runs for the next."""
+    out = tmp_path / "killed"
+    processes = start(tiny, corpus, out, 2, seconds=1e-9)
+    wait_for(out, 3)
+    kill(*processes)
+    left = [name for name in files(out) if name.startswith("data/0")]
+    for process in start(tiny, corpus, out, 2, seconds=1e-9):
+        process.join(TIMEOUT_S)
+        assert process.exitcode == 0
+    assert_whole(out, undisturbed, left)
 
 
 def test_killed_in_the_middle_of_writing(tiny, corpus, undisturbed, tmp_path):
