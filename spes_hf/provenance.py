@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -75,9 +76,13 @@ def describe(
             "seconds": round(seconds, 3),
             **({} if processes == 1 else {"processes": processes}),
         },
-        "versions": {
-            "spes_hf": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "transformers", "numpy", "scikit-image")},
-        },
+        "versions": dict(_versions()),
     }
+
+
+@cache
+def _versions() -> Mapping[str, str]:
+    """Return the versions of what makes an explanation; they are read from files."""
+    names = ("torch", "transformers", "numpy", "scikit-image")
+    own = {"spes_hf": __version__, "python": platform.python_version()}
+    return own | {name: version(name) for name in names}
