@@ -167,10 +167,10 @@ class Explainer:
 
     @contextmanager
     def output(
-        self, waveform: Waveform, options: GenerationOptions, text: str | None, name: str, config: Any = None
+        self, waveform: Waveform, options: GenerationOptions, text: str | None, utterance_id: str, config: Any = None
     ) -> Iterator[Output]:
         """Have the model write, and look into it while nobody else does; see `spes_hf.adapters.output.output_of`."""
-        seed, prepare = mask_key(self.seed, name, "generate"), config and config.prepare
+        seed, prepare = mask_key(self.seed, utterance_id, "generate"), config and config.prepare
         made = output_of(self.adapter, waveform, options, text, seed, self._precision, prepare)
         with graphs_of(self.compile), made as output:
             yield output
