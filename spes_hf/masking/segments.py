@@ -71,18 +71,20 @@ def segment(
 def label_maps(features: Tensor, counts: Sequence[int], sigma: float, compactness: float) -> Tensor:
     """Return the label maps of these numbers of patches; levels of the same k are segmented once.
 
-    What is segmented ahead is waited for, the rest is segmented now, on all cores that are the process's own.
+    A level that a thread ahead has begun is waited for, the rest is segmented now, on all cores of the process's own.
 
     Returns:
         (L, T, C) int64.
     """
     if not counts:
         return torch.empty(0, *features.shape, dtype=torch.int64, device="cpu")
+    keys = [(k, sigma, compactness) for k in counts]
     ahead = _ahead.get(id(features), {})
-    rest = [k for k in dict.fromkeys(counts) if (k, sigma, compactness) not in ahead]
+    begun = {key: level for key, level in ahead.items() if key in keys and not level.cancel()}
+    rest = [key[0] for key in keys if key not in begun]
     with _segmenting(features, rest, sigma, compactness, own_cores()) as now:
-        maps = {k: (now | ahead)[k, sigma, compactness].result() for k in dict.fromkeys(counts)}
-    return torch.stack([maps[k] for k in counts])
+        maps = {key: level.result() for key, level in (now | begun).items()}
+    return torch.stack([maps[key] for key in keys])
 
 
 @contextmanager

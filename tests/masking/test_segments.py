@@ -186,6 +186,28 @@ def test_what_is_segmented_ahead_is_waited_for(spectrogram, asked):
     assert not segments._ahead and not left()
 
 
+def test_levels_that_no_thread_has_begun_are_not_waited_for(spectrogram, monkeypatch):
+    """The only thread ahead is busy with the first one: the others are segmented now, and not again."""
+    cut, really = spectrogram[:60], slic_labels
+    expected = torch.stack([slic_labels(cut, k) for k in (40, 20, 30)])
+    first, done, asked = threading.Event(), threading.Event(), []
+
+    def busy(features, k, *settings):
+        asked.append(k)
+        if k == 20:
+            first.set()
+            assert done.wait(60)
+        elif len(asked) == 3:
+            done.set()
+        return really(features, k, *settings)
+
+    monkeypatch.setattr(segments, "slic_labels", busy)
+    with segmented_ahead(cut, (20, 30, 40), 0.0, 0.1, threads=1):
+        assert first.wait(60)
+        assert torch.equal(label_maps(cut, (40, 20, 30), 0.0, 0.1), expected)
+    assert sorted(asked) == [20, 30, 40]
+
+
 def test_without_threads_nothing_is_segmented_ahead(spectrogram, asked):
     with segmented_ahead(spectrogram[:60], (20, 40), 0.0, 0.1, threads=0):
         assert not left()
