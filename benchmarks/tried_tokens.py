@@ -3,12 +3,12 @@
     python benchmarks/tried_tokens.py --model speech2text-en
     python benchmarks/tried_tokens.py --model seamless-en-de-es --tgt-lang deu
 
-The clips are those of tried.py (espeak-ng: apt-get install espeak-ng). Every line is another map for each token, judged
-by the probability of *that* token, the tokens before it given: what is left over the first fifth of deletion (lower is
-better), and what there is at insertion (higher is better), in percent; means over tokens, differences from the default
-with their standard errors over clips. All but Eq. 3 is averaged over two seeds: at insertion a few tokens stand or fall
-with the masks that happened to be drawn. Prints a table and writes benchmarks/results/tried/<model>_tokens.json
-after every clip.
+The clips are those of tried_clips.py (espeak-ng: apt-get install espeak-ng). Every line is another map for each token,
+judged by the probability of *that* token, the tokens before it given: what is left over the first fifth of deletion
+(lower is better), and what there is at insertion (higher is better), in percent; means over tokens, differences from
+the default with their standard errors over clips. All but Eq. 3 is averaged over two seeds: at insertion a few tokens
+stand or fall with the masks that happened to be drawn. Prints a table and writes
+benchmarks/results/tried/<model>_tokens.json after every clip.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from faithfulness_tokens import token_scores
 from torch import Tensor
-from tried import Clip, arguments, eq3, load_clips, output, table
+from tried import eq3, table
+from tried_clips import Clip, arguments, load_clips, output
 
 from spes_hf import SpesConfig
 from spes_hf.functional import z_score

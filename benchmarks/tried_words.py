@@ -4,16 +4,18 @@
     python benchmarks/tried_words.py --model seamless-en-de-es --tgt-lang deu --clips 9
     python benchmarks/tried_words.py --model demo --data FOLDER --ids ID …     (real speech: manifest.jsonl, recordings)
 
-The clips are those of tried.py (espeak-ng: apt-get install espeak-ng). Every line is another map for each word, made of
-the same gradients under 24 masks: the mean of its tokens' z-scores. It is judged by the probability of *that* word, the
-tokens before it given: what is left when 0.25 to 5 % of the features go (lower is better), what there is at insertion
-(higher is better), and what is left to the other words at 5 % (higher is more specific), in percent. Means over words,
-then over clips; differences from a pass for each token under 12 masks, with their standard errors over clips. The judge
-of Whisper runs in bfloat16. Prints a table and writes benchmarks/results/tried/<model>_words.json after every clip.
+The clips are those of tried_clips.py (espeak-ng: apt-get install espeak-ng). Every line is another map for each word,
+made of the same gradients under 24 masks: the mean of its tokens' z-scores. It is judged by the probability of *that*
+word, the tokens before it given: what is left when 0.25 to 5 % of the features go (lower is better), what there is at
+insertion (higher is better), and what is left to the other words at 5 % (higher is more specific), in percent. Means
+over words, then over clips; differences from a pass for each token under 12 masks, with their standard errors over
+clips. The judge of Whisper runs in bfloat16. Prints a table and writes benchmarks/results/tried/<model>_words.json
+after every clip.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import tempfile
@@ -23,7 +25,9 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor
-from tried import Clip, arguments, load_clips, output
+from tried_clips import Clip, arguments, load_clips, output
+from tried_patches import cut, spectral_boundaries, stretches, word_boundaries
+from tried_tokens import gradients
 
 from spes_hf.functional import area_under_curve, deletion_masks, z_score
 from spes_hf.metrics import WORD_DELETION_FRACTIONS, WORD_INSERTION_FRACTIONS
@@ -35,6 +39,7 @@ from spes_hf.scoring.prior import prior_of
 from spes_hf.scoring.sharing import Sharing
 
 COUNT, PASSES = 24, 5  # masks, and backward passes under each where tokens share them
+FINER = ((800.0,), (3200.0,), (800.0, 3200.0))  # levels of patches, per second
 BEFORE = "12 masks, a pass for each token"
 INSERTION = tuple(sorted({0.0, *WORD_INSERTION_FRACTIONS}))
 DELETION = tuple(fraction for fraction in WORD_DELETION_FRACTIONS if fraction)
@@ -103,21 +108,40 @@ class Gradients:
         """(T·C,) distance from the fill."""
         return (self.clip.features - self.clip.fill).abs().flatten().cpu()
 
-    def pooled(self, maps: Tensor) -> Tensor:
-        """Return maps in means over patches, the mean of the usual levels."""
-        means = zip(self.usual.means(maps), self.usual.labels, strict=True)
+    def pooled(self, maps: Tensor, pools: Pools | None = None) -> Tensor:
+        """Return maps in means over patches, the mean of all levels; None: the usual ones."""
+        pools = pools or self.usual
+        means = zip(pools.means(maps), pools.labels, strict=True)
         return torch.stack([mean[:, labels] for mean, labels in means]).mean(0)
 
     def own(self, masks: int) -> Tensor:
         """Return the maps that the first masks draw, a pass for each token."""
         return self.pooled(self.of_tokens[:masks].mean(0))
 
+    def prior(self, pools: Pools) -> Tensor:
+        """Return what the maps fall back on, (T·C,), in means over these patches."""
+        shape = self.clip.features.shape
+        labels = pools.labels.unflatten(1, shape)
+        return prior_of(self.sentence.view(shape), self.deviation.view(shape), labels).flatten()
+
     def over_time(self, profiles: Tensor, values: Tensor) -> Tensor:
         """Return profiles over time, (K, T), times a map, (T·C,), from its minimum up."""
         by_frame = (values - values.min()).view(self.clip.utterance.features.shape)
         return (profiles[..., None] * by_frame).flatten(1)
 
-    def shared(self, sizes: Tensor, profile: Tensor | None = None, signs: bool = True, passes: int = PASSES) -> Tensor:
+    def under(self, labels: Tensor, masks: int) -> Tensor:
+        """Return maps by feature, (K, T·C), that other masks draw, of these patches, a pass for each token."""
+        bits = self.clip.bits(labels, masks, "antithetic", 0.5, "words/0")
+        return gradients(self.clip, bits, labels)[0].mean(0).float()
+
+    def shared(
+        self,
+        sizes: Tensor,
+        profile: Tensor | None = None,
+        signs: bool = True,
+        passes: int = PASSES,
+        pools: Pools | None = None,
+    ) -> Tensor:
         """Return the maps where tokens share passes.
 
         Args:
@@ -125,6 +149,7 @@ class Gradients:
             profile: (K, T) what shares out a pass over time; None: nothing does.
             signs: Whether tokens of a group have signs.
             passes: Under each mask.
+            pools: Patches of the maps; None: the usual ones.
         """
         frames = len(self.clip.utterance.features)
         weights = torch.ones(self.tokens, frames) if profile is None else profile
@@ -139,7 +164,7 @@ class Gradients:
                 mean = torch.einsum("n,nf->f", sign[:, place] * sizes[:, k], total) / COUNT
                 share = 1.0 if profile is None or sharing.shares is None else sharing.shares[k][:, None]
                 maps[k] = (mean.view(frames, -1) * share).flatten()
-        return self.pooled(maps)
+        return self.pooled(maps, pools)
 
     @cached_property
     def sizes(self) -> Tensor:
@@ -214,9 +239,7 @@ def maps_of(seen: Gradients) -> Iterator[tuple[str, float, Tensor]]:
     each, all_shared = float(12 * tokens), float(COUNT * min(PASSES, tokens))
     scaled = torch.stack([z_score(values.double()).float() for values in few])
     sentence = z_score(seen.sentence.double()).float()
-    shape = seen.clip.features.shape
-    labels = torch.stack([seen.clip.level(phi) for phi in (400.0, 1600.0)])
-    prior = prior_of(seen.sentence.view(shape), seen.deviation.view(shape), labels).flatten()
+    prior = seen.prior(seen.usual)
     yield BEFORE, each, few
     for masks in (4, 6, COUNT):
         yield f"{masks} masks, a pass for each token", masks * tokens, seen.own(masks)
@@ -259,6 +282,37 @@ def maps_of(seen: Gradients) -> Iterator[tuple[str, float, Tensor]]:
         yield name, all_shared, scaled + weight * prior
 
 
+def maps_of_patches(seen: Gradients) -> Iterator[tuple[str, float, Tensor]]:
+    """Yield the same of maps whose patches are finer, or cut at the boundaries of words or of spectral changes."""
+    clip, each = seen.clip, float(12 * seen.tokens)
+    words, phones = word_boundaries(clip), spectral_boundaries(clip)
+    whole = stretches(clip, words)
+    usual = [clip.level(phi) for phi in (400.0, 1600.0)]
+    finer = {phis: Pools(torch.stack([clip.level(phi) for phi in phis])) for phis in FINER}
+    # Cut patches are finer as well as aligned: at mirrored boundaries they are as fine, and not aligned.
+    mirrored = (len(whole) - phones).flip(0)
+    at_words, at_changes, elsewhere = (
+        Pools(torch.stack([cut(level, at) for level in usual])) for at in (words, phones, mirrored)
+    )
+    kinds = {f"φ = {', '.join(f'{phi:.0f}' for phi in phis)}": pools for phis, pools in finer.items()}
+    kinds |= {"patches cut at words": at_words, "patches cut at spectral changes": at_changes}
+    kinds |= {"patches cut at spectral changes mirrored in time": elsewhere}
+    few = seen.of_tokens[:12].mean(0)
+    for name, pools in kinds.items():
+        yield f"12 masks, {name}", each, seen.pooled(few, pools)
+    yield "12 masks, whole words", each, seen.pooled(few, Pools(whole[None]))
+    aligned = seen.under(cut(clip.level(250.0), words), 12)
+    yield "12 masks cut at words", each, seen.pooled(aligned)
+    yield "12 masks cut at words, patches too", each, seen.pooled(aligned, at_words)
+    of_words = seen.under(whole, 12)
+    yield "12 masks of whole words", each, seen.pooled(of_words)
+    yield "12 masks of whole words, whole words", each, seen.pooled(of_words, Pools(whole[None]))
+    for name, pools in kinds.items():
+        both = seen.shared(seen.sizes, seen.attention, pools=pools)
+        scaled = torch.stack([z_score(values.double()).float() for values in both])
+        yield f"default, {name}", float(COUNT * min(PASSES, seen.tokens)), scaled + 3 * seen.prior(pools)
+
+
 def table(scores: dict[str, list[list[float]]], passes: dict[str, list[float]]) -> list[str]:
     """Return means, and differences from a pass for each token with standard errors, as Markdown."""
     percents = ", ".join(f"{100 * fraction:g}" for fraction in DELETION)
@@ -292,7 +346,7 @@ def main() -> None:
         for clip_id, clip in load_clips(options, folder):
             clips.append(clip_id)
             seen = Gradients(clip, options.words)
-            for name, cost, maps in maps_of(seen):
+            for name, cost, maps in itertools.chain(maps_of(seen), maps_of_patches(seen)):
                 scores.setdefault(name, []).append(seen.score(maps))
                 passes.setdefault(name, []).append(cost)
             result = {"model": options.model, "clips": clips, "passes": passes, "scores": scores}
