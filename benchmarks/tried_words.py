@@ -27,7 +27,6 @@ import torch
 from torch import Tensor
 from tried_clips import Clip, arguments, load_clips, output
 from tried_patches import cut, spectral_boundaries, stretches, word_boundaries
-from tried_tokens import gradients
 
 from spes_hf.functional import area_under_curve, deletion_masks, z_score
 from spes_hf.metrics import WORD_DELETION_FRACTIONS, WORD_INSERTION_FRACTIONS
@@ -130,9 +129,15 @@ class Gradients:
         return (profiles[..., None] * by_frame).flatten(1)
 
     def under(self, labels: Tensor, masks: int) -> Tensor:
-        """Return maps by feature, (K, T·C), that other masks draw, of these patches, a pass for each token."""
-        bits = self.clip.bits(labels, masks, "antithetic", 0.5, "words/0")
-        return gradients(self.clip, bits, labels)[0].mean(0).float()
+        """Return maps by feature, (K, T·C), that masks of these patches draw, a pass for each token of judged words."""
+        found = torch.zeros_like(self.of_tokens[0])
+        for some in self.clip.bits(labels, masks, "antithetic", 0.5, "words/0").split(1):
+            keep = self.clip.spread(some, labels).to(self.clip.features).requires_grad_()
+            impact = self.clip.impact_under(keep)
+            for k in (k for word in self.judged for k in self.groups[word]):
+                (gradient,) = torch.autograd.grad(impact[0, k], keep, retain_graph=True)
+                found[k] -= gradient.flatten().float().cpu()
+        return found / masks
 
     def shared(
         self,
