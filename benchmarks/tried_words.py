@@ -2,7 +2,7 @@
 
     python benchmarks/tried_words.py --model speech2text-en
     python benchmarks/tried_words.py --model seamless-en-de-es --tgt-lang deu --clips 9
-    python benchmarks/tried_words.py --model demo --words 2 --data FOLDER --ids ID …       (real speech, a manifest.jsonl)
+    python benchmarks/tried_words.py --model demo --words 2 --data FOLDER --ids ID …     (real speech, a manifest.jsonl)
 
 The clips are those of tried_clips.py (espeak-ng: apt-get install espeak-ng). Every line is another map for each word,
 made of the same gradients under 24 masks: the mean of its tokens' z-scores. It is judged by the probability of *that*
