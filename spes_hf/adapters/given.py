@@ -13,7 +13,7 @@ from weakref import WeakSet
 import torch
 
 from spes_hf.errors import UnsupportedModelError
-from spes_hf.runtime.offload import missing_weights
+from spes_hf.runtime.offload import apart, missing_weights
 from spes_hf.runtime.wrapping import unwrap
 
 # What a pipeline adds to generate()'s arguments for its own use.
@@ -65,7 +65,9 @@ def take(model: Any, processor: Any, processor_classes: Mapping[str, Sequence[st
 
 
 def check_family(model: Any, processor: Any, model_classes: Sequence[str], processor_classes: Sequence[str]) -> None:
-    """Refuse a model or a processor of another family, by the names of the classes, and a model without weights.
+    """Refuse a model or a processor of another family, by the names of the classes, and weights that cannot be used.
+
+    Those are none at all, or on several devices that nothing moves tensors between.
 
     Raises:
         UnsupportedModelError: Naming the classes that are allowed.
@@ -85,6 +87,12 @@ def check_family(model: Any, processor: Any, model_classes: Sequence[str], proce
         raise UnsupportedModelError(
             f"model has no weights for {missing[0]} (it is on the meta device, {len(missing)} in all); load it with "
             "from_pretrained() before explaining"
+        )
+    devices = apart(model)
+    if devices:
+        raise UnsupportedModelError(
+            f"model lies on {' and '.join(devices)}, and nothing moves tensors from one to the other; load it with "
+            'from_pretrained(name, device_map="auto"), or pass it through accelerate.dispatch_model'
         )
 
 

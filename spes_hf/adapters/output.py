@@ -83,7 +83,7 @@ def undisturbed(adapter: Adapter, duration_s: float, seed: int) -> Iterator[None
         OutOfMemoryError: If not even one copy fits.
     """
     with (
-        leave_unchanged(adapter.model, seed=seed),
+        leave_unchanged(adapter.model, seed, adapter.device),
         enough_memory(f"model with audio of {duration_s:.1f} s"),
     ):
         yield

@@ -129,7 +129,7 @@ class ContrastiveDeletion(RewritingMetric):
         else:
             maps, method = check_maps(saliency, explanation, len(contrasts), "contrasts"), "custom"
         what = f"model with audio of {len(explanation.waveform) / explanation.sampling_rate:.1f} s"
-        with leave_unchanged(self.adapter.model), enough_memory(what):
+        with leave_unchanged(self.adapter.model, device=self.adapter.device), enough_memory(what):
             scene = self._scene(explanation)
             found = [self._measure(scene, contrast, each) for contrast, each in zip(contrasts, maps, strict=True)]
         return {

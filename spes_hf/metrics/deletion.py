@@ -107,7 +107,7 @@ class _Curve(RewritingMetric):
         options = generation_options(explanation, self.adapter, self.generate_kwargs)
         self.adapter.check_options(options)
         what = f"model with audio of {len(explanation.waveform) / explanation.sampling_rate:.1f} s"
-        with leave_unchanged(self.adapter.model), enough_memory(what):
+        with leave_unchanged(self.adapter.model, device=self.adapter.device), enough_memory(what):
             found = self._measure(explanation, options, self.keep(ranking))
         return {
             "fractions": list(self.fractions),

@@ -147,7 +147,7 @@ class _WordCurve(PerturbingMetric):
         }
         if judged:
             what = f"model with audio of {len(explanation.waveform) / explanation.sampling_rate:.1f} s"
-            with leave_unchanged(self.adapter.model), enough_memory(what):
+            with leave_unchanged(self.adapter.model, device=self.adapter.device), enough_memory(what):
                 entry |= self._measure(explanation, words, maps)
         return entry
 

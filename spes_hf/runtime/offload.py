@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spes_hf.errors import UnsupportedModelError
+
 
 def execution_device(module: nn.Module) -> torch.device | None:
     """Return where a module's input goes: as its hooks say, or where its first weight is; None: it has no weights."""
@@ -30,15 +32,33 @@ def devices(model: nn.Module) -> set[torch.device]:
     return found | {torch.device(d) for hook in hooks if (d := getattr(hook, "execution_device", None)) is not None}
 
 
-@contextmanager
-def at_home(model: nn.Module) -> Iterator[None]:
-    """Have a model meanwhile say that it is where it computes, and afterwards leave it the hooks that it had.
+def apart(model: nn.Module) -> list[str]:
+    """Return the devices of a model that lies on several and has nothing that moves tensors between them; else none.
 
-    ``generate()`` puts its first tokens where ``model.device`` is, which is "meta" where the first weight waits
-    elsewhere. And it adds a hook of its own to the encoder of a model that is spread.
+    Accelerate's hooks do, and so may hooks of the user's own.
+    """
+    found = sorted({str(weight.device) for weight in model.parameters() if not weight.is_meta})
+    moved = any(_hooks(module) or module._forward_pre_hooks for module in model.modules()) if len(found) > 1 else True
+    return [] if moved else found
+
+
+@contextmanager
+def at_home(model: nn.Module, device: torch.device | None = None) -> Iterator[None]:
+    """Have a model meanwhile say that it is where its input goes, and afterwards leave it the hooks that it had.
+
+    ``generate()`` puts its first tokens where ``model.device`` is. That is where the first weight is: "meta" if it
+    waits elsewhere, another device than the encoder's if the first weight is the decoder's. And it adds a hook of its
+    own to the encoder of a model that is spread.
+
+    Args:
+        model: The model.
+        device: Where its input goes; None: as its hooks say, or where its first weight is.
+
+    Raises:
+        UnsupportedModelError: If tensors on several devices meet in the model itself, which its hooks do not move.
     """
     kind, missing = type(model), object()
-    device, first = execution_device(model), next(model.parameters(), None)
+    device, first = device or execution_device(model), next(model.parameters(), None)
     spread = hasattr(model, "hf_device_map") or any(_hooks(module) for module in model.modules())
     before = [
         (vars(module), {name: vars(module).get(name, missing) for name in ("forward", "_old_forward", "_hf_hook")})
@@ -50,11 +70,19 @@ def at_home(model: nn.Module) -> Iterator[None]:
         for hook in _hooks(module)
         if hasattr(hook, "io_same_device")
     ]
-    if first is not None and first.is_meta and device is not None:
+    if first is not None and device is not None and first.device != device:
         names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "device": property(lambda _: device)}
         model.__class__ = type(kind.__name__, (kind,), names)
     try:
         yield
+    except RuntimeError as error:
+        if not spread or "same device" not in str(error):
+            raise
+        raise UnsupportedModelError(
+            f"{kind.__name__} does not run with its device_map: tensors on several devices meet inside one of its "
+            f"parts ({str(error).splitlines()[0][:300]}). Keep such a part on one device: name it as a whole in "
+            "device_map, such as the encoder or the decoder, or add its class to the model's _no_split_modules"
+        ) from error
     finally:
         model.__class__ = kind
         for attributes, values in before:

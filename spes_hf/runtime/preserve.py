@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from spes_hf.runtime.locks import alone, model_to_itself, plain_torch, random_numbers
 from spes_hf.runtime.offload import at_home
 from spes_hf.runtime.offload import devices as computing_devices
@@ -16,7 +18,7 @@ from spes_hf.runtime.wrapping import as_it_is
 
 
 @contextmanager
-def leave_unchanged(model: Any, seed: int = 0) -> Iterator[None]:
+def leave_unchanged(model: Any, seed: int = 0, device: torch.device | None = None) -> Iterator[None]:
     """Put the model in evaluation mode, its weights frozen, and torch's global state aside; then all is as it was.
 
     Random states too. Frozen weights spare a backward pass through the model the gradients that nobody asks for. Other
@@ -25,6 +27,7 @@ def leave_unchanged(model: Any, seed: int = 0) -> Iterator[None]:
     Args:
         model: The user's model.
         seed: What sampling in ``generate()`` starts from meanwhile.
+        device: Where the model's input goes, `Adapter.device`; None: as its hooks or its first weight say.
     """
     share_cores()
     with model_to_itself(model):
@@ -41,7 +44,7 @@ def leave_unchanged(model: Any, seed: int = 0) -> Iterator[None]:
             model.eval()
             for weights, name in learning:
                 weights[name].requires_grad_(False)
-            with random_numbers(seed, devices), as_it_is(model), at_home(model), plain_torch(devices):
+            with random_numbers(seed, devices), as_it_is(model), at_home(model, device), plain_torch(devices):
                 yield
         finally:
             for weights, name in learning:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from spes_hf.errors import UnsupportedModelError
+from spes_hf.runtime.sharding import REMEDY, split_over_processes
 
 # Of an adapter's configuration: what says where it came from, not what it does.
 _WHERE_FROM = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"}
@@ -26,12 +27,9 @@ def unwrap(model: Any) -> Any:
     from accelerate.utils import extract_model_from_parallel
 
     while isinstance(model, torch.nn.Module):
-        name = type(model).__name__
-        if name in ("FullyShardedDataParallel", "DeepSpeedEngine"):
-            raise UnsupportedModelError(
-                f"model is a {name}, whose weights may be split over processes; load the checkpoint again in each "
-                "process and pass that model: Model.from_pretrained(folder)"
-            )
+        split = split_over_processes(model)
+        if split is not None:
+            raise UnsupportedModelError(f"{split}: its weights are split over processes, and {REMEDY}")
         inside = extract_model_from_parallel(model, keep_torch_compile=False)
         if type(inside).__module__.split(".")[0] == "peft":
             inside = _base_model(inside)
