@@ -204,7 +204,7 @@ def test_recording_takes_a_split_model(cases, two):
     split, _ = case.copy()
     split = dispatch_model(split, scattered(case, split, *two), main_device=two[0])
     settings = {"config": FEW, "generate_kwargs": {"max_new_tokens": 6}, "progress": False}
-    expected, found = (explain(model, case.processor, sound, **settings) for model in (case.model, split))
+    expected, found = (explain(model, case.processor, sound, 16_000, **settings) for model in (case.model, split))
     assert len(found) == len(expected) > 1
     for one, other in zip(found, expected, strict=True):
         close(one, other, SHARES[FEW])
@@ -238,6 +238,12 @@ def test_model_in_pieces_without_hooks_is_refused(cases, two, name):
         get_adapter(model, case.processor)
     model.register_forward_pre_hook(lambda *inputs: None)  # of the user's, who may know what it moves
     assert get_adapter(model, case.processor).model is model
+
+
+@pytest.mark.parametrize("name", FOUR)
+def test_no_family_has_a_plan_of_tensor_parallelism(cases, name):
+    """docs/scaling.md says so; when transformers has one, a test of it belongs here."""
+    assert not cases(name).model.supports_tp_plan
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
