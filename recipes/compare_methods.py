@@ -24,8 +24,9 @@ probability of that word is read, and of the other words.
 
 Methods are named as in the paper's tables: "SPES", "feature-wise", "bubble noise", "- multi-scale", "- clustering",
 "- duration adaptation", "- KL", "joint", "coarse", then "random", "energy", "attention", "saliency",
-"input x gradient", "integrated gradients", and this package's presets "default" and "fast". Settings are changed after
-a colon: "SPES:fill=zero", "SPES:patches_per_second=20/80/400,num_spectrogram_masks=300".
+"input x gradient", "integrated gradients", this package's presets "default" and "fast", and FILE.json for a config that
+ExplainConfig.to_json() wrote. Settings are changed after a colon: "SPES:fill=zero",
+"SPES:patches_per_second=20/80/400,num_spectrogram_masks=300".
 
 What was measured is kept, one small file for each method and utterance, under OUT/rows: a run that was stopped goes on
 where it was, methods can be added later, and several processes may share one OUT (give each a --share).
@@ -68,11 +69,12 @@ from spes_hf import (
     WordInsertion,
     ablations,
 )
-from spes_hf.cli import load_model
+from spes_hf.commands.options import add_running, load_model, running_of
 from spes_hf.errors import ConfigError
 from spes_hf.files import read_json_lines
 from spes_hf.metrics import FINE_FRACTIONS, PAPER_FRACTIONS, Score, compare, plot_curves, summarize
 from spes_hf.metrics.quality import get_quality
+from spes_hf.metrics.tables import COLUMNS, score_to_json, table_of
 
 TABLE_1 = ("SPES", "feature-wise", "bubble noise", "- multi-scale", "- clustering", "- duration adaptation", "- KL")
 BASELINES = ("random", "energy", "attention", "integrated gradients")
@@ -83,19 +85,8 @@ PRESETS = {
 }
 FIRST = 0.2  # the share of features that the cheap deletion curve is cut at
 
-# What the table shows of a method's scores: name of the score, heading.
-COLUMNS = (
-    ("deletion", "deletion, {metric}"),
-    ("insertion", "insertion, {metric}"),
-    ("deletion_probability_first", "probability left, first 20 % deleted"),
-    ("insertion_probability", "probability, insertion"),
-    ("word_deletion", "a word's probability, its first 5 % deleted"),
-    ("word_specificity", "probability left to other words"),
-    ("word_margin", "other words less the word"),
-    ("word_insertion", "a word's probability, insertion"),
-    ("size_audio", "size, audio"),
-    ("size_token", "size, tokens"),
-)
+# What the table shows of a method's scores; the curve of the probability is cut.
+SHOWN = tuple((key, heading) for key, heading in COLUMNS if key != "deletion_probability")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -154,7 +145,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--num-masks", type=int, metavar="N", help="of the spectrogram, for all methods (default: the paper's)"
     )
     how.add_argument("--num-token-masks", type=int, metavar="N", help="of the tokens (default: the paper's)")
-    how.add_argument("--batch-size", type=int, metavar="B", help="perturbed copies in a forward pass")
+    add_running(how)
     how.add_argument("--seed", type=int, default=0, help="same seed, same masks (default: 0)")
     score = parser.add_argument_group("how they are judged")
     score.add_argument(
@@ -218,8 +209,8 @@ def method(name: str, task: str | None, masks: Mapping[str, int]) -> ExplainConf
             return CaptumConfig(attribution=base.replace(" ", "_"), **token_masks)  # type: ignore[arg-type]
         if base in ("default", "fast"):
             return (SpesConfig if base == "default" else SpesConfig.fast)(**settings)
-        if base in known:
-            config = known[base]
+        if base in known or base.endswith(".json"):
+            config = known[base] if base in known else ExplainConfig.from_json(base)
             free = [k for k in masks if k in config.unused]
             return config.changed(**{k: v for k, v in settings.items() if k not in free})
     except TypeError as error:
@@ -303,6 +294,7 @@ class Laboratory:
         o = self.options
         settings = [self.configs[name].to_dict(), self.fractions, o.judge_fill, o.model, o.language, o.tgt_lang, o.seed]
         settings += [] if o.words is None else [{"words": o.words}]
+        settings += [] if o.autocast is None and not o.compile else [{"autocast": o.autocast, "compile": o.compile}]
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         folder = re.sub(r"[^\w.=-]+", "_", name).strip("_")
         return Path(o.out) / "rows" / f"{folder}-{digest}" / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', row['id'])}.json"
@@ -329,9 +321,7 @@ class Laboratory:
         """Return what one method shows on one utterance; an utterance that cannot be explained carries an error."""
         model, processor = self.model
         o = self.options
-        explainer = Explainer(
-            model, processor, self.configs[name], batch_size=o.batch_size, seed=o.seed, progress=False
-        )
+        explainer = Explainer(model, processor, self.configs[name], seed=o.seed, progress=False, **running_of(o))
         try:
             explanation = explainer(row["audio"], language=o.language, tgt_lang=o.tgt_lang, utterance_id=row["id"])
             found: dict[str, Any] = {"id": row["id"], "size": Size()({"explanation": explanation})["size"]}
@@ -408,7 +398,11 @@ def write(laboratory: Laboratory, rows: Sequence[Mapping[str, Any]], options: ar
         result["judged"][fill]["differences"] = differences
         clean = next(iter(scores.values()))["clean"]
         lines += ["", f'Deleted features become the "{fill}". Clean {metric}: {clean.value:.1f}. 95 % intervals.', ""]
-        lines += table(scores, costs, metric) + ["", f"Against {next(iter(scores))}, paired bootstrap:", ""]
+        lines += table_of(scores, metric, SHOWN, cost_columns(costs)) + [
+            "",
+            f"Against {next(iter(scores))}, paired bootstrap:",
+            "",
+        ]
         lines += difference_table(differences)
         curves = ("deletion", "insertion", "deletion_probability", "insertion_probability", "size_audio")
         for key in (*curves, *(measure.key for measure in laboratory.of_words)):
@@ -421,32 +415,14 @@ def write(laboratory: Laboratory, rows: Sequence[Mapping[str, Any]], options: ar
     print(text)
 
 
-def table(scores: Mapping[str, Mapping[str, Score]], costs: Mapping[str, Mapping[str, Any]], metric: str) -> list[str]:
-    """Return the lines of the table of scores; the best of every column is bold."""
-    first = next(iter(scores.values()))
-    columns = [(key, heading) for key, heading in COLUMNS if key in first]
-    best = {}
-    for key, _ in columns:
-        values = {name: found[key].value for name, found in scores.items()}
-        best[key] = (max if first[key].higher_is_better else min)(values, key=values.__getitem__)
-    heads = [f"{h.format(metric=metric)} {'↑' if first[key].higher_is_better else '↓'}" for key, h in columns]
-    lines = [f"| method | {' | '.join(heads)} | s | forward passes |", "|---" * (len(heads) + 3) + "|"]
-    for name, found in scores.items():
-        cells = []
-        for key, _ in columns:
-            value = f"{found[key].value:.1f}"
-            cells.append(f"{f'**{value}**' if best[key] == name else value} {brief(found[key])}")
-        cost = costs[name]
-        passes = f"{cost['forward_passes']:,.0f}"
+def cost_columns(costs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Return what the methods cost, as columns of the table."""
+    passes = {}
+    for name, cost in costs.items():
+        passes[name] = f"{cost['forward_passes']:,.0f}"
         if cost.get("backward_passes"):
-            passes += f" + {cost['backward_passes']:,.0f} backward"
-        lines.append(f"| {name} | {' | '.join(cells)} | {cost['seconds']:.1f} | {passes} |")
-    return lines
-
-
-def brief(score: Score) -> str:
-    """Return an interval for a narrow cell."""
-    return f"[{score.interval.low:.1f}, {score.interval.high:.1f}]"
+            passes[name] += f" + {cost['backward_passes']:,.0f} backward"
+    return {"s": {name: f"{cost['seconds']:.1f}" for name, cost in costs.items()}, "forward passes": passes}
 
 
 def compared(scores: Mapping[str, Mapping[str, Score]]) -> dict[str, Any]:
@@ -454,7 +430,7 @@ def compared(scores: Mapping[str, Mapping[str, Score]]) -> dict[str, Any]:
     reference, *others = scores
     found: dict[str, Any] = {}
     for name in others:
-        for key, _ in COLUMNS:
+        for key, _ in SHOWN:
             if key in scores[name] and key in scores[reference]:
                 c = compare(scores[name][key], scores[reference][key])
                 found.setdefault(name, {})[key] = {
@@ -468,23 +444,12 @@ def compared(scores: Mapping[str, Mapping[str, Score]]) -> dict[str, Any]:
 
 def difference_table(differences: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the lines of the table of differences; a star marks p < 0.05."""
-    keys = [key for key, _ in COLUMNS if any(key in d for d in differences.values())]
+    keys = [key for key, _ in SHOWN if any(key in d for d in differences.values())]
     lines = [f"| method | {' | '.join(key.replace('_', ' ') for key in keys)} |", "|---" * (len(keys) + 1) + "|"]
     for name, found in differences.items():
         cells = [f"{found[k]['difference']:+.1f}{' *' if found[k]['p_value'] < 0.05 else ''}" for k in keys]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return [*lines, "", "\\* p < 0.05"]
-
-
-def score_to_json(score: Score) -> dict[str, Any]:
-    """Return a score as JSON holds it."""
-    return {
-        "value": score.value,
-        "interval": [score.interval.low, score.interval.high],
-        "higher_is_better": score.higher_is_better,
-        "signature": score.signature,
-        "curve": None if score.curve is None else {"x": score.curve.x.tolist(), "y": score.curve.y.tolist()},
-    }
 
 
 if __name__ == "__main__":

@@ -75,9 +75,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     job_options.add_model(parser)
 
     method = parser.add_argument_group("method")
-    method.add_argument("--preset", choices=("fast", "default"), default="default", help="default: %(default)s")
-    method.add_argument("--num-masks", type=int, metavar="N", help="how many times the spectrogram is perturbed")
-    method.add_argument("--batch-size", type=int, metavar="B", help="perturbed copies in one forward pass")
+    job_options.add_method(method, presets=("fast", "default"), tokens=False)
+    job_options.add_running(method)
     method.add_argument("--seed", type=int, default=0, help="same seed, same masks (default: 0)")
 
     report = parser.add_argument_group("report")
@@ -101,7 +100,6 @@ def run(options: argparse.Namespace) -> int:
     from spes_hf import ConfigError, Diagnose
     from spes_hf.jobs.run import map_rows
     from spes_hf.jobs.schedule import estimate_costs, find_place
-    from spes_hf.methods.presets import preset
 
     find_place(options.process_index, options.num_processes)  # before the model: it chooses the device
     dataset = job_options.corpus_of(options)
@@ -113,11 +111,10 @@ def run(options: argparse.Namespace) -> int:
         if column is not None and column not in dataset.column_names:
             raise ConfigError(f"{option} is {column!r}; the data set has {', '.join(dataset.column_names)}")
     model, processor = job_options.model_of(options)
-    masks = {} if options.num_masks is None else {"num_spectrogram_masks": options.num_masks}
     transform = Diagnose(
         model,
         processor,
-        preset(options.preset, "st" if translation else "asr", **masks),
+        job_options.config_of(options, translation=translation),
         reference_column=reference,
         times_column=options.times_column,
         audio_column=options.audio_column,
@@ -126,8 +123,8 @@ def run(options: argparse.Namespace) -> int:
         task=options.task,
         tgt_lang=options.tgt_lang,
         generate_kwargs=job_options.generate_kwargs_of(options),
-        batch_size=options.batch_size,
         seed=options.seed,
+        **job_options.running_of(options),
     )
     summary = map_rows(
         dataset,

@@ -97,13 +97,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     job_options.add_model(parser)
 
     method = parser.add_argument_group("method")
-    method.add_argument(
-        "--preset", choices=("fast", "default", "paper"), default="default", help="default: %(default)s"
-    )
-    method.add_argument("--config", type=Path, metavar="FILE", help="a config that ExplainConfig.to_json() wrote")
-    method.add_argument("--num-masks", type=int, metavar="N", help="how many times the spectrogram is perturbed")
-    method.add_argument("--num-token-masks", type=int, metavar="N", help="how many times earlier tokens are")
-    method.add_argument("--batch-size", type=int, metavar="B", help="perturbed copies in one forward pass")
+    job_options.add_method(method)
+    job_options.add_running(method)
     method.add_argument("--seed", type=int, default=0, help="same seed, same masks (default: 0)")
 
     scores = parser.add_argument_group("scores")
@@ -157,21 +152,25 @@ def run(options: argparse.Namespace) -> int:
     curves = {"deletion": Deletion, "insertion": Insertion}
     of_words = {"word_deletion": WordDeletion, "word_insertion": WordInsertion}
     generate_kwargs = job_options.generate_kwargs_of(options)
-    config = make_config(options)
+    config = job_options.config_of(options, translation=job_options.is_translation(options))
     metrics: list[Any] = []
     for metric in options.metrics:
         if metric == "size":
             metrics.append(Size())
         elif metric in of_words:
-            metrics.append(of_words[metric](model, processor, max_words=options.max_words))
+            metrics.append(
+                of_words[metric](model, processor, max_words=options.max_words, batch_size=options.batch_size)
+            )
         elif metric == "diagnosis":
-            settings = {name: getattr(options, name) for name in ("language", "task", "tgt_lang", "batch_size", "seed")}
+            settings = {name: getattr(options, name) for name in ("language", "task", "tgt_lang", "seed")}
+            settings |= job_options.running_of(options)
             columns = {name: getattr(options, name) for name in ("audio_column", "id_column", "text_column")}
             settings["generate_kwargs"] = generate_kwargs
             maps = config if options.config is not None else config.changed(impact="log-odds")
             metrics.append(Diagnose(model, processor, maps, reference_column=reference, **settings, **columns))
         else:
-            metrics.append(curves[metric](model, processor, options.fractions, against=options.against))
+            how = {"against": options.against, "batch_size": options.batch_size}
+            metrics.append(curves[metric](model, processor, options.fractions, **how))
     summary = explain_dataset(
         model,
         processor,
@@ -186,7 +185,6 @@ def run(options: argparse.Namespace) -> int:
         task=options.task,
         tgt_lang=options.tgt_lang,
         generate_kwargs=generate_kwargs,
-        batch_size=options.batch_size,
         seed=options.seed,
         progress=not options.quiet,
         process_index=options.process_index,
@@ -194,6 +192,7 @@ def run(options: argparse.Namespace) -> int:
         flush_seconds=options.flush_seconds,
         segment=options.segment,
         over=options.over,
+        **job_options.running_of(options),
     )
     if not summary.reports:
         return 0
@@ -219,20 +218,6 @@ def reference_column(options: argparse.Namespace, dataset: Dataset) -> str | Non
     if column is not None and column not in dataset.column_names:
         raise ConfigError(f"--reference-column is {column!r}; the data set has {', '.join(dataset.column_names)}")
     return column
-
-
-def make_config(options: argparse.Namespace) -> Any:
-    """Return method and settings."""
-    from dataclasses import replace
-
-    from spes_hf import ExplainConfig
-    from spes_hf.methods.presets import preset
-
-    counts = {"num_spectrogram_masks": options.num_masks, "num_token_masks": options.num_token_masks}
-    changes = {name: count for name, count in counts.items() if count is not None}
-    if options.config is not None:
-        return replace(ExplainConfig.from_json(options.config), **changes)
-    return preset(options.preset, "st" if job_options.is_translation(options) else "asr", **changes)
 
 
 def finish(options: argparse.Namespace, summary: JobSummary, reference: str | None) -> None:

@@ -22,7 +22,7 @@ from spes_hf.explanation.diagnosis import Diagnosis, ErrorKind, WordError
 from spes_hf.explanation.stretches import Stretch, joined, peak_stretch, profiles_in_time, stretches_in_order
 from spes_hf.masking.draw import mask_key, uniform
 from spes_hf.methods import SpesConfig
-from spes_hf.runtime.batching import Batch, starting_batch_size
+from spes_hf.runtime.batching import Batch, BatchSize, starting_batch_size
 from spes_hf.scoring.contrast import Contrast, Odds
 from spes_hf.scoring.foils import Words, contrast_at, differing, words_of_text
 from spes_hf.scoring.objective import ContrastObjective
@@ -51,9 +51,11 @@ def diagnose(
     text: str | None = None,
     generate_kwargs: Mapping[str, Any] | None = None,
     times: Sequence[Stretch] | None = None,
-    batch_size: int | None = None,
+    batch_size: BatchSize = None,
     seed: int = 0,
     progress: bool = True,
+    autocast: str | None = None,
+    compile: bool = False,
 ) -> Diagnosis:
     """Return for every error of what the model writes whether it was misheard, guessed or not heard.
 
@@ -80,6 +82,8 @@ def diagnose(
         batch_size: Perturbed copies in one forward pass.
         seed: Same seed, same masks.
         progress: Whether to show a progress bar.
+        autocast: As for `explain`.
+        compile: As for `explain`.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
@@ -92,8 +96,8 @@ def diagnose(
         'ask not what your country can do': 1 error (1 misheard), WER 14%
           country, said county: misheard; +9.1 bits = +0.9 context +8.2 sound at 1.42–1.90 s; …
     """
-    diagnoser = Diagnoser(model, processor, config, batch_size=batch_size, seed=seed, progress=progress)
-    return diagnoser(
+    running: dict[str, Any] = {"batch_size": batch_size, "autocast": autocast, "compile": compile}
+    return Diagnoser(model, processor, config, seed=seed, progress=progress, **running)(
         audio,
         reference,
         sampling_rate=sampling_rate,
@@ -113,13 +117,15 @@ class Diagnoser:
         model: A speech-to-text model of a known family, or a pipeline; left exactly as it was.
         processor: Its processor.
         config: Method and settings of the maps; None for `SpesConfig()`.
-        batch_size: Perturbed copies in one forward pass; None: found automatically.
+        batch_size: Perturbed copies in one forward pass; "auto" or None: found automatically, and remembered.
         seed: Same seed, same masks.
         progress: Whether to show a progress bar.
+        autocast: As for `explain`.
+        compile: As for `explain`.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
-        ConfigError: If config, batch size or seed are outside what is allowed.
+        ConfigError: If config, batch size, seed or autocast are outside what is allowed.
     """
 
     def __init__(
@@ -128,11 +134,14 @@ class Diagnoser:
         processor: Any = None,
         config: SpesConfig | None = None,
         *,
-        batch_size: int | None = None,
+        batch_size: BatchSize = None,
         seed: int = 0,
         progress: bool = True,
+        autocast: str | None = None,
+        compile: bool = False,
     ):
-        self.explainer = Explainer(model, processor, config, batch_size=batch_size, seed=seed, progress=progress)
+        running: dict[str, Any] = {"batch_size": batch_size, "autocast": autocast, "compile": compile}
+        self.explainer = Explainer(model, processor, config, seed=seed, progress=progress, **running)
         if not isinstance(self.explainer.config, SpesConfig):
             raise ConfigError(f"config is {config!r}; a diagnosis reads its maps: pass a SpesConfig, or None")
         self.explainer.config.with_impact_for(text_given=False, foil=True)  # refuses what goes without a foil alone
@@ -275,7 +284,7 @@ class Diagnoser:
         reader = replace(objective.reader, contrasts=objective.contrasts[row : row + 1])
         size = starting_batch_size(math.prod(reader.logits_shape), device, objective.utterance.inputs)
         shape = (*features.shape[1:], *reader.logits_shape)
-        batch = Batch(explainer.batch_size or size, "orders", shape, explainer.found_sizes)
+        batch = Batch(explainer.batch_size or size, "orders", shape, explainer.sizes)
 
         def read(rows: range) -> None:
             found.append(reader.odds(features[rows.start : rows.stop].to(device)))

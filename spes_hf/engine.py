@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from spes_hf.explainer import Explainer
 from spes_hf.explanation import Explanation
 from spes_hf.methods import ExplainConfig
+from spes_hf.runtime.batching import BatchSize
 from spes_hf.scoring.foils import Foil
 from spes_hf.scoring.part import Chosen
 
@@ -30,7 +31,7 @@ def explain(
     text: str | None = None,
     foil: Foil | None = None,
     generate_kwargs: Mapping[str, Any] | None = None,
-    batch_size: int | None = None,
+    batch_size: BatchSize = None,
     seed: int = 0,
     progress: bool = True,
     words: Chosen | None = None,
@@ -42,6 +43,8 @@ def explain(
     over: str = "spectrogram",
     folder: str | Path | None = None,
     accelerator: Any = None,
+    autocast: str | None = None,
+    compile: bool = False,
 ) -> Explanation | Recording:
     """Return why the model writes each token for this audio: saliency over the spectrogram and over earlier tokens.
 
@@ -49,8 +52,7 @@ def explain(
     that ``generate()`` itself went through.
 
     Args:
-        model: A speech-to-text model of a known family (see `spes_hf.list_adapters`), or a pipeline with one; left
-            exactly as it was.
+        model: A speech-to-text model of a known family (`spes_hf.list_adapters`), or a pipeline; left as it was.
         processor: Its processor; a pipeline has its own: ``explain(pipe, audio=audio)``.
         audio: Samples (array, tensor or list), a path, the bytes of a file, or a row's audio of a `datasets` corpus.
         sampling_rate: Of bare samples that are not at the processor's rate, in Hz.
@@ -61,31 +63,31 @@ def explain(
         text: Explain this output instead of the one that the model generates.
         foil: Explain why the model wrote this and not that: a whole other text; replacements, by word or index
             (``{"country": "county"}``, ``{"country": ["county", "company"]}``), or by token to the id of a token; or a
-            list of such foils, which share the masks. The explanation then has a row for each place where output and
-            foil differ (`Explanation.contrasts`).
+            list of foils, which share the masks. Each place that differs is a row (`Explanation.contrasts`).
         generate_kwargs: Further arguments of ``model.generate()``, such as ``{"num_beams": 5}``.
-        batch_size: Perturbed copies in one forward pass; None: found automatically.
+        batch_size: Perturbed copies in one forward pass; "auto" or None: found automatically, and remembered.
         seed: Same seed, same masks.
         progress: Whether to show a progress bar.
         words: Explain these words alone, by text (all that read so) or by index: the backward passes for the others
             are spared, the maps are the same. A text, an index, or several.
         tokens: Tokens likewise.
         timestamps: Whether to explain the tokens that say when, too: what made the model cut there?
-        start: Explain what was written for a recording from here on, in seconds, in the context that it had; whole
-            segments by the model's timestamps.
+        start: Explain a recording from here on, in seconds, in the context that it had; whole segments by timestamps.
         end: Up to here, likewise. What comes later is not transcribed.
-        segment: "pauses" to cut a recording where speech pauses, into utterances that know nothing of each other; None
-            for the way in which the model itself goes through recordings.
+        segment: "pauses" to cut a recording where speech pauses, into separate utterances; None: the model's own way.
         over: "encoder" for saliency over the encoder's output as well (`Explanation.encoder_saliency`), in passes of
             the decoder alone; the other maps stay the same, bit for bit.
         folder: Where to write the result, a recording window by window: the same call continues what was interrupted.
             None: nowhere, or a temporary folder, until ``.save(path)``.
         accelerator: `accelerate.Accelerator()`, in every process that ``accelerate launch`` started: they share the
             masks, and each returns the whole explanation. None: this process works on its own.
+        autocast: "bfloat16" or "float16" to run the model by `torch.autocast` in that type, faster and less exact; None
+            to run it as it is, even where autocast is switched on around the call.
+        compile: Whether to run the encoder by `torch.compile`; the last digits differ. Each new input shape is compiled
+            for about a minute, and torch gives up after eight: give a `batch_size`, and inputs of one length (Whisper).
 
     Returns:
-        The explanation; ``.words()``, ``.plot()``, ``.to_html(path)`` and ``.save(path)`` are where to go on. A
-        recording has the same.
+        The explanation, or recording; ``.words()``, ``.plot()``, ``.to_html(path)`` and ``.save(path)`` come next.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
@@ -93,9 +95,8 @@ def explain(
         ConfigError: If an argument has a value outside what is allowed.
         RankError: If another of the processes failed, is lost, or was called with something else.
     """
-    explainer = Explainer(
-        model, processor, config, batch_size=batch_size, seed=seed, progress=progress, accelerator=accelerator
-    )
+    running: dict[str, Any] = {"batch_size": batch_size, "autocast": autocast, "compile": compile}
+    explainer = Explainer(model, processor, config, seed=seed, progress=progress, accelerator=accelerator, **running)
     return explainer(
         audio,
         sampling_rate=sampling_rate,

@@ -27,8 +27,8 @@ from spes_hf.plans import Found, run_plan
 from spes_hf.provenance import describe
 from spes_hf.recording_folder import Asked
 from spes_hf.recordings import explain_recording, is_recording
-from spes_hf.runtime.batching import FoundSizes, check_batch_size
-from spes_hf.runtime.precision import graphs_of, precision_of
+from spes_hf.runtime.batching import BatchSize, FoundSizes, check_batch_size, found_sizes_of
+from spes_hf.runtime.precision import check_autocast, graphs_of, precision_of
 from spes_hf.runtime.ranks import Ranks
 from spes_hf.scoring.contrast import CONTRASTS, Contrast
 from spes_hf.scoring.encoder import EncoderOutput
@@ -47,14 +47,11 @@ class Explainer:
         model: A speech-to-text model of a known family.
         processor: Its processor.
         config: Method and settings; None for `SpesConfig()`.
-        batch_size: Perturbed copies in one forward pass; None: found automatically.
+        batch_size: Perturbed copies in one forward pass; "auto" or None: found automatically, and remembered.
         seed: Same seed, same masks.
         progress: Whether to show a progress bar.
-        autocast: "bfloat16" or "float16" to run the model by `torch.autocast` in that type, faster and less exact; None
-            to run it as it is, even where autocast is switched on around the call.
-        compile: Whether to run the encoder by `torch.compile`. Every shape of its input is compiled anew, which takes a
-            minute, and torch stops compiling after eight: worth it for models whose input has one length (Whisper),
-            with a `batch_size` of yours that is the same for all utterances. Results differ in the last digits.
+        autocast: As for `explain`.
+        compile: As for `explain`.
         accelerator: As for `explain`.
 
     Raises:
@@ -68,7 +65,7 @@ class Explainer:
         processor: Any = None,
         config: ExplainConfig | None = None,
         *,
-        batch_size: int | None = None,
+        batch_size: BatchSize = None,
         seed: int = 0,
         progress: bool = True,
         autocast: str | None = None,
@@ -79,13 +76,11 @@ class Explainer:
         self.config = SpesConfig() if config is None else config
         if not isinstance(self.config, ExplainConfig):
             raise ConfigError(f"config is {config!r}; pass a config such as SpesConfig(), or None")
-        if autocast not in (None, "bfloat16", "float16"):
-            raise ConfigError(f'autocast is {autocast!r}; allowed: "bfloat16", "float16" or None')
         self.batch_size: int | None = check_batch_size(batch_size)
         self.found_sizes: FoundSizes = FoundSizes()
         self.seed: int = check_whole("seed", seed)
         self.progress: bool = progress
-        self.autocast: str | None = autocast
+        self.autocast: str | None = check_autocast(autocast)
         self.compile: bool = bool(compile)
         self.ranks: Ranks = Ranks.of(accelerator)
         if self.compile:
@@ -314,7 +309,7 @@ class Explainer:
             problem,
             objective,
             self.batch_size,
-            self.found_sizes,
+            self.sizes,
             self.progress and advance is None,
             advance,
             self.ranks,
@@ -324,6 +319,11 @@ class Explainer:
     def _states(self, output: Output) -> Tensor | None:
         """Return the encoder's output that generating left; compiled code, which rounds differently, has its own."""
         return None if self.compile else output.states
+
+    @property
+    def sizes(self) -> FoundSizes:
+        """The batch sizes that fitted: by whichever call of the model, or here where a size is given."""
+        return self.found_sizes if self.batch_size else found_sizes_of(self.adapter, self._dtype)
 
     @property
     def _precision(self) -> AbstractContextManager[Any]:

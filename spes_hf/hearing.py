@@ -13,6 +13,7 @@ from spes_hf.audio.load import load_audio
 from spes_hf.bits import NOT_HEARD_BITS, Verdict, bits_per_word, probability_made_up, spoken, verdict_of
 from spes_hf.checks import check_whole
 from spes_hf.masking.draw import mask_key
+from spes_hf.runtime.precision import check_autocast, precision_of
 from spes_hf.scoring.evidence import measure_evidence
 from spes_hf.text import join_pieces, word_groups
 
@@ -77,6 +78,7 @@ def sound_check(
     tgt_lang: str | None = None,
     text: str | None = None,
     generate_kwargs: Mapping[str, Any] | None = None,
+    autocast: str | None = None,
 ) -> Hearing:
     """Return what the model writes for this audio, and whether it heard that or made it up.
 
@@ -93,7 +95,7 @@ def sound_check(
         AudioError: If the audio cannot be read, or is too short or too long.
         ConfigError: If an argument has a value outside what is allowed.
     """
-    return SoundChecker(model, processor)(
+    return SoundChecker(model, processor, autocast=autocast)(
         audio,
         sampling_rate=sampling_rate,
         language=language,
@@ -111,15 +113,17 @@ class SoundChecker:
         model: A speech-to-text model of a known family, or a pipeline; left exactly as it was.
         processor: Its processor.
         seed: For generation that draws at random.
+        autocast: As for `spes_hf.explain`.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
-        ConfigError: If the seed is no whole number.
+        ConfigError: If the seed is no whole number, or autocast is not allowed.
     """
 
-    def __init__(self, model: Any, processor: Any = None, *, seed: int = 0):
+    def __init__(self, model: Any, processor: Any = None, *, seed: int = 0, autocast: str | None = None):
         self.adapter = get_adapter(model, processor)
         self.seed = check_whole("seed", seed)
+        self.autocast = check_autocast(autocast)
 
     def __call__(
         self,
@@ -138,7 +142,8 @@ class SoundChecker:
         options = adapter.options_of(language, task, tgt_lang, generate_kwargs, text_given=text is not None)
         waveform = load_audio(audio, adapter.sampling_rate, sampling_rate)
         seed = mask_key(self.seed, utterance_id, "generate")
-        with output_of(adapter, waveform, options, text, seed) as output:
+        precision = precision_of(self.autocast, adapter.device.type)
+        with output_of(adapter, waveform, options, text, seed, precision) as output:
             target = output.target
             evidence = measure_evidence(adapter, output.utterance, target, states=output.states, of_text=False)
         pieces, special = adapter.pieces(target.token_ids), adapter.is_special(target.token_ids)

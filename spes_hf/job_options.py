@@ -8,11 +8,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spes_hf.cli import load_model
+from spes_hf.commands.options import TYPES, add_method, add_running, config_of, is_translation, load_model, running_of
 from spes_hf.errors import ConfigError, SpesError
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+__all__ = [
+    "add_data",
+    "add_job",
+    "add_method",
+    "add_model",
+    "add_running",
+    "config_of",
+    "corpus_of",
+    "generate_kwargs_of",
+    "is_translation",
+    "model_of",
+    "run_job",
+    "running_of",
+]
 
 
 def add_data(parser: argparse.ArgumentParser, reference: str) -> argparse._ArgumentGroup:
@@ -45,7 +60,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--num-beams", type=int, metavar="N", help="width of beam search")
     model.add_argument("--max-new-tokens", type=int, metavar="N", help="limit of the text's length")
     model.add_argument("--device", help="default: the accelerator of this process, else cpu")
-    model.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    model.add_argument("--dtype", choices=TYPES, default="auto")
 
 
 def add_job(parser: argparse.ArgumentParser) -> None:
@@ -76,11 +91,6 @@ def corpus_of(options: argparse.Namespace) -> Dataset:
         problems=options.problems,
     )
     return dataset if options.limit is None else dataset.select(range(min(options.limit, len(dataset))))
-
-
-def is_translation(options: argparse.Namespace) -> bool:
-    """Return whether the model is to translate."""
-    return options.task == "translate" or options.tgt_lang is not None
 
 
 def generate_kwargs_of(options: argparse.Namespace) -> dict[str, Any]:

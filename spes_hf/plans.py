@@ -176,8 +176,10 @@ def run_plan(
             logits = objective.logits_shape
             size = starting_batch_size(math.prod(logits), device, utterance.inputs, backward=step.differentiates)
             shape = (*utterance.features.shape, *logits)
-            batch = Batch(batch_size or size, f"run {number - len(steps)}", shape, found_sizes, ranks)
-            for done in step.run(impact_of, batch):
+            # Other configs run other things with the same model.
+            how = ", gradients" if step.differentiates else ""
+            kind = f"{config.method} over {problem.over}{how}, run {number - len(steps)}"
+            for done in step.run(impact_of, Batch(batch_size or size, kind, shape, found_sizes, ranks)):
                 done = min(done * ranks.count, total - bar.n)  # others are about as far
                 bar.update(done)
                 if advance is not None:

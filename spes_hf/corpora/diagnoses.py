@@ -13,6 +13,7 @@ from spes_hf.errors import ConfigError
 from spes_hf.explanation.diagnosis_rows import COUNTS, columns_of
 from spes_hf.methods import SpesConfig
 from spes_hf.metrics.rows import as_dict
+from spes_hf.runtime.batching import BatchSize
 
 
 class Diagnose(AudioTransform):
@@ -37,8 +38,10 @@ class Diagnose(AudioTransform):
         task: "transcribe" or "translate".
         tgt_lang: Language of the text.
         generate_kwargs: Further arguments of ``model.generate()``.
-        batch_size: Perturbed copies in one forward pass; None: found automatically.
+        batch_size: Perturbed copies in one forward pass; "auto" or None: found automatically, and remembered.
         seed: Same seed, same masks.
+        autocast: As for `spes_hf.explain`.
+        compile: As for `spes_hf.explain`.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
@@ -67,10 +70,13 @@ class Diagnose(AudioTransform):
         task: str | None = None,
         tgt_lang: str | None = None,
         generate_kwargs: Mapping[str, Any] | None = None,
-        batch_size: int | None = None,
+        batch_size: BatchSize = None,
         seed: int = 0,
+        autocast: str | None = None,
+        compile: bool = False,
     ):
-        self.diagnoser = Diagnoser(model, processor, config, batch_size=batch_size, seed=seed, progress=False)
+        running: dict[str, Any] = {"batch_size": batch_size, "autocast": autocast, "compile": compile}
+        self.diagnoser = Diagnoser(model, processor, config, seed=seed, progress=False, **running)
         self.reference_column = reference_column
         self.times_column = times_column
         super().__init__(

@@ -31,6 +31,7 @@ from spes_hf.metrics.size import Size
 from spes_hf.metrics.words import WordDeletion, WordInsertion
 from spes_hf.recordings import goes_in_windows
 from spes_hf.rows import RowTransform
+from spes_hf.runtime.batching import BatchSize
 from spes_hf.runtime.ranks import Ranks
 
 __all__ = [
@@ -58,8 +59,7 @@ class Explain(AudioTransform):
     NaN where there is none) and "reached_length_limit"; and "error". An utterance that cannot be explained has the
     reason there, and nothing in the others; the job continues. Where all is well, "error" is empty.
 
-    Mask i of an utterance depends on the seed, the utterance's id and i alone. Without an id, the id is a digest of the
-    audio.
+    Mask i of an utterance depends on the seed, its id and i alone. Without an id, the id is a digest of the audio.
 
     Args:
         model: A speech-to-text model of a known family.
@@ -74,12 +74,13 @@ class Explain(AudioTransform):
         task: "transcribe" or "translate", likewise.
         tgt_lang: Language of the text, likewise.
         generate_kwargs: Further arguments of ``model.generate()``.
-        batch_size: Perturbed copies in one forward pass; None: found automatically.
+        batch_size: Perturbed copies in one forward pass; "auto" or None: found automatically, and remembered.
         seed: Same seed, same masks.
-        segment: "pauses" to cut all audio where speech pauses; None: audio that is longer than the model's window is
-            explained as the model itself goes through it. Such a row holds a `Recording` at "explanation", which
-            `Recording.from_row` reads, and "verdict" is that of the whole.
+        segment: "pauses" to cut all audio where speech pauses; None: the model's own way through what is longer than
+            its window. Such a row holds a `Recording` at "explanation", and its verdict is that of the whole.
         over: "encoder" for saliency over the encoder's output as well, as for `explain`.
+        autocast: As for `explain`.
+        compile: As for `explain`.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
@@ -107,15 +108,18 @@ class Explain(AudioTransform):
         task: str | None = None,
         tgt_lang: str | None = None,
         generate_kwargs: Mapping[str, Any] | None = None,
-        batch_size: int | None = None,
+        batch_size: BatchSize = None,
         seed: int = 0,
         segment: str | None = None,
         over: str = "spectrogram",
+        autocast: str | None = None,
+        compile: bool = False,
     ):
         self.segment = segment
         self.over = None if over == "spectrogram" else over  # jobs of before go on
         self.recordings: Path | None = None  # where a job keeps the windows of those that it has begun
-        self.explainer = Explainer(model, processor, config, batch_size=batch_size, seed=seed, progress=False)
+        running: dict[str, Any] = {"batch_size": batch_size, "autocast": autocast, "compile": compile}
+        self.explainer = Explainer(model, processor, config, seed=seed, progress=False, **running)
         self.explainer.config.check_over(over)  # once, and not as an error in every row
         super().__init__(
             audio_column=audio_column,
@@ -197,10 +201,7 @@ class Explain(AudioTransform):
         return self.explainer(waveform, text=text, utterance_id=utterance_id, **settings)
 
     def empty(self) -> dict[str, Any]:
-        """Return the columns of an utterance that could not be explained.
-
-        They are empty, not None, so that the types of a data set can be read off rows that all failed.
-        """
+        """Return the columns of an utterance that could not be explained; empty, not None, which would have no type."""
         return {
             "explanation": b"",
             "prediction": "",
@@ -217,8 +218,8 @@ class SoundCheck(AudioTransform):
     """Says of the audio of a row whether the model heard what it writes or made it up: three passes, no map.
 
     The columns that it adds: "prediction", "words", "word_bits" (of each word, from the sound), "bits_per_word",
-    "bits_per_token", "probability_made_up", "verdict" (as in `Explain`), "reached_length_limit"
-    and "error". See `spes_hf.sound_check`. Takes the arguments of `Explain`, but for those of methods.
+    "bits_per_token", "probability_made_up", "verdict" (as in `Explain`), "reached_length_limit" and "error". Takes the
+    arguments of `Explain` but config, batch_size and compile; see `spes_hf.sound_check`.
 
     Examples:
         >>> rows = dataset.map(SoundCheck(model, processor))  # doctest: +SKIP
@@ -241,8 +242,9 @@ class SoundCheck(AudioTransform):
         tgt_lang: str | None = None,
         generate_kwargs: Mapping[str, Any] | None = None,
         seed: int = 0,
+        autocast: str | None = None,
     ):
-        self.checker = SoundChecker(model, processor, seed=seed)
+        self.checker = SoundChecker(model, processor, seed=seed, autocast=autocast)
         super().__init__(
             audio_column=audio_column,
             id_column=id_column,

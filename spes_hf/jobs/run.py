@@ -39,6 +39,7 @@ from spes_hf.jobs.shards import (
 )
 from spes_hf.methods import ExplainConfig
 from spes_hf.rows import RowTransform
+from spes_hf.runtime.batching import BatchSize
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,7 +65,7 @@ def explain_dataset(
     task: str | None = None,
     tgt_lang: str | None = None,
     generate_kwargs: Mapping[str, Any] | None = None,
-    batch_size: int | None = None,
+    batch_size: BatchSize = None,
     seed: int = 0,
     progress: bool = True,
     process_index: int | None = None,
@@ -72,6 +73,8 @@ def explain_dataset(
     flush_seconds: float = FLUSH_SECONDS,
     segment: str | None = None,
     over: str = "spectrogram",
+    autocast: str | None = None,
+    compile: bool = False,
 ) -> JobSummary:
     """Explain a whole data set into a folder, and return how it ended.
 
@@ -98,7 +101,7 @@ def explain_dataset(
         task: "transcribe" or "translate", likewise.
         tgt_lang: Language of the text, likewise.
         generate_kwargs: Further arguments of ``model.generate()``.
-        batch_size: Perturbed copies in one forward pass; None: found automatically.
+        batch_size: Perturbed copies in one forward pass; "auto" or None: found automatically, and remembered.
         seed: Same seed, same masks.
         progress: Whether process 0 shows a bar over the whole job.
         process_index: Index of this process among processes that were not launched together, such as those of an array
@@ -108,6 +111,8 @@ def explain_dataset(
         segment: "pauses" to cut audio where speech pauses; None: the model's own way through audio that is longer than
             its window. The row of a recording holds all its windows; those of a job that was killed are not lost.
         over: "encoder" for saliency over the encoder's output as well, as for `explain`.
+        autocast: As for `explain`.
+        compile: As for `explain`.
 
     Returns:
         The summary. Process 0 waits for the others, those that were launched together, and is the one that reports;
@@ -134,6 +139,8 @@ def explain_dataset(
         seed=seed,
         segment=segment,
         over=over,
+        autocast=autocast,
+        compile=compile,
     )
     explain.recordings = Path(out) / "recordings"
     adapter = explain.explainer.adapter

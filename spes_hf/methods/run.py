@@ -271,9 +271,14 @@ class Run:
             if adds_up and number:
                 self.estimator.replace_sums(ranks.only_first)
             for level, rows in enumerate(stage):
+                room = 0  # in the batch, which may span parts
                 for part in ranks.share(self.estimator.parts(level, rows)):
-                    for done in batch.over(part, partial(show, level)):
-                        yield self._passes(level, done)
+                    while part:
+                        room = room or batch.size
+                        some, part = part[:room], part[room:]
+                        room -= len(some)
+                        for done in batch.over(some, partial(show, level)):
+                            yield self._passes(level, done)
             if adds_up:
                 self.estimator.replace_sums(ranks.total)
 

@@ -24,8 +24,7 @@ from spes_hf.metrics.rows import (
     method_signature,
 )
 from spes_hf.metrics.written import Continuation, Written, text_of, written_in
-from spes_hf.runtime.batching import enough_memory
-from spes_hf.runtime.preserve import leave_unchanged
+from spes_hf.runtime.batching import BatchSize
 from spes_hf.scoring.contrast import Contrast, ContrastReader
 from spes_hf.scoring.foils import Words
 
@@ -49,8 +48,9 @@ class ContrastiveDeletion(RewritingMetric):
             "generation": all of the output, generated anew with the clean run's settings and aligned with the clean one
             over words; costs a whole output for every fraction, and counts as "other" what earlier changes did.
         generate_kwargs: Arguments of ``model.generate()`` for "generation"; None for those of the explanation.
-        batch_size: Perturbed copies at once, at most; None: found automatically. Beam search keeps ``num_beams`` of
-            each. Where what is written for one could depend on the others, as in sampling, it is one at a time.
+        batch_size: Perturbed copies at once, at most; "auto" or None: found automatically, and remembered. Beam search
+            keeps ``num_beams`` of each. Where what is written for one could depend on the others, as in sampling, it is
+            one at a time.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
@@ -74,7 +74,7 @@ class ContrastiveDeletion(RewritingMetric):
         fill: Fill = "mean",
         by: Literal["continuation", "generation"] = "continuation",
         generate_kwargs: Mapping[str, Any] | None = None,
-        batch_size: int | None = None,
+        batch_size: BatchSize = None,
     ):
         super().__init__(model, processor, fill, generate_kwargs, batch_size)
         self.fractions = check_shares(fractions)
@@ -128,8 +128,7 @@ class ContrastiveDeletion(RewritingMetric):
             method = method_signature(explanation)
         else:
             maps, method = check_maps(saliency, explanation, len(contrasts), "contrasts"), "custom"
-        what = f"model with audio of {len(explanation.waveform) / explanation.sampling_rate:.1f} s"
-        with leave_unchanged(self.adapter.model, device=self.adapter.device), enough_memory(what):
+        with self.running(explanation):
             scene = self._scene(explanation)
             found = [self._measure(scene, contrast, each) for contrast, each in zip(contrasts, maps, strict=True)]
         return {

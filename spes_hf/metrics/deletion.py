@@ -25,8 +25,7 @@ from spes_hf.metrics.rows import (
     method_signature,
 )
 from spes_hf.plain import from_plain, is_lost
-from spes_hf.runtime.batching import enough_memory
-from spes_hf.runtime.preserve import leave_unchanged
+from spes_hf.runtime.batching import BatchSize
 
 PAPER_FRACTIONS = tuple(step / 20 for step in range(21))
 FINE_FRACTIONS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.075, *PAPER_FRACTIONS[2:])
@@ -50,7 +49,7 @@ class _Curve(RewritingMetric):
         fill: Fill = "mean",
         against: Literal["reference", "prediction"] = "reference",
         generate_kwargs: Mapping[str, Any] | None = None,
-        batch_size: int | None = None,
+        batch_size: BatchSize = None,
     ):
         super().__init__(model, processor, fill, generate_kwargs, batch_size)
         self.fractions = check_fractions(fractions)
@@ -106,8 +105,7 @@ class _Curve(RewritingMetric):
             ranking, method = check_map(saliency, explanation, "saliency"), "custom"
         options = generation_options(explanation, self.adapter, self.generate_kwargs)
         self.adapter.check_options(options)
-        what = f"model with audio of {len(explanation.waveform) / explanation.sampling_rate:.1f} s"
-        with leave_unchanged(self.adapter.model, device=self.adapter.device), enough_memory(what):
+        with self.running(explanation):
             found = self._measure(explanation, options, self.keep(ranking))
         return {
             "fractions": list(self.fractions),
@@ -200,8 +198,9 @@ class Deletion(_Curve):
         against: What `summarize` is to compare the texts with: the data set's "reference", or the model's own clean
             "prediction".
         generate_kwargs: Arguments of ``model.generate()``; None for those of the explanation.
-        batch_size: Perturbed copies at once, at most; None: found automatically. Beam search keeps ``num_beams`` of
-            each. Where what is written for one could depend on the others, as in sampling, it is one at a time.
+        batch_size: Perturbed copies at once, at most; "auto" or None: found automatically, and remembered. Beam search
+            keeps ``num_beams`` of each. Where what is written for one could depend on the others, as in sampling, it is
+            one at a time.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.

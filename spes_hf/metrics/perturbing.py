@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 
 from spes_hf.adapters import Utterance, get_adapter
 from spes_hf.audio.load import Waveform
@@ -14,8 +17,10 @@ from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
 from spes_hf.masking.perturbations import Fill
 from spes_hf.metrics.rows import ExplanationMetric
-from spes_hf.runtime.batching import FoundSizes, check_batch_size
+from spes_hf.runtime.batching import BatchSize, FoundSizes, check_batch_size, enough_memory, found_sizes_of
 from spes_hf.runtime.locks import alone
+from spes_hf.runtime.precision import check_autocast, precision_of
+from spes_hf.runtime.preserve import leave_unchanged
 
 
 class PerturbingMetric(ExplanationMetric, ABC):
@@ -25,14 +30,14 @@ class PerturbingMetric(ExplanationMetric, ABC):
         model: The model that was explained; left exactly as it was.
         processor: Its processor.
         fill: What deleted features become: "mean" (of each mel bin over the utterance), "zero", "min" or a number.
-        batch_size: Perturbed copies at once; None: found automatically.
+        batch_size: Perturbed copies at once; "auto" or None: found automatically, and remembered.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
         ConfigError: If an argument has a value outside what is allowed.
     """
 
-    def __init__(self, model: Any, processor: Any, fill: Fill, batch_size: int | None):
+    def __init__(self, model: Any, processor: Any, fill: Fill, batch_size: BatchSize):
         self.adapter = get_adapter(model, processor)
         self.fill = fill.item() if isinstance(fill, np.generic) else fill
         self.batch_size = check_batch_size(batch_size)
@@ -45,6 +50,32 @@ class PerturbingMetric(ExplanationMetric, ABC):
         """The model that is run."""
         return self.adapter.model
 
+    @property
+    def sizes(self) -> FoundSizes:
+        """The batch sizes that fitted: by whichever call of the model, or here where a size is given."""
+        return self.found_sizes if self.batch_size else found_sizes_of(self.adapter, self.adapter.dtype)
+
+    @contextmanager
+    def running(self, explanation: Explanation) -> Iterator[None]:
+        """Run the model in the type in which it was explained, autocast included, and leave it as it was.
+
+        Args:
+            explanation: By the model.
+
+        Raises:
+            ConfigError: If the explanation names a type that there is not.
+            OutOfMemoryError: If not even one copy fits.
+        """
+        what = f"model with audio of {len(explanation.waveform) / explanation.sampling_rate:.1f} s"
+        autocast = check_autocast(explanation.origin.model.get("autocast"))
+        device = self.adapter.device
+        with (
+            leave_unchanged(self.adapter.model, device=device),
+            enough_memory(what),
+            precision_of(autocast, device.type),
+        ):
+            yield
+
     def utterance_of(self, explanation: Explanation) -> Utterance:
         """Return what the model heard in the clean run.
 
@@ -52,5 +83,5 @@ class PerturbingMetric(ExplanationMetric, ABC):
             ConfigError: If the processor makes features of another shape of the sound.
         """
         waveform = Waveform(explanation.waveform.numpy(), explanation.sampling_rate, "explanation")
-        with alone():
+        with alone(), torch.autocast("cpu", enabled=False):
             return self.adapter.utterance_again(waveform, explanation.features, explanation.origin.in_recording)

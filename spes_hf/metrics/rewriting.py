@@ -9,7 +9,7 @@ from typing import Any
 from spes_hf.adapters import GenerationOptions, Utterance
 from spes_hf.masking.perturbations import Fill
 from spes_hf.metrics.perturbing import PerturbingMetric
-from spes_hf.runtime.batching import Batch, starting_batch_size
+from spes_hf.runtime.batching import Batch, BatchSize, starting_batch_size
 
 
 class RewritingMetric(PerturbingMetric, ABC):
@@ -20,8 +20,9 @@ class RewritingMetric(PerturbingMetric, ABC):
         processor: Its processor.
         fill: What deleted features become: "mean" (of each mel bin over the utterance), "zero", "min" or a number.
         generate_kwargs: Arguments of ``model.generate()``; None for those of the explanation.
-        batch_size: Perturbed copies at once, at most; None: found automatically. Beam search keeps ``num_beams`` of
-            each. Where what is written for one could depend on the others, as in sampling, it is one at a time.
+        batch_size: Perturbed copies at once, at most; "auto" or None: found automatically, and remembered. Beam search
+            keeps ``num_beams`` of each. Where what is written for one could depend on the others, as in sampling, it is
+            one at a time.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
@@ -34,7 +35,7 @@ class RewritingMetric(PerturbingMetric, ABC):
         processor: Any,
         fill: Fill,
         generate_kwargs: Mapping[str, Any] | None,
-        batch_size: int | None,
+        batch_size: BatchSize,
     ):
         super().__init__(model, processor, fill, batch_size)
         self.generate_kwargs = None
@@ -57,4 +58,4 @@ class RewritingMetric(PerturbingMetric, ABC):
         size = max(1, found) if self.batch_size is None else self.batch_size
         if options is not None and not adapter.generates_in_batches(options):
             size = 1  # nothing is drawn twice where memory runs out
-        return Batch(size, self.key, (*utterance.features.shape, *logits, beams), self.found_sizes)
+        return Batch(size, self.key, (*utterance.features.shape, *logits, beams), self.sizes)

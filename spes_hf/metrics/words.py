@@ -34,8 +34,7 @@ from spes_hf.metrics.rows import (
     method_signature,
 )
 from spes_hf.metrics.spoken import SpokenWord, groups_of, spoken_words, spread
-from spes_hf.runtime.batching import Batch, enough_memory, starting_batch_size
-from spes_hf.runtime.preserve import leave_unchanged
+from spes_hf.runtime.batching import Batch, BatchSize, starting_batch_size
 
 WORD_DELETION_FRACTIONS = (0.0025, 0.005, 0.01, 0.02, 0.05)
 WORD_INSERTION_FRACTIONS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
@@ -60,7 +59,7 @@ class _WordCurve(PerturbingMetric):
         fractions: Sequence[float],
         max_words: int | None,
         fill: Fill,
-        batch_size: int | None,
+        batch_size: BatchSize,
     ):
         super().__init__(model, processor, fill, batch_size)
         self.fractions = self.checked(fractions)
@@ -146,8 +145,7 @@ class _WordCurve(PerturbingMetric):
             "method": method,
         }
         if judged:
-            what = f"model with audio of {len(explanation.waveform) / explanation.sampling_rate:.1f} s"
-            with leave_unchanged(self.adapter.model, device=self.adapter.device), enough_memory(what):
+            with self.running(explanation):
                 entry |= self._measure(explanation, words, maps)
         return entry
 
@@ -221,7 +219,7 @@ class _WordCurve(PerturbingMetric):
 
         vocabulary = int(adapter.model.config.get_text_config(decoder=True).vocab_size)
         size = self.batch_size or starting_batch_size(len(ids) * vocabulary, adapter.device, utterance.inputs)
-        batch = Batch(size, "words", (*clean.shape, len(ids), vocabulary), self.found_sizes)
+        batch = Batch(size, "words", (*clean.shape, len(ids), vocabulary), self.sizes)
         for _ in batch.over(range(len(masks)), measure):
             pass
         return torch.cat(found)
@@ -247,7 +245,7 @@ class WordDeletion(_WordCurve):
         fractions: Shares of the features, increasing, in [0, 1].
         max_words: At most this many words of an utterance, evenly spread over it; None: all that are explained.
         fill: What deleted features become: "mean" (of each mel bin over the utterance), "zero", "min" or a number.
-        batch_size: Perturbed copies in one pass; None: found automatically.
+        batch_size: Perturbed copies in one pass; "auto" or None: found automatically.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
@@ -269,7 +267,7 @@ class WordDeletion(_WordCurve):
         max_words: int | None = None,
         *,
         fill: Fill = "mean",
-        batch_size: int | None = None,
+        batch_size: BatchSize = None,
     ):
         super().__init__(model, processor, fractions, max_words, fill, batch_size)
 
@@ -307,7 +305,7 @@ class WordInsertion(_WordCurve):
         max_words: int | None = None,
         *,
         fill: Fill = "mean",
-        batch_size: int | None = None,
+        batch_size: BatchSize = None,
     ):
         super().__init__(model, processor, fractions, max_words, fill, batch_size)
 

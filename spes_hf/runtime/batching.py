@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
@@ -16,6 +17,9 @@ from spes_hf.checks import is_count
 from spes_hf.errors import ConfigError, OutOfMemoryError, SpesError
 from spes_hf.runtime.ranks import ALONE, Ranks
 
+BatchSize = int | Literal["auto"] | None
+"""Perturbed copies in one pass; "auto", like None: as many as fit in memory."""
+
 # How drivers and allocators say it, beyond what accelerate knows.
 _SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED", "bad_alloc")
 
@@ -24,11 +28,13 @@ def check_batch_size(batch_size: Any) -> int | None:
     """Return the batch size that a user gave, None for one that is found.
 
     Raises:
-        ConfigError: If it is neither None nor a whole number from 1 up.
+        ConfigError: If it is neither None nor "auto" nor a whole number from 1 up.
     """
-    if batch_size is not None and not is_count(batch_size):
-        raise ConfigError(f"batch_size is {batch_size!r}; allowed: a whole number, at least 1, or None")
-    return None if batch_size is None else int(batch_size)
+    if batch_size is None or (isinstance(batch_size, str) and batch_size == "auto"):
+        return None
+    if not is_count(batch_size):
+        raise ConfigError(f'batch_size is {batch_size!r}; allowed: a whole number, at least 1, "auto", or None')
+    return int(batch_size)
 
 
 def starting_batch_size(logits: int, device: torch.device, inputs: Mapping[str, Tensor], backward: bool = False) -> int:
@@ -74,6 +80,30 @@ class FoundSizes:
         """Take down that memory ran out, and which size is next."""
         others = [(s, n) for s, n in self._found.get(kind, ()) if n < size or not _within(shape, s)]
         self._found[kind] = [*others, (shape, size)]
+
+
+_remembered: WeakKeyDictionary[torch.nn.Module, dict[tuple[torch.device, torch.dtype], FoundSizes]]
+_remembered = WeakKeyDictionary()
+
+
+class Running(Protocol):
+    """A model and where it runs: an adapter."""
+
+    model: torch.nn.Module
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+
+
+def found_sizes_of(running: Running, dtype: torch.dtype) -> FoundSizes:
+    """Return the sizes that were found for a model while it lives: no call runs out of memory where another did.
+
+    Args:
+        running: The model itself, since another copy has sizes of its own, and where it runs.
+        dtype: What it computes in.
+    """
+    return _remembered.setdefault(running.model, {}).setdefault((running.device, dtype), FoundSizes())
 
 
 @dataclass

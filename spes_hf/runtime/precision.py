@@ -7,6 +7,19 @@ from typing import Any
 
 import torch
 
+from spes_hf.errors import ConfigError
+
+
+def check_autocast(autocast: Any) -> str | None:
+    """Return the type that a user gave for autocast, None for none.
+
+    Raises:
+        ConfigError: If it is neither "bfloat16" nor "float16" nor None.
+    """
+    if autocast not in (None, "bfloat16", "float16"):
+        raise ConfigError(f'autocast is {autocast!r}; allowed: "bfloat16", "float16" or None')
+    return autocast
+
 
 def precision_of(autocast: str | None, device: str) -> AbstractContextManager[Any]:
     """Return a context with autocast to a type, if any.

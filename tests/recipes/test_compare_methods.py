@@ -127,3 +127,11 @@ def test_an_unknown_metric_is_refused_first(recipe: ModuleType, tmp_path: Path, 
     arguments = ["--model", "speech2text-en", "--methods", "random", "--out", str(tmp_path / "out")]
     assert recipe.main([*arguments, "--metric", "bleu:klingon"]) == 1
     assert "tokenize is 'klingon'" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_file_is_a_method(recipe: ModuleType, tmp_path: Path) -> None:
+    SpesConfig(num_token_masks=9).to_json(tmp_path / "mine.json")
+    found = recipe.method(f"{tmp_path / 'mine.json'}:masks_per_token=8", "asr", {"num_spectrogram_masks": 10})
+    assert found == SpesConfig(num_spectrogram_masks=10, num_token_masks=9, masks_per_token=8)
+    with pytest.raises(ConfigError, match="cannot be read as JSON"):
+        recipe.method(str(tmp_path / "none.json"), "asr", {})

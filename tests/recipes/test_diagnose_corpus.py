@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from spes_hf import diagnosis_of
+from spes_hf import SpesConfig, diagnosis_of
 from spes_hf.demo import tiny_clips
 from spes_hf.jobs.run import load_explained
 
@@ -86,3 +86,14 @@ def test_explaining_a_corpus_can_diagnose_it_as_well(recipe_of, manifest, tmp_pa
     rows = load_explained(tmp_path / "out")
     assert all(diagnosis_of(row).text == row["prediction"] and row["explanation"] for row in rows)
     assert any(row["word_errors"] for row in rows)
+
+
+def test_a_config_and_settings_of_speed(recipe, manifest, tmp_path, capsys):
+    SpesConfig(num_spectrogram_masks=4, masks_per_token=2, num_token_masks=4).to_json(tmp_path / "few.json")
+    few = ["--config", str(tmp_path / "few.json"), "--autocast", "bfloat16", "--limit", "1", "--pages", "0"]
+    plain = [a for a in arguments(manifest, tmp_path / "out", *few) if a not in ("--preset", "fast")]
+    assert recipe.main([*plain, "--preset", "fast"]) == 2
+    assert "each says method and settings" in capsys.readouterr().err
+    assert recipe.main(plain) == 0
+    found = diagnosis_of(load_explained(tmp_path / "out")[0]).explanation.provenance
+    assert found["model"]["autocast"] == "bfloat16" and found["config"]["masks_per_token"] == 2

@@ -1,11 +1,21 @@
 import copy
+import gc
 import itertools
+import weakref
 
 import pytest
 import torch
 
 from spes_hf import Deletion, Explainer, OutOfMemoryError, SpesConfig, SpesError, explain
-from spes_hf.runtime.batching import Batch, FoundSizes, enough_memory, starting_batch_size
+from spes_hf.adapters import get_adapter
+from spes_hf.runtime.batching import (
+    Batch,
+    FoundSizes,
+    check_batch_size,
+    enough_memory,
+    found_sizes_of,
+    starting_batch_size,
+)
 
 TEXT = "ask not"
 # Twelve masks draw the sentence, the first five of them the tokens too.
@@ -134,6 +144,39 @@ def test_the_size_that_fits_is_remembered_for_the_next_utterance(small_whisper, 
     scarce.forward.clear()
     Explainer(scarce.model, scarce.processor, GRADIENT, batch_size=8, progress=False)(tone, text=TEXT)
     assert max(scarce.forward) == 5  # another explainer finds out for itself
+
+
+@pytest.mark.parametrize("batch_size", [None, "auto"])
+def test_a_found_size_is_remembered_for_later_calls_on_the_same_model(small_whisper, tone, batch_size):
+    scarce = Scarce(small_whisper, forward_fails=lambda n, size: size > 2)
+    first = scarce.explain(tone, GRADIENT, batch_size)
+    assert max(scarce.forward) > 2
+    scarce.forward.clear()
+    second = scarce.explain(tone, GRADIENT, batch_size)
+    assert max(scarce.forward) == 2
+    same_maps(first, second)
+    other = Scarce(small_whisper)
+    other.explain(tone, GRADIENT, batch_size)
+    assert max(other.forward) > 2  # a copy of the model has its own
+
+
+def test_what_one_config_found_does_not_hold_for_another(small_whisper, tone):
+    scarce = Scarce(small_whisper, forward_fails=lambda n, size: size > 2)
+    scarce.explain(tone, GRADIENT, None)
+    scarce.forward_fails = lambda n, size: False
+    scarce.forward.clear()
+    scarce.explain(tone, FORWARD, None)
+    assert max(scarce.forward) > 2
+
+
+def test_found_sizes_die_with_the_model(small_whisper):
+    adapter = get_adapter(copy.deepcopy(small_whisper[0]), small_whisper[1])
+    found = found_sizes_of(adapter, torch.float32)
+    assert found_sizes_of(adapter, torch.float32) is found is not found_sizes_of(adapter, torch.bfloat16)
+    gone = weakref.ref(found)
+    del found, adapter
+    gc.collect()
+    assert gone() is None
 
 
 def test_sizes_hold_for_shapes_that_are_as_large_and_for_no_others():
@@ -283,3 +326,10 @@ def test_batches_cover_all_rows_in_order(size):
     done = [*Batch(size, "x", (1,), FoundSizes()).over(range(3, 17), lambda rows: None)]
     assert [*itertools.chain(*done)] == [*range(3, 17)]
     assert max(map(len, done)) == min(size, 14)
+
+
+def test_batch_sizes_that_are_allowed():
+    assert [check_batch_size(size) for size in (None, "auto", 3)] == [None, None, 3]
+    for wrong in (0, -1, 1.5, True, "Auto", "8"):
+        with pytest.raises(SpesError, match=f"batch_size is {wrong!r}.*'auto'|batch_size is {wrong!r}.*\"auto\""):
+            check_batch_size(wrong)

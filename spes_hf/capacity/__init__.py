@@ -1,0 +1,1 @@
+"""What a corpus will cost before anything runs: passes, operations, seconds, bytes."""

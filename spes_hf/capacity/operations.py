@@ -1,0 +1,138 @@
+"""How many floating-point operations a pass takes: counted while the model itself runs, without weights or numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from spes_hf.adapters import Adapter, Target, Utterance, get_adapter
+from spes_hf.audio.load import Waveform
+from spes_hf.capacity.passes import Passes
+from spes_hf.demo import load_demo_model, load_tiny_model
+from spes_hf.masking.draw import mask_key, uniform
+from spes_hf.names import TINY_MODELS
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Floating-point operations of one copy; a multiplication and an addition are two.
+
+    Attributes:
+        encoder: Forwards through the encoder.
+        whole: Forwards through encoder and decoder.
+        backward: Backwards through both, to the spectrogram; no gradient of a weight is worked out.
+        decoder: Forwards through the decoder, with keys and values of the encoder's output that are known.
+        heard: Forwards through the decoder, with those of another output of the encoder.
+        decoder_backward: Backwards through the decoder, to the encoder's output.
+    """
+
+    encoder: int
+    whole: int
+    backward: int
+    decoder: int
+    heard: int
+    decoder_backward: int
+
+    @classmethod
+    def count(cls, adapter: Adapter, utterance: Utterance, target: Target, weightless: Any = None) -> Operations:
+        """Return the operations of a model.
+
+        Args:
+            adapter: Of the model.
+            utterance: What it hears.
+            target: What it writes.
+            weightless: The mode that a model without weights was made in, as `Weightless` has it; None for a model.
+        """
+        features = utterance.features[None].to(adapter.device)
+        keep = torch.ones(1, len(target.context_ids), dtype=torch.bool, device=adapter.device)
+
+        def of(run: Callable[[], Any]) -> int:
+            with nullcontext() if weightless is None else weightless, FlopCounterMode(display=False) as counter:
+                with torch.no_grad():
+                    run()
+            return int(counter.get_total_flops())
+
+        def back(name: str, value: Any) -> int:
+            with nullcontext() if weightless is None else weightless, torch.enable_grad():
+                leaf = value.clone().requires_grad_()
+                impact = adapter.logits(utterance, target, **{name: leaf}).float().log_softmax(-1).sum()
+                with FlopCounterMode(display=False) as counter:
+                    torch.autograd.grad(impact, leaf)
+            return int(counter.get_total_flops())
+
+        def known() -> Any:
+            states = adapter.encoder_states(utterance.inputs)
+            return states, adapter.cross_attention(utterance, target, states)
+
+        with nullcontext() if weightless is None else weightless, torch.no_grad():
+            states, cross = known()
+        encoder = of(lambda: adapter.encoder_states(utterance.inputs))
+        whole = of(lambda: adapter.logits(utterance, target, features=features))
+        heard = of(lambda: adapter.logits(utterance, target, states=states))
+        decoder = of(lambda: adapter.logits(utterance, target, token_keep=keep, states=states, cross=cross))
+        return cls(encoder, whole, back("features", features), decoder, heard, back("states", states))
+
+    def of(self, passes: Passes) -> int:
+        """Return the operations of these passes, generation left out."""
+        names = ("whole", "backward", "decoder", "heard", "decoder_backward")
+        return sum(getattr(self, name) * getattr(passes, name) for name in names)
+
+
+@dataclass(frozen=True)
+class Weightless:
+    """A model at its full size whose tensors have shapes and no numbers, with its real processor.
+
+    Attributes:
+        adapter: Of the model.
+        mode: In which it runs.
+        bytes: That its weights would take in 16 bits.
+    """
+
+    adapter: Adapter
+    mode: Any
+    bytes: int
+
+    @classmethod
+    def of(cls, config: Any, processor: Any) -> Weightless:
+        """Return the model of a configuration of transformers.
+
+        Raises:
+            UnsupportedModelError: If the family has no adapter.
+        """
+        from transformers import AutoModelForSpeechSeq2Seq
+
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        # Matrix products, since torch counts nothing of the attention that it has for CPUs.
+        how: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
+        with mode:
+            model = AutoModelForSpeechSeq2Seq.from_config(config, **how).eval()
+        return cls(get_adapter(model, processor), mode, 2 * sum(p.numel() for p in model.parameters()))
+
+    @classmethod
+    def load(cls, name: str) -> Weightless:
+        """Return the model of a name: of the Hub or a folder, whose weights are not read, or one for use without a hub.
+
+        Raises:
+            OSError: If there is no such checkpoint.
+        """
+        from transformers import AutoConfig, AutoProcessor
+
+        if name == "demo" or (name in TINY_MODELS and not Path(name).exists()):
+            model, processor = load_demo_model() if name == "demo" else load_tiny_model(name)
+            return cls.of(model.config, processor)
+        return cls.of(AutoConfig.from_pretrained(name), AutoProcessor.from_pretrained(name))
+
+
+def noise_of(adapter: Adapter, seconds: float) -> Waveform:
+    """Return noise of that length, at the processor's rate."""
+    count = round(seconds * adapter.sampling_rate)
+    samples = uniform(mask_key(0, "", "noise"), 0, 1, count)[0]
+    return Waveform((0.1 * (samples - 0.5)).astype(np.float32), adapter.sampling_rate, "noise")

@@ -1,0 +1,146 @@
+"""``spes-hf evaluate``: how good saved explanations are, next to the baselines that cost nothing."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spes_hf.commands.options import DEMO, add_device, batch_size, load_model, text_or_file
+from spes_hf.errors import ConfigError, SpesError
+from spes_hf.names import TINY_MODELS
+
+if TYPE_CHECKING:
+    from spes_hf.evaluating import Saved
+
+METRICS = ("deletion", "insertion", "size", "word_deletion", "word_insertion")
+BASELINES = ("random", "energy")
+
+
+def add_evaluate(command: argparse.ArgumentParser) -> None:
+    """Add the options of ``evaluate``."""
+    command.add_argument(
+        "folder",
+        type=Path,
+        metavar="DIR",
+        help="of an explanation, a recording, or a corpus job (explain_dataset)",
+    )
+    command.add_argument(
+        "--model",
+        metavar="ID_OR_PATH",
+        help=f"the model that was explained: of the Hub, a folder, {DEMO}, {', '.join(TINY_MODELS)}; size needs none",
+    )
+    add_device(command)
+    command.add_argument(
+        "--metrics",
+        default="deletion,insertion,size",
+        metavar="LIST",
+        help=f"any of {','.join(METRICS)} (default: %(default)s)",
+    )
+    command.add_argument(
+        "--baselines", default=",".join(BASELINES), metavar="LIST", help="default: %(default)s; or none"
+    )
+    command.add_argument("--reference", metavar="TEXT|FILE", help="what was said, or a file with it")
+    command.add_argument("--reference-column", metavar="COLUMN", help="of a corpus: the column with what was said")
+    command.add_argument(
+        "--quality",
+        metavar="METRIC",
+        help="wer, cer, bleu, or bleu with a tokenizer of sacrebleu, such as bleu:zh (default: by the task)",
+    )
+    command.add_argument("--fractions", choices=("paper", "fine"), default="paper", help="steps of the curves")
+    command.add_argument("--max-words", type=int, metavar="N", help="word metrics: of at most N words of an utterance")
+    command.add_argument("--limit", type=int, metavar="N", help="of a corpus, only the first N utterances")
+    command.add_argument(
+        "--batch-size", type=batch_size, metavar="B", help="perturbed copies in one pass, or auto (default: auto)"
+    )
+    command.add_argument("--seed", type=int, default=0, help="of the random baseline (default: 0)")
+    command.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    """Measure, print a table, write evaluation.json and the curves next to the explanations.
+
+    Raises:
+        SpesError: If utterances of a corpus could not be measured; the others are.
+    """
+    names = _listed("--metrics", options.metrics, METRICS)
+    baselines = [] if options.baselines == "none" else _listed("--baselines", options.baselines, BASELINES)
+    if options.limit is not None and options.limit < 1:
+        raise ConfigError(f"--limit is {options.limit}; pass a number from 1 up, or leave it out")
+    if options.model is None and names != ["size"]:
+        raise ConfigError(f"--model is missing, which {', '.join(names)} need; pass the model that was explained")
+    from spes_hf.evaluating import Saved, evaluate
+    from spes_hf.metrics.quality import get_quality
+
+    if options.quality is not None:
+        get_quality(options.quality)  # not after hours
+    saved = Saved.load(options.folder, options.limit)
+    references = _references(options, saved)
+    model, processor = (None, None)
+    if options.model is not None:
+        model, processor = load_model(options.model, options.device, options.dtype)
+    found = evaluate(
+        saved,
+        [_measure(name, options, model, processor) for name in names],
+        model,
+        references,
+        baselines=baselines,
+        metric=options.quality or ("bleu" if saved.translations else "wer"),
+        seed=options.seed,
+        progress=not options.quiet,
+    )
+    paths = found.write(saved.folder)
+    lines = ["", str(found), "", *(f"written: {path}" for path in paths)]
+    if found.skipped:
+        lines.append(f"left out, since they carry an error instead of an explanation: {found.skipped}")
+    print("\n".join(lines))
+    if found.failures:
+        every = found.utterances + len(found.failures)
+        first = "\n".join(f"  {name}: {error}" for name, error in found.failures[:10])
+        raise SpesError(f"{len(found.failures)} of {every} explanations could not be measured:\n{first}")
+
+
+def _listed(option: str, given: str, allowed: tuple[str, ...]) -> list[str]:
+    """Return the names in a list, each once.
+
+    Raises:
+        ConfigError: If there is none, or one that does not exist.
+    """
+    names = list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
+    unknown = [name for name in names if name not in allowed]
+    if unknown or not names:
+        raise ConfigError(f"{option} is {given!r}; allowed: one or more of {', '.join(allowed)}, with commas between")
+    return names
+
+
+def _references(options: argparse.Namespace, saved: Saved) -> str | list[str] | None:
+    """Return a text, or the name of the column of texts; None without.
+
+    Raises:
+        ConfigError: If it is given in a way that does not suit what lies in the folder.
+    """
+    if saved.corpus and options.reference is not None:
+        raise ConfigError("--reference is given, but the folder is that of a corpus; pass --reference-column")
+    if not saved.corpus and options.reference_column is not None:
+        raise ConfigError("--reference-column is given, but the folder holds no corpus; pass --reference")
+    if options.reference is not None:
+        if not options.reference.strip():
+            raise ConfigError(f"--reference is {options.reference!r}; pass what was said, or leave it out")
+        return [text_or_file(options.reference)]
+    column = options.reference_column
+    if column is not None and column not in saved.columns:
+        raise ConfigError(f"--reference-column is {column!r}; the corpus has {', '.join(saved.columns)}")
+    return column
+
+
+def _measure(name: str, options: argparse.Namespace, model: Any, processor: Any) -> Any:
+    """Return the metric of that name."""
+    from spes_hf.metrics import Deletion, Insertion, Size, WordDeletion, WordInsertion
+
+    if name == "size":
+        return Size()
+    if name in ("deletion", "insertion"):
+        curve = Deletion if name == "deletion" else Insertion
+        return curve(model, processor, options.fractions, batch_size=options.batch_size)
+    of_words = WordDeletion if name == "word_deletion" else WordInsertion
+    return of_words(model, processor, max_words=options.max_words, batch_size=options.batch_size)

@@ -1,0 +1,109 @@
+"""``spes-hf explain``, ``demo`` and ``report``: make an explanation, and show one."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from spes_hf.commands.options import (
+    DEMO,
+    add_method,
+    add_model,
+    add_running,
+    check_audio,
+    check_folder,
+    config_of,
+    is_translation,
+    load_model,
+    running_of,
+    writing_of,
+)
+from spes_hf.summaries import load_saved, show
+
+
+def add_explain(command: argparse.ArgumentParser) -> None:
+    """Add the options of ``explain``."""
+    command.add_argument("audio", metavar="AUDIO", help="a recording of any length")
+    command.add_argument("--text", help="explain this output instead of the one that the model generates")
+    command.add_argument("--words", nargs="+", metavar="WORD", help="explain these words alone, which costs less")
+    command.add_argument("--start", type=float, metavar="S", help="explain a recording from here on, in seconds")
+    command.add_argument("--end", type=float, metavar="S", help="explain a recording up to here, in seconds")
+    command.add_argument("--timestamps", action="store_true", help="explain the model's timestamps, too")
+    command.add_argument("--segment", choices=("pauses",), help="cut a recording where speech pauses")
+    command.add_argument(
+        "--over",
+        choices=("spectrogram", "encoder"),
+        default="spectrogram",
+        help="encoder: saliency over the encoder's output as well (default: spectrogram)",
+    )
+    add_model(command)
+    add_method(command)
+    add_output(command)
+
+
+def add_demo(command: argparse.ArgumentParser) -> None:
+    """Add the options of ``demo``."""
+    add_method(command, preset="fast")
+    add_output(command, "spes_demo")
+
+
+def add_report(command: argparse.ArgumentParser) -> None:
+    """Add the options of ``report``."""
+    command.add_argument("folder", type=Path, metavar="DIR", help="a folder that explain or Explanation.save() wrote")
+
+
+def add_output(command: argparse.ArgumentParser, folder: str = "spes_<name of the clip>") -> None:
+    """Add the options of speed, seed, and where to write."""
+    add_running(command)
+    command.add_argument("--seed", type=int, default=0, help="same seed, same masks (default: 0)")
+    command.add_argument("--out", type=Path, metavar="DIR", help=f"where to write (default: {folder})")
+    command.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run_explain(options: argparse.Namespace) -> None:
+    """Explain a recording with the user's model."""
+    config = config_of(options, translation=is_translation(options))
+    audio = check_audio(options.audio)
+    options.out = check_folder(options.out or Path(f"spes_{Path(audio).stem}"))
+    names = ("text", "words", "start", "end", "timestamps", "segment", "over")
+    model, processor = load_model(options.model, options.device, options.dtype)
+    _explain(
+        options,
+        config,
+        model,
+        processor,
+        audio=audio,
+        **writing_of(options),
+        **{name: getattr(options, name) for name in names},
+    )
+
+
+def run_demo(options: argparse.Namespace) -> None:
+    """Explain the clip that the package ships with the model of the demo extra."""
+    from spes_hf.demo import demo_audio
+
+    options.out = options.out or Path("spes_demo")
+    _explain(options, config_of(options, "fast"), *load_model(DEMO, None, "auto"), audio=demo_audio())
+
+
+def run_report(options: argparse.Namespace) -> None:
+    """Draw the pages and pictures of a saved explanation."""
+    folder = options.folder if options.folder.is_dir() else options.folder.parent
+    show(load_saved(options.folder), folder)
+
+
+def _explain(options: argparse.Namespace, config: Any, model: Any, processor: Any, **arguments: Any) -> None:
+    from spes_hf.engine import explain
+
+    explanation = explain(
+        model,
+        processor,
+        config=config,
+        seed=options.seed,
+        progress=not options.quiet,
+        folder=options.out,
+        **running_of(options),
+        **arguments,
+    )
+    show(explanation, options.out)

@@ -1,0 +1,238 @@
+"""What commands and recipes share: options of model, method and speed, and what they stand for."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spes_hf.errors import AudioError, ConfigError, SpesError, UnsupportedModelError
+from spes_hf.files import TextFileError, read_text
+from spes_hf.names import PRESETS, TINY_MODELS
+
+if TYPE_CHECKING:
+    from spes_hf.methods import ExplainConfig
+
+# The model of the demo extra, which needs no hub, like those that the package ships (`TINY_MODELS`).
+DEMO = "demo"
+
+TYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def add_model(command: argparse.ArgumentParser) -> None:
+    """Add the options that say which model, how it writes, and where it runs."""
+    command.add_argument(
+        "--model",
+        required=True,
+        metavar="ID_OR_PATH",
+        help=f"a model of the Hub, a folder, or without a hub: {DEMO} (Whisper tiny.en), {', '.join(TINY_MODELS)}",
+    )
+    command.add_argument("--language", help="language of the speech (Whisper)")
+    command.add_argument("--task", choices=("transcribe", "translate"), help="what Whisper shall do")
+    command.add_argument("--tgt-lang", help="language of the text (SeamlessM4T, multilingual Speech2Text)")
+    command.add_argument("--num-beams", type=int, metavar="N", help="width of beam search")
+    add_device(command)
+
+
+def add_device(command: argparse.ArgumentParser) -> None:
+    """Add the options that say where the model runs, and in which type."""
+    command.add_argument("--device", help="where the model runs, for example cuda (default: cuda if any)")
+    command.add_argument(
+        "--dtype",
+        choices=TYPES,
+        default="auto",
+        help="type of the weights (default: auto, the checkpoint's own, on a CPU float32)",
+    )
+
+
+def add_method(
+    command: argparse._ActionsContainer, preset: str = "default", presets: Sequence[str] = PRESETS, tokens: bool = True
+) -> None:
+    """Add the options that say which method and settings.
+
+    Args:
+        command: Of the command line.
+        preset: What is meant where neither a preset nor a config is given.
+        presets: Those that can be chosen.
+        tokens: Whether to add an option for the number of token masks.
+    """
+    command.add_argument("--preset", choices=presets, help=f"default: {preset}")
+    command.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="method and settings that ExplainConfig.to_json() wrote, instead of a preset; numbers of masks that are "
+        "given as well override those of the file",
+    )
+    command.add_argument("--num-masks", type=int, metavar="N", help="how many times the spectrogram is perturbed")
+    if tokens:
+        command.add_argument("--num-token-masks", type=int, metavar="N", help="how many times earlier tokens are")
+
+
+def add_running(command: argparse._ActionsContainer) -> None:
+    """Add the options that say how the passes run."""
+    command.add_argument(
+        "--batch-size",
+        type=batch_size,
+        metavar="B",
+        help="perturbed copies in one forward pass, or auto: found by halving, and remembered (default: auto)",
+    )
+    add_autocast(command)
+    command.add_argument(
+        "--compile",
+        action="store_true",
+        help="run the encoder by torch.compile; pays off for many clips of one input length, with a --batch-size",
+    )
+
+
+def add_autocast(command: argparse._ActionsContainer) -> None:
+    """Add the option that says in which type the model computes."""
+    command.add_argument(
+        "--autocast", choices=("bfloat16", "float16"), help="run the model by torch.autocast in that type"
+    )
+
+
+def batch_size(text: str) -> int | str:
+    """Return the batch size that a text says: a number, or "auto"."""
+    return text if text == "auto" else int(text)
+
+
+def running_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return how the passes run, as arguments of `explain` and its like."""
+    return {"batch_size": options.batch_size, "autocast": options.autocast, "compile": options.compile}
+
+
+def is_translation(options: argparse.Namespace) -> bool:
+    """Return whether the model is to translate."""
+    return options.task == "translate" or options.tgt_lang is not None
+
+
+def writing_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return how the model writes, as arguments of `explain` and its like."""
+    beams = {} if options.num_beams is None else {"num_beams": options.num_beams}
+    return {**{name: getattr(options, name) for name in ("language", "task", "tgt_lang")}, "generate_kwargs": beams}
+
+
+def config_of(options: argparse.Namespace, preset: str = "default", translation: bool = False) -> ExplainConfig:
+    """Return method and settings: those of ``--config``, or of the preset, with the numbers of masks that were given.
+
+    Args:
+        options: Of the command line, with those of `add_method`.
+        preset: What is meant where neither is given.
+        translation: Whether the model translates: τ of the paper's preset.
+
+    Raises:
+        ConfigError: If both are given, or the file holds no config, or a number does not go with it.
+    """
+    from spes_hf.methods import ExplainConfig
+    from spes_hf.methods.presets import preset as preset_of
+
+    asked = {"num_spectrogram_masks": options.num_masks, "num_token_masks": getattr(options, "num_token_masks", None)}
+    counts: dict[str, Any] = {name: count for name, count in asked.items() if count is not None}
+    if options.config is None:
+        return preset_of(options.preset or preset, "st" if translation else "asr", **counts)
+    if options.preset is not None:
+        raise ConfigError(
+            f"--config is {str(options.config)!r} and --preset {options.preset!r}, but each says method and settings; "
+            "pass one of them"
+        )
+    try:
+        return replace(ExplainConfig.from_json(options.config), **counts)
+    except ConfigError as error:
+        raise ConfigError(f"--config {str(options.config)!r}: {error}") from error
+
+
+def check_audio(path: str) -> str:
+    """Return the path of a recording.
+
+    Raises:
+        AudioError: If there is no such file.
+    """
+    if not Path(path).is_file():
+        raise AudioError(f"audio {path!r} does not exist; pass the path of a recording")
+    return path
+
+
+def check_folder(path: Path) -> Path:
+    """Return the path of a folder to write to.
+
+    Raises:
+        ConfigError: If it is a file.
+    """
+    if path.is_file():
+        raise ConfigError(f"--out is {str(path)!r}, which is a file; pass a folder")
+    return path
+
+
+def text_or_file(given: str, name: str = "--reference") -> str:
+    """Return a text: of the file that it names, or itself.
+
+    Args:
+        given: Text, or path of a file with it.
+        name: Of the option, for errors.
+
+    Raises:
+        ConfigError: If the file holds no text.
+    """
+    path = Path(given)
+    try:
+        is_file = path.is_file()
+    except OSError:  # a text too long for a name
+        is_file = False
+    if not is_file:
+        return given
+    try:
+        text = read_text(path)
+    except (OSError, TextFileError) as error:
+        raise ConfigError(f"{name} {given!r} cannot be read as text: {error}") from error
+    if not text.strip():
+        raise ConfigError(f"{name} is {given!r}, an empty file; pass a file with what was said")
+    return " ".join(text.split())
+
+
+def load_model(name: str, device: str | None, dtype: str) -> tuple[Any, Any]:
+    """Return the model and the processor of a name.
+
+    Raises:
+        ConfigError: If torch cannot use the device.
+        UnsupportedModelError: If the model cannot be loaded.
+    """
+    import torch
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if dtype == "auto" and device == "cpu":
+        dtype = "float32"  # half precision is slower there, and less exact
+    try:
+        if name == DEMO or (name in TINY_MODELS and not Path(name).exists()):
+            from spes_hf.demo import load_demo_model, load_tiny_model
+
+            model, processor = load_demo_model() if name == DEMO else load_tiny_model(name)
+            model = model if dtype == "auto" else model.to(getattr(torch, dtype))
+        else:
+            from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
+
+            processor = AutoProcessor.from_pretrained(name)
+            model = AutoModelForSpeechSeq2Seq.from_pretrained(name, dtype=dtype)
+    except (ImportError, KeyError, OSError, ValueError) as error:
+        raise cannot_load(name, error) from error
+    try:
+        return model.to(device), processor
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"--device is {device!r}, which torch or the model cannot use here: {error}") from error
+
+
+def cannot_load(name: str, error: Exception) -> Exception:
+    """Return what to say of a model that cannot be loaded; an error of this package says it itself."""
+    if isinstance(error, SpesError):
+        return error
+    from spes_hf.adapters import missing_version_for
+
+    missing = missing_version_for(name)
+    if missing:
+        return UnsupportedModelError(f"--model {name!r} needs {missing}")
+    return UnsupportedModelError(
+        f"--model {name!r} cannot be loaded: {error}\nPass a speech-to-text model of the Hub, a folder that "
+        f"save_pretrained() wrote (model and processor), or one of {DEMO}, {', '.join(TINY_MODELS)}"
+    )

@@ -1,0 +1,221 @@
+"""``spes-hf plan``: passes, GPU-hours and bytes of a corpus, and the line that starts the job."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+from spes_hf.commands.options import (
+    add_method,
+    add_model,
+    add_running,
+    cannot_load,
+    config_of,
+    is_translation,
+    load_model,
+    running_of,
+    writing_of,
+)
+from spes_hf.errors import ConfigError
+
+if TYPE_CHECKING:
+    from spes_hf.capacity.plan import Plan
+
+METRICS = ("deletion", "insertion", "size", "word_deletion", "word_insertion")
+UTILISATION, TOKEN_MS = 0.4, 25.0
+
+
+def add_plan(command: argparse.ArgumentParser) -> None:
+    """Add the options of ``plan``."""
+    command.add_argument("--hours", type=float, required=True, metavar="H", help="hours of speech in the corpus")
+    command.add_argument("--gpus", type=int, default=1, metavar="N", help="how many GPUs (default: 1)")
+    command.add_argument(
+        "--utterance-seconds", type=float, default=5.6, metavar="S", help="mean length (default: %(default)s, MuST-C's)"
+    )
+    command.add_argument(
+        "--tokens-per-second", type=float, default=4.5, metavar="R", help="tokens written (default: %(default)s)"
+    )
+    command.add_argument("--over", choices=("spectrogram", "encoder"), default="spectrogram", help="of the maps")
+    command.add_argument("--metrics", default="", metavar="LIST", help=f"any of {','.join(METRICS)}")
+    command.add_argument("--fractions", choices=("paper", "fine"), default="paper", help="steps of deletion, insertion")
+    command.add_argument("--max-words", type=int, metavar="N", help="word metrics: of at most N words of an utterance")
+    command.add_argument("--gpu", default="H100", metavar="NAME", help="card, for its peak in 16 bits (default: H100)")
+    command.add_argument(
+        "--utilisation",
+        type=float,
+        default=UTILISATION,
+        metavar="U",
+        help="share of the card's peak that the passes reach (default: %(default)s)",
+    )
+    command.add_argument("--tflops", type=float, metavar="T", help="what the passes reach, instead of card and share")
+    command.add_argument(
+        "--token-ms",
+        type=float,
+        default=TOKEN_MS,
+        metavar="MS",
+        help="milliseconds to write a token, which latency bounds (default: %(default)s)",
+    )
+    command.add_argument(
+        "--measure", action="store_true", help="load the model, run a part of an explanation here, and use its seconds"
+    )
+    add_model(command)
+    add_method(command)
+    add_running(command)
+
+
+def run_plan(options: argparse.Namespace) -> None:
+    """Print the plan."""
+    metrics = _check(options)
+    config = config_of(options, translation=is_translation(options))
+    from spes_hf.capacity.measured import measure
+    from spes_hf.capacity.operations import Operations, Weightless, noise_of
+    from spes_hf.capacity.passes import made_up_target
+    from spes_hf.capacity.plan import PEAKS, Plan, Work
+
+    if options.gpu not in PEAKS:
+        raise ConfigError(f"--gpu is {options.gpu!r}; known: {', '.join(PEAKS)}. For another, pass --tflops")
+    seconds, tokens = options.utterance_seconds, max(2, round(options.utterance_seconds * options.tokens_per_second))
+    asked: dict[str, Any] = {
+        "metrics": metrics,
+        "fractions": options.fractions,
+        "max_words": options.max_words,
+        "over": options.over,
+    }
+    if options.measure:
+        from spes_hf.adapters import get_adapter
+
+        model, processor = load_model(options.model, options.device, options.dtype)
+        work = Work.of(get_adapter(model, processor), config, seconds, tokens, **asked)
+        how = {"over": options.over, "options": writing_of(options), "running": running_of(options)}
+        plan = Plan(
+            work, options.hours, options.gpus, measured=measure(model, processor, config, seconds, tokens, **how)
+        )
+    else:
+        print("counting the operations of a pass; up to a minute for the largest models", file=sys.stderr)
+        try:
+            loaded = Weightless.load(options.model)
+        except (ImportError, KeyError, OSError, ValueError) as error:
+            raise cannot_load(options.model, error) from error
+        work = Work.of(loaded.adapter, config, seconds, tokens, **asked)
+        utterance = loaded.adapter.encode(noise_of(loaded.adapter, seconds))
+        each = Operations.count(loaded.adapter, utterance, made_up_target(tokens), loaded.mode)
+        reached = options.tflops or PEAKS[options.gpu] * options.utilisation
+        plan = Plan(work, options.hours, options.gpus, each, reached, options.token_ms)
+    print("\n".join([*_lines(plan, options), "", "assumptions:", *_assumptions(plan, options), "", "launch:"]))
+    print(f"  {_launch(options)}")
+
+
+def _check(options: argparse.Namespace) -> list[str]:
+    """Return the metrics.
+
+    Raises:
+        ConfigError: If a number or a metric is outside what is allowed.
+    """
+    for name in ("hours", "utterance_seconds", "tokens_per_second", "token_ms", "tflops", "utilisation", "gpus"):
+        value = getattr(options, name)
+        allowed = "a share above 0, at most 1" if name == "utilisation" else "a number above 0"
+        wrong = value is not None and not (math.isfinite(value) and value > 0)
+        if wrong or (name == "utilisation" and value > 1):
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}; allowed: {allowed}")
+    metrics = [name.strip() for name in options.metrics.split(",") if name.strip()]
+    unknown = [name for name in metrics if name not in METRICS]
+    if unknown:
+        raise ConfigError(f"--metrics is {options.metrics!r}; allowed: any of {', '.join(METRICS)}")
+    return metrics
+
+
+def _lines(plan: Plan, options: argparse.Namespace) -> list[str]:
+    """Return what the plan says."""
+    work, count = plan.work, plan.utterances
+    passes = work.passes
+    decoder = passes.decoder + passes.heard
+    on_cpu = plan.measured is not None and plan.measured.device.startswith("cpu")
+    device = "machine" if on_cpu else "GPU"
+    rows = [
+        ("utterances", "1", f"{count:,}"),
+        ("forward passes", f"{passes.forward:,}", f"{count * passes.forward:,}"),
+        ("  of them through the encoder", f"{passes.whole:,}", f"{count * passes.whole:,}"),
+        ("  of them through the decoder alone", f"{decoder:,}", f"{count * decoder:,}"),
+        ("backward passes", f"{passes.backward:,}", f"{count * passes.backward:,}"),
+        ("texts written", f"{work.generations:,}", f"{count * work.generations:,}"),
+    ]
+    judged = work.metrics.whole + work.metrics.heard
+    if judged:
+        rows.append(("passes of the metrics", f"{judged:,}", f"{count * judged:,}"))
+    if plan.each is not None:
+        operations = work.operations(plan.each)
+        rows.append(("operations", _scaled(operations, "FLOP"), _scaled(operations * count, "FLOP")))
+    rows += [
+        (f"{device} time", _duration(plan.seconds / 3600), _duration(plan.device_hours)),
+        (f"wall time on {options.gpus} {device}{'s' * (options.gpus > 1)}", "", _duration(plan.wall_hours)),
+        ("rows on disk", _scaled(work.row_bytes, "B"), _scaled(plan.bytes, "B")),
+    ]
+    first, second, third = (max(len(row[i]) for row in rows) for i in range(3))
+    head = f"{'':{first}}  {'one':>{max(second, 3)}}  {'all':>{max(third, 3)}}"
+    return [head, *(f"{a:{first}}  {b:>{max(second, 3)}}  {c:>{max(third, 3)}}".rstrip() for a, b, c in rows)]
+
+
+def _assumptions(plan: Plan, options: argparse.Namespace) -> list[str]:
+    """Return what the numbers rest on."""
+    work, each = plan.work, plan.each
+    found = [f"{options.hours:,g} h of speech in utterances of {work.seconds:g} s and {work.tokens} tokens"]
+    if each is not None:
+        reached = f"{plan.teraflops:,.0f} TFLOP/s"
+        if options.tflops is None:
+            reached += f" ({options.utilisation:.0%} of the peak of a card, {options.gpu}, in 16 bits)"
+        found += [
+            f"a pass: encoder {_scaled(each.encoder, 'FLOP')}, with the decoder {_scaled(each.whole, 'FLOP')}, "
+            f"backwards {_scaled(each.backward, 'FLOP')}, the decoder alone {_scaled(each.decoder, 'FLOP')}; counted "
+            "while the model's own code runs without weights",
+            f"passes reach {reached}; --measure on such a card says what they do reach",
+            f"writing takes {plan.token_ms:g} ms a token, one utterance at a time",
+        ]
+    else:
+        assert plan.measured is not None
+        found += [
+            f"measured here ({plan.measured.device}): {plan.measured.explaining:.3g} s an explanation, of which "
+            f"{plan.measured.writing:.3g} s to write; all others are as fast",
+        ]
+    return [
+        *(f"  - {line}" for line in found),
+        "  - rows of real speech may differ in size by a tenth; reading audio, and loading models, cost nothing",
+        "  - every GPU has many utterances: none waits for another",
+    ]
+
+
+def _launch(options: argparse.Namespace) -> str:
+    """Return the line that starts the job."""
+    start = "python recipes/explain_dataset.py"
+    if options.gpus > 1:
+        start = f"accelerate launch --multi_gpu --num_processes {options.gpus} recipes/explain_dataset.py"
+    line = ["--model", options.model, "--dataset", "DATASET", "--out", "OUT"]
+    if options.dtype != "auto" or not options.measure:
+        line += ["--dtype", "bfloat16" if options.dtype == "auto" else options.dtype]
+    names = ("language", "task", "tgt_lang", "num_beams", "preset", "config", "num_masks", "num_token_masks")
+    for name in (*names, "batch_size", "autocast", "metrics", "max_words"):
+        value = getattr(options, name)
+        if value not in (None, ""):
+            line += [f"--{name.replace('_', '-')}", str(value)]
+    line += ["--compile"] * options.compile
+    line += ["--over", options.over] * (options.over != "spectrogram")
+    line += ["--fractions", options.fractions] * (options.fractions != "paper")
+    return f"{start} {shlex.join(line)}"
+
+
+def _scaled(value: float, unit: str) -> str:
+    """Return a number with the prefix that suits it."""
+    for prefix in ("", "k", "M", "G", "T", "P", "E"):
+        if value < 999.5 or prefix == "E":
+            break
+        value /= 1000
+    return f"{value:.3g} {prefix}{unit}"
+
+
+def _duration(hours: float) -> str:
+    """Return a duration in the unit that suits it."""
+    if hours < 1 / 60:
+        return f"{hours * 3600:.2g} s"
+    return f"{hours * 60:.2g} min" if hours < 1 else f"{hours:,.1f} h" if hours < 100 else f"{hours:,.0f} h"
