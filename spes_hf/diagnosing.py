@@ -56,6 +56,7 @@ def diagnose(
     progress: bool = True,
     autocast: str | None = None,
     compile: bool = False,
+    prompt: str | None = None,
 ) -> Diagnosis:
     """Return for every error of what the model writes whether it was misheard, guessed or not heard.
 
@@ -84,6 +85,7 @@ def diagnose(
         progress: Whether to show a progress bar.
         autocast: As for `explain`.
         compile: As for `explain`.
+        prompt: Instruction for speech LLMs.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
@@ -107,6 +109,7 @@ def diagnose(
         text=text,
         generate_kwargs=generate_kwargs,
         times=times,
+        prompt=prompt,
     )
 
 
@@ -166,10 +169,11 @@ class Diagnoser:
         generate_kwargs: Mapping[str, Any] | None = None,
         times: Sequence[Stretch] | None = None,
         utterance_id: str = "",
+        prompt: str | None = None,
     ) -> Diagnosis:
         """Return the diagnosis of one utterance; arguments are those of `diagnose`."""
         adapter, explainer = self.adapter, self.explainer
-        options = adapter.options_of(language, task, tgt_lang, generate_kwargs, text_given=text is not None)
+        options = adapter.options_of(language, task, tgt_lang, generate_kwargs, text is not None, prompt)
         if not isinstance(reference, str) or not reference.strip():
             raise ConfigError(f"reference is {reference!r}; pass the words that were said")
         said = tuple(words_of_text(adapter, reference))

@@ -45,6 +45,7 @@ def explain(
     accelerator: Any = None,
     autocast: str | None = None,
     compile: bool = False,
+    prompt: str | None = None,
 ) -> Explanation | Recording:
     """Return why the model writes each token for this audio: saliency over the spectrogram and over earlier tokens.
 
@@ -85,6 +86,7 @@ def explain(
             to run it as it is, even where autocast is switched on around the call.
         compile: Whether to run the encoder by `torch.compile`; the last digits differ. Each new input shape is compiled
             for about a minute, and torch gives up after eight: give a `batch_size`, and inputs of one length (Whisper).
+        prompt: Instruction for speech LLMs ("Translate into German."); None: the family's own for transcription.
 
     Returns:
         The explanation, or recording; ``.words()``, ``.plot()``, ``.to_html(path)`` and ``.save(path)`` come next.
@@ -114,4 +116,5 @@ def explain(
         segment=segment,
         over=over,
         folder=folder,
+        prompt=prompt,
     )

@@ -106,6 +106,7 @@ class Explainer:
         segment: str | None = None,
         over: str = "spectrogram",
         folder: str | Path | None = None,
+        prompt: str | None = None,
     ) -> Explanation | Recording:
         """Return the explanation of one utterance, or of a recording.
 
@@ -127,11 +128,12 @@ class Explainer:
             segment: "pauses" to cut a recording where speech pauses.
             over: "encoder" for saliency over the encoder's output as well.
             folder: Where to write the result, a recording window by window.
+            prompt: Instruction for speech LLMs.
         """
         named: dict[str, Any] = {"words": listed(words), "tokens": listed(tokens), "timestamps": timestamps}
         part = {"start": start, "end": end, "segment": segment}
         with self.ranks.together():
-            options = self.adapter.options_of(language, task, tgt_lang, generate_kwargs, text_given=text is not None)
+            options = self.adapter.options_of(language, task, tgt_lang, generate_kwargs, text is not None, prompt)
             config = self.config.with_impact_for(text is not None, foil is not None)
             config.check_over(over)
             if foil is not None and (words is not None or tokens is not None or timestamps):

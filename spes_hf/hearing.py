@@ -79,6 +79,7 @@ def sound_check(
     text: str | None = None,
     generate_kwargs: Mapping[str, Any] | None = None,
     autocast: str | None = None,
+    prompt: str | None = None,
 ) -> Hearing:
     """Return what the model writes for this audio, and whether it heard that or made it up.
 
@@ -103,6 +104,7 @@ def sound_check(
         tgt_lang=tgt_lang,
         text=text,
         generate_kwargs=generate_kwargs,
+        prompt=prompt,
     )
 
 
@@ -136,10 +138,11 @@ class SoundChecker:
         text: str | None = None,
         generate_kwargs: Mapping[str, Any] | None = None,
         utterance_id: str = "",
+        prompt: str | None = None,
     ) -> Hearing:
         """Return the check of one utterance; arguments are those of `Explainer`."""
         adapter = self.adapter
-        options = adapter.options_of(language, task, tgt_lang, generate_kwargs, text_given=text is not None)
+        options = adapter.options_of(language, task, tgt_lang, generate_kwargs, text is not None, prompt)
         waveform = load_audio(audio, adapter.sampling_rate, sampling_rate)
         seed = mask_key(self.seed, utterance_id, "generate")
         precision = precision_of(self.autocast, adapter.device.type)

@@ -131,6 +131,7 @@ class Found:
             contrasts=contrasts,
             part=part,
             encoder_map=maps.encoder,
+            token_instruction_bits=self.evidence.instruction_bits,
         )
 
 

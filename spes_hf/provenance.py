@@ -10,6 +10,7 @@ from typing import Any
 
 from spes_hf import __version__
 from spes_hf.adapters import Adapter, GenerationOptions, Target, Utterance
+from spes_hf.adapters.types import OPTIONS
 from spes_hf.methods import ExplainConfig
 from spes_hf.methods.run import Maps
 from spes_hf.plain import to_plain
@@ -64,7 +65,8 @@ def describe(
             "prefix_ids": target.prefix_ids.tolist(),
             "start": adapter.start_index(target.prefix_ids),
             "reached_length_limit": not target.complete,
-            **options.given("language", "task", "tgt_lang"),
+            **({} if target.audio_at is None else {"audio_at": target.audio_at}),
+            **options.given(*OPTIONS),
             "generate_kwargs": {str(k): to_plain(v) for k, v in options.generate_kwargs.items()},
         },
         **({} if over == "spectrogram" else {"over": over}),

@@ -60,6 +60,7 @@ class Asked:
             **({} if self.over == "spectrogram" else {"over": self.over}),
             **{name: to_plain(value) for name, value in {**self.part, **self.named}.items()},
             **{name: getattr(options, name) for name in ("language", "task", "tgt_lang")},
+            **options.given("prompt"),
             "generate_kwargs": {str(k): to_plain(v) for k, v in options.generate_kwargs.items()},
         }
 

@@ -10,10 +10,15 @@ from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance
 from spes_hf.adapters.canary import CanaryAdapter
 from spes_hf.adapters.cohere_asr import CohereAsrAdapter
 from spes_hf.adapters.given import take, warn_of_float16
+from spes_hf.adapters.granite_speech import GraniteSpeechAdapter
+from spes_hf.adapters.qwen2_audio import Qwen2AudioAdapter
+from spes_hf.adapters.qwen3_asr import Qwen3ASRAdapter
 from spes_hf.adapters.seamless_m4t import SeamlessM4TAdapter
 from spes_hf.adapters.seamless_m4t_v2 import SeamlessM4Tv2Adapter
+from spes_hf.adapters.speech_llm import SpeechLLMAdapter
 from spes_hf.adapters.speech_to_text import Speech2TextAdapter
 from spes_hf.adapters.unknown import why_unknown
+from spes_hf.adapters.voxtral import VoxtralAdapter
 from spes_hf.adapters.whisper import WhisperAdapter
 from spes_hf.errors import UnsupportedModelError
 
@@ -104,14 +109,19 @@ def _release(version: str) -> tuple[int, ...]:
 
 register_adapter("canary")(CanaryAdapter)
 register_adapter("cohere_asr")(CohereAsrAdapter)
+register_adapter("granite_speech")(GraniteSpeechAdapter)
+register_adapter("qwen2_audio")(Qwen2AudioAdapter)
+register_adapter("qwen3_asr")(Qwen3ASRAdapter)
 register_adapter("seamless_m4t")(SeamlessM4TAdapter)
 register_adapter("seamless_m4t_v2")(SeamlessM4Tv2Adapter)
 register_adapter("speech_to_text")(Speech2TextAdapter)
+register_adapter("voxtral")(VoxtralAdapter)
 register_adapter("whisper")(WhisperAdapter)
 
 __all__ = [
     "Adapter",
     "GenerationOptions",
+    "SpeechLLMAdapter",
     "Target",
     "Utterance",
     "get_adapter",

@@ -137,13 +137,15 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
         tgt_lang: str | None = None,
         generate_kwargs: Mapping[str, Any] | None = None,
         text_given: bool = False,
+        prompt: str | None = None,
     ) -> GenerationOptions:
         """Return how the model is to generate: what a user asks for, and of the model's settings what that leaves open.
 
         Raises:
             ConfigError: If the family does not take it.
         """
-        asked = GenerationOptions(language, task, tgt_lang, {} if generate_kwargs is None else generate_kwargs)
+        given = {} if generate_kwargs is None else generate_kwargs
+        asked = GenerationOptions(language, task, tgt_lang, given, prompt=prompt)
         options = asked.with_defaults(self.settings, text_given=text_given)
         self.check_options(options)
         return options
@@ -237,7 +239,7 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
         self.check_options(options)
         if not isinstance(text, str) or not text.strip():
             raise ConfigError(f"text is {text!r}; pass the words to explain, or leave text out to explain the output")
-        ids = self.text_ids(text)
+        ids = self.output_ids(text)
         vocabulary = self.vocabulary_size
         special = self.is_special(torch.tensor(ids, dtype=torch.int64, device="cpu"))
         wrong = [i for i, no_text in zip(ids, special, strict=True) if i >= vocabulary or no_text]

@@ -19,16 +19,17 @@ def mel_frequencies(bins: int, low_hz: float, high_hz: float, mel_scale: str) ->
     return torch.from_numpy(np.asarray(centres, dtype=np.float32))
 
 
-def check_length(frames: int, waveform: Waveform) -> None:
-    """Refuse audio of fewer than two frames.
+def check_length(frames: int, waveform: Waveform, least: int = 2) -> None:
+    """Refuse audio of fewer than two frames, or of what else a model needs at least.
 
     Raises:
         AudioError: Saying how long the audio is.
     """
-    if frames < 2:
+    if frames < least:
         milliseconds = 1000 * len(waveform.samples) / waveform.sampling_rate
         raise AudioError(
-            f"audio is {milliseconds:.1f} ms long, fewer than two frames of the spectrogram; pass at least 0.1 s. "
+            f"audio is {milliseconds:.1f} ms long, fewer than {'two' if least == 2 else least} frames of the "
+            "spectrogram; pass at least 0.1 s. "
             "If it should be longer, check sampling_rate",
             silent=True,
         )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spes_hf.adapters.probe import is_quantised
-from spes_hf.adapters.types import NOTHING_BESIDE, GenerationOptions, Target
+from spes_hf.adapters.types import NOTHING_BESIDE, OPTIONS, GenerationOptions, Target
 from spes_hf.errors import ConfigError
 
 # Settings of generate() under which every row of a batch is written as if it were alone. Sampling is none of them: the
@@ -53,7 +53,7 @@ class Generation:
     model: Any
 
     options: ClassVar[tuple[str, ...]] = ()
-    """Which of language, task and tgt_lang the family's ``generate()`` takes."""
+    """Which of language, task, tgt_lang and prompt the family takes."""
 
     prefix_settings: ClassVar[tuple[str, ...]] = ()
     """Which of ``generate()``'s arguments decide what the output starts from, in families that have such."""
@@ -93,9 +93,9 @@ class Generation:
         Raises:
             ConfigError: Naming the option and those that exist.
         """
-        for name, value in options.given("language", "task", "tgt_lang").items():
+        for name, value in options.given(*OPTIONS).items():
             if name not in self.options:
-                known = ", ".join(self.options) or "none of language, task, tgt_lang"
+                known = ", ".join(self.options) or "none of language, task, tgt_lang, prompt"
                 raise ConfigError(
                     f"{name} is {value!r}, but {type(self.model).__name__} takes {known}; leave {name} out"
                 )
@@ -138,8 +138,16 @@ class Generation:
         """Return which token of the prefix, (P,), is the start token; 0 where no family says otherwise."""
         return 0
 
-    def as_before(self, options: GenerationOptions, prefix_ids: Sequence[int]) -> GenerationOptions:
-        """Return the options with which ``generate()`` starts from a prefix that it worked out itself before."""
+    def as_before(
+        self, options: GenerationOptions, prefix_ids: Sequence[int], audio_at: int | None = None
+    ) -> GenerationOptions:
+        """Return the options with which ``generate()`` starts from a prefix that was worked out before.
+
+        Args:
+            options: The options then.
+            prefix_ids: The prefix.
+            audio_at: Where the audio lies in it, as in `Target`.
+        """
         return options
 
     def split_output(self, sequence: Tensor, prefix_length: int) -> Target:

@@ -65,6 +65,8 @@ class StretchLongForm(LongForm):
                     prefix_ids=tuple(target.prefix_ids.tolist()),
                     token_ids=tokens,
                     complete=target.complete,
+                    audio_at=target.audio_at,
+                    instruction=target.instruction,
                     segments=(whole,),
                 )
             )

@@ -17,7 +17,7 @@ class EncoderPositions:
     """The positions of an encoder's output that hold sound, and the frames that they were made of.
 
     Attributes:
-        times: (S,) float32, the centre of the frames that each position is made of, in seconds; evenly spaced.
+        times: (S,) float32, the centre of the frames that each position is made of, in seconds; increasing.
         frame_times: (T,) float32, the centre of every true frame, in seconds.
     """
 
@@ -47,10 +47,8 @@ class EncoderPositions:
     def nearest(self) -> Tensor:
         """(T,) int64, the position whose centre is nearest to a frame; of two that are as near, the earlier one."""
         times, frames = self.times.double(), self.frame_times.double()
-        if len(times) < 2:
-            return torch.zeros(len(frames), dtype=torch.int64, device="cpu")
-        places = (frames - times[0]) / ((times[-1] - times[0]) / (len(times) - 1))
-        return (places - 0.5 - _SLACK).ceil().long().clamp(0, len(times) - 1)
+        ties = times[:-1] + (0.5 + _SLACK) * times.diff()
+        return torch.bucketize(frames, ties)
 
     def spread(self, values: Tensor) -> Tensor:
         """Return values of positions, (…, S or more), over frames, (…, T): each frame has that of its nearest position.

@@ -21,9 +21,11 @@ _LEAVE_OUT = dict.fromkeys(
         "decoder_input_ids",
         "decoder_inputs_embeds",
         "encoder_outputs",
+        "feature_attention_mask",
         "force_unique_generate_call",
         "generate_speech",
         "input_features",
+        "input_features_mask",
         "input_ids",
         "inputs",
         "inputs_embeds",
@@ -38,6 +40,9 @@ _RESERVED = {
     "eos_token_id": "set model.generation_config.eos_token_id",
     "generation_config": "set model.generation_config, or put the settings themselves into generate_kwargs",
 }
+
+# What a user says of the output by an argument of its own.
+OPTIONS = ("language", "task", "tgt_lang", "prompt")
 
 # What generate() is to return, whatever generation config or generate_kwargs say: this changes no token.
 NOTHING_BESIDE = {
@@ -61,6 +66,7 @@ class GenerationOptions:
         generate_kwargs: Anything else for ``generate()``: beam search, length limits, ….
         prefix: What the output starts from, where ``generate()`` cannot know: in a window of a recording. None: as
             ``generate()`` works it out.
+        prompt: The instruction that comes with the audio (speech LLMs); None: the family's own for transcription.
     """
 
     language: str | None = None
@@ -68,6 +74,7 @@ class GenerationOptions:
     tgt_lang: str | None = None
     generate_kwargs: Mapping[str, Any] = field(default_factory=dict)
     prefix: tuple[int, ...] | None = None
+    prompt: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.generate_kwargs, Mapping):
@@ -76,7 +83,7 @@ class GenerationOptions:
             )
         for name in sorted(_RESERVED.keys() & {str(key).removeprefix("text_") for key in self.generate_kwargs}):
             raise ConfigError(f"generate_kwargs holds {name}, which explain() sets itself; {_RESERVED[name]}")
-        for name in ("language", "task", "tgt_lang"):
+        for name in OPTIONS:
             if name in self.generate_kwargs:
                 raise ConfigError(f"generate_kwargs holds {name}; pass it to explain() as {name}=… instead")
 
@@ -87,13 +94,12 @@ class GenerationOptions:
             settings: Arguments of ``generate()``, language and task among them.
             text_given: Whether a text is explained, which has no timestamps.
         """
-        names = ("language", "task", "tgt_lang")
         lengths = {"max_length", "max_new_tokens"}
-        dropped = {*names, *(("return_timestamps",) if text_given else ())}
+        dropped = {*OPTIONS, *(("return_timestamps",) if text_given else ())}
         dropped |= lengths if lengths & self.generate_kwargs.keys() else set()
         left = {name: value for name, value in settings.items() if name not in dropped}
-        known = {name: value for name in names if (value := settings.get(name)) is not None}
-        return GenerationOptions(**{**known, **self.given(*names)}, generate_kwargs={**left, **self.generate_kwargs})
+        known = {name: value for name in OPTIONS if (value := settings.get(name)) is not None}
+        return GenerationOptions(**{**known, **self.given(*OPTIONS)}, generate_kwargs={**left, **self.generate_kwargs})
 
     def given(self, *names: str) -> dict[str, str]:
         """Return those of the named options that are set."""
@@ -136,11 +142,16 @@ class Target:
         prefix_ids: (P,) start and prompt tokens, which the model did not choose.
         token_ids: (K,) y_1 … y_K, the explained tokens, the end-of-sequence token included.
         complete: Whether the model ended the output itself; false where a length limit cut it.
+        audio_at: How many tokens of the prefix come before the audio, where audio and text share one sequence (speech
+            LLMs); None: the decoder reads the audio apart.
+        instruction: Indices of the tokens of the prefix that are the user's instruction, where the model takes one.
     """
 
     prefix_ids: Tensor
     token_ids: Tensor
     complete: bool
+    audio_at: int | None = None
+    instruction: tuple[int, ...] = ()
 
     @property
     def context_ids(self) -> Tensor:

@@ -29,6 +29,10 @@ class Vocabulary:
         """Return the tokens of a text the way the model writes them, without special tokens."""
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
+    def output_ids(self, text: str) -> list[int]:
+        """Return the tokens of a whole output, without special tokens: where no family says otherwise, of any text."""
+        return self.text_ids(text)
+
     def inner_ids(self, text: str) -> list[int]:
         """Return the tokens of words that no space precedes, without special tokens."""
         ids = self.text_ids(text)

@@ -251,7 +251,9 @@ class WhisperAdapter(Adapter):
         tokens = self.tokenizer.convert_ids_to_tokens(prefix.tolist())
         return tokens.index("<|startoftranscript|>") if "<|startoftranscript|>" in tokens else 0
 
-    def as_before(self, options: GenerationOptions, prefix_ids: Sequence[int]) -> GenerationOptions:
+    def as_before(
+        self, options: GenerationOptions, prefix_ids: Sequence[int], audio_at: int | None = None
+    ) -> GenerationOptions:
         """Return the options with the language that was detected in a run before.
 
         A language that is passed goes with a task token, a detected one may go without: then the tokens are forced.

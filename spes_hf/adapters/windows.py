@@ -52,6 +52,8 @@ class Window:
         temperature: At which it was written; 0 for the likeliest tokens.
         attempts: How many temperatures were tried.
         skipped: Whether it was taken for silence, and nothing was kept.
+        audio_at: How many tokens of the prefix come before the audio, as in `Target`.
+        instruction: Which of them are the user's instruction, likewise.
     """
 
     start: int
@@ -65,6 +67,8 @@ class Window:
     temperature: float = 0.0
     attempts: int = 1
     skipped: bool = False
+    audio_at: int | None = None
+    instruction: tuple[int, ...] = ()
 
     @property
     def target(self) -> Target:
@@ -72,7 +76,7 @@ class Window:
         prefix, tokens = (
             torch.tensor(ids, dtype=torch.int64, device="cpu") for ids in (self.prefix_ids, self.token_ids)
         )
-        return Target(prefix, tokens, self.complete)
+        return Target(prefix, tokens, self.complete, self.audio_at, self.instruction)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the window ready for JSON."""
@@ -86,8 +90,9 @@ class Window:
             KeyError: If a value is missing.
             TypeError: If a segment has other parts.
         """
+        values = {"audio_at": None, "instruction": (), **values}  # recordings of before have neither
         found = {f.name: values[f.name] for f in fields(cls)}
-        found |= {name: tuple(found[name]) for name in ("prefix_ids", "token_ids")}
+        found |= {name: tuple(found[name]) for name in ("prefix_ids", "token_ids", "instruction")}
         return cls(**{**found, "segments": tuple(Segment(**segment) for segment in found["segments"])})
 
 

@@ -32,6 +32,7 @@ def add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--language", help="language of the speech (Whisper)")
     command.add_argument("--task", choices=("transcribe", "translate"), help="what Whisper shall do")
     command.add_argument("--tgt-lang", help="language of the text (SeamlessM4T, multilingual Speech2Text)")
+    command.add_argument("--prompt", help="instruction for a speech LLM (default: the family's own)")
     command.add_argument("--num-beams", type=int, metavar="N", help="width of beam search")
     add_device(command)
 
@@ -112,7 +113,10 @@ def is_translation(options: argparse.Namespace) -> bool:
 def writing_of(options: argparse.Namespace) -> dict[str, Any]:
     """Return how the model writes, as arguments of `explain` and its like."""
     beams = {} if options.num_beams is None else {"num_beams": options.num_beams}
-    return {**{name: getattr(options, name) for name in ("language", "task", "tgt_lang")}, "generate_kwargs": beams}
+    return {
+        **{name: getattr(options, name) for name in ("language", "task", "tgt_lang", "prompt")},
+        "generate_kwargs": beams,
+    }
 
 
 def config_of(options: argparse.Namespace, preset: str = "default", translation: bool = False) -> ExplainConfig:

@@ -34,16 +34,14 @@ class AudioTransform(RowTransform):
         id_column: str,
         text_column: str | None,
         sampling_rate: int | None,
-        language: str | None,
-        task: str | None,
-        tgt_lang: str | None,
         generate_kwargs: Mapping[str, Any] | None,
+        **options: str | None,
     ):
         self.audio_column = audio_column
         self.id_column = id_column
         self.text_column = text_column
         self.sampling_rate = sampling_rate
-        self.options: dict[str, Any] = {"language": language, "task": task, "tgt_lang": tgt_lang}
+        self.options: dict[str, Any] = {k: v for k, v in options.items() if k != "prompt" or v is not None}
         self.generate_kwargs = {} if generate_kwargs is None else dict(generate_kwargs)
         # Once, and not as an error in every row.
         self.adapter.options_of(**self.options, generate_kwargs=self.generate_kwargs)

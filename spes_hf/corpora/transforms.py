@@ -81,6 +81,7 @@ class Explain(AudioTransform):
         over: "encoder" for saliency over the encoder's output as well, as for `explain`.
         autocast: As for `explain`.
         compile: As for `explain`.
+        prompt: Instruction for speech LLMs, as for `explain`.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
@@ -114,6 +115,7 @@ class Explain(AudioTransform):
         over: str = "spectrogram",
         autocast: str | None = None,
         compile: bool = False,
+        prompt: str | None = None,
     ):
         self.segment = segment
         self.over = None if over == "spectrogram" else over  # jobs of before go on
@@ -122,6 +124,7 @@ class Explain(AudioTransform):
         self.explainer = Explainer(model, processor, config, seed=seed, progress=False, **running)
         self.explainer.config.check_over(over)  # once, and not as an error in every row
         super().__init__(
+            prompt=prompt,
             audio_column=audio_column,
             id_column=id_column,
             text_column=text_column,

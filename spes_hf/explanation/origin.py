@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from spes_hf.adapters.types import OPTIONS
 from spes_hf.names import FORMER_METHODS
 
 
@@ -26,10 +27,12 @@ class Origin:
         language: Language of the speech that was asked for.
         task: "transcribe" or "translate", likewise.
         tgt_lang: Language of the text, likewise.
+        prompt: The instruction that was given; None: the family's own, if it takes any.
         generate_kwargs: Further arguments of ``generate()``, as `to_plain` writes them.
         prefix: Start and prompt tokens.
         prefix_ids: Their ids; None in explanations of before, which kept some values as notes in words.
         start: Index of the start token, which a prompt may precede.
+        audio_at: How many tokens of the prefix come before the audio; None where the decoder reads the audio apart.
         cost: Passes, and seconds.
         over: "encoder" where there is a map of the encoder's output besides that of the "spectrogram".
         window: Where the explanation lies in a recording, and how it was written; empty where it is of a whole clip.
@@ -47,10 +50,12 @@ class Origin:
     language: str | None = None
     task: str | None = None
     tgt_lang: str | None = None
+    prompt: str | None = None
     generate_kwargs: Mapping[str, Any] = field(default_factory=dict)
     prefix: tuple[str, ...] = ()
     prefix_ids: tuple[int, ...] | None = None
     start: int = 0
+    audio_at: int | None = None
     cost: Mapping[str, Any] = field(default_factory=dict)
     over: str = "spectrogram"
     window: Mapping[str, Any] = field(default_factory=dict)
@@ -81,11 +86,12 @@ class Origin:
             notes=tuple(audio.get("notes") or ()),
             text_given=bool(output.get("given", False)),
             reached_length_limit=bool(output.get("reached_length_limit", False)),
-            **{name: output.get(name) for name in ("language", "task", "tgt_lang")},
+            **{name: output.get(name) for name in OPTIONS},
             generate_kwargs=output.get("generate_kwargs") or {},
             prefix=prefix,
             prefix_ids=None if ids is None else tuple(ids),
             start=int(start),
+            audio_at=output.get("audio_at"),
             cost=cost,
             over=str(provenance.get("over", "spectrogram")),
             window=window,

@@ -89,6 +89,7 @@ class ExplanationParts:
             bits are those of log-odds against the foil, and maps speak for it (above 0) or for the foil (below 0).
         part: The whole output, where only some of its tokens are explained: K is the number of these.
         encoder_map: Raw scores of the encoder's output, where they were asked for.
+        token_instruction_bits: (K,) float32, `instruction_bits` over tokens; None: there is no instruction.
     """
 
     text: str
@@ -117,6 +118,7 @@ class ExplanationParts:
     contrasts: tuple[Contrast, ...] | None = None
     part: Part | None = None
     encoder_map: EncoderMap | None = None
+    token_instruction_bits: Tensor | None = None
 
     # Where it comes from ---------------------------------------------------------------------------------------------
 
@@ -163,6 +165,19 @@ class ExplanationParts:
         special = self.special if self.part is None else self.part.special
         bits = self.token_sound_bits.tolist() if self.part is None else self.part.sound_bits
         return {k: bits[k] for k, left_out in enumerate(special) if not left_out}
+
+    @property
+    def instruction_bits(self) -> Tensor:
+        """(K,) bits of evidence from the instruction of a speech LLM, sound and text before the token given.
+
+        log2 of how much likelier the instruction made the token: without it, the embeddings of its own text (the words
+        of ``prompt``, ``language`` and ``task``) are zero; tokens that mark turns, and text that the chat template adds
+        by itself, stay. Over words, the sum over their tokens. NaN where the model takes no instruction or got none,
+        and in explanations of before.
+        """
+        if self.token_instruction_bits is None:
+            return self._sum_over_groups(torch.full_like(self.token_sound_bits, torch.nan))
+        return self._sum_over_groups(self.token_instruction_bits)
 
     # Over the encoder's output ---------------------------------------------------------------------------------------
 

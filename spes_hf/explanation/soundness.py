@@ -70,6 +70,8 @@ def check_sound(explanation: Explanation) -> Explanation:
         _check_floats(name, tensor, shape)
     for name in ("features", "times", "frequencies", "waveform"):
         _check(bool(shapes[name][0].isfinite().all()), f"{name} has values that are not finite")
+    if e.token_instruction_bits is not None:
+        _check_floats("token_instruction_bits", e.token_instruction_bits, (tokens,))
     _check_map("audio_map", e.audio_map, tokens, (frames, bins))
     if e.sentence_map is not None:
         _check_map("sentence_map", e.sentence_map, 1, (frames, bins))

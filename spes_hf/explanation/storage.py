@@ -52,6 +52,7 @@ _TENSOR_FIELDS = {
 }
 # Those that explanations of before do not have; NaN there.
 _BITS = ("token_sound_bits", "token_text_bits")
+_INSTRUCTION = "token_instruction_bits"
 # Of a map of the encoder's output, where there is one; versions that know none leave it out.
 _ENCODER = ("encoder.scores", "encoder.times")
 _TUPLE_FIELDS = ("pieces", "token_id_list", "context_pieces", "special", "groups", "context_groups")
@@ -198,6 +199,8 @@ def _tensors(explanation: Explanation) -> dict[str, Tensor]:
     if torch.allclose(explanation.sound_impact, _impact_of(explanation.audio_map), rtol=0, atol=0, equal_nan=True):
         del tensors["audio_mean_impact"]  # it can be worked out
     tensors |= {name: bits for name in _BITS if not (bits := getattr(explanation, name)).isnan().all()}
+    if explanation.token_instruction_bits is not None:
+        tensors[_INSTRUCTION] = explanation.token_instruction_bits
     tensors["reliability"] = explanation.token_reliability.tokens
     if (encoder := explanation.encoder_map) is not None:
         tensors |= dict(zip(_ENCODER, (encoder.scores, encoder.times), strict=True))
@@ -229,7 +232,7 @@ def _explanation(description: dict[str, Any], tensors: dict[str, Tensor]) -> Exp
         tensors = {**tensors, "audio_mean_impact": _impact_of(values["audio_map"])}
     values |= {name: tensors[stored] for name, stored in _TENSOR_FIELDS.items()}
     unknown = torch.full(values["probabilities"].shape, torch.nan, dtype=torch.float32, device="cpu")
-    values |= {name: tensors.get(name, unknown) for name in _BITS}
+    values |= {name: tensors.get(name, unknown) for name in _BITS} | {_INSTRUCTION: tensors.get(_INSTRUCTION)}
     sentence = description["reliability_of_sentence"]
     values["token_reliability"] = Reliability(tensors["reliability"], math.nan if sentence is None else float(sentence))
     values["waveform"] = waveforms.from_stored(tensors)

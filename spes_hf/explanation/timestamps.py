@@ -42,6 +42,7 @@ def without_timestamps(explanation: Explanation) -> Explanation:
         probabilities=of_rows(explanation.probabilities),
         token_sound_bits=of_rows(explanation.token_sound_bits),
         token_text_bits=of_rows(explanation.token_text_bits),
+        token_instruction_bits=None if (bits := explanation.token_instruction_bits) is None else of_rows(bits),
         sound_impact=of_rows(explanation.sound_impact),
         text_impact=of_rows(explanation.text_impact),
         audio_map=PatchMap(own.labels, tuple(of_rows(values) for values in own.values), own.weights),

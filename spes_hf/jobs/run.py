@@ -75,6 +75,7 @@ def explain_dataset(
     over: str = "spectrogram",
     autocast: str | None = None,
     compile: bool = False,
+    prompt: str | None = None,
 ) -> JobSummary:
     """Explain a whole data set into a folder, and return how it ended.
 
@@ -113,6 +114,7 @@ def explain_dataset(
         over: "encoder" for saliency over the encoder's output as well, as for `explain`.
         autocast: As for `explain`.
         compile: As for `explain`.
+        prompt: Instruction for speech LLMs, as for `explain`.
 
     Returns:
         The summary. Process 0 waits for the others, those that were launched together, and is the one that reports;
@@ -141,6 +143,7 @@ def explain_dataset(
         over=over,
         autocast=autocast,
         compile=compile,
+        prompt=prompt,
     )
     explain.recordings = Path(out) / "recordings"
     adapter = explain.explainer.adapter

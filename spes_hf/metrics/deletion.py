@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from spes_hf.adapters import Adapter, GenerationOptions, Target, Utterance
+from spes_hf.adapters.types import OPTIONS
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
 from spes_hf.explanation.recording import Recording
@@ -280,11 +281,12 @@ def generation_options(
                 f"pass generate_kwargs={{{wanted}}}"
             )
         generate_kwargs = from_plain(kept)
-    options = GenerationOptions(origin.language, origin.task, origin.tgt_lang, dict(generate_kwargs))
+    named = {name: getattr(origin, name) for name in OPTIONS}
+    options = GenerationOptions(**named, generate_kwargs=dict(generate_kwargs))
     if origin.in_recording:
         return replace(options, prefix=origin.prefix_ids)
     prefix = origin.prefix_ids or adapter.tokenizer.convert_tokens_to_ids(list(origin.prefix))
-    return adapter.as_before(options, [token for token in prefix if token is not None])
+    return adapter.as_before(options, [token for token in prefix if token is not None], origin.audio_at)
 
 
 def clean_target(
@@ -295,8 +297,10 @@ def clean_target(
     Raises:
         ConfigError: If the model starts its output differently now.
     """
-    if options.prefix is not None:
-        prefix = torch.tensor(options.prefix, dtype=torch.int64, device="cpu")
+    origin = explanation.origin
+    known = options.prefix if origin.audio_at is None else origin.prefix_ids
+    if known is not None:
+        prefix = torch.tensor(known, dtype=torch.int64, device="cpu")
     else:
         prefix = adapter.prefix_ids(utterance, options).cpu()
     pieces, then = tuple(adapter.pieces(prefix)), explanation.context_pieces[: explanation.prefix_length]
@@ -306,4 +310,5 @@ def clean_target(
             "pass the model that was explained, with its own generation config"
         )
     tokens = torch.tensor(explanation.written_ids, dtype=torch.int64, device="cpu")
-    return Target(prefix, tokens, complete=int(tokens[-1]) in adapter.eos_token_ids)
+    complete = int(tokens[-1]) in adapter.eos_token_ids
+    return Target(prefix, tokens, complete, audio_at=origin.audio_at)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -72,7 +72,7 @@ class Continuation:
     def _next(self, start: int, ids: tuple[int, ...], states: Tensor) -> list[int]:
         """Return the most probable token behind the first ``start`` tokens and these, for every encoder output."""
         behind = torch.tensor([*ids, 0], dtype=torch.int64, device="cpu")  # the last token is no decoder input
-        text = Target(self.text.prefix_ids, torch.cat([self.text.token_ids[:start], behind]), complete=True)
+        text = replace(self.text, token_ids=torch.cat([self.text.token_ids[:start], behind]), complete=True)
         with torch.no_grad():
             logits = self.adapter.logits(self.utterance, text, states=states)[:, -1].float()
         check_logits(logits, "logits for a share of the features", self.adapter.dtype)
@@ -195,4 +195,5 @@ def text_of(explanation: Explanation, adapter: Adapter) -> Target:
             f"processor has no token {missing[0]!r}, which the explanation has; pass the processor that was used for it"
         )
     found = torch.tensor([known[piece] for piece in explanation.context_pieces], dtype=torch.int64, device="cpu")
-    return Target(found[: explanation.prefix_length], found[explanation.prefix_length :], complete=True)
+    prefix, tokens = found[: explanation.prefix_length], found[explanation.prefix_length :]
+    return Target(prefix, tokens, complete=True, audio_at=explanation.origin.audio_at)

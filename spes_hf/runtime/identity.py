@@ -85,14 +85,17 @@ def model_identity(model: Any, anew: bool = True) -> dict[str, Any]:
 
 
 def processor_identity(processor: Any) -> str:
-    """Return a digest of a processor: its settings and its vocabulary."""
-    extractor, tokenizer = processor.feature_extractor, processor.tokenizer
+    """Return a digest of a processor: its settings, its vocabulary, and its chat template where it has one."""
+    extractor, tokenizer = getattr(processor, "feature_extractor", None), processor.tokenizer
+    extractor = processor.audio_processor if extractor is None else extractor
+    chat = [template for of in (processor, tokenizer) if (template := getattr(of, "chat_template", None)) is not None]
     return _digest(
         {
             "class": type(processor).__name__,
             "features": _settings(extractor),
             "vocabulary": tokenizer.get_vocab(),
             "special": sorted(map(str, tokenizer.all_special_tokens)),
+            **({"chat": chat} if chat else {}),
         }
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -187,7 +187,7 @@ class ContrastReader:
         own = torch.tensor(ids, dtype=torch.int64, device="cpu")
         # The last token is no decoder input; where a word's end counts, one more place is looked at.
         tail = [own, own[-1:]] if word_ends else [own]
-        text = Target(self.target.prefix_ids, torch.cat([self.target.token_ids[:start], *tail]), complete=True)
+        text = replace(self.target, token_ids=torch.cat([self.target.token_ids[:start], *tail]), complete=True)
         if token_keep is not None:
             # The last token of an output that a limit cut is no unit, but comes before what follows it.
             before = token_keep[:, : len(self.target.prefix_ids) + start]

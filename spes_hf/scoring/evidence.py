@@ -27,12 +27,14 @@ class Evidence:
         probabilities: (K,) float32 of the tokens in the clean run.
         sound_bits: (K,) float32, log2 of how much likelier the sound made the token, the text before it given.
         text_bits: (K,) float32, the same for the text that the model wrote before it, the sound given.
+        instruction_bits: (K,) float32, the same for the instruction, sound and text given; None where there is none.
         all_sound_bits: The sound bits of all tokens of the output, where only some are explained.
     """
 
     probabilities: Tensor
     sound_bits: Tensor
     text_bits: Tensor
+    instruction_bits: Tensor | None = None
     all_sound_bits: Tensor | None = None
 
 
@@ -49,7 +51,8 @@ def measure_evidence(
     """Return the evidence for each token of an output.
 
     Without the sound, every true frame of the spectrogram is at its fill value; padding stays. Without the text, the
-    embeddings of the tokens that the model wrote are zero; those of start and prompt tokens stay.
+    embeddings of the tokens that the model wrote are zero; those of start and prompt tokens stay. Without the
+    instruction, those of its own text are zero (`Target.instruction`), and nothing else.
 
     Args:
         adapter: Of the model.
@@ -59,15 +62,14 @@ def measure_evidence(
         fill: "mean" (of each mel bin over the utterance), "zero", "min" or a number.
         states: (1, S, D) the encoder's output for the clean sound, which spares a pass.
         cross: What `Adapter.cross_attention` returned for them.
-        of_text: Whether to measure the text's part as well; else its bits are NaN, and a pass is spared.
+        of_text: Whether to measure the part of text and instruction as well; else the text's bits are NaN, and passes
+            are spared.
 
     Raises:
         NumericsError: If logits are NaN or infinite.
     """
     features, ids = utterance.features, target.token_ids.to(adapter.device)
     silence = fill_values(fill, features).expand_as(features)[None].to(adapter.device)
-    keep = torch.ones(1, len(target.context_ids), dtype=torch.bool, device=adapter.device)
-    keep[:, len(target.prefix_ids) :] = False
 
     def logits_of(what: str, **inputs: Any) -> Tensor:
         logits = adapter.logits(utterance, target, **inputs)[0]
@@ -77,8 +79,25 @@ def measure_evidence(
     with torch.no_grad():
         clean = logits_of("of the clean run", states=states) if reference is None else reference
         sound_bits = evidence_bits(clean, logits_of("without sound", features=silence), ids)
-        text_bits = torch.full_like(sound_bits, torch.nan)
+        text_bits, instruction_bits = torch.full_like(sound_bits, torch.nan), None
         if of_text:
-            no_text = logits_of("without text", token_keep=keep, states=states, cross=cross)
+            inputs: dict[str, Any] = {"states": states, "cross": cross}
+            no_text = logits_of("without text", token_keep=without_text(target, adapter.device), **inputs)
             text_bits = evidence_bits(clean, no_text, ids)
-        return Evidence(token_probabilities(clean, ids).cpu(), sound_bits.cpu(), text_bits.cpu())
+            if target.instruction:
+                keep = without(target.instruction, target, adapter.device)
+                uninstructed = logits_of("without instruction", token_keep=keep, **inputs)
+                instruction_bits = evidence_bits(clean, uninstructed, ids).cpu()
+        return Evidence(token_probabilities(clean, ids).cpu(), sound_bits.cpu(), text_bits.cpu(), instruction_bits)
+
+
+def without_text(target: Target, device: torch.device) -> Tensor:
+    """Return the mask that hides what the model wrote, (1, J) bool."""
+    return without(range(len(target.prefix_ids), len(target.context_ids)), target, device)
+
+
+def without(hidden: Sequence[int], target: Target, device: torch.device) -> Tensor:
+    """Return the mask that hides these decoder inputs, (1, J) bool."""
+    keep = torch.ones(1, len(target.context_ids), dtype=torch.bool, device=device)
+    keep[:, list(hidden)] = False
+    return keep

@@ -17,7 +17,7 @@ from spes_hf.adapters.types import Target, Utterance
 from spes_hf.finite import not_finite
 from spes_hf.masking.perturbations import fill_values
 from spes_hf.scoring.contrast import Contrast, ContrastReader, Odds, check_odds
-from spes_hf.scoring.evidence import Evidence, measure_evidence
+from spes_hf.scoring.evidence import Evidence, measure_evidence, without, without_text
 from spes_hf.scoring.impact import Impact, make_impact
 
 
@@ -26,7 +26,8 @@ class Objective(ABC):
 
     Attributes:
         signed: Whether a negative impact counts against the row, so that maps need a zero.
-        passes: Passes that it takes besides those under masks: the clean one, and those without sound and text.
+        passes: Passes that it takes besides those under masks: the clean one, those without sound and text, and that
+            without the instruction, where there is one.
     """
 
     signed: bool = False
@@ -98,6 +99,7 @@ class TokenObjective(Objective):
         states: Tensor | None = None,
     ):
         self.adapter, self.utterance, self.target = adapter, utterance, target
+        self.passes += bool(target.instruction)
         self.rows: slice | Tensor | None = None
         if rows is not None:  # in a row, as a rule: then a view, and no copy of most logits in every pass
             first, stop = min(rows), max(rows) + 1
@@ -166,7 +168,8 @@ class TokenObjective(Objective):
         if self.rows is None:
             return found
         probabilities, sound, text = map(self._chosen, (found.probabilities, found.sound_bits, found.text_bits))
-        return Evidence(probabilities, sound, text, all_sound_bits=found.sound_bits)
+        instruction = None if found.instruction_bits is None else self._chosen(found.instruction_bits)
+        return Evidence(probabilities, sound, text, instruction, all_sound_bits=found.sound_bits)
 
 
 class ContrastObjective(Objective):
@@ -200,6 +203,7 @@ class ContrastObjective(Objective):
         states: Tensor | None = None,
     ):
         self.adapter, self.utterance, self.target = adapter, utterance, target
+        self.passes += bool(target.instruction)
         self.contrasts, self.impact, self.dtype = tuple(contrasts), impact, dtype
         with torch.no_grad():
             self.states = states = adapter.encoder_states(utterance.inputs) if states is None else states
@@ -257,11 +261,13 @@ class ContrastObjective(Objective):
             return self.reader.odds(features, token_keep).bits
 
     def evidence(self, fill: Any) -> Evidence:
-        """Return the probabilities of the targets, and how many bits of their log-odds came from sound and text."""
+        """Return the probabilities of the targets, and how many bits of their log-odds came from what."""
         features, device = self.utterance.features, self.adapter.device
         silence = fill_values(fill, features).expand_as(features)[None].to(device)
-        keep = torch.ones(1, len(self.target.context_ids), dtype=torch.bool, device=device)
-        keep[:, len(self.target.prefix_ids) :] = False
-        own = self.odds.bits[0]
-        sound, text = (own - self.bits(**inputs)[0] for inputs in ({"features": silence}, {"token_keep": keep}))
-        return Evidence(self.odds.target[0].exp().float().cpu(), sound.float().cpu(), text.float().cpu())
+        own, instruction = self.odds.bits[0], None
+        sound = own - self.bits(features=silence)[0]
+        text = own - self.bits(token_keep=without_text(self.target, device))[0]
+        if self.target.instruction:
+            keep = without(self.target.instruction, self.target, device)
+            instruction = (own - self.bits(token_keep=keep)[0]).float().cpu()
+        return Evidence(self.odds.target[0].exp().float().cpu(), sound.float().cpu(), text.float().cpu(), instruction)

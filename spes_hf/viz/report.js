@@ -106,7 +106,7 @@
     return [["log-odds", `${number(bits, 1)} bits: `, quoted(bits < 0 ? foil : target), ` is ${shown} times likelier`]];
   }
   function describe() {
-    const { shown, probability, sound_bits, text_bits, heard, reliability } = level(), k = state.index;
+    const { shown, probability, sound_bits, text_bits, instruction_bits, heard, reliability } = level(), k = state.index;
     const heading = $("heading");
     if (k === null) heading.replaceChildren(data.contrasts ? "All contrasts" : "The whole sentence");
     else heading.replaceChildren(quoted(shown[k]), make("small", {}, `${noun()} ${k} of ${shown.length}, counted from 0`));
@@ -126,6 +126,8 @@
       entries.push(["from the sound", make("span", { class: "sound" }, heard[k])]);
       if (text_bits[k] != null)
         entries.push(["from earlier text", make("span", { class: "text" }, `${text_bits[k].toFixed(1)} bits`)]);
+      if (instruction_bits[k] != null)
+        entries.push(["from the instruction", make("span", { class: "text" }, `${instruction_bits[k].toFixed(1)} bits`)]);
     }
     const many = k !== null && level().groups[k].length > 1;
     entries.push([many ? "reliability, mean of its tokens" : "reliability of the map", number(sure)]);

@@ -223,6 +223,7 @@ def _level(explanation: Explanation) -> dict[str, Any]:
         "probability": _rounded(explanation.token_probabilities),
         "sound_bits": _rounded(explanation.sound_bits),
         "text_bits": _rounded(explanation.text_bits),
+        "instruction_bits": _rounded(explanation.instruction_bits),
         "strongest": [_strongest(explanation.evidence(k)) for k in range(len(explanation))],
         "heard": [in_words(b, explanation.contrasts is not None) for b in explanation.sound_bits.tolist()],
         "reliability": explanation.reliability.tokens.tolist(),

@@ -1,0 +1,45 @@
+"""Log-mel features as Whisper's extractor makes them, which several families share: 100 frames a second, 0 to 8 kHz."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spes_hf.adapters.frames import mel_frequencies
+from spes_hf.adapters.types import Utterance
+from spes_hf.audio.load import Waveform
+from spes_hf.errors import UnsupportedModelError
+
+
+def check_bins(made: int, read: int) -> None:
+    """Refuse a processor whose spectrogram has other mel bins than the model reads.
+
+    Raises:
+        UnsupportedModelError: Saying how many both have.
+    """
+    if made != read:
+        raise UnsupportedModelError(
+            f"processor makes {made} mel bins, but the model reads {read}; load the processor of the same checkpoint"
+        )
+
+
+def log_mel_utterance(waveform: Waveform, extractor: Any, features: Tensor, inputs: Mapping[str, Tensor]) -> Utterance:
+    """Return the utterance whose frames are centred on every hop, from the first sample on.
+
+    Args:
+        waveform: Its sound.
+        extractor: What made the features.
+        features: (T, C) true frames.
+        inputs: The model's own inputs.
+    """
+    steps = torch.arange(len(features), dtype=torch.float32, device="cpu")
+    return Utterance(
+        waveform=waveform,
+        features=features.float().contiguous(),
+        inputs=inputs,
+        times=steps * (extractor.hop_length / extractor.sampling_rate),
+        frequencies=mel_frequencies(features.shape[1], 0.0, 8000.0, "slaney"),
+    )

@@ -1,0 +1,346 @@
+"""Speech LLMs: instruction, audio and output share one sequence, which a decoder-only language model reads."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from itertools import groupby
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance
+from spes_hf.adapters.hooks import forward_hook
+from spes_hf.errors import ConfigError, UnsupportedModelError
+from spes_hf.text import byte_level_piece
+
+
+class SpeechLLMAdapter(Adapter):
+    """A family whose language model reads audio embeddings where its prompt has placeholders.
+
+    The audio embeddings, (B, S, D), are what encoder and projector make of the spectrogram: they are the encoder's
+    output here. A `Target` has the prompt without placeholders and says where the audio lies in it, so that the
+    context of a token has three parts: the instruction (its prefix: system and user text, tokens that mark turns), the
+    audio, which is no decoder input and which no mask over tokens touches, and what the model wrote itself.
+
+    The sequence is put together from embeddings, text and audio. The language model takes its positions from the
+    length alone, so a text token whose embedding is zero keeps its place.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("prompt",)
+
+    since_transformers: ClassVar[str] = "5.10"
+    """The first version that builds the model as the adapter reads it: language model and encoder in one part."""
+
+    def __init__(self, model: Any, processor: Any):
+        super().__init__(model, processor)
+        if not hasattr(getattr(self.model, "model", None), "language_model"):
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} is built otherwise in transformers {version('transformers')}; install "
+                f"{self.since_transformers} or later"
+            )
+
+    # What a family defines -------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def prompt_ids(self, options: GenerationOptions) -> list[int]:
+        """Return the tokens that the output starts from, with one placeholder for all of the audio.
+
+        Args:
+            options: What the prompt says. Of prompt, language and task, None is the family's own choice, and "" leaves
+                it out.
+        """
+
+    @abstractmethod
+    def audio_length(self, utterance: Utterance) -> int:
+        """Return S, how many placeholders the processor makes of the audio."""
+
+    @abstractmethod
+    def embed_audio(self, **inputs: Tensor) -> Tensor:
+        """Return the audio embeddings, (B, S, D), of what `model_inputs` returns."""
+
+    @property
+    def audio_token(self) -> str:
+        """The placeholder."""
+        return str(self.processor.audio_token)
+
+    @property
+    def audio_token_id(self) -> int:
+        """Its id."""
+        return int(self.model.config.audio_token_id)
+
+    def generation_inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what ``generate()`` takes of what `model_inputs` returns for one utterance."""
+        return dict(inputs)
+
+    def last_logits(self, embeddings: Tensor, count: int) -> Tensor:
+        """Return the logits of the last positions of a sequence of embeddings, (B, count, V).
+
+        Args:
+            embeddings: (B, L, D).
+            count: How many positions.
+        """
+        return self.model(inputs_embeds=embeddings, logits_to_keep=count, use_cache=False).logits
+
+    # What all speech LLMs share --------------------------------------------------------------------------------------
+
+    @property
+    def core(self) -> Any:
+        """The model without its head: audio encoder, projector and language model."""
+        return self.model.model
+
+    @property
+    def encoder(self) -> Any:
+        """The module that reads the spectrogram."""
+        return self.core.audio_tower
+
+    @property
+    def token_embedding(self) -> torch.nn.Module:
+        """The language model's token embedding."""
+        return self.model.get_input_embeddings()
+
+    @property
+    def eos_token_id(self) -> int:
+        """The token that ends an output: of several the one that ends a turn."""
+        own = self.tokenizer.eos_token_id
+        return own if own in self.eos_token_ids else self.eos_token_ids[0]
+
+    def check_options(self, options: GenerationOptions) -> None:
+        """Refuse an instruction that is none, or that holds the placeholder.
+
+        Raises:
+            ConfigError: Saying what is allowed.
+        """
+        super().check_options(options)
+        prompt = options.prompt
+        if prompt is None:
+            return
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise ConfigError(f"prompt is {prompt!r}; pass the words of an instruction, or leave prompt out")
+        if self.audio_token in prompt:
+            raise ConfigError(
+                f"prompt holds {self.audio_token}, the place of the audio, which spes_hf fills in itself; leave it out"
+            )
+
+    def start(self, options: GenerationOptions) -> Target:
+        """Return what an output starts from, as a target without tokens.
+
+        Args:
+            options: What the prompt says; ``prefix`` is the whole prompt, with a placeholder, where it is known.
+
+        Raises:
+            ConfigError: If the prompt has no place for the audio, or several.
+        """
+        ids = self.prompt_ids(options) if options.prefix is None else [*options.prefix]
+        if ids.count(self.audio_token_id) != 1:
+            raise ConfigError(
+                f"the chat template of {type(self.processor).__name__} makes a prompt with "
+                f"{ids.count(self.audio_token_id)} places for the audio, {self.audio_token}; it must have one. Load "
+                "the processor of the checkpoint"
+            )
+        at = ids.index(self.audio_token_id)
+        prefix = torch.tensor([*ids[:at], *ids[at + 1 :]], dtype=torch.int64, device="cpu")
+        own = [j - (j > at) for j in self._instruction(options, ids) if j != at]
+        special = self.is_special(prefix)
+        instruction = tuple(j for j in own if not special[j])
+        return Target(prefix, prefix[:0], complete=False, audio_at=at, instruction=instruction)
+
+    def with_one_placeholder(self, ids: Tensor) -> list[int]:
+        """Return the tokens of a processor's prompt, (L,), with one placeholder instead of a row of them."""
+        runs = ((token, list(run)) for token, run in groupby(ids.tolist()))
+        return [i for token, run in runs for i in (run[:1] if token == self.audio_token_id else run)]
+
+    def _instruction(self, options: GenerationOptions, ids: Sequence[int]) -> list[int]:
+        """Return which tokens of a prompt the options put there: those that it does not have without them."""
+        own: set[int] = set()
+        for name in self.options:
+            nothing: dict[str, Any] = {name: ""}
+            bare = self.prompt_ids(replace(options, **nothing))
+            shared = min(len(ids), len(bare))
+            before = next((i for i in range(shared) if ids[i] != bare[i]), shared)
+            rest = shared - before
+            behind = next((i for i in range(rest) if ids[-1 - i] != bare[-1 - i]), rest)
+            own |= {*range(before, len(ids) - behind)}
+        return sorted(own)
+
+    def as_before(
+        self, options: GenerationOptions, prefix_ids: Sequence[int], audio_at: int | None = None
+    ) -> GenerationOptions:
+        """Return the options with the prompt of then: a chat template may have the date in it."""
+        before, behind = prefix_ids[:audio_at], prefix_ids[audio_at:]
+        return replace(options, prefix=(*before, self.audio_token_id, *behind))
+
+    def prefix_ids(self, utterance: Utterance, options: GenerationOptions) -> Tensor:
+        """Return the prompt, placeholders left out."""
+        return self.start(options).prefix_ids
+
+    def encode_text(self, utterance: Utterance, text: str, options: GenerationOptions) -> Target:
+        """Return the target for a text that the user wants explained.
+
+        Raises:
+            ConfigError: If the text is empty, or has tokens that the model does not know.
+        """
+        found = super().encode_text(utterance, text, options)
+        return replace(self.start(options), token_ids=found.token_ids, complete=True)
+
+    def generate_ids(self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions) -> Target:
+        """Return what one call of ``generate()`` writes behind the prompt."""
+        start = self.start(options)
+        ids = self.whole_ids(start, self.audio_length(utterance))[None].to(self.device)
+        try:
+            output = self.model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                **self.generation_inputs(inputs),
+                **self.generation_settings(options),
+            )
+        except ValueError as error:
+            raise ConfigError(f"model.generate() refused generate_kwargs: {error}") from error
+        written = self.split_output(output.sequences[0], ids.shape[1])
+        return replace(start, token_ids=written.token_ids, complete=written.complete)
+
+    def whole_ids(self, target: Target, length: int) -> Tensor:
+        """Return prompt and all but the last token of the output, (length + J,), with placeholders for the audio."""
+        at, ids = _place_of_audio(target), target.context_ids
+        return torch.cat([ids[:at], ids.new_full((length,), self.audio_token_id), ids[at:]])
+
+    @contextmanager
+    def _recorded_states(self) -> Iterator[list[Tensor]]:
+        """Yield an empty list: audio embeddings of ``generate()`` have as many forms as there are families."""
+        yield []
+
+    def encoder_states(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the audio embeddings, (B, S, D)."""
+        embed = self.embed_audio if self._compiled is None else self._compiled
+        return embed(**inputs)
+
+    def compile(self) -> None:
+        """Run encoder and projector by `torch.compile` from now on; the model itself stays as it is."""
+        if self._compiled is None:
+            self._compiled = torch.compile(self.embed_audio, dynamic=False)
+
+    def logits(
+        self,
+        utterance: Utterance,
+        target: Target,
+        features: Tensor | None = None,
+        token_keep: Tensor | None = None,
+        states: Tensor | None = None,
+        cross: Any = None,
+    ) -> Tensor:
+        """Return the teacher-forced logits of all explained tokens.
+
+        Args:
+            utterance: The utterance.
+            target: The output to explain.
+            features: (B, T, C) perturbed spectrograms on the model's device; None: the clean one.
+            token_keep: (B, J) which tokens of prompt and output to keep; None: all.
+            states: (1 or B, S, D) audio embeddings, which spare the encoder a pass; None: for the clean spectrogram.
+            cross: Always None: no part of the sequence is the same under all masks.
+
+        Returns:
+            (B, K, V) in the model's dtype.
+        """
+        if features is not None:
+            states = self.encoder_states(self.model_inputs(utterance, features))
+        elif states is None:
+            states = self.encoder_states(utterance.inputs)
+        text, at = self.token_embedding(target.context_ids.to(self.device)[None]), _place_of_audio(target)
+        if token_keep is not None:
+            text = text * token_keep.unsqueeze(-1).to(text)
+        batch = max(len(states), len(text))
+        text, audio = (part.expand(batch, -1, -1) for part in (text, states.to(text)))
+        whole = torch.cat([text[:, :at], audio, text[:, at:]], dim=1)
+        return self.last_logits(whole, len(target.token_ids)).to(self.device)
+
+    def cross_attention(self, utterance: Utterance, target: Target, states: Tensor) -> None:
+        """Return None: there is no cross-attention, and what follows a perturbed token changes with it."""
+        return None
+
+    def attention_weights(self, utterance: Utterance, target: Target, states: Tensor | None = None) -> Tensor:
+        """Return how much the language model attends to the audio where it writes each token.
+
+        The weights are those of its self-attention in a pass that attends eagerly, whatever the implementation that
+        the model uses otherwise, rounded to the model's dtype.
+
+        Args:
+            utterance: The utterance.
+            target: The output.
+            states: (1, S, D) audio embeddings, which spare the encoder a pass.
+
+        Returns:
+            (layers, heads, K, S) float32 on the CPU. The weights of a token and head add up to less than 1 over S: the
+            rest goes to text.
+
+        Raises:
+            UnsupportedModelError: If the layers of the language model say no weights.
+        """
+        at, length, tokens = _place_of_audio(target), self.audio_length(utterance), len(target.token_ids)
+        seen: list[Tensor] = []
+
+        def keep(output: Any) -> None:
+            if not isinstance(output, tuple) or len(output) < 2 or output[1] is None:
+                raise UnsupportedModelError(f"{type(self.model).__name__} does not return the weights of its attention")
+            seen.append(output[1][0, :, -tokens:, at : at + length].detach().float().cpu())
+
+        language_model = self.core.language_model
+        with torch.no_grad(), ExitStack() as contexts:
+            for layer in language_model.layers:
+                contexts.enter_context(forward_hook(layer.self_attn, keep))
+            contexts.enter_context(_attending_eagerly(language_model.config))
+            self.logits(utterance, target, states=states)
+        return torch.stack(seen)
+
+    # Tokens: byte-level vocabularies, and outputs that start without a space ------------------------------------------
+
+    def text_ids(self, text: str) -> list[int]:
+        """Return the tokens of words that a space precedes."""
+        return super().text_ids(" " + text.strip())
+
+    def inner_ids(self, text: str) -> list[int]:
+        """Return the tokens of words that no space precedes."""
+        return super().text_ids(text.strip())
+
+    def output_ids(self, text: str) -> list[int]:
+        """Return the tokens of a whole output, which starts without a space."""
+        return self.inner_ids(text)
+
+    def piece(self, token: str) -> str:
+        """Return the text of a token of a byte-level vocabulary."""
+        return byte_level_piece(token)
+
+    def added_piece(self, word: str) -> str:
+        """Return the text of a word that was added to the vocabulary."""
+        return word.replace("Ġ", " ")
+
+    def is_special(self, ids: Tensor) -> list[bool]:
+        """Return for every token whether it is no text: those that mark turns, and placeholders, among them."""
+        special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        special |= {*self.tokenizer.all_special_ids, self.audio_token_id}
+        return [i in special for i in ids.tolist()]
+
+
+def _place_of_audio(target: Target) -> int:
+    """Return how many tokens of the prefix come before the audio.
+
+    Raises:
+        ConfigError: If the target does not say, since it was not made by a `SpeechLLMAdapter`.
+    """
+    if target.audio_at is None:
+        raise ConfigError("target does not say where the audio lies in the prompt; have the adapter make it")
+    return target.audio_at
+
+
+@contextmanager
+def _attending_eagerly(config: Any) -> Iterator[None]:
+    """Have a model attend by plain matrix products for a while, which give the weights; afterwards as before."""
+    before = config._attn_implementation
+    config._attn_implementation = "eager"
+    try:
+        yield
+    finally:
+        config._attn_implementation = before

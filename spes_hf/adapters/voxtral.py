@@ -1,0 +1,190 @@
+"""Voxtral: chunks of 30 s, one audio embedding every 80 ms, a transcription mode and any instruction in a chat."""
+
+from __future__ import annotations
+
+import base64
+import io
+import wave
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from spes_hf.adapters.base import GenerationOptions, Target, Utterance
+from spes_hf.adapters.frames import check_length
+from spes_hf.adapters.log_mel import check_bins, log_mel_utterance
+from spes_hf.adapters.positions import EncoderPositions
+from spes_hf.adapters.speech_llm import SpeechLLMAdapter
+from spes_hf.audio.load import Waveform
+from spes_hf.errors import ConfigError
+
+
+class VoxtralAdapter(SpeechLLMAdapter):
+    """Voxtral reads Whisper's features of the whole utterance, padded to whole chunks, whose padding it hears too.
+
+    The chunks of an utterance are a batch of their own, so model inputs here are (B, chunks, C, 3000). Without
+    ``prompt``, the processor's transcription request is used, with ``language`` or without; with it, a chat. Features
+    are made of the samples as they are: the processor's own requests round arrays to 16 bits first.
+    """
+
+    processor_classes: ClassVar[tuple[str, ...]] = ("VoxtralProcessor",)
+    model_classes: ClassVar[tuple[str, ...]] = ("VoxtralForConditionalGeneration",)
+    options: ClassVar[tuple[str, ...]] = ("language", "prompt")
+
+    def __init__(self, model: Any, processor: Any):
+        super().__init__(model, processor)
+        check_bins(processor.feature_extractor.feature_size, model.config.audio_config.num_mel_bins)
+        self._prompts: dict[tuple[str | None, str | None], list[int]] = {}
+
+    @property
+    def chunk_frames(self) -> int:
+        """Frames of a chunk, 3000 in every released checkpoint."""
+        return 2 * int(self.model.config.audio_config.max_source_positions)
+
+    @property
+    def _stride(self) -> int:
+        """Frames of an embedding, 8 in every released checkpoint: a convolution, then four states side by side."""
+        audio = self.model.config.audio_config
+        return 2 * int(audio.intermediate_size) // int(audio.hidden_size)
+
+    def check_options(self, options: GenerationOptions) -> None:
+        """Refuse an instruction that is none, and a language that does not go with it or that nobody knows.
+
+        Raises:
+            ConfigError: Saying what is allowed.
+        """
+        super().check_options(options)
+        if options.prompt and options.language:
+            raise ConfigError(
+                f"language is {options.language!r} and prompt is given; Voxtral takes a language for its own "
+                "transcription alone: leave one of the two out"
+            )
+        try:
+            self.prompt_ids(options)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"language is {options.language!r}, which the processor refuses: {error}") from error
+
+    def encode(self, waveform: Waveform) -> Utterance:
+        """Return the log-mel features of the true frames, and the padded chunks as the model's input.
+
+        Raises:
+            AudioError: If the audio is shorter than two frames.
+        """
+        extractor = self.processor.feature_extractor
+        check_length(len(waveform.samples) // extractor.hop_length, waveform)
+        batch = extractor(
+            waveform.samples,
+            sampling_rate=waveform.sampling_rate,
+            padding=True,
+            truncation=False,
+            pad_to_multiple_of=self.chunk_frames * extractor.hop_length,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        whole = batch.input_features
+        chunks = whole.unflatten(2, (-1, self.chunk_frames)).transpose(1, 2)
+        frames = int(batch.attention_mask.sum())
+        inputs = {"input_features": chunks.to(self.device, self.dtype)}
+        return log_mel_utterance(waveform, extractor, whole[0, :, :frames].T, inputs)
+
+    def model_inputs(self, utterance: Utterance, features: Tensor) -> dict[str, Tensor]:
+        """Return the chunks, (B, chunks, C, 3000), with these features in front of the clean padding."""
+        whole = utterance.inputs["input_features"].transpose(1, 2).flatten(2).repeat(len(features), 1, 1)
+        whole[:, :, : features.shape[1]] = features.transpose(1, 2)
+        return {"input_features": whole.unflatten(2, (-1, self.chunk_frames)).transpose(1, 2)}
+
+    def generation_inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the chunks of one utterance as a batch."""
+        return {"input_features": inputs["input_features"].flatten(0, 1)}
+
+    def generate_ids(self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions) -> Target:
+        """Return what one call of ``generate()`` writes behind the prompt.
+
+        Raises:
+            ConfigError: If beams are asked for where there are several chunks, which ``generate()`` would mix up.
+        """
+        beams = options.generate_kwargs.get("num_beams") or self.model.generation_config.num_beams or 1
+        chunks = inputs["input_features"].shape[1]
+        if beams > 1 and chunks > 1:
+            raise ConfigError(
+                f"num_beams is {beams}, but the audio has {chunks} chunks, whose copies model.generate() puts in the "
+                'wrong order; leave num_beams out, or pass segment="pauses"'
+            )
+        return super().generate_ids(utterance, inputs, options)
+
+    def prompt_ids(self, options: GenerationOptions) -> list[int]:
+        """Return the processor's transcription request, or a chat in which the user sends audio and instruction."""
+        asked = options.prompt, options.language or None
+        if asked not in self._prompts:
+            self._prompts[asked] = self._chat(asked[0]) if asked[0] is not None else self._request(asked[1])
+        return self._prompts[asked]
+
+    def _request(self, language: str | None) -> list[int]:
+        found = self.processor.apply_transcription_request(
+            [_SILENCE], "voxtral", language, sampling_rate=self.sampling_rate, format=["wav"]
+        )
+        return self.with_one_placeholder(found.input_ids[0])
+
+    def _chat(self, prompt: str) -> list[int]:
+        text = [{"type": "text", "text": prompt}] if prompt else []
+        audio = {"type": "audio", "base64": base64.b64encode(_silent_file(self.sampling_rate)).decode()}
+        found = self.processor.apply_chat_template([{"role": "user", "content": [audio, *text]}])
+        return self.with_one_placeholder(found.input_ids[0])
+
+    def audio_length(self, utterance: Utterance) -> int:
+        """Return one for every eight frames of all chunks, padding included."""
+        return utterance.inputs["input_features"].shape[1] * self.chunk_frames // self._stride
+
+    def embed_audio(self, **inputs: Tensor) -> Tensor:
+        """Return the audio embeddings, (B, S, D); the model packs those of all chunks one behind the other."""
+        chunks = inputs["input_features"]
+        packed = self.core.get_audio_features(chunks.flatten(0, 1), return_dict=True).pooler_output
+        return packed.unflatten(0, (len(chunks), -1))
+
+    def encoder_positions(self, utterance: Utterance) -> EncoderPositions:
+        """Return where the embeddings lie in time that are centred on a true frame; padding is heard as well."""
+        centre = self._stride / 2 - 1
+        length = max(1, int((len(utterance.times) - 1 - centre) // self._stride) + 1)
+        return EncoderPositions.on_frames(utterance.times, self._stride, centre, length)
+
+    # Tokens of mistral-common ----------------------------------------------------------------------------------------
+
+    def text_ids(self, text: str) -> list[int]:
+        """Return the tokens of words that a space precedes."""
+        return list(self.tokenizer.encode(" " + text.strip(), add_special_tokens=False))
+
+    def inner_ids(self, text: str) -> list[int]:
+        """Return the tokens of words that no space precedes."""
+        return list(self.tokenizer.encode(text.strip(), add_special_tokens=False))
+
+    def added_words(self) -> dict[int, str]:
+        """Return nothing: nothing can be added to this vocabulary."""
+        return {}
+
+    def pieces(self, ids: Tensor) -> list[str]:
+        """Return the text of every token; parts of characters are bytes as lone surrogates."""
+        tekken, numbers = self.tokenizer.tokenizer.instruct_tokenizer.tokenizer, ids.tolist()
+        names = self.tokenizer.convert_ids_to_tokens(numbers)
+        return [
+            name if tekken.is_special(i) else tekken.id_to_byte_piece(i).decode("utf-8", errors="surrogateescape")
+            for i, name in zip(numbers, names, strict=True)
+        ]
+
+    def is_special(self, ids: Tensor) -> list[bool]:
+        """Return for every token whether it is no text."""
+        special = set(self.tokenizer.all_special_ids)
+        return [i in special for i in ids.tolist()]
+
+
+# Stands for any audio where a prompt is made; its placeholders become one.
+_SILENCE = np.zeros(1_600, dtype=np.float32)
+
+
+def _silent_file(sampling_rate: int) -> bytes:
+    """Return the silence as a WAV file."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setparams((1, 2, sampling_rate, 0, "NONE", ""))
+        writer.writeframes(_SILENCE.astype("<i2").tobytes())
+    return file.getvalue()

@@ -1,0 +1,170 @@
+"""Traps of single speech LLMs, each with a test that fails without its cure."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from plain_llm import explained, logits, plain_generate
+from settings import pyramid
+from tiny import VARIED
+from tiny_llm import INSTRUCTION, LLMS
+
+from spes_hf import AudioError, ConfigError, Deletion, UnsupportedModelError, explain
+from spes_hf.adapters import GenerationOptions, get_adapter
+from spes_hf.audio.load import load_audio
+
+FEW = pyramid(num_spectrogram_masks=6, num_token_masks=4)
+
+
+def dated(processor, day):
+    """Return a copy of a processor whose chat template writes the day in front, as some do with that of today."""
+    found = copy.deepcopy(processor)
+    holder = found if getattr(found, "chat_template", None) else found.tokenizer
+    holder.chat_template = f"{day} {holder.chat_template}"
+    return found
+
+
+@pytest.mark.parametrize("name", ["granite_speech", "qwen2_audio", "qwen3_asr"])
+def test_metrics_use_the_prompt_of_then(llms, name):
+    """A chat template may have the date in it, and the model writes something else the day after."""
+    case = llms(name)
+    before, after = (dated(case.processor, day) for day in ("garden", "perro"))
+    settings = {"config": FEW, "generate_kwargs": VARIED, "progress": False, **case.family.options}
+    explanation = explain(case.model, before, case.audio, **settings)
+    assert explain(case.model, after, case.audio, **settings).text != explanation.text
+    found = Deletion(case.model, after, fractions=(0.0, 1.0))(explanation)["deletion"]
+    assert found["texts"][0] == explanation.text
+
+
+def test_qwen2_audio_reads_thirty_seconds(llms):
+    case = llms("qwen2_audio")
+    long = np.random.default_rng(0).standard_normal(33_000).astype(np.float32)
+    with pytest.raises(AudioError, match='reads windows of 2 s; pass segment="pauses"'):
+        case.adapter.encode(load_audio(long, 16_000, 16_000))
+
+
+@pytest.mark.parametrize("name", ["qwen2_audio", "qwen3_asr", "voxtral"])
+def test_a_processor_of_another_checkpoint_is_refused(llms, name):
+    case = llms(name)
+    processor = copy.deepcopy(case.processor)
+    processor.feature_extractor.feature_size = 40
+    with pytest.raises(UnsupportedModelError, match="40 mel bins.*same checkpoint"):
+        get_adapter(case.model, processor)
+
+
+def test_granite_s_processor_of_another_checkpoint_is_refused(llms):
+    case = llms("granite_speech")
+    processor = copy.deepcopy(case.processor)
+    processor.audio_processor.melspec_kwargs["n_mels"] = 40
+    with pytest.raises(UnsupportedModelError, match="40 mel bins.*same checkpoint"):
+        get_adapter(case.model, processor)
+
+
+def test_a_chat_template_without_a_place_for_the_audio_is_refused(llms):
+    case = llms("qwen2_audio")
+    processor = copy.deepcopy(case.processor)
+    processor.chat_template = "{% for message in messages %}{{ message.role }}{% endfor %}"
+    with pytest.raises(ConfigError, match="0 places for the audio"):
+        explain(case.model, processor, case.audio, config=FEW, progress=False)
+
+
+def test_qwen3_asr_writes_the_language_itself(llms):
+    """Where none is forced; what comes before the mark is explained, and no part of the text."""
+    case = llms("qwen3_asr")
+    mark = case.processor.tokenizer.convert_tokens_to_ids("<asr_text>")
+    ids = torch.tensor([*case.adapter.inner_ids("language German"), mark, *case.adapter.inner_ids("der hund"), 321])
+    assert case.adapter.text(ids[:-1]) == "der hund" and case.adapter.text(ids[-2:-1]) != ""
+    special = case.adapter.is_special(ids)
+    assert special[ids.tolist().index(mark)] and sum(special[:-1]) == 1
+    start = case.adapter.start(GenerationOptions())
+    assert "".join(case.adapter.pieces(start.prefix_ids)).endswith("assistant\n") and start.instruction == ()
+
+
+def test_qwen3_asr_pads_short_clips_with_zeros_that_are_no_sound(llms):
+    case = llms("qwen3_asr")
+    utterance = case.adapter.encode(load_audio(case.audio[:3_200], 16_000, 16_000))
+    assert len(utterance.features) == 20 and int(utterance.inputs["input_features_mask"].sum()) == 50
+    assert case.adapter.audio_length(utterance) == 7 and len(case.adapter.encoder_positions(utterance)) == 3
+
+
+def test_voxtral_takes_a_language_for_its_own_transcription(llms):
+    case = llms("voxtral")
+    settings = GenerationOptions(language="de", generate_kwargs=VARIED)
+    start = case.adapter.start(settings)
+    pieces = case.adapter.pieces(start.prefix_ids)
+    assert "".join(pieces[start.audio_at :]) == "[/INST]lang:de[TRANSCRIBE]"
+    assert "".join(pieces[j] for j in start.instruction) == "lang:de"
+    sequence = plain_generate(case, {"language": "de"})
+    target = case.adapter.generate(case.utterance, settings)
+    assert [*target.prefix_ids.tolist(), *target.token_ids.tolist()] == sequence[sequence != 24].tolist()
+
+
+def test_voxtral_refuses_beams_over_several_chunks(llms):
+    """``generate()`` copies each chunk in place, and every beam hears a mixture."""
+    case = llms("voxtral")
+    long = (0.1 * np.random.default_rng(0).standard_normal(40_000)).astype(np.float32)
+    with pytest.raises(ConfigError, match="num_beams is 2, but the audio has 2 chunks"):
+        explained(case, audio=long, generate_kwargs={"num_beams": 2, "max_new_tokens": 4})
+
+
+def test_granite_hears_with_its_lora(llms):
+    """A text alone switches it off; the model is explained as it hears, and left as it was."""
+    peft = pytest.importorskip("peft")
+    case = llms("granite_speech")
+    model, processor = case.copy()
+    lora = peft.LoraConfig(r=4, target_modules=".*language_model.*(q_proj|v_proj)", init_lora_weights=False)
+    model = peft.inject_adapter_in_model(lora, model)
+    layers = [m for m in model.modules() if isinstance(m, peft.tuners.tuners_utils.BaseTunerLayer)]
+    settings = dict(config=FEW, text="der kleine hund", progress=False)
+    on = explain(model, processor, case.audio, **settings)
+    for layer in layers:
+        layer.enable_adapters(False)
+    frozen = [p.requires_grad for p in model.parameters()]
+    off = explain(model, processor, case.audio, **settings)
+    torch.testing.assert_close(off.probabilities, on.probabilities)
+    torch.testing.assert_close(off.raw_audio, on.raw_audio)
+    assert len(layers) == 4 and all(layer.disable_adapters for layer in layers)
+    assert frozen == [p.requires_grad for p in model.parameters()]
+    without = explain(case.model, processor, case.audio, **settings)
+    assert not torch.allclose(without.probabilities, on.probabilities)
+
+
+@pytest.mark.parametrize("name", ["granite_speech", "qwen2_audio", "qwen3_asr", "voxtral"])
+def test_a_click_at_three_seconds_moves_the_embeddings_around_it(llms, name, tmp_path):
+    """In windows and chunks of the released sizes, where the encoder's layers, which look everywhere, are left out."""
+    model, processor = llms(name).copy()
+    if name in ("qwen2_audio", "voxtral"):
+        model, processor = LLMS[name].build(tmp_path, seconds=30)
+    adapter = get_adapter(model, processor)
+    adapter.encoder.layers = torch.nn.ModuleList([])
+    samples = (0.1 * np.random.default_rng(0).standard_normal(5 * 16_000)).astype(np.float32)
+    utterance = adapter.encode(load_audio(samples, 16_000, 16_000))
+    clicked = utterance.features.clone()
+    clicked[int((utterance.times - 3.0).abs().argmin())] += 5.0
+    with torch.no_grad():
+        both = adapter.encoder_states(adapter.model_inputs(utterance, torch.stack([utterance.features, clicked])))
+    assert both.shape[1] == {"granite_speech": 51, "qwen2_audio": 125, "qwen3_asr": 65, "voxtral": 375}[name]
+    positions = adapter.encoder_positions(utterance)
+    moved = ((both[0] - both[1]).abs().amax(-1) > 1e-4).nonzero()[:, 0]
+    assert len(moved) and float((positions.times[moved] - 3.0).abs().max()) < 0.3
+    assert int(positions.nearest[300]) in moved.tolist()
+
+
+def test_a_model_of_an_older_transformers_is_refused(llms):
+    model, processor = llms("qwen2_audio").copy()
+    model.model.heard = model.model.language_model
+    del model.model.language_model
+    with pytest.raises(UnsupportedModelError, match="is built otherwise in transformers .*; install 5.10 or later"):
+        get_adapter(model, processor)
+
+
+def test_another_instruction_has_other_bits(llms):
+    case = llms("qwen2_audio")
+    one = explained(case, text="der hund")
+    other = explained(case, text="der hund", prompt=INSTRUCTION)
+    assert not torch.allclose(one.instruction_bits, other.instruction_bits)
+    torch.testing.assert_close(one.features, other.features)
+    assert logits(case).shape[0] == 1
