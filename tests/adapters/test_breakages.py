@@ -146,10 +146,10 @@ class PromptTakenForText(Adapter):
 
 
 class EndOfSequenceDropped(Adapter):
-    def generate_ids(self, utterance, inputs, options):
-        target = super().generate_ids(utterance, inputs, options)
-        kept = target.token_ids[target.token_ids != self.eos_token_id]
-        return Target(target.prefix_ids, kept, target.complete)
+    def generate_rows(self, utterance, inputs, options):
+        targets = super().generate_rows(utterance, inputs, options)
+        kept = [target.token_ids[target.token_ids != self.eos_token_id] for target in targets]
+        return [Target(t.prefix_ids, ids, t.complete) for t, ids in zip(targets, kept, strict=True)]
 
 
 class SettingsIgnored(Adapter):

@@ -6,6 +6,10 @@ where a machine has two.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import agreement
 import numpy as np
 import pytest
@@ -35,6 +39,12 @@ from spes_hf.adapters import get_adapter
 
 FEW = SpesConfig(estimator="perturbation", num_spectrogram_masks=4, num_token_masks=3, patches_per_second=(40, 80))
 GRADIENT = SpesConfig(estimator="gradient", num_spectrogram_masks=2, masks_per_token=1, num_token_masks=2)
+# Registering a backend changes torch for as long as the process lives, so those tests get one of their own.
+ALONE = "SPES_HF_TESTS_OF_PRETENDED_DEVICES"
+pretended = pytest.mark.skipif(
+    ALONE not in os.environ, reason="run by test_pretended_devices_in_a_process_of_their_own"
+)
+
 SHARES = {FEW: agreement.EQ_3, GRADIENT: agreement.GRADIENT}
 
 
@@ -106,6 +116,14 @@ def on_one(cases):
     return of
 
 
+@pytest.mark.skipif(ALONE in os.environ, reason="this is that process")
+def test_pretended_devices_in_a_process_of_their_own():
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(command, env={**os.environ, ALONE: "1"}, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-10_000:] + done.stderr[-2_000:]
+
+
+@pretended
 def test_pretended_devices_keep_tensors_apart():
     numbers, graph = torch.arange(6.0).view(2, 3), torch.ones(2, 3, requires_grad=True)
     with pretended_devices():
@@ -121,6 +139,7 @@ def test_pretended_devices_keep_tensors_apart():
     assert not torch.accelerator.is_available()
 
 
+@pretended
 @pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize("name", FOUR)
 def test_split_model_equals_the_model(cases, on_one, two, name, where):
@@ -137,6 +156,7 @@ def test_split_model_equals_the_model(cases, on_one, two, name, where):
         assert state(model) == before
 
 
+@pretended
 @pytest.mark.parametrize("name, share", [("whisper-en", 0.5), ("seamless_m4t", 0.5)])
 def test_model_with_an_automatic_map_equals_the_model(cases, on_one, two, name, share):
     case = cases(name)
@@ -147,6 +167,7 @@ def test_model_with_an_automatic_map_equals_the_model(cases, on_one, two, name, 
         close(explained(case, model, config=config), on_one(name, config=config), SHARES[config])
 
 
+@pretended
 @pytest.mark.parametrize("name, elsewhere", zip(FOUR, ["cpu", "disk", "cpu", "disk"], strict=True))
 def test_model_that_is_partly_offloaded_equals_the_model(cases, on_one, two, tmp_path, name, elsewhere):
     """An accelerator that holds a part, and gets the rest when it is needed."""
@@ -162,6 +183,7 @@ def test_model_that_is_partly_offloaded_equals_the_model(cases, on_one, two, tmp
         assert state(model) == before
 
 
+@pretended
 @pytest.mark.parametrize("name", FOUR)
 def test_every_question_takes_a_split_model(cases, two, name):
     case = cases(name)
@@ -198,6 +220,7 @@ def test_every_question_takes_a_split_model(cases, two, name):
             assert str(found) == str(expected)  # verdicts, and bits to one decimal
 
 
+@pretended
 def test_recording_takes_a_split_model(cases, two):
     case = cases("whisper-en")
     sound = (0.1 * np.random.default_rng(0).standard_normal(5 * 16_000)).astype(np.float32)
@@ -210,6 +233,7 @@ def test_recording_takes_a_split_model(cases, two):
         close(one, other, SHARES[FEW])
 
 
+@pretended
 def test_part_that_a_map_tears_apart_is_named(cases, two):
     """Speech2Text adds positions to what its convolutions make, and moves neither."""
     case = cases("speech_to_text")
@@ -225,6 +249,7 @@ def test_part_that_a_map_tears_apart_is_named(cases, two):
     assert state(model) == before
 
 
+@pretended
 @pytest.mark.parametrize("name", FOUR)
 def test_model_in_pieces_without_hooks_is_refused(cases, two, name):
     case = cases(name)

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 # Process 1 calls `explain` of nothing, so that process 0 would wait for it for ever if it waited at all.
 SCRIPT = """
 import sys
+import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
