@@ -1,4 +1,4 @@
-"""Makes the pictures of README.md and docs/contrast.md: real Whisper tiny.en, the shipped clip.
+"""Makes the pictures of README.md, docs/index.md and docs/contrast.md: real Whisper tiny.en, the shipped clip.
 
 python docs/make_images.py
 """
