@@ -95,7 +95,7 @@ def test_python_in_the_readme_and_in_the_docs_runs(whisper, tmp_path, monkeypatc
         run(block, names)
     assert (tmp_path / "why.html").stat().st_size > 100_000
     assert len(list((tmp_path / "why").glob("explanation*"))) == 2
-    assert names["contrast"].log_odds[0] == pytest.approx(14.1, abs=0.2)
+    assert names["why"].log_odds[0] == pytest.approx(14.1, abs=0.2)
     assert "deletion_probability" in capsys.readouterr().out
 
 
