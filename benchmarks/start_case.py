@@ -13,6 +13,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,6 @@ class Stopwatches:
         """Time the model, and the parts of an explanation with it."""
         import torch
 
-        import spes_hf.engine
         import spes_hf.methods.spes
         import spes_hf.plans
         from spes_hf.explanation.result import Explanation
@@ -59,15 +59,24 @@ class Stopwatches:
             if hasattr(type(adapter), name):
                 self.on(type(adapter), name, "model")
         self.on(torch.autograd, "grad", "model")
-        self.on(spes_hf.engine, "open_audio", "decode")
+        calling = explaining_module()
+        self.on(calling, "open_audio", "decode")
         self.on(type(adapter), "encode", "features")
         self.on(spes_hf.methods.spes, "_segments", "SLIC")
         for kind in (SpectrogramPerturbation, TokenPerturbation):
             self.on(kind, "draw", "masks")
         self.on(Run, "_reliability", "reliability")
-        self.on(spes_hf.engine, "describe", "provenance")
+        self.on(calling, "describe", "provenance")
         self.on(spes_hf.plans.Found, "explanation", "packing")
         self.on(Explanation, "to_row", "packing")
+
+
+def explaining_module() -> Any:
+    """Return the module of `Explainer`, which was the engine's in earlier versions."""
+    try:
+        return import_module("spes_hf.explainer")
+    except ImportError:
+        return import_module("spes_hf.engine")
 
 
 def in_packages(script: str, packages: Sequence[Path], arguments: Sequence[str], repeats: int) -> list[list[Any]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from spes_hf.adapters.positions import EncoderPositions
 from spes_hf.explanation.maps import EncoderMap, PatchMap, Reliability
 from spes_hf.explanation.origin import Origin
-from spes_hf.functional import ratio, z_score
+from spes_hf.functional import paired_min_max, ratio, standardize, z_score
 from spes_hf.masking.perturbations import fill_values
 from spes_hf.scoring.contrast import Contrast
 from spes_hf.scoring.prior import prior_of, with_prior
@@ -235,13 +235,21 @@ class ExplanationParts:
 
     # Maps -----------------------------------------------------------------------------------------------------------
 
-    def _with_prior(self, values: Tensor) -> Tensor:
-        """Return the map of a token, (T, C), with what it falls back on, as `SpesConfig.prior_weight` says."""
+    def _normalise(self, prior_weight: float) -> tuple[Tensor, Tensor]:
+        """Return the maps of all tokens in [0, 1], (K, T, C) and (K, J), with so much of what they fall back on."""
+        audio = [self.audio_map.dense(k) for k in range(len(self.pieces))]
+        if prior_weight and self._prior is not None:
+            audio = [with_prior(values, prior_weight, self._prior) for values in audio]
+        valid = ~self.raw_token_scores.isnan()
+        standard = standardize(torch.stack(audio), self.raw_token_scores, valid)
+        return paired_min_max(*standard, valid)
+
+    @property
+    def _prior_weight(self) -> float:
+        """How much of the prior a token's map gets, as `SpesConfig.prior_weight` says; 0 where there is none."""
         weight = float(self.origin.config.get("prior_weight") or 0)
         # Evidence against a row is evidence: a prior, which knows no sign, has no place there.
-        if not weight or self._prior is None or self.contrasts is not None:
-            return values
-        return with_prior(values, weight, self._prior)
+        return weight if weight and self.contrasts is None and self._prior is not None else 0.0
 
     @cached_property
     def _prior(self) -> Tensor | None:

@@ -90,9 +90,7 @@ class Explanation(ExplanationParts):
 
     @cached_property
     def _normalised(self) -> tuple[Tensor, Tensor]:
-        audio = torch.stack([self._with_prior(self.audio_map.dense(k)) for k in range(len(self.pieces))])
-        valid = ~self.raw_token_scores.isnan()
-        return functional.paired_min_max(*functional.standardize(audio, self.raw_token_scores, valid), valid)
+        return self._normalise(self._prior_weight)
 
     @cached_property
     def audio_saliency(self) -> Tensor:
@@ -265,6 +263,8 @@ class Explanation(ExplanationParts):
     def time_centroids(self, top: float = 0.05) -> Tensor:
         """Return the mean time of the most salient features of every token (or word), (K,) in seconds.
 
+        By its own evidence: what maps fall back on lies where others are spoken, and would move it there.
+
         Args:
             top: Share of the features that count, weighted by how far they stand above the rest.
 
@@ -273,7 +273,8 @@ class Explanation(ExplanationParts):
         """
         if not 0 < top <= 1:
             raise ValueError(f"top is {top!r}; allowed: a share of the features above 0 and at most 1")
-        flat = self.audio_saliency.flatten(1)
+        own = self._mean_over_groups(self._normalise(0)[0]) if self._prior_weight else self.audio_saliency
+        flat = own.flatten(1)
         values, indices = flat.topk(max(1, int(top * flat.shape[1])), dim=1)
         weights = (values - values.amin(1, keepdim=True)).clamp_min(1e-9)
         seconds = self.times[indices // self.features.shape[1]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -93,3 +95,14 @@ def test_contrasts_have_none(heard):
 
 def test_eq_3_has_none():
     assert "prior_weight" in SpesConfig.unread({**vars(SpesConfig()), "estimator": "perturbation"})
+
+
+def test_times_of_tokens_go_by_their_own_evidence():
+    """The prior lies where the other words are spoken, and would move a time there."""
+    config = SpesConfig(num_spectrogram_masks=8, masks_per_token=8, passes_per_mask=4, num_token_masks=4)
+    found = explain(*load_tiny_model("speech2text-en"), tiny_clips()[0]["path"], config=config, progress=False)
+    settings = {**found.provenance["config"], "prior_weight": 0.0}
+    own = replace(found, provenance={**found.provenance, "config": settings})
+    assert not torch.equal(found.audio_saliency, own.audio_saliency)
+    for mine, theirs in ((found, own), (found.words(), own.words())):
+        assert torch.equal(mine.time_centroids(), theirs.time_centroids())
