@@ -52,7 +52,7 @@ def main() -> None:
     print("|---" * (len(PARTS) + 3) + "|")
     for package, reports in zip(packages, found, strict=True):
         ratios = [now["rate"] / then["rate"] for then, now in zip(found[0], reports, strict=True)]
-        row: dict[str, Any] = {"package": str(package), **median_of(reports, statistics.median)}
+        row: dict[str, Any] = {"package": package.resolve().name, **median_of(reports, statistics.median)}
         rows.append({**row, "faster": statistics.median(ratios), "rates": [report["rate"] for report in reports]})
         shares = " | ".join(f"{row.get(part, 0.0):.1%}" for part in PARTS)
         print(f"| {package} | {row['rate']:.2f} | {rows[-1]['faster']:.2f} × | {shares} |", flush=True)

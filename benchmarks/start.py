@@ -60,7 +60,7 @@ def main() -> None:
         found = in_packages(__file__, packages, arguments, options.repeats)
         for package, reports in zip(packages, found, strict=True):
             ratios = [then["start"] / now["start"] for then, now in zip(found[0], reports, strict=True)]
-            row = {"model": MODELS[model], "package": str(package), **median_of(reports, statistics.median)}
+            row = {"model": MODELS[model], "package": package.resolve().name, **median_of(reports, statistics.median)}
             rows.append({**row, "faster": statistics.median(ratios), "starts": [r["start"] for r in reports]})
         show(rows[-len(packages) :])
     machine = {"cores": os.cpu_count(), "threads": options.threads}
