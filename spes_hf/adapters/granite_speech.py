@@ -63,7 +63,7 @@ class GraniteSpeechAdapter(SpeechLLMAdapter):
         extractor = self.processor.audio_processor
         hop = int(extractor.melspec_kwargs["hop_length"])
         check_length(len(waveform.samples) // hop, waveform)
-        batch = extractor(torch.as_tensor(waveform.samples)[None])
+        batch = extractor(torch.as_tensor(waveform.samples, dtype=torch.float32, device="cpu")[None])
         stacked = batch["input_features"].float()
         features = stacked[0].reshape(-1, stacked.shape[-1] // _STACK)
         steps = torch.arange(len(features), dtype=torch.float32, device="cpu")

@@ -95,7 +95,7 @@ class Qwen2AudioAdapter(SpeechLLMAdapter):
 
         windows, lengths = inputs["input_features"], inputs["feature_attention_mask"].sum(-1)
         heard, kept = self.encoder._get_feat_extract_output_lengths(lengths)
-        positions = torch.arange((windows.shape[-1] - 2) // 2 + 1, device=windows.device)
+        positions = torch.arange((windows.shape[-1] - 2) // 2 + 1, dtype=torch.int64, device=windows.device)
         mask = create_bidirectional_mask(
             config=self.encoder.config,
             inputs_embeds=windows.new_zeros(len(windows), len(positions), 1, dtype=self.dtype),

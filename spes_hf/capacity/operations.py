@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ class Weightless:
         # Matrix products, since torch counts nothing of the attention that it has for CPUs.
         how: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
         with mode:
-            model = AutoModelForSpeechSeq2Seq.from_config(config, **how).eval()
+            model = AutoModelForSpeechSeq2Seq.from_config(copy.deepcopy(config), **how).eval()  # it writes into it
         return cls(get_adapter(model, processor), mode, 2 * sum(p.numel() for p in model.parameters()))
 
     @classmethod

@@ -73,7 +73,9 @@ def test_a_batch_of_passes_is_so_many_times_one(family):
 def test_attention_is_counted(small_whisper):
     """The encoder by hand: projections, feed-forward layers, two convolutions, and 4 S² D a layer for attention."""
     model, processor = small_whisper
+    before = model.config._attn_implementation
     weightless, target = Weightless.of(model.config, processor), made_up_target(TOKENS)
+    assert model.config._attn_implementation == before
     utterance = weightless.adapter.encode(noise_of(weightless.adapter, 0.8))
     found = Operations.count(weightless.adapter, utterance, target, weightless.mode)
     length, width, layers = 100, model.config.d_model, model.config.encoder_layers
