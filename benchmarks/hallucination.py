@@ -6,7 +6,7 @@
 FOLDER holds a ``manifest.jsonl`` with id, file, text, language, duration_s, speaker, gender and, for English, alignment
 of every recording. The first form lets a model (Whisper tiny.en, or a checkpoint's folder: benchmarks/whisper_base.py)
 listen to silence, noises, hum, tones, clicks, and to recordings as they are, reversed, drowned in noise, or cut to a
-fraction of a second, and keeps what it wrote, with all numbers, in CACHE; a run that was stopped goes on. The second
+fraction of a second, and keeps what it wrote, with all numbers, in CACHE; a run that was stopped continues. The second
 form counts, prints, and writes results/hallucination.json and .png.
 
 An output is *made up* if it holds a word although nothing was said, or if its word error rate against what was said is

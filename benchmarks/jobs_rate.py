@@ -1,7 +1,7 @@
 """How many utterances a corpus job explains in a second, and the model's share of that time, in two versions.
 
-    git worktree add /tmp/before HEAD~10
-    python benchmarks/jobs_rate.py --package /tmp/before --package .
+    git worktree add ../before HEAD~10
+    python benchmarks/jobs_rate.py --package ../before --package .
 
 Sends clips of the package through `explain_dataset`, in a process of its own for each package, in turn; medians. The
 model's share is the seconds of the main thread in the model (encoder, decoder, ``generate()``, backward passes) over

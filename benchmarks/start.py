@@ -1,7 +1,7 @@
 """What an explanation costs besides the model's passes, in two versions of the package.
 
-    git worktree add /tmp/before HEAD~10
-    python benchmarks/start.py --package /tmp/before --package .
+    git worktree add ../before HEAD~10
+    python benchmarks/start.py --package ../before --package .
 
 Explains 30 s of audio under a few masks: reading, features, SLIC, masks, reliability, provenance, packing. The start is
 the seconds of `explain` and of the row that is made of it, less those in the model. ``generate()`` is timed alone for

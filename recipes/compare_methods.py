@@ -28,8 +28,8 @@ Methods are named as in the paper's tables: "SPES", "feature-wise", "bubble nois
 ExplainConfig.to_json() wrote. Settings are changed after a colon: "SPES:fill=zero",
 "SPES:patches_per_second=20/80/400,num_spectrogram_masks=300".
 
-What was measured is kept, one small file for each method and utterance, under OUT/rows: a run that was stopped goes on
-where it was, methods can be added later, and several processes may share one OUT (give each a --share).
+What was measured is kept, one small file for each method and utterance, under OUT/rows: a stopped run continues,
+methods can be added later, and several processes may share one OUT (give each a --share).
 
 Examples:
   python recipes/compare_methods.py --model speech2text-en --preset table1 --num-masks 4000

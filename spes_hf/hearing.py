@@ -50,7 +50,7 @@ class Hearing:
 
     @property
     def probability_made_up(self) -> float:
-        """That an output with so many bits a token was made up, if one in ten is; NaN where nothing is written."""
+        """That an output with these bits a token was made up, if one in ten is; NaN where nothing is written."""
         return probability_made_up(self.bits_per_token)
 
     @property

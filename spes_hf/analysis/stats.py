@@ -30,7 +30,7 @@ class Test:
         difference: Mean of the first minus mean of the second; NaN for a correlation.
         n: How many pairs; or how many values of the first and of the second.
         alternative: What the first is expected to be: "greater" or "less" than the second, or "two-sided".
-        note: "too few: …" and the like; empty where nothing stands against the test.
+        note: "too few: …" and the like; empty where nothing speaks against the test.
     """
 
     __test__ = False  # not one of pytest's

@@ -132,8 +132,8 @@ def drop_repeated(out: Path) -> set[int]:
 class ShardWriter:
     """Keeps finished rows and writes them as shards, now and then.
 
-    A shard is written after so many rows or bytes, or when the oldest row has waited for a minute or, later, for a
-    twentieth of the time since the start: what a killed process loses is bounded, and the files stay few.
+    A shard is written when it has enough rows or bytes, or when the oldest row has waited for a minute (later: for a
+    twentieth of the time since the start). What a killed process loses is bounded, and the files stay few.
 
     Args:
         out: Folder of the job.
