@@ -10,6 +10,7 @@ from spes_hf.explainer import Explainer
 from spes_hf.explanation import Explanation
 from spes_hf.methods import ExplainConfig
 from spes_hf.runtime.batching import BatchSize
+from spes_hf.runtime.ranks import Ranks
 from spes_hf.scoring.foils import Foil
 from spes_hf.scoring.part import Chosen
 
@@ -98,23 +99,26 @@ def explain(
         RankError: If another of the processes failed, is lost, or was called with something else.
     """
     running: dict[str, Any] = {"batch_size": batch_size, "autocast": autocast, "compile": compile}
-    explainer = Explainer(model, processor, config, seed=seed, progress=progress, accelerator=accelerator, **running)
-    return explainer(
-        audio,
-        sampling_rate=sampling_rate,
-        language=language,
-        task=task,
-        tgt_lang=tgt_lang,
-        text=text,
-        foil=foil,
-        generate_kwargs=generate_kwargs,
-        words=words,
-        tokens=tokens,
-        timestamps=timestamps,
-        start=start,
-        end=end,
-        segment=segment,
-        over=over,
-        folder=folder,
-        prompt=prompt,
-    )
+    ranks = Ranks.of(accelerator)
+    with ranks.together():
+        explainer = Explainer(model, processor, config, seed=seed, progress=progress, **running)
+        explainer.ranks = ranks
+        return explainer(
+            audio,
+            sampling_rate=sampling_rate,
+            language=language,
+            task=task,
+            tgt_lang=tgt_lang,
+            text=text,
+            foil=foil,
+            generate_kwargs=generate_kwargs,
+            words=words,
+            tokens=tokens,
+            timestamps=timestamps,
+            start=start,
+            end=end,
+            segment=segment,
+            over=over,
+            folder=folder,
+            prompt=prompt,
+        )

@@ -157,7 +157,8 @@ def evaluate(
         ConfigError: If there is nothing to evaluate, or explanations are of another model.
     """
     against: Literal["reference", "prediction"] = "prediction" if references is None else "reference"
-    texts = [row[references] for row in saved.rows] if isinstance(references, str) else references
+    rows: Any = saved.rows  # of a corpus, where a name is that of a column: the other columns are not read for it
+    texts = list(rows[references]) if isinstance(references, str) else references
     measured: dict[str, list[dict[str, Any]]] = {}
     kept: list[str] | None = None if texts is None else []
     skipped, failures, own = 0, [], ""

@@ -28,6 +28,7 @@ from spes_hf.provenance import describe
 from spes_hf.recording_folder import Asked
 from spes_hf.recordings import explain_recording, is_recording
 from spes_hf.runtime.batching import BatchSize, FoundSizes, check_batch_size, found_sizes_of
+from spes_hf.runtime.identity import describe_model
 from spes_hf.runtime.precision import check_autocast, graphs_of, precision_of
 from spes_hf.runtime.ranks import Ranks
 from spes_hf.scoring.contrast import CONTRASTS, Contrast
@@ -284,7 +285,11 @@ class Explainer:
         """Return the maps of an output, and what it took."""
         adapter, utterance, target = self.adapter, output.utterance, output.target
         if self.ranks.count > 1:
-            asked = [config.to_dict(), self.seed, utterance_id, rows, over, adapter.dtype, target.context_ids.tolist()]
+            ids = [target.prefix_ids.tolist(), target.token_ids.tolist()]
+            asked = [config.to_dict(), self.seed, utterance_id, rows, over, self.autocast, ids]
+            about = describe_model(adapter.model)  # but for where it was loaded from
+            model = [about.get(name) for name in ("class", "type", "parameters", "weights", "adapters")]
+            asked += [contrasting and repr(contrasting.contrasts), model, adapter.dtype]
             self.ranks.check_same("what is explained", [*asked, _digest(utterance.features)])
         objective: Objective = contrasting or TokenObjective(
             adapter, utterance, target, config.impact, self._dtype, rows, self._states(output)

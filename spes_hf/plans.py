@@ -171,7 +171,7 @@ def run_plan(
     steps = [part for part in plan if not isinstance(part, Maps)]
     finished = [part for part in plan if isinstance(part, Maps)]
     total = sum(step.passes for step in steps)
-    alone = replace(passes)
+    alone, left = replace(passes), total
     with tqdm(total=total, desc="explaining", unit="pass", disable=not (progress and ranks.is_first), delay=1) as bar:
         for number, step in enumerate(steps):
             logits = objective.logits_shape
@@ -180,8 +180,9 @@ def run_plan(
             # Other configs run other things with the same model.
             how = ", gradients" if step.differentiates else ""
             kind = f"{config.method} over {problem.over}{how}, run {number - len(steps)}"
-            for done in step.run(impact_of, Batch(batch_size or size, kind, shape, found_sizes, ranks)):
-                done = min(done * ranks.count, total - bar.n)  # others are about as far
+            for own in step.run(impact_of, Batch(batch_size or size, kind, shape, found_sizes, ranks)):
+                done = min(own * ranks.count, left)  # others are about as far
+                left -= done
                 bar.update(done)
                 if advance is not None:
                     advance(done / total)

@@ -214,14 +214,18 @@ def test_a_process_that_is_killed_ends_all(tiny, clips, tmp_path):
         assert each.at - float((tmp_path / "killed").read_text()) < 10
 
 
-@pytest.mark.parametrize("what", ["audio", "seed", "config", "nothing to read"])
+@pytest.mark.parametrize("what", ["audio", "seed", "config", "foil", "model", "nothing to read"])
 def test_processes_that_are_asked_for_different_things(tiny, clips, tmp_path, what):
     def work(accelerator):
         other = accelerator.process_index == 1
+        if other and what == "model":
+            with torch.no_grad():  # what no output shows
+                tiny[0].model.decoder.layers[-1].fc2.bias[0].add_(1e-7)
         explain(
             *tiny,
             {"audio": clips[1], "nothing to read": "missing.wav"}.get(what, clips[0]) if other else clips[0],
             seed=int(other and what == "seed"),
+            foil={0: "nobody" if other else "nothing"} if what == "foil" else None,
             config=replace(CONFIGS["Eq. 3"], num_token_masks=9) if other and what == "config" else CONFIGS["Eq. 3"],
             accelerator=accelerator,
             **QUIET,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from spes_hf.adapters import Adapter
@@ -98,14 +99,19 @@ class AudioTransform(RowTransform):
         if batch:
             return self.of_batch(row)
         try:
-            waveform = self.waveform_of(row)
-            text = None if self.text_column is None else row[self.text_column] or ""
-            found = self.of_row(row, waveform, text, self._id_of(row, waveform))
+            with self.together():
+                waveform = self.waveform_of(row)
+                text = None if self.text_column is None else row[self.text_column] or ""
+                found = self.of_row(row, waveform, text, self._id_of(row, waveform))
         except Exception as error:
             if is_fatal(error):
                 raise
             return {**as_dict(row), **self.empty(), "error": describe_error(error)}
         return {**as_dict(row), **found, "error": ""}
+
+    def together(self) -> AbstractContextManager[Any]:
+        """Return the context in which a row is worked on: none, unless processes share it."""
+        return nullcontext()
 
     def prepare(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return the row with its audio read; as it is if that fails, for the call to say why."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -167,10 +167,9 @@ class Explain(AudioTransform):
         finally:
             self.explainer.ranks = before
 
-    def waveform_of(self, row: Mapping[str, Any]) -> Waveform:
-        """Return the audio of a row, which all processes that explain it together must be able to read."""
-        with self.explainer.ranks.together():
-            return super().waveform_of(row)
+    def together(self) -> AbstractContextManager[Any]:
+        """Return the context in which processes explain a row together."""
+        return self.explainer.ranks.together()
 
     def of_audio(self, waveform: Waveform, text: str | None, utterance_id: str) -> dict[str, Any]:
         """Return the columns of one utterance, or of one recording."""

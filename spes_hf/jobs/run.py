@@ -227,12 +227,15 @@ def map_rows(
             bar.update()
 
         try:
+            explained = []
             for number, index in enumerate(shared):
                 assert sharing is not None
                 with sharing.shared_by(ranks):
                     row = _apply([sharing], row_of(arrow[index], dataset.features), added)
                 if number % place.count == place.index:
-                    keep(index, _apply(transforms[1:], row, added))
+                    explained.append((index, row))
+            for index, row in explained:  # only now: nobody waits for another one's metrics
+                keep(index, _apply(transforms[1:], row, added))
             for index, given in rows:
                 keep(index, _apply(transforms, given, added))
         except ShardError:

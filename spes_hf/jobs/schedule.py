@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -127,17 +128,19 @@ def divide_work(costs: Sequence[float], todo: Sequence[int], parts: int) -> Work
         The work. The same arguments give the same everywhere.
     """
     by_cost = sorted(todo, key=lambda i: (-costs[i], i))
+    before = list(accumulate((costs[i] for i in by_cost), initial=0.0))
+    most = range(min(len(by_cost), MOST_SHARED * parts) + 1)
 
     def duration(shared: int) -> float:
-        loads = [sum(costs[i] for i in share) for share in split_by_cost(costs, by_cost[shared:], parts)]
-        each = UNSHARED + (1 - UNSHARED) / parts
-        return each * sum(costs[i] for i in by_cost[:shared]) + max(loads)
+        alone = by_cost[shared:]
+        if len(alone) <= MOST_SHARED * parts:
+            longest = max(sum(costs[i] for i in share) for share in split_by_cost(costs, alone, parts))
+        else:  # so many are spread evenly, unless one of them is longer than all that others do
+            longest = max((before[-1] - before[shared]) / parts, costs[alone[0]])
+        return (UNSHARED + (1 - UNSHARED) / parts) * before[shared] + longest
 
-    alone, shared = duration(0), 0
-    if sum(costs[i] for i in todo) / parts < WORTH_SHARING * alone:  # else nothing is gained by it
-        counts = range(min(len(by_cost), MOST_SHARED * parts) + 1)
-        durations = [duration(count) for count in counts]
-        shared = next(count for count in counts if WORTH_SHARING * durations[count] <= min(durations))
+    durations = [duration(count) for count in most]
+    shared = next(count for count in most if WORTH_SHARING * durations[count] <= min(durations))
     return Work(by_cost[:shared], split_by_cost(costs, by_cost[shared:], parts))
 
 

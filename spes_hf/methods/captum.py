@@ -112,11 +112,12 @@ class CaptumStep:
                 found = self._attribute(probability, values, tokens, len(rows))
             self.values[tokens] = found.detach().float().cpu()
 
-        todo = range(self.problem.tokens * self.steps)
-        while todo:
-            some, todo = todo[: batch.size], todo[batch.size :]
-            for done in batch.over(some, attribute):
-                yield 2 * len(done)
+        for todo in batch.ranks.share([range(self.problem.tokens * self.steps)]):
+            while todo:
+                some, todo = todo[: batch.size], todo[batch.size :]
+                for done in batch.over(some, attribute):
+                    yield 2 * len(done)
+        (self.values,) = batch.ranks.total([self.values])
 
     def _attribute(self, probability: Any, values: Tensor, tokens: list[int], batch: int) -> Tensor:
         if self.attribution == "saliency":

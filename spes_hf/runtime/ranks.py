@@ -36,6 +36,7 @@ class Ranks:
     index: int = 0
     count: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    _within: list[bool] = field(default_factory=list, compare=False, repr=False)
 
     @classmethod
     def of(cls, accelerator: Any) -> Ranks:
@@ -73,17 +74,24 @@ class Ranks:
     def together(self) -> Iterator[None]:
         """End with an error in all processes if one fails, and only when all of them are done.
 
+        Within another one it does nothing: the outermost tells the others.
+
         Raises:
             RankError: If another process fails or is lost.
         """
+        if self.count == 1 or self._within:
+            yield
+            return
+        self._within.append(True)
         try:
             yield
         except RankError:
             raise
         except Exception as error:
-            if self.count > 1:
-                self._gather("error", f"{type(error).__name__}: {error}")
+            self._gather("error", f"{type(error).__name__}: {error}")
             raise
+        finally:
+            self._within.pop()
         self.gather("end", None)
 
     def gather(self, what: str, value: Any) -> list[Any]:
@@ -135,6 +143,8 @@ class Ranks:
         if self.count == 1:
             return list(sums)
         kinds = self.gather("sums", [None if s is None else (tuple(s.shape), s.dtype) for s in sums])
+        if any(len({kind for kind in of_one if kind is not None}) > 1 for of_one in zip(*kinds, strict=True)):
+            raise RankError("processes sum up different things; make the same call in all of them")
         found: list[Tensor | None] = []
         for own, *kinds_of_one in zip(sums, *kinds, strict=True):
             known = next((kind for kind in kinds_of_one if kind is not None), None)
@@ -171,7 +181,7 @@ def _lost_processes() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, SpesError):
+        if isinstance(error, (SpesError, torch.OutOfMemoryError)):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise RankError(
