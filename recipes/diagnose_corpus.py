@@ -122,6 +122,7 @@ def run(options: argparse.Namespace) -> int:
         language=options.language,
         task=options.task,
         tgt_lang=options.tgt_lang,
+        prompt=options.prompt,
         generate_kwargs=job_options.generate_kwargs_of(options),
         seed=options.seed,
         **job_options.running_of(options),

@@ -184,6 +184,7 @@ def run(options: argparse.Namespace) -> int:
         language=options.language,
         task=options.task,
         tgt_lang=options.tgt_lang,
+        prompt=options.prompt,
         generate_kwargs=generate_kwargs,
         seed=options.seed,
         progress=not options.quiet,

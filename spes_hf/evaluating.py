@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from spes_hf.errors import ConfigError, SpesError
 from spes_hf.explanation import Explanation
 from spes_hf.explanation.recording import Recording
+from spes_hf.files import whole_file
 from spes_hf.jobs.job import MANIFEST
 from spes_hf.jobs.run import load_explained
 from spes_hf.metrics import Score, plot_curves, summarize
@@ -121,7 +122,8 @@ class Evaluation:
     def write(self, folder: Path) -> list[Path]:
         """Write evaluation.json and a picture of every curve into a folder, and return their paths."""
         paths = [folder / "evaluation.json"]
-        paths[0].write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        with whole_file(paths[0]) as file:
+            file.write((json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n").encode())
         for key in CURVES:
             if all(key in found for found in self.scores.values()):
                 paths.append(folder / f"evaluation_{key}.png")

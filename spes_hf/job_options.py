@@ -57,6 +57,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--language", help="language of the speech (Whisper)")
     model.add_argument("--task", choices=("transcribe", "translate"), help="what Whisper shall do")
     model.add_argument("--tgt-lang", help="language of the text (SeamlessM4T, multilingual Speech2Text)")
+    model.add_argument("--prompt", help="instruction for a speech LLM (default: the family's own)")
     model.add_argument("--num-beams", type=int, metavar="N", help="width of beam search")
     model.add_argument("--max-new-tokens", type=int, metavar="N", help="limit of the text's length")
     model.add_argument("--device", help="default: the accelerator of this process, else cpu")

@@ -60,6 +60,7 @@ LAZY = {
     ("job_options", "corpora.mustc"): "help must not wait for torch",
     ("job_options", "corpora.sources"): "help must not wait for torch",
     ("commands.options", "adapters"): "help must not wait for torch",
+    ("commands.options", "adapters.loading"): "help must not wait for torch",
     ("commands.options", "demo"): "help must not wait for torch",
     ("commands.options", "methods"): "help must not wait for torch",
     ("commands.options", "methods.presets"): "help must not wait for torch",

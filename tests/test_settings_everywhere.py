@@ -27,6 +27,7 @@ from spes_hf import (
     diagnose,
     explain,
     explain_dataset,
+    hearing,
     sound_check,
 )
 from spes_hf.demo import load_tiny_model, tiny_clips
@@ -69,6 +70,8 @@ def test_every_way_in_has_the_settings():
         assert [parameters[name].default for name in RUNNING] == [None, None, False], way
     for way in (sound_check, SoundChecker, SoundCheck):  # no batches; one pass that could be compiled
         assert inspect.signature(way).parameters["autocast"].default is None
+    for way in (explain, diagnose, Explain, Diagnose, explain_dataset, sound_check, SoundCheck):
+        assert inspect.signature(way).parameters["prompt"].default is None
     for way in (Deletion, Insertion, ContrastiveDeletion, WordDeletion, WordInsertion):  # the type is the explanation's
         assert inspect.signature(way).parameters["batch_size"].default is None
 
@@ -145,7 +148,10 @@ class TestCommandLine:
         assert recorded(found)["autocast"] == "bfloat16"
         assert found.provenance["config"]["num_spectrogram_masks"] == 4
 
-    def test_check(self, clip, capsys):
+    def test_check(self, clip, capsys, monkeypatch):
+        types = []
+        made = hearing.precision_of
+        monkeypatch.setattr(hearing, "precision_of", lambda kind, device: types.append(kind) or made(kind, device))
         assert cli.main(["check", clip["path"], "--model", "speech2text-en", "--device", "cpu"]) == 0
         assert (
             cli.main(["check", clip["path"], "--model", "speech2text-en", "--device", "cpu", "--autocast", "bfloat16"])
@@ -153,6 +159,7 @@ class TestCommandLine:
         )
         exact, half = capsys.readouterr().out.split(clip["path"])[1:]
         assert "bits a token" in exact and "bits a token" in half
+        assert types == [None, "bfloat16"]
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -135,9 +135,16 @@ def _explaining(
         around += _now(adapter.device) - started
     logits = math.prod(objective.logits_shape)
     size = explainer.batch_size or starting_batch_size(logits, adapter.device, utterance.inputs)
-    copies = utterance.features.expand(size, -1, -1).to(adapter.device)
+    batch = Batch(size, "measured copies", shape, explainer.sizes)
+    features = utterance.features.to(adapter.device)
+
+    def look(rows: range) -> None:
+        objective(features=features.expand(len(rows), -1, -1))
+
     with torch.no_grad():
-        whole = _seconds_each(lambda: objective(features=copies), adapter.device) / size
+        for _ in batch.over(range(size), look):  # until it is known how many fit
+            pass
+        whole = _seconds_each(lambda: look(range(batch.size)), adapter.device) / batch.size
         heard = _seconds_each(lambda: adapter.logits(utterance, target, states=objective.states), adapter.device)
     return around, steps, whole, heard
 

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from spes_hf.adapters import Adapter, Target, Utterance, get_adapter
+from spes_hf.adapters.loading import auto_class_of
 from spes_hf.audio.load import Waveform
 from spes_hf.capacity.passes import Passes
 from spes_hf.demo import load_demo_model, load_tiny_model
@@ -108,13 +109,11 @@ class Weightless:
         Raises:
             UnsupportedModelError: If the family has no adapter.
         """
-        from transformers import AutoModelForSpeechSeq2Seq
-
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         # Matrix products, since torch counts nothing of the attention that it has for CPUs.
         how: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
         with mode:
-            model = AutoModelForSpeechSeq2Seq.from_config(copy.deepcopy(config), **how).eval()  # it writes into it
+            model = auto_class_of(config).from_config(copy.deepcopy(config), **how).eval()  # it writes into it
         return cls(get_adapter(model, processor), mode, 2 * sum(p.numel() for p in model.parameters()))
 
     @classmethod

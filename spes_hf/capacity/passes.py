@@ -82,7 +82,7 @@ def made_up_target(tokens: int, prefix: int = PREFIX, token: int = 0) -> Target:
         token: Id of all of them.
     """
     ids = torch.full((prefix + tokens,), token, dtype=torch.int64, device="cpu")
-    return Target(ids[:prefix], ids[prefix:], complete=True)
+    return Target(ids[:prefix], ids[prefix:], complete=True, audio_at=0)  # which only speech LLMs read
 
 
 def dry_run(

@@ -6,14 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spes_hf.commands.options import DEMO, add_device, batch_size, load_model, text_or_file
+from spes_hf.commands.options import DEMO, METRICS, add_device, batch_size, listed, load_model, text_or_file
 from spes_hf.errors import ConfigError, SpesError
 from spes_hf.names import TINY_MODELS
 
 if TYPE_CHECKING:
     from spes_hf.evaluating import Saved
 
-METRICS = ("deletion", "insertion", "size", "word_deletion", "word_insertion")
 BASELINES = ("random", "energy")
 
 
@@ -63,8 +62,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
     Raises:
         SpesError: If utterances of a corpus could not be measured; the others are.
     """
-    names = _listed("--metrics", options.metrics, METRICS)
-    baselines = [] if options.baselines == "none" else _listed("--baselines", options.baselines, BASELINES)
+    names = listed("--metrics", options.metrics, METRICS)
+    baselines = [] if options.baselines == "none" else listed("--baselines", options.baselines, BASELINES)
     if options.limit is not None and options.limit < 1:
         raise ConfigError(f"--limit is {options.limit}; pass a number from 1 up, or leave it out")
     if options.model is None and names != ["size"]:
@@ -98,19 +97,6 @@ def run_evaluate(options: argparse.Namespace) -> None:
         every = found.utterances + len(found.failures)
         first = "\n".join(f"  {name}: {error}" for name, error in found.failures[:10])
         raise SpesError(f"{len(found.failures)} of {every} explanations could not be measured:\n{first}")
-
-
-def _listed(option: str, given: str, allowed: tuple[str, ...]) -> list[str]:
-    """Return the names in a list, each once.
-
-    Raises:
-        ConfigError: If there is none, or one that does not exist.
-    """
-    names = list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
-    unknown = [name for name in names if name not in allowed]
-    if unknown or not names:
-        raise ConfigError(f"{option} is {given!r}; allowed: one or more of {', '.join(allowed)}, with commas between")
-    return names
 
 
 def _references(options: argparse.Namespace, saved: Saved) -> str | list[str] | None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # The model of the demo extra, which needs no hub, like those that the package ships (`TINY_MODELS`).
 DEMO = "demo"
 
+METRICS = ("deletion", "insertion", "size", "word_deletion", "word_insertion")
 TYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -215,10 +216,13 @@ def load_model(name: str, device: str | None, dtype: str) -> tuple[Any, Any]:
             model, processor = load_demo_model() if name == DEMO else load_tiny_model(name)
             model = model if dtype == "auto" else model.to(getattr(torch, dtype))
         else:
-            from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
+            from transformers import AutoConfig, AutoProcessor
 
+            from spes_hf.adapters.loading import auto_class_of
+
+            kind = auto_class_of(AutoConfig.from_pretrained(name))
             processor = AutoProcessor.from_pretrained(name)
-            model = AutoModelForSpeechSeq2Seq.from_pretrained(name, dtype=dtype)
+            model = kind.from_pretrained(name, dtype=dtype)
     except (ImportError, KeyError, OSError, ValueError) as error:
         raise cannot_load(name, error) from error
     try:
@@ -240,3 +244,16 @@ def cannot_load(name: str, error: Exception) -> Exception:
         f"--model {name!r} cannot be loaded: {error}\nPass a speech-to-text model of the Hub, a folder that "
         f"save_pretrained() wrote (model and processor), or one of {DEMO}, {', '.join(TINY_MODELS)}"
     )
+
+
+def listed(option: str, given: str, allowed: tuple[str, ...]) -> list[str]:
+    """Return the names in a list, each once.
+
+    Raises:
+        ConfigError: If there is none, or one that does not exist.
+    """
+    names = list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
+    unknown = [name for name in names if name not in allowed]
+    if unknown or not names:
+        raise ConfigError(f"{option} is {given!r}; allowed: one or more of {', '.join(allowed)}, with commas between")
+    return names

@@ -9,12 +9,14 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from spes_hf.commands.options import (
+    METRICS,
     add_method,
     add_model,
     add_running,
     cannot_load,
     config_of,
     is_translation,
+    listed,
     load_model,
     running_of,
     writing_of,
@@ -24,7 +26,6 @@ from spes_hf.errors import ConfigError
 if TYPE_CHECKING:
     from spes_hf.capacity.plan import Plan
 
-METRICS = ("deletion", "insertion", "size", "word_deletion", "word_insertion")
 UTILISATION, TOKEN_MS = 0.4, 25.0
 
 
@@ -120,11 +121,7 @@ def _check(options: argparse.Namespace) -> list[str]:
         wrong = value is not None and not (math.isfinite(value) and value > 0)
         if wrong or (name == "utilisation" and value > 1):
             raise ConfigError(f"--{name.replace('_', '-')} is {value}; allowed: {allowed}")
-    metrics = [name.strip() for name in options.metrics.split(",") if name.strip()]
-    unknown = [name for name in metrics if name not in METRICS]
-    if unknown:
-        raise ConfigError(f"--metrics is {options.metrics!r}; allowed: any of {', '.join(METRICS)}")
-    return metrics
+    return listed("--metrics", options.metrics, METRICS) if options.metrics.strip() else []
 
 
 def _lines(plan: Plan, options: argparse.Namespace) -> list[str]:
@@ -194,7 +191,7 @@ def _launch(options: argparse.Namespace) -> str:
     line = ["--model", options.model, "--dataset", "DATASET", "--out", "OUT"]
     if options.dtype != "auto" or not options.measure:
         line += ["--dtype", "bfloat16" if options.dtype == "auto" else options.dtype]
-    names = ("language", "task", "tgt_lang", "num_beams", "preset", "config", "num_masks", "num_token_masks")
+    names = ("language", "task", "tgt_lang", "prompt", "num_beams", "preset", "config", "num_masks", "num_token_masks")
     for name in (*names, "batch_size", "autocast", "metrics", "max_words"):
         value = getattr(options, name)
         if value not in (None, ""):

@@ -42,6 +42,7 @@ class Diagnose(AudioTransform):
         seed: Same seed, same masks.
         autocast: As for `spes_hf.explain`.
         compile: As for `spes_hf.explain`.
+        prompt: Instruction for speech LLMs, as for `spes_hf.explain`.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
@@ -74,6 +75,7 @@ class Diagnose(AudioTransform):
         seed: int = 0,
         autocast: str | None = None,
         compile: bool = False,
+        prompt: str | None = None,
     ):
         running: dict[str, Any] = {"batch_size": batch_size, "autocast": autocast, "compile": compile}
         self.diagnoser = Diagnoser(model, processor, config, seed=seed, progress=False, **running)
@@ -87,6 +89,7 @@ class Diagnose(AudioTransform):
             language=language,
             task=task,
             tgt_lang=tgt_lang,
+            prompt=prompt,
             generate_kwargs=generate_kwargs,
         )
 

@@ -221,7 +221,8 @@ class SoundCheck(AudioTransform):
 
     The columns that it adds: "prediction", "words", "word_bits" (of each word, from the sound), "bits_per_word",
     "bits_per_token", "probability_made_up", "verdict" (as in `Explain`), "reached_length_limit" and "error". Takes the
-    arguments of `Explain` but config, batch_size and compile; see `spes_hf.sound_check`.
+    arguments of `Explain` but config, batch_size, compile, segment and over; see
+    `spes_hf.sound_check`.
 
     Examples:
         >>> rows = dataset.map(SoundCheck(model, processor))  # doctest: +SKIP
@@ -245,6 +246,7 @@ class SoundCheck(AudioTransform):
         generate_kwargs: Mapping[str, Any] | None = None,
         seed: int = 0,
         autocast: str | None = None,
+        prompt: str | None = None,
     ):
         self.checker = SoundChecker(model, processor, seed=seed, autocast=autocast)
         super().__init__(
@@ -255,6 +257,7 @@ class SoundCheck(AudioTransform):
             language=language,
             task=task,
             tgt_lang=tgt_lang,
+            prompt=prompt,
             generate_kwargs=generate_kwargs,
         )
 

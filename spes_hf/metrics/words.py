@@ -217,7 +217,7 @@ class _WordCurve(PerturbingMetric):
             log_p = log_p.cpu().double()
             found.append(torch.stack([log_p[:, list(word.tokens)].sum(1).exp() for word in words], dim=1))
 
-        vocabulary = int(adapter.model.config.get_text_config(decoder=True).vocab_size)
+        vocabulary = adapter.vocabulary_size
         size = self.batch_size or starting_batch_size(len(ids) * vocabulary, adapter.device, utterance.inputs)
         batch = Batch(size, "words", (*clean.shape, len(ids), vocabulary), self.sizes)
         for _ in batch.over(range(len(masks)), measure):

@@ -180,7 +180,7 @@ def text_of(explanation: Explanation, adapter: Adapter) -> Target:
     Raises:
         ConfigError: If the model does not have a token.
     """
-    size = adapter.model.config.get_text_config(decoder=True).vocab_size
+    size = adapter.vocabulary_size
     ids = torch.arange(min(size, len(adapter.tokenizer)), dtype=torch.int64, device="cpu")
     known: dict[str, int] = {}
     for number, piece in enumerate(adapter.pieces(ids)):

@@ -153,7 +153,7 @@ def _of_token(adapter: Adapter, target: Target, words: Words, key: Any, other: i
     """Return the contrast of a single token with another one."""
     k = _find(key, [piece.strip() for piece in words.pieces], "token", range(len(words.pieces)))
     own = int(target.token_ids[k])
-    vocabulary = adapter.model.config.get_text_config(decoder=True).vocab_size
+    vocabulary = adapter.vocabulary_size
     if other >= vocabulary:
         raise ConfigError(f"foil replaces token {key!r} by id {other}, but the model has {vocabulary} tokens")
     if other == own:
@@ -260,7 +260,7 @@ def _ids(adapter: Adapter, text: str, spaced: bool, argument: str) -> tuple[int,
         return ()
     ids = adapter.text_ids(text) if spaced else adapter.inner_ids(text)
     special = adapter.is_special(torch.tensor(ids, dtype=torch.int64, device="cpu"))
-    vocabulary = adapter.model.config.get_text_config(decoder=True).vocab_size
+    vocabulary = adapter.vocabulary_size
     wrong = [i for i, no_text in zip(ids, special, strict=True) if no_text or i >= vocabulary]
     if wrong or not ids:
         names = adapter.tokenizer.convert_ids_to_tokens(wrong)
