@@ -73,7 +73,7 @@ def identity_of(adapter: Adapter, seed: int, autocast: str | None, asked: Asked)
         digest.update(np.ascontiguousarray(samples[start : start + _BLOCK], dtype=np.float32).tobytes())
     return {
         "audio": digest.hexdigest(),
-        "model": model_identity(adapter.model, anew=False),  # once for all recordings of a corpus
+        "model": model_identity(adapter.model),
         "processor": processor_identity(adapter.processor),
         "seed": seed,
         "autocast": autocast,

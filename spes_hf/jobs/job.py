@@ -18,7 +18,6 @@ from spes_hf.errors import ConfigError
 from spes_hf.files import whole_file
 from spes_hf.jobs.shards import FOLDER, Finished
 from spes_hf.rows import RowTransform
-from spes_hf.runtime.identity import weights_read_once
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -96,15 +95,13 @@ class JobSummary:
 def describe_job(dataset: Dataset, transforms: Sequence[RowTransform], audio_column: str | None) -> dict[str, Any]:
     """Return what a job is: which rows, and what is done to them."""
     asked = asked_of(dataset.features.get(audio_column))
-    with weights_read_once():
-        done = [transform.identity() for transform in transforms]
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         **({"audio_feature": asked} if asked else {}),
         "rows": len(dataset),
         "dataset": dataset_digest(dataset, audio_column),
-        "transforms": done,
+        "transforms": [transform.identity() for transform in transforms],
     }
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,27 +16,11 @@ from spes_hf.runtime.wrapping import active_adapters, unwrap
 
 _CHUNK = 1 << 24
 
-# Hashing reads every weight, and moves those on a GPU: once for each model, and again when it has learnt.
+# Hashing reads every byte, and moves those on a GPU: once for each model, and again when it has learnt.
 _known: weakref.WeakKeyDictionary[Any, tuple[Any, str]] = weakref.WeakKeyDictionary()
-_current = threading.local()
 
 # Whole numbers by their size in bytes.
 _WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-@contextmanager
-def weights_read_once() -> Iterator[None]:
-    """Read every byte of a model's weights once meanwhile in this thread, however often a digest is asked for anew.
-
-    For what asks several times in a row, such as a job whose transforms share a model. What `weights_digest` notices
-    without reading every byte, it still does.
-    """
-    before = getattr(_current, "read", None)
-    _current.read = weakref.WeakSet() if before is None else before
-    try:
-        yield
-    finally:
-        _current.read = before
 
 
 def names_of(model: Any) -> dict[str, Any]:
@@ -62,14 +44,10 @@ def describe_model(model: Any) -> dict[str, Any]:
     }
 
 
-def model_identity(model: Any, anew: bool = True) -> dict[str, Any]:
+def model_identity(model: Any) -> dict[str, Any]:
     """Return what a model is: class, configuration, and a digest of its weights; wherever it lies and came from.
 
     Wrappers do not count. Adapters of PEFT do: their weights, and which are active.
-
-    Args:
-        model: The model.
-        anew: As for `weights_digest`.
     """
     model = unwrap(model)
     configs = {
@@ -78,7 +56,7 @@ def model_identity(model: Any, anew: bool = True) -> dict[str, Any]:
     adapters = active_adapters(model)
     return {
         "class": type(model).__name__,
-        "weights": weights_digest(model, anew),
+        "weights": weights_digest(model),
         "settings": _digest(configs),
         **({"adapters": _digest(adapters)} if adapters else {}),
     }
@@ -111,21 +89,17 @@ def _digest(value: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def weights_digest(model: Any, anew: bool = False) -> str:
+def weights_digest(model: Any) -> str:
     """Return a digest of a model's weights, and of which of PEFT's adapters are active.
 
-    Args:
-        model: The model.
-        anew: Whether to read every byte again, also where nothing seems to have changed. What shows a change misses
-            some that are made through ``weight.data``, such as rows that change places.
+    Every byte is hashed once for each model object, and again after a change; `_signature` says what shows one.
     """
     weights = model.state_dict()
     adapters = active_adapters(model)
     here = all(map(_is_here, weights.values()))
     signature = (json.dumps(adapters, sort_keys=True), *_signature(weights))
-    known, read = _known.get(model), getattr(_current, "read", None)
-    anew = anew and (read is None or model not in read)
-    if here and not anew and known is not None and known[0] == signature:
+    known = _known.get(model)
+    if here and known is not None and known[0] == signature:
         return known[1]
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in named_weights(model):
@@ -139,8 +113,6 @@ def weights_digest(model: Any, anew: bool = False) -> str:
         digest.update(signature[0].encode())
     found = digest.hexdigest()
     _known[model] = signature, found
-    if read is not None:
-        read.add(model)
     return found
 
 
@@ -163,7 +135,7 @@ def _is_here(tensor: Any) -> bool:
 
 
 def _signature(weights: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what changes when weights do, at the cost of reading them once: no copy, no transfer.
+    """Return what changes when weights do, at the cost of reading them twice: no copy, no transfer, no hashing.
 
     In-place changes count versions up, but for those by ``weight.data``; these show in the sums.
     """
@@ -180,19 +152,26 @@ def _signature(weights: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _sums(tensor: Tensor) -> Tensor:
-    """Return the sums over every other row, and over the rest, (2,).
+    """Return weighted sums of the sums of all rows, and of those of all columns, (2,).
 
-    The bits are added up as whole numbers, without rounding, so that a change of any single number shows, and as wide
-    ones as fit, since that is fastest.
+    No two weights are equal, so that numbers, rows and columns that change places show. The bits are added up as whole
+    numbers, without rounding, so that a change of any single number shows, and as wide ones as fit, since that is
+    fastest.
     """
     values = tensor.detach()
     if values.device.type == "mps":  # which does not add up whole numbers of 64 bits everywhere
-        return torch.stack([values[::2].sum(dtype=torch.float32), values[1::2].sum(dtype=torch.float32)])
+        table = values.reshape(-1, values.shape[-1]).float()
+        return torch.stack([_weighted(table.sum(1)), _weighted(table.sum(0))])
     values = values.contiguous()
     row = values.itemsize * values.shape[-1]
     width = next(size for size in (8, 4, 2, 1) if row % size == 0 and values.data_ptr() % size == 0)
     bits = values.view(_WHOLE[width])
-    return torch.stack([bits[::2].sum(dtype=torch.int64), bits[1::2].sum(dtype=torch.int64)])
+    table = bits.reshape(-1, bits.shape[-1])
+    return torch.stack([_weighted(table.sum(dim, dtype=torch.int64)) for dim in (1, 0)])
+
+
+def _weighted(sums: Tensor) -> Tensor:
+    return (sums * torch.arange(1, 2 * len(sums), 2, device=sums.device).to(sums.dtype)).sum()
 
 
 def _bytes_of(tensor: Tensor) -> Iterator[memoryview]:
