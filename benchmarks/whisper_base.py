@@ -23,7 +23,7 @@ from transformers import (
     WhisperTokenizer,
 )
 
-from spes_hf.demo import _whisper_config, read_ctranslate2, whisper_state_dict
+from spes_hf.ctranslate2 import read_ctranslate2, whisper_config, whisper_state_dict
 
 TIMESTAMPS, STEP_S = 1501, 0.02
 
@@ -46,7 +46,7 @@ def convert(files: dict[str, bytes], target: Path) -> None:
     tensors = read_ctranslate2(io.BytesIO(files["model.bin.part1"] + files["model.bin.part2"]))
     settings, tokenizer = (json.loads(files[name]) for name in ("config.json", "tokenizer.json"))
     ids = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
-    config = WhisperConfig(**{**_whisper_config(tensors).to_dict(), **special_ids(ids)})
+    config = WhisperConfig(**{**whisper_config(tensors).to_dict(), **special_ids(ids)})
     with torch.device("meta"):
         model = WhisperForConditionalGeneration(config)
     model.load_state_dict(whisper_state_dict(tensors), strict=True, assign=True)

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spes_hf import demo
+from spes_hf import ctranslate2, demo
 from spes_hf.audio.load import load_audio
 from spes_hf.errors import SpesError
 from spes_hf.names import TINY_MODELS
@@ -53,7 +53,7 @@ def inputs(loaded):
 @pytest.fixture(scope="module")
 def tensors():
     with (demo._demo_source() / "model.bin").open("rb") as file:
-        return demo.read_ctranslate2(file)
+        return ctranslate2.read_ctranslate2(file)
 
 
 # --- the clip ---------------------------------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ def ctranslate2_file(tensors, kind=None):
     def name(text):
         return struct.pack("<H", len(text) + 1) + text.encode() + b"\0"
 
-    kinds = {dtype: number for number, dtype in demo._CTRANSLATE2_DTYPES.items()}
+    kinds = {dtype: number for number, dtype in ctranslate2._CTRANSLATE2_DTYPES.items()}
     content = struct.pack("<I", 6) + name("WhisperSpec") + struct.pack("<II", 3, len(tensors))
     for key, array in tensors.items():
         number = kinds[array.dtype.type] if kind is None else kind
@@ -290,7 +290,7 @@ EXAMPLE = {
 
 
 def test_ctranslate2_files_are_read_as_written():
-    read = demo.read_ctranslate2(io.BytesIO(ctranslate2_file(EXAMPLE) + struct.pack("<I", 0)))
+    read = ctranslate2.read_ctranslate2(io.BytesIO(ctranslate2_file(EXAMPLE) + struct.pack("<I", 0)))
     assert list(read) == list(EXAMPLE)
     for name, array in EXAMPLE.items():
         np.testing.assert_array_equal(read[name], array)
@@ -300,19 +300,19 @@ def test_ctranslate2_files_are_read_as_written():
 @given(st.integers(0, len(ctranslate2_file(EXAMPLE)) - 1))
 def test_truncated_ctranslate2_files_are_refused(length):
     with pytest.raises(SpesError, match="too early"):
-        demo.read_ctranslate2(io.BytesIO(ctranslate2_file(EXAMPLE)[:length]))
+        ctranslate2.read_ctranslate2(io.BytesIO(ctranslate2_file(EXAMPLE)[:length]))
 
 
 def test_unknown_number_types_are_refused():
     with pytest.raises(SpesError, match="type 99"):
-        demo.read_ctranslate2(io.BytesIO(ctranslate2_file(EXAMPLE, kind=99)))
+        ctranslate2.read_ctranslate2(io.BytesIO(ctranslate2_file(EXAMPLE, kind=99)))
 
 
 def test_a_bias_of_the_keys_would_not_be_exact():
     bias = np.zeros(6, np.float16)
     bias[2] = 1  # the first key
     with pytest.raises(SpesError, match="keys of .* have a bias"):
-        demo.whisper_state_dict({"encoder/layer_0/self_attention/linear_0/bias": bias})
+        ctranslate2.whisper_state_dict({"encoder/layer_0/self_attention/linear_0/bias": bias})
 
 
 # --- the tiny models --------------------------------------------------------------------------------------------------

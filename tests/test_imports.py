@@ -31,6 +31,7 @@ ORDER = (
     ("analysis",),
     ("corpora",),
     ("jobs",),
+    ("ctranslate2",),
     ("demo",),
     ("summaries",),
     ("capacity", "evaluating"),
