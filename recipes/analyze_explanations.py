@@ -12,13 +12,15 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 # /// script
-# /// script
 # requires-python = ">=3.10"
 # dependencies = [
 #     "spes-hf",
 #     "matplotlib>=3.9",
 #     "scipy>=1.11",
 # ]
+#
+# [tool.uv.sources]
+# spes-hf = { path = "..", editable = true }
 # ///
 r"""Writes a report on what the maps of a corpus say about speech and language: section 8 of the SPES paper.
 
@@ -36,7 +38,7 @@ EXPLANATIONS is one of
   datasets' save_to_disk() wrote.
 
 ALIGNMENTS is a folder with NAME.json or NAME.TextGrid for each utterance, or "pocketsphinx" to make them by forced
-alignment (English speech recognition only; `pip install 'spes_hf[align]'`). Without them, time and frequency are left
+alignment (English speech recognition only; needs `pip install pocketsphinx`). Without them, time and frequency are left
 out. For a translation, give each of its words the times of the word that it translates.
 
 Examples:

@@ -14,6 +14,9 @@
 # /// script
 # requires-python = ">=3.10"
 # dependencies = ["spes-hf[captum,demo]"]
+#
+# [tool.uv.sources]
+# spes-hf = { path = "..", editable = true }
 # ///
 r"""Says which method explains a model best on your data: deletion, insertion, size, with intervals and costs.
 

@@ -14,6 +14,9 @@
 # /// script
 # requires-python = ">=3.10"
 # dependencies = ["spes-hf[demo]"]
+#
+# [tool.uv.sources]
+# spes-hf = { path = "..", editable = true }
 # ///
 r"""Diagnoses every error that a speech model makes on a corpus: misheard, guessed, or not heard?
 

@@ -14,6 +14,9 @@
 # /// script
 # requires-python = ">=3.10"
 # dependencies = ["spes-hf[demo]"]
+#
+# [tool.uv.sources]
+# spes-hf = { path = "..", editable = true }
 # ///
 r"""Explains a whole speech corpus with saliency maps, on any number of processes, in a job that can be killed.
 
@@ -260,7 +263,7 @@ configs:
 # {title}
 
 Explanations of what `{model}` wrote for every utterance of `{dataset}`: which regions of the spectrogram, and which of
-its own earlier tokens, made it write each token. Made with [spes_hf](https://pypi.org/project/spes-hf/) {version}.
+its own earlier tokens, made it write each token. Made with spes_hf {version}.
 
 {rows} utterances, {failed} of which could not be explained (see "error").
 

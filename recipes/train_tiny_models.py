@@ -27,6 +27,9 @@
 #     "jiwer",
 #     "sacrebleu",
 # ]
+#
+# [tool.uv.sources]
+# spes-hf = { path = "..", editable = true }
 # ///
 """Makes a miniature speech translation corpus and trains two tiny Hugging Face models on it, on two CPU cores.
 

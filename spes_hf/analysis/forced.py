@@ -14,6 +14,7 @@ from spes_hf.analysis.matching import normalise
 from spes_hf.audio.load import load_audio
 from spes_hf.errors import SpesError
 from spes_hf.explanation import Explanation
+from spes_hf.names import EXTRAS
 
 _RATE_HZ = 16_000
 
@@ -41,7 +42,8 @@ def align_words(
         from pocketsphinx import Decoder
     except ImportError as error:
         raise SpesError(
-            "forced alignment needs pocketsphinx, which is not installed: run `pip install 'spes_hf[align]'`"
+            f"forced alignment needs pocketsphinx, which is not installed: run `pip install '{EXTRAS['align']}'` "
+            "(the extra 'align')"
         ) from error
     words = [part for word in text.replace("-", " ").split() if (part := normalise(word, apostrophes=True))]
     if not words:

@@ -19,10 +19,11 @@ import numpy as np
 import soundfile
 
 from spes_hf.errors import AudioError
+from spes_hf.names import EXTRAS
 
 INSTALL = (
-    "MP4, M4A, AAC, WebM and video need FFmpeg: pip install 'spes_hf[codecs]', or install the program ffmpeg, or "
-    "torchcodec with FFmpeg's libraries"
+    f"MP4, M4A, AAC, WebM and video need FFmpeg: pip install '{EXTRAS['codecs']}' (the extra 'codecs'), or install the "
+    "program ffmpeg, or torchcodec with FFmpeg's libraries"
 )
 TIME_LIMIT_S = 300.0
 MAX_SAMPLES = 2**30

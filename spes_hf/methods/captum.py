@@ -18,6 +18,7 @@ from spes_hf.masking.perturbations import fill_values
 from spes_hf.masking.segments import feature_labels
 from spes_hf.methods.base import ExplainConfig
 from spes_hf.methods.run import ImpactOf, Maps, Problem, Step, token_run
+from spes_hf.names import EXTRAS
 from spes_hf.runtime.batching import Batch
 
 
@@ -148,6 +149,7 @@ def _captum() -> ModuleType:
         import captum.attr
     except ImportError as error:
         raise ConfigError(
-            "config is a CaptumConfig, which needs Captum, and it is not installed: pip install 'spes_hf[captum]'"
+            f"config is a CaptumConfig, which needs Captum, and it is not installed: pip install '{EXTRAS['captum']}' "
+            "(the extra 'captum')"
         ) from error
     return captum.attr

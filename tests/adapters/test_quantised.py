@@ -112,7 +112,7 @@ def test_dynamically_quantised_model_is_refused(cases, name):
 
 
 def test_captum_on_a_model_without_gradients_is_refused(cases):
-    pytest.importorskip("captum", reason="the captum extra is not installed: pip install 'spes_hf[captum]'")
+    pytest.importorskip("captum", reason="the captum extra is not installed: pip install -e '.[captum]'")
     case = cases("whisper-en")
     with pytest.raises(UnsupportedModelError, match="CaptumConfig.*quantised"):
         explained(case, dynamic(case.copy()[0]), config=CaptumConfig(attribution="saliency", num_token_masks=4))

@@ -15,13 +15,13 @@ TEXT = "And so, my fellow Americans: ask not what your country can do for you --
 
 def test_without_pocketsphinx(monkeypatch):
     monkeypatch.setitem(sys.modules, "pocketsphinx", None)
-    with pytest.raises(SpesError, match=r"pip install 'spes_hf\[align\]'"):
+    with pytest.raises(SpesError, match=r"pip install 'pocketsphinx>=5\.0'` \(the extra 'align'\)"):
         align_words([0.0] * 16_000, "so")
 
 
 @pytest.fixture(scope="module")
 def aligned(jfk):
-    pytest.importorskip("pocketsphinx", reason="the align extra is not installed: pip install 'spes_hf[align]'")
+    pytest.importorskip("pocketsphinx", reason="the align extra is not installed: pip install -e '.[align]'")
     samples, rate = soundfile.read(jfk, dtype="float32")
     return samples, rate, align_words(samples, TEXT, rate)
 

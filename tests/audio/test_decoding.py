@@ -100,10 +100,11 @@ def test_one_of_several_streams_is_taken_with_a_warning_or_by_its_index(contain)
 
 def test_without_a_decoder_the_error_says_what_to_install(contain, monkeypatch):
     path = contain("b.m4a")
+    remedy = r"pip install 'imageio-ffmpeg>=0\.5' \(the extra 'codecs'\)"
     monkeypatch.setattr(codecs, "find_ffmpeg", lambda: None)
     monkeypatch.setitem(sys.modules, "torchcodec", None)
     for load in (lambda: load_audio(path, RATE), lambda: load_segment(path, 0, 1, RATE)):
-        with pytest.raises(AudioError, match=r"b.m4a.*cannot be decoded.*pip install 'spes_hf\[codecs\]'"):
+        with pytest.raises(AudioError, match=f"b.m4a.*cannot be decoded.*{remedy}"):
             load()
 
 

@@ -24,7 +24,7 @@ def run(small_whisper, tone, attribution, steps=4, **kwargs):
 def test_without_captum(small_whisper, tone, monkeypatch):
     monkeypatch.setitem(sys.modules, "captum", None)
     monkeypatch.setitem(sys.modules, "captum.attr", None)
-    with pytest.raises(ConfigError, match=r"pip install 'spes_hf\[captum\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'captum>=0\.9' \(the extra 'captum'\)"):
         run(small_whisper, tone, "saliency")
 
 
@@ -44,7 +44,7 @@ def test_config():
 @pytest.fixture(scope="module")
 def gradients(small_whisper, tone):
     """(K, T, C) gradient of every token's probability, by plain calls of the model; and the features."""
-    pytest.importorskip("captum", reason="the captum extra is not installed: pip install 'spes_hf[captum]'")
+    pytest.importorskip("captum", reason="the captum extra is not installed: pip install -e '.[captum]'")
     model, processor = small_whisper
     found = run(small_whisper, tone, "saliency")
     window = processor(tone, sampling_rate=16_000, return_tensors="pt", max_length=32_000).input_features
@@ -98,7 +98,7 @@ def test_independent_of_batch_size_and_leaves_the_model_untouched(small_whisper,
 
 
 def test_with_a_foil_it_differentiates_the_log_odds(small_whisper, tone):
-    pytest.importorskip("captum", reason="the captum extra is not installed: pip install 'spes_hf[captum]'")
+    pytest.importorskip("captum", reason="the captum extra is not installed: pip install -e '.[captum]'")
     config = CaptumConfig(steps=2, num_token_masks=4)
     found = explain(*small_whisper, tone, config=config, text="so my", foil={"my": "his"}, progress=False)
     assert found.origin.config["impact"] == "log-odds" and found.evidence_unit(0) == "bits"

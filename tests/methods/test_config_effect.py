@@ -106,7 +106,7 @@ def test_every_field_and_every_class_is_covered():
 def test_a_setting_changes_the_result_or_is_refused(small_whisper, tone, results, state, name):
     config = STATES[state]
     if isinstance(config, CaptumConfig):
-        pytest.importorskip("captum", reason="the captum extra is not installed: pip install 'spes_hf[captum]'")
+        pytest.importorskip("captum", reason="the captum extra is not installed: pip install -e '.[captum]'")
     now, value = getattr(config, name), OTHER[name]
     if name == "estimator":
         value = "perturbation" if now == "gradient" else "gradient"

@@ -127,7 +127,7 @@ def test_references_without_a_character():
 @pytest.mark.parametrize("tokenize", ["zh", "ja-mecab", "char"])
 def test_bleu_by_name_is_sacrebleus_own(tokenize):
     if tokenize == "ja-mecab":
-        pytest.importorskip("MeCab", reason="the ja extra is not installed: pip install 'spes_hf[ja]'")
+        pytest.importorskip("MeCab", reason="the ja extra is not installed: pip install -e '.[ja]'")
     hypotheses, references = (
         ["今日は天気がいいですね", "公園に行きました"],
         ["今日は天気がとてもいいですね", "公園に行きます"],

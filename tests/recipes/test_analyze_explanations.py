@@ -223,7 +223,7 @@ def test_inline_metadata():
 
 
 def test_pocketsphinx(corpus, tmp_path):
-    pytest.importorskip("pocketsphinx", reason="the align extra is not installed: pip install 'spes_hf[align]'")
+    pytest.importorskip("pocketsphinx", reason="the align extra is not installed: pip install -e '.[align]'")
     arguments = ["--explanations", str(corpus / "explained"), "--alignments", "pocketsphinx", "--out", str(tmp_path)]
     assert recipe.main(arguments) == 0
     data = json.loads((tmp_path / "analysis.json").read_text(encoding="utf-8"))["time_localization"]

@@ -1,0 +1,257 @@
+# Copyright 2026 The spes_hf authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["build>=1.2", "huggingface_hub>=1.0"]
+# ///
+"""Puts the recipes on the Hub with the package that they need, so that one command runs them from anywhere.
+
+The repository NAME/REPO gets the wheel that is built from this clone, the recipes, whose inline metadata (PEP 723)
+names that wheel, and a card with a command for each of them. No package index has to know spes_hf:
+
+  uv run https://huggingface.co/NAME/REPO/resolve/main/explain_dataset.py --help
+
+A recipe that imports a module from the folder beside it is left out: a single file does not have that module.
+
+With --dry-run DIR, the same files are written to DIR, with the wheel's address there, and nothing is uploaded:
+
+  uv run DIR/explain_dataset.py --help
+
+Uploading needs a token that may write: `hf auth login`, or the environment variable HF_TOKEN. Publish again to replace
+the files; wheels of other versions stay, for copies of the scripts that name them.
+
+Examples:
+  uv run recipes/publish.py --to NAME/REPO --dry-run published
+  uv run recipes/publish.py --to NAME/REPO
+
+Exit codes: 0 published, or written; 1 something is missing, or the Hub refuses; 2 wrong arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+RECIPES = Path(__file__).resolve().parent
+
+# In a recipe's inline metadata: the package, and where it comes from in a clone.
+REQUIREMENT = re.compile(r'"spes-hf(\[[\w,-]+\])?"')
+CLONE = '#\n# [tool.uv.sources]\n# spes-hf = { path = "..", editable = true }\n'
+
+CARD = """---
+license: apache-2.0
+library_name: spes_hf
+language:
+- en
+tags:
+- spes_hf
+- explainability
+- interpretability
+- automatic-speech-recognition
+- speech-translation
+- uv-script
+---
+
+# Recipes for spes_hf
+
+Why did the speech model write that word? These scripts explain whole corpora, compare methods, and report what the
+explanations say. With [uv](https://docs.astral.sh/uv/) each is one command. uv installs what a script needs;
+`spes_hf` itself comes from this repository, as `{wheel}`.
+
+| recipe | what it does |
+|---|---|
+{table}
+
+```bash
+{commands}
+```
+
+`--help` of each is a manual page. On Linux, PyPI's torch is the CUDA build, which takes several gigabytes. Without a
+GPU, write `uv run --index https://download.pytorch.org/whl/cpu --index-strategy unsafe-best-match` instead of `uv run`.
+
+In Python, with the demo model:
+
+```bash
+pip install {requirement}
+```
+"""
+
+
+class PublishError(Exception):
+    """The recipes cannot be published; says why, and what to do."""
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="publish.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--to", required=True, metavar="NAME/REPO", help="model repository on the Hub; made if missing")
+    parser.add_argument("--dry-run", type=Path, metavar="DIR", help="write the files to DIR, and upload nothing")
+    options = parser.parse_args(arguments)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", options.to):
+        parser.error(f"argument --to: {options.to!r}; allowed: NAME/REPO, such as alice/spes-recipes")
+    if options.dry_run is not None:
+        folder = options.dry_run.resolve()
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            parser.error(f"argument --dry-run: {str(folder)!r} is not an empty folder; name a new one")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the files, upload them unless it is a dry run, and return the exit code."""
+    options = parse_arguments(arguments)
+    try:
+        if options.dry_run is not None:
+            folder = options.dry_run.resolve()
+            write(folder, lambda name: (folder / name).as_uri(), lambda name: shlex.quote(str(folder / name)))
+            print(f"dry run: wrote {listing(folder)} to {folder}; nothing was uploaded")
+        else:
+            require_token()
+            with tempfile.TemporaryDirectory() as temporary:
+                folder = Path(temporary)
+                write(folder, address := address_on_hub(options.to), address)
+                where = upload(folder, options.to)
+                print(f"uploaded {listing(folder)} to {where}")
+    except PublishError as error:
+        print(f"publish.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def write(folder: Path, url: Callable[[str], str], runnable: Callable[[str], str]) -> None:
+    """Write wheel, recipes and card to a folder.
+
+    Args:
+        folder: Empty, or to be made.
+        url: From the name of a file to the address that it will have.
+        runnable: From the name of a recipe to what stands behind `uv run`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    wheel = build_wheel(folder)
+    table, commands = [], []
+    for recipe in sorted(RECIPES.glob("*.py")):
+        if recipe.name == Path(__file__).name:
+            continue
+        source = recipe.read_text(encoding="utf-8")
+        beside = modules_beside(source)
+        if beside:
+            print(f"left out: {recipe.name} imports {', '.join(beside)} from the folder beside it; run it from a clone")
+            continue
+        (folder / recipe.name).write_text(published(source, url(wheel), runnable, recipe.name), encoding="utf-8")
+        table.append(f"| [{recipe.name}]({recipe.name}) | {ast.get_docstring(ast.parse(source)).splitlines()[0]} |")
+        commands.append(f"uv run {runnable(recipe.name)} --help")
+    requirement = shlex.quote(f"spes_hf[demo] @ {url(wheel)}")
+    card = CARD.format(wheel=wheel, table="\n".join(table), commands="\n".join(commands), requirement=requirement)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def build_wheel(folder: Path) -> str:
+    """Build the wheel of this clone into a folder, and return its name.
+
+    It is built from the source distribution, so that nothing of an earlier build gets in.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        command = [sys.executable, "-m", "build", "--outdir", temporary, str(RECIPES.parent)]
+        done = subprocess.run(command, cwd=temporary, capture_output=True, text=True, check=False)
+        wheels = list(Path(temporary).glob("spes_hf-*.whl"))
+        if done.returncode or len(wheels) != 1:
+            raise PublishError(
+                f"the wheel cannot be built from {str(RECIPES.parent)!r}. It needs a clone, the package build (`uv run "
+                "recipes/publish.py` brings it, or `pip install build`), and an index with setuptools. The build says: "
+                + (done.stderr.strip() or done.stdout.strip())[-2000:]
+            )
+        (folder / wheels[0].name).write_bytes(wheels[0].read_bytes())
+    return wheels[0].name
+
+
+def modules_beside(source: str) -> list[str]:
+    """Return the names of modules in the folder of the recipes that this one imports."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add((node.module or "").split(".")[0])
+    return sorted(name for name in names if name and ((RECIPES / name).is_dir() or (RECIPES / f"{name}.py").is_file()))
+
+
+def published(source: str, wheel: str, runnable: Callable[[str], str], name: str) -> str:
+    """Return the source of a recipe as it is published.
+
+    Args:
+        source: As it is in the clone.
+        wheel: Address of the wheel, for the inline metadata instead of the clone.
+        runnable: As in `write`; the examples of the help name it.
+        name: Of the recipe.
+    """
+    if source.count(CLONE) != 1 or len(REQUIREMENT.findall(source)) != 1:
+        raise PublishError(
+            f'{name}: its inline metadata must have "spes-hf" or "spes-hf[EXTRAS]" once, and end in\n{CLONE}'
+        )
+    source = REQUIREMENT.sub(lambda found: f'"spes-hf{found[1] or ""} @ {wheel}"', source.replace(CLONE, ""))
+    return re.sub(r"\b(?:python|uv run) recipes/(\w+\.py)", lambda found: f"uv run {runnable(found[1])}", source)
+
+
+def address_on_hub(repository: str) -> Callable[[str], str]:
+    """Return what makes the address on the Hub of the name of a file."""
+    from huggingface_hub import hf_hub_url
+
+    return lambda name: hf_hub_url(repository, name)
+
+
+def require_token() -> None:
+    """Raise unless there is a token, before minutes go into a wheel."""
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        raise PublishError("there is no token of the Hub: run `hf auth login`, or set HF_TOKEN; or use --dry-run DIR")
+
+
+def upload(folder: Path, repository: str) -> str:
+    """Upload a folder to a repository, which is made if it is missing, and return the repository's address."""
+    import httpx
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api = HfApi()
+    try:
+        where = api.create_repo(repository, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Publish the recipes of spes_hf")
+    except HfHubHTTPError as error:
+        remedy = ""
+        if error.response is not None and error.response.status_code in (401, 403):
+            remedy = ". Run `hf auth login` with a token that may write there, or choose another --to"
+        raise PublishError(f"the Hub refuses the upload to {repository}: {error}{remedy}") from error
+    except (OSError, ValueError, httpx.HTTPError) as error:
+        raise PublishError(f"{repository} cannot be uploaded: {error} (HF_HUB_OFFLINE must not be set)") from error
+    return str(where)
+
+
+def listing(folder: Path) -> str:
+    """Return what a folder holds, in words."""
+    files = sorted(path for path in folder.iterdir())
+    size = sum(path.stat().st_size for path in files)
+    return f"{len(files)} files ({size / 1e6:.1f} MB: {', '.join(path.name for path in files)})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
