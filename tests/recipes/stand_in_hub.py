@@ -34,7 +34,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/api/validate-yaml":
             self.answer_json({"errors": [], "warnings": []})
         elif "/preupload/" in path:
-            files = [{"path": file["path"], "uploadMode": "regular"} for file in json.loads(body)["files"]]
+            how = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
+            files = [{"path": file["path"], **how} for file in json.loads(body)["files"]]
             self.answer_json({"files": files})
         elif path.endswith("/commit/main"):
             repository = path.removeprefix("/api/models").removesuffix("/commit/main")

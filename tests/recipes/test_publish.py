@@ -170,13 +170,25 @@ def test_without_a_token_the_remedy_is_named(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-def test_a_token_that_may_not_write_is_named(index, tmp_path):
+def test_refused_and_failed_uploads_are_errors_with_a_remedy(tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, sys.argv.pop()); import publish, pathlib\n"
+        "publish.write = lambda folder, *_: (folder / 'README.md').write_text('x')\n"  # no need of a wheel
+        "sys.exit(publish.main(['--to', 'alice/recipes']))"
+    )
     with stand_in_hub(may_write=False) as hub:
-        settings = {"HF_ENDPOINT": hub.address, "HF_TOKEN": "hf_wrong", "HF_HUB_OFFLINE": "0"}
-        done = run(sys.executable, RECIPE, "--to", "alice/recipes", folder=tmp_path, **settings)
-    assert done.returncode == 1 and hub.files == {}
-    assert "refuses the upload to alice/recipes" in done.stderr and "`hf auth login`" in done.stderr
-    assert "Traceback" not in done.stderr
+        for address, offline, words in (
+            (hub.address, "0", "no rights to write.*`hf auth login`"),
+            ("http://127.0.0.1:9", "0", "Check the connection"),
+            (hub.address, "1", "HF_HUB_OFFLINE is not set"),
+        ):
+            settings = {"HF_ENDPOINT": address, "HF_TOKEN": "hf_wrong", "HF_HUB_OFFLINE": offline}
+            done = run(sys.executable, "-c", code, RECIPE.parent, folder=tmp_path, **settings)
+            assert done.returncode == 1 and "Traceback" not in done.stderr
+            assert re.search(f"^publish.py: alice/recipes cannot be uploaded: .*{words}", done.stderr, re.S), (
+                done.stderr
+            )
+    assert hub.files == {}
 
 
 # uv -------------------------------------------------------------------------------------------------------------------
@@ -220,13 +232,12 @@ def test_uv_runs_recipes_from_the_clone(uv, index, name, tmp_path):
 
 def test_uv_runs_the_commands_of_the_card(uv, published, tmp_path):
     card = (published[0] / "README.md").read_text(encoding="utf-8")
-    commands = re.findall(r"^uv (run .* --help)$", card, re.MULTILINE)
-    assert len(commands) == len(PUBLISHED)
-    for name, command in zip(PUBLISHED, commands, strict=True):
-        assert f"| [{name}]({name}) | " in card
-        done = uv(*shlex.split(command), folder=tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith(f"usage: {name}")
+    commands = [shlex.split(line) for line in re.findall(r"^uv run .*$", card, re.MULTILINE)]
+    assert commands == [["uv", "run", str(published[0] / name), "--help"] for name in PUBLISHED]
+    assert [f"| [{name}]({name}) | " in card for name in PUBLISHED] == [True] * len(PUBLISHED)
+    done = uv(*commands[PUBLISHED.index("compare_methods.py")][1:], folder=tmp_path)  # the one with the most extras
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: compare_methods.py")
 
 
 def explain_two_clips(uv, script, folder, **environment):
@@ -243,7 +254,7 @@ def explain_two_clips(uv, script, folder, **environment):
 
 def test_uv_runs_a_job_from_the_folder(uv, published, tmp_path):
     rows = explain_two_clips(uv, published[0] / "explain_dataset.py", tmp_path)
-    assert [row["error"] for row in rows] == [None, None]
+    assert [row["error"] for row in rows] == ["", ""]
     assert [row["prediction"].lower() for row in rows] == [row["text"].lower() for row in rows]
 
 
@@ -260,4 +271,4 @@ def test_uv_runs_a_job_from_the_hub_that_it_was_uploaded_to(uv, index, tmp_path)
         card = hub.files["/alice/recipes/resolve/main/README.md"].decode()
         assert f"uv run {main}/explain_dataset.py --help" in card and f"[demo] @ {hub.address}{wheel}" in card
         rows = explain_two_clips(uv, f"{main}/explain_dataset.py", tmp_path)
-    assert len(rows) == 2 and [row["error"] for row in rows] == [None, None]
+    assert len(rows) == 2 and [row["error"] for row in rows] == ["", ""]
