@@ -94,9 +94,9 @@ def diagnose(
             common with the text.
 
     Examples:
-        >>> print(diagnose(model, processor, "clip.wav", "ask not what your county can do"))  # doctest: +SKIP
-        'ask not what your country can do': 1 error (1 misheard), WER 14%
-          country, said county: misheard; +9.1 bits = +0.9 context +8.2 sound at 1.42–1.90 s; …
+        >>> print(diagnose(model, processor, clip, "Tom sells a small pitcher."))
+        'Tom sells a small picture.': 1 error (1 misheard), WER 20%
+          picture, said pitcher: misheard; ...
     """
     running: dict[str, Any] = {"batch_size": batch_size, "autocast": autocast, "compile": compile}
     return Diagnoser(model, processor, config, seed=seed, progress=progress, **running)(
@@ -129,6 +129,11 @@ class Diagnoser:
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
         ConfigError: If config, batch size, seed or autocast are outside what is allowed.
+
+    Examples:
+        >>> diagnoser = Diagnoser(model, processor, SpesConfig.fast())
+        >>> diagnoser(clip, "Tom sells a small picture.").errors
+        ()
     """
 
     def __init__(

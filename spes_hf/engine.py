@@ -97,6 +97,14 @@ def explain(
         AudioError: If the audio cannot be read, or is too short or too long.
         ConfigError: If an argument has a value outside what is allowed.
         RankError: If another of the processes failed, is lost, or was called with something else.
+
+    Examples:
+        >>> ex = explain(model, processor, clip, config=SpesConfig.fast())
+        >>> ex
+        Explanation('Tom sells a small picture.', 7 tokens, 163 frames × 80 mel bins, 1.6 s, method=spes, ...)
+        >>> foiled = explain(model, processor, clip, foil={"small": "big"}, config=SpesConfig.fast())
+        >>> [contrast.foil for contrast in foiled.contrasts]
+        ['big']
     """
     running: dict[str, Any] = {"batch_size": batch_size, "autocast": autocast, "compile": compile}
     ranks = Ranks.of(accelerator)

@@ -58,6 +58,11 @@ class Explainer:
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
         ConfigError: If config, batch size, seed or autocast are outside what is allowed.
+
+    Examples:
+        >>> explainer = Explainer(model, processor, SpesConfig.fast(), progress=False)
+        >>> [explainer(path).text for path in clips[:2]]
+        ['Tom sells a small picture.', 'At half past eleven Tom needs the beautiful house.']
     """
 
     def __init__(

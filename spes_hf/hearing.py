@@ -29,6 +29,11 @@ class Hearing:
         bits_per_token: Mean over tokens, special ones left out, which tells best; NaN where there is none.
         reached_length_limit: Whether a length limit cut the text.
         text_given: Whether the text was given, not generated.
+
+    Examples:
+        >>> hearing = sound_check(model, processor, clip, text="Tom sells a small garden.")
+        >>> hearing.not_heard
+        ('garden',)
     """
 
     text: str
@@ -88,8 +93,11 @@ def sound_check(
     fewer bits: compare them with those of outputs that you trust.
 
     Examples:
-        >>> print(sound_check(model, processor, "clip.wav"))  # doctest: +SKIP
-        'Thank you for watching.': probably made up, 0.4 bits a token
+        >>> hearing = sound_check(model, processor, clip)
+        >>> hearing.words
+        (' Tom', ' sells', ' a', ' small', ' picture', '.')
+        >>> len(hearing.word_bits), hearing.not_heard
+        (6, ())
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
@@ -120,6 +128,11 @@ class SoundChecker:
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
         ConfigError: If the seed is no whole number, or autocast is not allowed.
+
+    Examples:
+        >>> check = SoundChecker(model, processor)
+        >>> [check(path).text for path in clips[:2]]
+        ['Tom sells a small picture.', 'At half past eleven Tom needs the beautiful house.']
     """
 
     def __init__(self, model: Any, processor: Any = None, *, seed: int = 0, autocast: str | None = None):

@@ -32,6 +32,14 @@ def register_adapter(model_type: str) -> Callable[[AdapterT], AdapterT]:
 
     Raises:
         ValueError: If the name is empty or taken, or the class is no `Adapter`.
+
+    Examples:
+        >>> from spes_hf.adapters.speech_to_text import Speech2TextAdapter
+        >>> @register_adapter("my_speech_to_text")
+        ... class MyAdapter(Speech2TextAdapter):
+        ...     pass
+        >>> "my_speech_to_text" in list_adapters()
+        True
     """
 
     def register(adapter_class: AdapterT) -> AdapterT:
@@ -48,7 +56,12 @@ def register_adapter(model_type: str) -> Callable[[AdapterT], AdapterT]:
 
 
 def list_adapters() -> list[str]:
-    """Return the model types that have an adapter."""
+    """Return the model types that have an adapter.
+
+    Examples:
+        >>> "whisper" in list_adapters()
+        True
+    """
     return sorted(_ADAPTERS)
 
 
@@ -62,6 +75,11 @@ def get_adapter(model: Any, processor: Any = None) -> Adapter:
     Raises:
         UnsupportedModelError: If the model's family has no adapter, or needs a newer transformers, or the processor is
             of another family.
+
+    Examples:
+        >>> adapter = get_adapter(model, processor)
+        >>> type(adapter).__name__, adapter.sampling_rate
+        ('Speech2TextAdapter', 16000)
     """
     given = take(model, processor, {name: known.processor_classes for name, known in _ADAPTERS.items()})
     model, processor = given.model, given.processor

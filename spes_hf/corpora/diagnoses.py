@@ -49,8 +49,11 @@ class Diagnose(AudioTransform):
         ConfigError: If an argument has a value outside what is allowed.
 
     Examples:
-        >>> rows = dataset.map(Diagnose(model, processor, reference_column="text"))  # doctest: +SKIP
-        >>> print(diagnosis_of(rows[0]))  # doctest: +SKIP
+        >>> transform = Diagnose(model, processor, reference_column="text")
+        >>> row = transform({"audio": clip, "text": "Tom sells a small pitcher."})
+        >>> print(diagnosis_of(row))
+        'Tom sells a small picture.': 1 error (1 misheard), WER 20%
+          picture, said pitcher: misheard; ...
     """
 
     key: ClassVar[str] = "diagnosis"

@@ -98,6 +98,11 @@ def load_mustc(
         ConfigError: If there is no such pair or split.
         CorpusError: If numbers of lines disagree or a segment cannot be read; with "raise", for every other problem
             too. The message names files and lines.
+
+    Examples:
+        >>> rows = load_mustc(corpus, "en-de", "tst-COMMON")
+        >>> rows[0]["transcript"], rows[0]["translation"]
+        ('Tom sells a small picture.', 'Tom verkauft ein kleines Bild.')
     """
     from datasets import Dataset, NamedSplit, disable_progress_bars, enable_progress_bars, is_progress_bar_enabled
 

@@ -88,8 +88,9 @@ class Explain(AudioTransform):
         ConfigError: If an argument has a value outside what is allowed.
 
     Examples:
-        >>> rows = dataset.map(Explain(model, processor, SpesConfig.fast()))  # doctest: +SKIP
-        >>> Explanation.from_row(rows[0]).words().plot()  # doctest: +SKIP
+        >>> rows = dataset.map(Explain(model, processor, SpesConfig.fast()))
+        >>> Explanation.from_row(rows[0]).text
+        'Tom sells a small picture.'
     """
 
     key: ClassVar[str] = "explanation"
@@ -225,8 +226,9 @@ class SoundCheck(AudioTransform):
     `spes_hf.sound_check`.
 
     Examples:
-        >>> rows = dataset.map(SoundCheck(model, processor))  # doctest: +SKIP
-        >>> suspicious = rows.filter(lambda row: row["verdict"] == "made up")  # doctest: +SKIP
+        >>> rows = dataset.map(SoundCheck(model, processor))
+        >>> rows["verdict"][0] in ("heard", "made up")
+        True
     """
 
     key: ClassVar[str] = "verdict"

@@ -52,6 +52,11 @@ class WordError:
         reliability: Split-half reliability of the contrast's map.
         row: Index of the contrast in `Diagnosis.explanation`; None where there is none.
         why_not: Why the error could not be looked into; "" where it was.
+
+    Examples:
+        >>> (error,) = diagnose(model, processor, clip, "Tom sells a small pitcher.").errors
+        >>> error.kind, error.written, error.said, error.verdict
+        ('substitution', 'picture', 'pitcher', 'misheard')
     """
 
     kind: ErrorKind
@@ -114,6 +119,11 @@ class Diagnosis:
         said: Words of the reference, without marks.
         errors: In the order of the text.
         explanation: The contrasts, with their maps; None where there is no error that could be looked into.
+
+    Examples:
+        >>> found = diagnose(model, processor, clip, "Tom sells a small pitcher.")
+        >>> f"{found.wer:.0%}", found.written[4], found.said[4]
+        ('20%', 'picture', 'pitcher')
     """
 
     text: str

@@ -41,6 +41,12 @@ def diagnosis_of(row: Mapping[str, Any], maps: bool = True) -> Diagnosis:
 
     Raises:
         ExplanationFormatError: If the row carries an error, or no diagnosis, or a damaged one.
+
+    Examples:
+        >>> transform = Diagnose(model, processor, reference_column="text")
+        >>> row = transform({"audio": clip, "text": "Tom sells a small picture."})
+        >>> diagnosis_of(row).errors
+        ()
     """
     if row.get("error"):
         raise ExplanationFormatError(f"row has no diagnosis, but an error: {row['error']}; leave such rows out")

@@ -51,9 +51,9 @@ class Recording(Sequence[Explanation]):
         ExplanationFormatError: If the folder holds no recording.
 
     Examples:
-        >>> recording = explain(model, processor, "talk.wav")  # doctest: +SKIP
-        >>> for ex in recording:  # doctest: +SKIP
-        ...     print(ex.times[0], ex.text)
+        >>> recording = explain(model, processor, talk, config=EnergyConfig(), segment="pauses")
+        >>> [part.text for part in recording][:2]
+        ['Tom sells a small picture.', 'At half past eight Tom needs the beautiful house.']
     """
 
     def __init__(

@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 class Explanation(ExplanationParts):
     """Why the model wrote each token: saliency over the spectrogram and over the tokens before it.
 
-    Made by `explain`, not by hand. Over tokens first; `words` gives the same over words. K explained tokens (or words),
-    J decoder inputs, T frames, C mel bins. All tensors are on the CPU.
+    Made by `explain`. K explained tokens, J decoder inputs, T frames, C mel bins; all tensors are on the CPU. `words`
+    gives the same over words: properties and methods then have an entry for each word, but stored parts
+    (`ExplanationParts`) stay over tokens.
 
-    The parts that are stored (`ExplanationParts`) are always over tokens; the properties, and `time_centroids`, are
-    over whatever the explanation is over: as many entries as ``len(explanation)``.
+    Examples:
+        >>> ex.words().tokens
+        [' Tom', ' sells', ' a', ' small', ' picture', '.']
     """
 
     # What was explained ----------------------------------------------------------------------------------------------

@@ -124,6 +124,10 @@ def explain_dataset(
         ConfigError: If an argument has a value outside what is allowed, or ``out`` holds another job.
         ShardError: If rows cannot be written; those written before are safe.
         UnsupportedModelError: If the family has no adapter.
+
+    Examples:
+        >>> print(explain_dataset(model, processor, dataset, folder / "job", SpesConfig.fast(), progress=False))
+        2 of 2 rows explained in ...job
     """
     explain = Explain(
         model,

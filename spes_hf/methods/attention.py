@@ -36,6 +36,10 @@ class AttentionConfig(ExplainConfig):
         heads: "all", "alignment" (those that Whisper takes its word times from) or pairs (layer, head).
         energy: Whether the attention over time is multiplied by the features, from their minimum up, as in
             `EnergyConfig`; if not, the map is constant over frequencies.
+
+    Examples:
+        >>> explain(model, processor, clip, config=AttentionConfig(heads="all", energy=False)).method
+        'attention'
     """
 
     num_spectrogram_masks: int = 0

@@ -44,6 +44,16 @@ def register_method(config_class: type[ConfigT], *former_names: str) -> type[Con
 
     Raises:
         ConfigError: If the class is no config, has no plan or no name, or a name is taken.
+
+    Examples:
+        >>> from dataclasses import dataclass
+        >>> from typing import ClassVar
+        >>> @register_method
+        ... @dataclass(frozen=True)
+        ... class Louder(EnergyConfig):
+        ...     method: ClassVar[str] = "louder"
+        >>> explain(model, processor, clip, config=Louder()).method
+        'louder'
     """
     if not (isinstance(config_class, type) and issubclass(config_class, ExplainConfig)):
         raise ConfigError(f"config_class is {config_class!r}; pass a subclass of ExplainConfig")
@@ -61,7 +71,12 @@ def register_method(config_class: type[ConfigT], *former_names: str) -> type[Con
 
 
 def list_methods() -> list[str]:
-    """Return the names of the methods that are known."""
+    """Return the names of the methods that are known.
+
+    Examples:
+        >>> list_methods()
+        ['attention', 'bubble-noise', 'captum', 'energy', 'feature-wise', 'random', 'spes']
+    """
     return sorted({config_class.method for config_class in _METHODS.values()})
 
 
@@ -84,6 +99,12 @@ class ExplainConfig:
             word), "chain" (its tokens) or "length-normalised" (the geometric mean of its tokens).
         fill: What perturbed features become: "mean" (of each mel bin over the utterance), "zero", "min" (of the
             spectrogram) or a number.
+
+    Examples:
+        >>> ExplainConfig.from_dict({"method": "energy"})
+        EnergyConfig(...)
+        >>> SpesConfig(fill="zero").to_dict()["fill"]
+        'zero'
     """
 
     num_spectrogram_masks: int = 2_000

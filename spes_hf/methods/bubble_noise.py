@@ -25,6 +25,11 @@ class BubbleNoiseConfig(ExplainConfig):
         bubbles_per_second: How many bubbles there are in a second of audio.
         bubble_width_s: Width of a bubble, from edge to edge, in seconds.
         bubble_height_bins: Height of a bubble, from edge to edge, in mel bins.
+
+    Examples:
+        >>> noisy = BubbleNoiseConfig(num_spectrogram_masks=20, num_token_masks=20)
+        >>> explain(model, processor, clip, config=noisy).method
+        'bubble-noise'
     """
 
     num_spectrogram_masks: int = 1_000

@@ -32,6 +32,11 @@ class CaptumConfig(ExplainConfig):
     Attributes:
         attribution: "saliency" (absolute gradient), "input_x_gradient" or "integrated_gradients".
         steps: How many points integrated gradients takes on the way from the fill to the spectrogram.
+
+    Examples:
+        >>> gradients = CaptumConfig(attribution="saliency", num_token_masks=20)
+        >>> explain(model, processor, clip, config=gradients).method
+        'captum'
     """
 
     num_spectrogram_masks: int = 0

@@ -29,7 +29,13 @@ PERTURBING = (
 
 @dataclass(frozen=True, kw_only=True)
 class RandomConfig(ExplainConfig):
-    """Random saliency, seeded: what chance reaches. Uniform over [0, 1), for every token anew; costs nothing."""
+    """Random saliency, seeded: what chance reaches. Uniform over [0, 1), for every token anew; costs nothing.
+
+    Examples:
+        >>> chance = explain(model, processor, clip, config=RandomConfig(), seed=1)
+        >>> bool((chance.audio_saliency[0] == chance.audio_saliency[1]).all())
+        False
+    """
 
     num_spectrogram_masks: int = 0
     num_token_masks: int = 0
@@ -55,6 +61,11 @@ class EnergyConfig(ExplainConfig):
     """The loudest feature first, for every token the same: what the spectrogram shows without the model.
 
     Costs nothing, and is hard to beat on some models. Of tokens it says nothing: their map is constant.
+
+    Examples:
+        >>> energy = explain(model, processor, clip, config=EnergyConfig())
+        >>> bool((energy.audio_saliency[0] == energy.audio_saliency[1]).all())
+        True
     """
 
     num_spectrogram_masks: int = 0

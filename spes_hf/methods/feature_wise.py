@@ -14,7 +14,13 @@ from spes_hf.methods.run import Problem, Run, read_audio, token_run
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureWiseConfig(ExplainConfig):
-    """Feature-wise perturbation, a baseline of the paper: every feature of the spectrogram is its own unit (A.3.1)."""
+    """Feature-wise perturbation, a baseline of the paper: every feature of the spectrogram is its own unit (A.3.1).
+
+    Examples:
+        >>> single = FeatureWiseConfig(num_spectrogram_masks=20, num_token_masks=20)
+        >>> explain(model, processor, clip, config=single).method
+        'feature-wise'
+    """
 
     num_spectrogram_masks: int = 20_000
     num_token_masks: int = 2_000

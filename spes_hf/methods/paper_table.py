@@ -21,6 +21,10 @@ def ablations(task: Literal["asr", "st"] = "asr", **overrides: Any) -> dict[str,
 
     Raises:
         ConfigError: If the task is neither.
+
+    Examples:
+        >>> list(ablations("asr"))[:4]
+        ['feature-wise', 'bubble noise', 'SPES', '- multi-scale']
     """
 
     def spes(**values: Any) -> SpesConfig:

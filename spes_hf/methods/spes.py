@@ -49,15 +49,14 @@ from spes_hf.scoring.scores import UnitScores
 class SpesConfig(ExplainConfig):
     """SPES: patches of the spectrogram at several levels, masked at random (Fucci et al., 2024, §4).
 
-    `num_spectrogram_masks` is 32 with gradients and 3,000 with Eq. 3 unless you say otherwise.
     `SpesConfig()` is the best we know for its cost, `SpesConfig.fast()` a first look, both by gradients;
-    `SpesConfig.paper("asr")` and `SpesConfig.paper("st")` are the paper to the letter.
+    `SpesConfig.paper("asr")` and `SpesConfig.paper("st")` are the paper to the letter. `num_spectrogram_masks` is 32
+    by default with gradients, and 3,000 with Eq. 3.
 
     Over the encoder's output (``over="encoder"``), `num_token_masks` masks hide positions with probability
-    `spectrogram_mask_prob`; with `perturb="joint"`, as many as hide the spectrogram. As over tokens, it is Eq. 3
-    whatever the estimator: passes of the decoder alone are cheap, and gradients see less there. On the shipped
-    Speech2Text model their maps peaked within the word that was spoken for 70 % of 145 words, those of Eq. 3 for 94 %.
-    Where positions are many, as in Whisper, 800 masks draw a clearer map than the default 200.
+    `spectrogram_mask_prob`; with `perturb="joint"`, as many as hide the spectrogram. The estimator is always Eq. 3:
+    passes of the decoder alone are cheap, and gradients see less there. On the shipped Speech2Text their maps peaked
+    within the spoken word for 70 % of 145 words, those of Eq. 3 for 94 %. Whisper has many positions: use 800 masks.
 
     Attributes:
         patches_per_second: φ of each level (Eq. 2).
@@ -70,17 +69,17 @@ class SpesConfig(ExplainConfig):
         slic_compactness: Weight of nearness against likeness in SLIC, on a spectrogram scaled to [0, 1].
         mask_design: How the masks of the spectrogram balance one another: "independent" (the paper's), "antithetic" (in
             pairs; at p = ½ the second keeps what the first perturbs) or "balanced" (of every 8 masks, 8 p perturb a
-            patch); None for "antithetic" with gradients and "independent" with Eq. 3, which gains nothing from the
-            others. Reliability needs masks that do not balance one another: two pairs, or twice 8.
+            patch); None for "antithetic" with gradients and "independent" with Eq. 3. Reliability needs masks that do
+            not balance one another: two pairs, or twice 8.
         perturb: "separate" (spectrogram with clean tokens, then tokens with the clean spectrogram; A.2.2) or "joint".
         estimator: "perturbation" (Eq. 3: forward passes alone) or "gradient" (its linear part by backward passes, which
             need far fewer masks; docs/gradient.md).
         masks_per_token: How many of the `num_spectrogram_masks` draw the maps of the tokens too; all draw that of the
             sentence. If it is the larger number it counts for both. "gradient" only.
         passes_per_mask: Backward passes for the tokens under each of those masks. If the output has more tokens, some
-            share a pass, separated by signs and by cross-attention; there are more passes where signs run out. Of
-            antithetic masks 8 have 4 signs, 16 have 8, 24 have 12 and 32 have 16; numbers that 8 does not divide have
-            one or two. None for a pass for every token, which is exact. Contrasts never share. "gradient" only.
+            share a pass, separated by signs and by cross-attention; there are more passes where signs run out (n
+            antithetic masks have n / 2 signs if 8 divides n, else one or two). None for a pass for every token, which
+            is exact. Contrasts never share. "gradient" only.
         prior_weight: How much of the prior a token's map in [0, 1] gets, in its standard deviations: where the evidence
             for the sentence lies, and what stands out from the fill. It settles the order of what the token's own
             gradients do not tell apart; raw maps and evidence do not have it. 0 for the gradients alone. "gradient"
@@ -97,6 +96,10 @@ class SpesConfig(ExplainConfig):
         target_reliability: Stop after an eighth, a quarter or half of the `num_spectrogram_masks` if the sentence's map
             has this split-half reliability by then; None to draw all of them. The `masks_per_token` are drawn in any
             case. A run that stops early did so at a lucky moment, so its reliability is a little too high.
+
+    Examples:
+        >>> SpesConfig.paper("asr").num_spectrogram_masks
+        20000
     """
 
     num_spectrogram_masks: int = DerivedInt(32)

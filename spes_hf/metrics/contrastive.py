@@ -57,10 +57,10 @@ class ContrastiveDeletion(RewritingMetric):
         ConfigError: If an argument has a value outside what is allowed.
 
     Examples:
-        >>> explanation = explain(model, processor, audio, foil={"country": "county"})  # doctest: +SKIP
-        >>> row = ContrastiveDeletion(model, processor)({"explanation": explanation})  # doctest: +SKIP
-        >>> row["contrastive_deletion"]["written"][0]  # doctest: +SKIP
-        ['target', 'target', 'foil', 'foil', 'foil', 'other', 'other', 'other']
+        >>> foiled = explain(model, processor, clip, foil={"small": "big"}, config=SpesConfig.fast())
+        >>> row = ContrastiveDeletion(model, processor)({"explanation": foiled})
+        >>> row["contrastive_deletion"]["written"][0][0]  # nothing is deleted yet
+        'target'
     """
 
     key: ClassVar[str] = "contrastive_deletion"

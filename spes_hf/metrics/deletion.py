@@ -208,9 +208,9 @@ class Deletion(_Curve):
         ConfigError: If an argument has a value outside what is allowed.
 
     Examples:
-        >>> row = Deletion(model, processor)({"explanation": explanation})  # doctest: +SKIP
-        >>> row["deletion"]["texts"][0] == explanation.text  # doctest: +SKIP
-        True
+        >>> row = Deletion(model, processor)({"explanation": ex})
+        >>> row["deletion"]["texts"][0]  # nothing is deleted yet
+        'Tom sells a small picture.'
     """
 
     key: ClassVar[str] = "deletion"
@@ -225,6 +225,11 @@ class Insertion(_Curve):
 
     The mirror image of `Deletion`: for every fraction s only the first ⌊T·C·s⌋ features of the sentence map are there.
     A good explanation makes the text right early. Takes the arguments of `Deletion`.
+
+    Examples:
+        >>> row = Insertion(model, processor)({"explanation": ex})
+        >>> row["insertion"]["texts"][-1]  # everything is back
+        'Tom sells a small picture.'
     """
 
     key: ClassVar[str] = "insertion"

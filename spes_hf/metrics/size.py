@@ -23,9 +23,9 @@ class Size(ExplanationMetric):
     maps; the map of the spectrogram and that of earlier tokens separately. `summarize` makes corpus scores of the rows.
 
     Examples:
-        >>> row = Size()({"explanation": explanation})  # doctest: +SKIP
-        >>> row["size"]["audio"][0]  # doctest: +SKIP
-        100.0
+        >>> row = Size()({"explanation": ex})
+        >>> row["size"]["thresholds"][0], row["size"]["audio"][0]  # all of a map is at least 0
+        (0.0, 100.0)
     """
 
     key: ClassVar[str] = "size"

@@ -252,9 +252,12 @@ class WordDeletion(_WordCurve):
         ConfigError: If an argument has a value outside what is allowed.
 
     Examples:
-        >>> row = WordDeletion(model, processor, max_words=8)({"explanation": explanation})  # doctest: +SKIP
-        >>> row["word_deletion"]["words"][0], row["word_deletion"]["probabilities"][0]  # doctest: +SKIP
-        ('ask', [0.97, 0.93, 0.71, 0.2, 0.03, 0.01])
+        >>> row = WordDeletion(model, processor, max_words=3)({"explanation": ex})
+        >>> row["word_deletion"]["words"]
+        ['Tom', 'a', 'picture']
+        >>> before, *_, after = row["word_deletion"]["probabilities"][0]
+        >>> before > 0.9 > 0.1 > after
+        True
     """
 
     key: ClassVar[str] = "word_deletion"
@@ -293,6 +296,11 @@ class WordInsertion(_WordCurve):
     The mirror image of `WordDeletion`: for every fraction s only the first ⌊T·C·s⌋ features of the word's map are
     there. A good map makes the word probable early. Takes the arguments of `WordDeletion` and costs the same; no
     features and all features are passes that the words share.
+
+    Examples:
+        >>> row = WordInsertion(model, processor, max_words=3)({"explanation": ex})
+        >>> row["word_insertion"]["words"]
+        ['Tom', 'a', 'picture']
     """
 
     key: ClassVar[str] = "word_insertion"
