@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         list_methods,
         register_method,
     )
-    from spes_hf.metrics import ContrastiveDeletion, Deletion, Insertion, Size, WordDeletion, WordInsertion
+    from spes_hf.metrics import ContrastiveDeletion, Deletion, Insertion, Size, WordDeletion, WordInsertion, listen_back
 
 # Where each public name lives; a module is imported when one of its names is first used.
 _HOME = {
@@ -88,6 +88,7 @@ _HOME = {
     "get_adapter": "spes_hf.adapters",
     "list_adapters": "spes_hf.adapters",
     "list_methods": "spes_hf.methods",
+    "listen_back": "spes_hf.metrics",
     "load_mustc": "spes_hf.corpora.mustc",
     "register_adapter": "spes_hf.adapters",
     "register_method": "spes_hf.methods",
@@ -137,6 +138,7 @@ __all__ = [
     "get_adapter",
     "list_adapters",
     "list_methods",
+    "listen_back",
     "load_mustc",
     "register_adapter",
     "register_method",

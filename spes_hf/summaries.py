@@ -10,6 +10,7 @@ from spes_hf.text import clock
 
 if TYPE_CHECKING:
     from spes_hf.explanation import Explanation
+    from spes_hf.explanation.listening import HeardBack
     from spes_hf.explanation.recording import HeardSegment, Recording
 
 # Segments of a recording that are printed.
@@ -30,9 +31,9 @@ def load_saved(path: Path) -> Explanation | Recording:
     return Recording.load(folder) if (folder / DESCRIPTION).is_file() else Explanation.load(path)
 
 
-def draw(explanation: Explanation, folder: Path) -> None:
+def draw(explanation: Explanation, folder: Path, heard: HeardBack | None = None) -> None:
     """Write the page and the pictures of an explanation."""
-    explanation.to_html(folder / "explanation.html")
+    explanation.to_html(folder / "explanation.html", heard)
     words = explanation.words()
     explanation.plot()[0].savefig(folder / "sentence.png", dpi=130, bbox_inches="tight")
     words.plot_tokens()[0].savefig(folder / "tokens.png", dpi=130, bbox_inches="tight")
@@ -75,12 +76,18 @@ def _heard(explanation: Explanation) -> list[str]:
     return lines
 
 
-def show(found: Explanation | Recording, folder: Path) -> None:
-    """Draw pages and pictures, and print what a user wants to know."""
+def show(found: Explanation | Recording, folder: Path, heard: HeardBack | None = None) -> None:
+    """Draw pages and pictures, and print what a user wants to know.
+
+    Args:
+        found: What was explained.
+        folder: Where it lies.
+        heard: What the model writes for parts of the sound of an explanation.
+    """
     from spes_hf.explanation import Explanation
 
     if isinstance(found, Explanation):
-        draw(found, folder)
+        draw(found, folder, heard)
         print(summary(found, folder))
     else:
         found.to_html(folder / "recording.html")

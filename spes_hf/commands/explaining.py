@@ -68,7 +68,7 @@ def run_explain(options: argparse.Namespace) -> None:
     options.out = check_folder(options.out or Path(f"spes_{Path(audio).stem}"))
     names = ("text", "words", "start", "end", "timestamps", "segment", "over")
     model, processor = load_model(options.model, options.device, options.dtype)
-    _explain(
+    found = _explained(
         options,
         config,
         model,
@@ -77,14 +77,18 @@ def run_explain(options: argparse.Namespace) -> None:
         **writing_of(options),
         **{name: getattr(options, name) for name in names},
     )
+    show(found, options.out)
 
 
 def run_demo(options: argparse.Namespace) -> None:
     """Explain the clip that the package ships with the model of the demo extra."""
     from spes_hf.demo import demo_audio
+    from spes_hf.metrics import listen_back
 
     options.out = options.out or Path("spes_demo")
-    _explain(options, config_of(options, "fast"), *load_model(DEMO, None, "auto"), audio=demo_audio())
+    model, processor = load_model(DEMO, None, "auto")
+    explanation = _explained(options, config_of(options, "fast"), model, processor, audio=demo_audio())
+    show(explanation, options.out, listen_back(model, processor, explanation))
 
 
 def run_report(options: argparse.Namespace) -> None:
@@ -93,10 +97,10 @@ def run_report(options: argparse.Namespace) -> None:
     show(load_saved(options.folder), folder)
 
 
-def _explain(options: argparse.Namespace, config: Any, model: Any, processor: Any, **arguments: Any) -> None:
+def _explained(options: argparse.Namespace, config: Any, model: Any, processor: Any, **arguments: Any) -> Any:
     from spes_hf.engine import explain
 
-    explanation = explain(
+    return explain(
         model,
         processor,
         config=config,
@@ -106,4 +110,3 @@ def _explain(options: argparse.Namespace, config: Any, model: Any, processor: An
         **running_of(options),
         **arguments,
     )
-    show(explanation, options.out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -17,7 +18,10 @@ from spes_hf.functional import paired_min_max, ratio, standardize, z_score
 from spes_hf.masking.perturbations import fill_values
 from spes_hf.scoring.contrast import Contrast
 from spes_hf.scoring.prior import prior_of, with_prior
-from spes_hf.text import word_groups
+from spes_hf.text import join_pieces, word_groups
+
+# In seconds.
+_CLIP_STARTS_BY_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,35 @@ class ExplanationParts:
     encoder_map: EncoderMap | None = None
     token_instruction_bits: Tensor | None = None
 
+    # Its rows -------------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Number of explained tokens, or words."""
+        return len(self._groups)
+
+    @property
+    def tokens(self) -> list[str]:
+        """Text of every explained token (or word)."""
+        return [join_pieces([self.pieces[k] for k in group]) for group in self._groups]
+
+    def find(self, token: int | str) -> int:
+        """Return the index of an explained token (or word) given by index or text.
+
+        Raises:
+            IndexError: If the index is out of range.
+            KeyError: If the text does not occur, or occurs more than once.
+        """
+        if not isinstance(token, str):
+            token = operator.index(token)
+            if not -len(self) <= token < len(self):
+                raise IndexError(f"token is {token}, but {len(self)} are explained: 0 … {len(self) - 1}")
+            return token % len(self)
+        hits = [k for k, name in enumerate(self.tokens) if name.strip() == token.strip()]
+        if len(hits) != 1:
+            found = f"occurs at {hits}; pass one of these" if hits else f"does not occur; there are {self.tokens}"
+            raise KeyError(f"token {token!r} {found}")
+        return hits[0]
+
     # Where it comes from ---------------------------------------------------------------------------------------------
 
     @cached_property
@@ -148,6 +181,13 @@ class ExplanationParts:
                     "KL tells how the prediction moves at each place of the text, whatever token is given there."
                 )
         return tuple(notes)
+
+    @property
+    def sound_start_s(self) -> float:
+        """Where the waveform begins on the clock of `times`, in seconds: 0, but for a window of a recording."""
+        start = float(self.times[0]) if len(self.times) else 0.0
+        # The first frame of a clip lies before that; that of a later window of a recording does not.
+        return float(self.origin.window.get("start_s", start if start > _CLIP_STARTS_BY_S else 0.0))
 
     @property
     def reached_length_limit(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from spes_hf import functional
 from spes_hf.bits import Verdict, verdict_of
+from spes_hf.explanation.listening import HeardBack, Sound, listen
 from spes_hf.explanation.maps import Reliability
 from spes_hf.explanation.parts import ExplanationParts, singles
 from spes_hf.text import join_pieces
@@ -37,15 +37,6 @@ class Explanation(ExplanationParts):
     """
 
     # What was explained ----------------------------------------------------------------------------------------------
-
-    def __len__(self) -> int:
-        """Number of explained tokens, or words."""
-        return len(self._groups)
-
-    @property
-    def tokens(self) -> list[str]:
-        """Text of every explained token (or word)."""
-        return [join_pieces([self.pieces[k] for k in group]) for group in self._groups]
 
     @property
     def token_ids(self) -> list[int] | list[list[int]]:
@@ -282,6 +273,27 @@ class Explanation(ExplanationParts):
         seconds = self.times[indices // self.features.shape[1]]
         return (weights * seconds).sum(1) / weights.sum(1)
 
+    # Sound -----------------------------------------------------------------------------------------------------------
+
+    def listen(self, token: int | str | None = None, top: float = 0.2, *, complement: bool = False) -> Sound:
+        """Return the recording with only its salient regions left, as (samples, rate); a notebook shows a player.
+
+        Keeps the cells of the spectrogram that `Insertion` (for a word, `WordInsertion`) puts back first, by a mask
+        with soft edges on the short-time Fourier transform; phases stay. The rest is silent, where metrics fill it.
+
+        Args:
+            token: Index of the token (or word), or its text if it occurs once; None: the whole sentence.
+            top: Share of the T·C cells to keep, the most salient first. 0 is silence, 1 is the recording.
+            complement: Return the rest instead: the recording without these regions. Both add up to the recording.
+
+        Raises:
+            ConfigError: If ``top`` is no number in [0, 1], or the explanation has no samples.
+            IndexError: If the index is out of range.
+            KeyError: If the text does not occur, or occurs more than once.
+        """
+        saliency = self.sentence_saliency if token is None else self.audio_saliency[self.find(token)]
+        return listen(self, saliency, top, complement)
+
     # Over words ------------------------------------------------------------------------------------------------------
 
     def words(self) -> Explanation:
@@ -363,29 +375,16 @@ class Explanation(ExplanationParts):
 
         return plot_tokens(self)
 
-    def to_html(self, path: str | Path) -> Path:
-        """Write one self-contained page to look around in, and return its path."""
+    def to_html(self, path: str | Path, heard: HeardBack | None = None) -> Path:
+        """Write one self-contained page to look around in, and return its path.
+
+        Args:
+            path: File to write; folders on the way are made.
+            heard: What `spes_hf.listen_back` returned, to be shown with the sound.
+        """
         from spes_hf.viz import write_html
 
-        return write_html(self, Path(path))
-
-    def find(self, token: int | str) -> int:
-        """Return the index of an explained token (or word) given by index or text.
-
-        Raises:
-            IndexError: If the index is out of range.
-            KeyError: If the text does not occur, or occurs more than once.
-        """
-        if not isinstance(token, str):
-            token = operator.index(token)
-            if not -len(self) <= token < len(self):
-                raise IndexError(f"token is {token}, but {len(self)} are explained: 0 … {len(self) - 1}")
-            return token % len(self)
-        hits = [k for k, name in enumerate(self.tokens) if name.strip() == token.strip()]
-        if len(hits) != 1:
-            found = f"occurs at {hits}; pass one of these" if hits else f"does not occur; there are {self.tokens}"
-            raise KeyError(f"token {token!r} {found}")
-        return hits[0]
+        return write_html(self, Path(path), heard)
 
     def __repr__(self) -> str:
         kind = "contrasts" if self.contrasts is not None else "words" if self.over_words else "tokens"

@@ -12,6 +12,7 @@ from spes_hf.errors import ConfigError
 from spes_hf.metrics.bootstrap import Comparison, Interval, bootstrap_interval, paired_bootstrap
 from spes_hf.metrics.contrastive import CONTRASTIVE_FRACTIONS, ContrastiveDeletion, target_maps
 from spes_hf.metrics.deletion import FINE_FRACTIONS, PAPER_FRACTIONS, Deletion, Insertion
+from spes_hf.metrics.listening import listen_back
 from spes_hf.metrics.quality import Bleu, CharacterErrorRate, Quality, WordErrorRate, bleu, cer, wer
 from spes_hf.metrics.score import Curve, Score, compare, plot_curves
 from spes_hf.metrics.size import THRESHOLDS, Size
@@ -44,6 +45,7 @@ __all__ = [
     "cer",
     "compare",
     "evaluate_module",
+    "listen_back",
     "paired_bootstrap",
     "plot_curves",
     "summarize",

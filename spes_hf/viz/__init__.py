@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from spes_hf.explanation import Explanation
     from spes_hf.explanation.diagnosis import Diagnosis
+    from spes_hf.explanation.listening import HeardBack, Sound
 
-__all__ = ["notebook_html", "plot_saliency", "plot_tokens", "write_diagnosis_html", "write_html"]
+__all__ = ["notebook_html", "plot_saliency", "plot_tokens", "sound_html", "write_diagnosis_html", "write_html"]
 
 
 def plot_saliency(explanation: Explanation, token: int | str | None = None) -> tuple[Figure, Sequence[Axes]]:
@@ -54,7 +55,7 @@ def plot_tokens(explanation: Explanation) -> tuple[Figure, Axes]:
     return figures.plot_tokens(explanation)
 
 
-def write_html(explanation: Explanation, path: str | Path) -> Path:
+def write_html(explanation: Explanation, path: str | Path, heard: HeardBack | None = None) -> Path:
     """Write one self-contained page to look around in, and return its path.
 
     The page loads nothing from anywhere: maps, spectrogram and audio are inside. ``#token=5``, ``#word=3`` or
@@ -63,10 +64,11 @@ def write_html(explanation: Explanation, path: str | Path) -> Path:
     Args:
         explanation: Over tokens or words; the page holds both, and opens with the one that is given.
         path: File to write; folders on the way are made.
+        heard: What the model writes for parts of the sound (`spes_hf.listen_back`), to be shown with it.
     """
     from spes_hf.viz import report
 
-    return report.write_html(explanation, Path(path))
+    return report.write_html(explanation, Path(path), heard)
 
 
 def write_diagnosis_html(diagnosis: Diagnosis, path: str | Path) -> Path:
@@ -82,6 +84,17 @@ def write_diagnosis_html(diagnosis: Diagnosis, path: str | Path) -> Path:
     from spes_hf.viz import diagnosis_page
 
     return diagnosis_page.write_html(diagnosis, Path(path))
+
+
+def sound_html(sound: Sound) -> str:
+    """Return what a notebook shows of a sound: a player, as a fragment of HTML.
+
+    Args:
+        sound: What `Explanation.listen` returned.
+    """
+    from spes_hf.viz import report
+
+    return report.sound_html(sound)
 
 
 def notebook_html(explanation: Explanation) -> str:

@@ -145,6 +145,10 @@
       `strongest at ${strongest}`);
   }
 
+  const listen = spes.listening(() => ({
+    map, share: $("share").value / 100, name: state.index === null ? null : level().shown[state.index].trim(),
+  }));
+
   // Choosing
   async function choose(name, index, keepHash) {
     if (state.level !== name || !$("transcript").children.length) { state.level = name; state.index = index; writeTranscript(); }
@@ -155,7 +159,7 @@
     const shown = index === null ? [data.sentence] : data.levels[name].groups[index].map((k) => data.maps[k]);
     cut = shown.reduce((sum, { scale }) => sum + scale, 0) / shown.length;
     sorted = sizes(map);
-    colourTranscript(); describe(); redraw();
+    colourTranscript(); describe(); redraw(); listen();
     document.body.dataset.chosen = index === null ? "sentence" : `${kind()}=${index}`;
     document.dispatchEvent(new CustomEvent("chosen", { detail: !keepHash }));  // whether by hand, here
     if (!keepHash) history.replaceState(null, "", `#${document.body.dataset.chosen}`);

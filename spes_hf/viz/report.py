@@ -25,34 +25,33 @@ from spes_hf.viz import scale
 
 if TYPE_CHECKING:
     from spes_hf.explanation import Explanation
-
-# The first frame of a clip lies before that, in seconds; that of a later window of a recording does not.
-_CLIP_STARTS_BY_S = 0.1
+    from spes_hf.explanation.listening import HeardBack, Sound
 
 # zlib's strategy for runs: as small as the slowest search for repeats, since maps are patches of one value.
 _RUNS = 3
 
 
-def write_html(explanation: Explanation, path: Path) -> Path:
+def write_html(explanation: Explanation, path: Path, heard: HeardBack | None = None) -> Path:
     """Write the page and return its path; see `spes_hf.viz.write_html`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(explanation), encoding="utf-8")
+    path.write_text(page(explanation, heard=heard), encoding="utf-8")
     return path
 
 
-def page(explanation: Explanation, embeddable: bool = False) -> str:
+def page(explanation: Explanation, embeddable: bool = False, heard: HeardBack | None = None) -> str:
     """Return the page: template, style and script, and the explanation as JSON.
 
     Args:
         explanation: Over tokens or words.
         embeddable: Whether the page of a recording may show it in a frame: there, it leaves out what is around it.
+        heard: What the model writes for parts of the sound.
     """
     contrasts = explanation.contrasts
     title = explanation.text if contrasts is None else "; ".join(contrast.name for contrast in contrasts)
-    styles, scripts = ["report.css"], ["picture.js", "report.js"]
+    styles, scripts = ["report.css"], ["picture.js", "listening.js", "report.js"]
     if embeddable:
         styles, scripts = [*styles, "embedded.css"], [*scripts, "embedded.js"]
-    return filled("report.html", styles, scripts, title, page_data(explanation))
+    return filled("report.html", styles, scripts, title, page_data(explanation, heard))
 
 
 def filled(
@@ -94,7 +93,7 @@ def script_json(data: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def page_data(explanation: Explanation) -> dict[str, Any]:
+def page_data(explanation: Explanation, heard: HeardBack | None = None) -> dict[str, Any]:
     """Return all that the page shows.
 
     Maps are greyscale PNGs of 8 bits, frames in columns and mel bins in rows, the highest on top: evidence is the grey
@@ -102,12 +101,15 @@ def page_data(explanation: Explanation) -> dict[str, Any]:
 
     Args:
         explanation: Over tokens or words.
+        heard: What the model writes for parts of the sound.
     """
     tokens = replace(explanation, groups=None, context_groups=None) if explanation.over_words else explanation
     return {
         **picture_data(tokens),
         "opens_with": "words" if explanation.over_words else "tokens",
         "contrasts": _contrasts(tokens),
+        "sampling_rate": tokens.sampling_rate,
+        "heard": None if heard is None else {"top": heard.top, "kept": _said(heard.kept), "rest": _said(heard.rest)},
         "sentence": {
             **signed_png(tokens.evidence()),
             "unit": tokens.evidence_unit(),
@@ -135,8 +137,7 @@ def picture_data(explanation: Explanation) -> dict[str, Any]:
         "frames": len(explanation.times),
         "bins": len(explanation.frequencies),
         "time_extent": [start, end],
-        # What is on the clock of a recording has its sound from there on; the first frame of a clip is at about 0.
-        "sound_from": float(explanation.origin.window.get("start_s", start if start > _CLIP_STARTS_BY_S else 0.0)),
+        "sound_from": explanation.sound_start_s,
         "frequencies": [round(f, 1) for f in explanation.frequencies.tolist()],
         "frequency_ticks": scale.frequency_ticks(explanation.frequencies),
         "high_percentile": scale.HIGH_PERCENTILE,
@@ -146,7 +147,7 @@ def picture_data(explanation: Explanation) -> dict[str, Any]:
             "dark": {"greys": scale.GREYS_ON_DARK, "sound": scale.SOUND_ON_DARK, "against": scale.AGAINST_ON_DARK},
         },
         "spectrogram": grey_png((explanation.features - low) / (high - low)),
-        "audio": _flac(explanation),
+        "audio": flac(explanation.waveform.numpy(), explanation.sampling_rate),
         "duration_s": len(explanation.waveform) / explanation.sampling_rate,
         "warnings": _warnings(explanation),
         "notes": [scale.settled(note) for note in explanation.notes],
@@ -163,6 +164,10 @@ def plain(data: Any) -> Any:
     if isinstance(data, (bool, int, float, type(None))):
         return data
     return scale.settled(str(data))
+
+
+def _said(text: str) -> str:
+    return scale.shown(text.strip(), 500)
 
 
 def _contrasts(explanation: Explanation) -> list[dict[str, Any]] | None:
@@ -261,12 +266,16 @@ def _warnings(explanation: Explanation) -> list[str]:
     return ["The output was cut by the length limit: the model had not finished."] if cut else []
 
 
-def _flac(explanation: Explanation) -> str:
-    """Return the audio as FLAC of 16 bits, in base64."""
+def flac(samples: np.ndarray, rate: int) -> str:
+    """Return audio as FLAC of 16 bits, in base64."""
     buffer = io.BytesIO()
-    samples = explanation.waveform.clamp(-1, 1).numpy()
-    soundfile.write(buffer, samples, explanation.sampling_rate, format="FLAC", subtype="PCM_16")
+    soundfile.write(buffer, samples.clip(-1, 1), rate, format="FLAC", subtype="PCM_16")
     return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def sound_html(sound: Sound) -> str:
+    """Return a player for a notebook; see `spes_hf.viz`."""
+    return f'<audio controls src="data:audio/flac;base64,{flac(sound.samples, sound.rate)}"></audio>'
 
 
 def _rounded(values: Tensor) -> list[float]:

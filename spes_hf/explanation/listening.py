@@ -1,0 +1,132 @@
+"""The sound behind a map: the recording with only its salient time-frequency cells left, and the rest of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from spes_hf.checks import is_number
+from spes_hf.errors import ConfigError
+from spes_hf.functional import deletion_masks
+
+if TYPE_CHECKING:
+    from spes_hf.explanation.parts import ExplanationParts
+
+# As the spectrograms of most families: windows of 25 ms every 10 ms.
+_WINDOW_S, _HOP_S = 0.025, 0.01
+
+
+class Sound(NamedTuple):
+    """A sound: what `Explanation.listen` returns. A notebook shows a player.
+
+    Attributes:
+        samples: (S,) float32 amplitudes.
+        rate: Samples per second.
+    """
+
+    samples: np.ndarray
+    rate: int
+
+    def _repr_html_(self) -> str:
+        from spes_hf.viz import sound_html
+
+        return sound_html(self)
+
+
+@dataclass(frozen=True)
+class HeardBack:
+    """What the model writes for the salient part of a recording, and for the rest of it.
+
+    Attributes:
+        top: Share of the cells that the salient part keeps.
+        kept: The text for the salient part alone.
+        rest: The text for the rest alone.
+    """
+
+    top: float
+    kept: str
+    rest: str
+
+
+def check_top(top: float) -> float:
+    """Return a share from 0 to 1.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    if not (is_number(top) and 0 <= top <= 1):
+        raise ConfigError(f"top is {top!r}; allowed: the share of the cells to keep, from 0 to 1 (20 % is 0.2)")
+    return float(top)
+
+
+def listen(explanation: ExplanationParts, saliency: Tensor, top: float, complement: bool) -> Sound:
+    """Return what is left of the recording of an explanation; see `Explanation.listen`.
+
+    Args:
+        explanation: Over tokens or words.
+        saliency: (T, C) map to rank the cells by.
+        top: Share of the cells to keep.
+        complement: Whether to return the rest instead.
+
+    Raises:
+        ConfigError: If ``top`` is no number in [0, 1], or the explanation has no samples.
+    """
+    (rest,) = deletion_masks(saliency, [check_top(top)])
+    if not len(explanation.waveform):
+        raise ConfigError(
+            "explanation has no samples, so there is nothing to listen to; explain the audio again, or put its samples "
+            "back: dataclasses.replace(explanation, waveform=samples)"
+        )
+    rate, times = explanation.sampling_rate, explanation.times.double() - explanation.sound_start_s
+    keep = rest if complement else ~rest
+    return Sound(masked(explanation.waveform, rate, keep, times, explanation.frequencies), rate)
+
+
+def masked(samples: Tensor, rate: int, keep: Tensor, times: Tensor, frequencies: Tensor) -> np.ndarray:
+    """Return what is left of a sound under a mask over frames and mel bins; phases stay.
+
+    The mask is interpolated linearly between the centres of frames and of mel bins, and multiplied with the short-time
+    Fourier transform (Hann window). So each kept cell lets through the triangle of its mel bin, neighbours join without
+    a gap, and a mask of ones changes nothing. Outside of the outermost centres, theirs holds. The result is linear in
+    the mask: those of a mask and of its complement add up to the sound.
+
+    Args:
+        samples: (S,) amplitudes.
+        rate: Samples per second.
+        keep: (T, C) in [0, 1]; 1 = keep.
+        times: (T,) centres of the frames, in seconds from the first sample on; T ≥ 2.
+        frequencies: (C,) centres of the mel bins, in Hz; C ≥ 2.
+
+    Returns:
+        (S,) float32 amplitudes.
+    """
+    window, hop = round(_WINDOW_S * rate), round(_HOP_S * rate)
+    size = 1 << (window - 1).bit_length()
+    # Silence in front, so that frames of the transform have the centres of the spectrogram's.
+    before = round(-float(times[0]) * rate) % hop
+    padded = pad(samples.double(), (before, hop))
+    hann = torch.hann_window(window, dtype=torch.float64, device="cpu")
+    spectrum = torch.stft(padded, size, hop, window, hann, pad_mode="constant", return_complex=True)
+    bins, frames = (torch.arange(n, dtype=torch.float64, device="cpu") for n in spectrum.shape)
+    over_time = _interpolated(keep.double(), times.double(), (frames * hop - before) / rate)
+    gain = _interpolated(over_time.T, frequencies.double(), bins * (rate / size))
+    sound = torch.istft(spectrum * gain, size, hop, window, hann, length=len(padded))
+    return sound[before : before + len(samples)].float().numpy()
+
+
+def _interpolated(values: Tensor, centres: Tensor, places: Tensor) -> Tensor:
+    """Return (P, …) values at places between centres, linearly; outside of them, the outermost value.
+
+    Args:
+        values: (N, …), one for each centre.
+        centres: (N,) increasing.
+        places: (P,).
+    """
+    right = torch.searchsorted(centres, places).clamp(1, len(centres) - 1)
+    step = (places - centres[right - 1]) / (centres[right] - centres[right - 1])
+    return torch.lerp(values[right - 1], values[right], step.clamp(0, 1)[:, None])
