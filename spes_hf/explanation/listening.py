@@ -44,8 +44,8 @@ class HeardBack:
 
     Attributes:
         top: Share of the cells that the salient part keeps.
-        kept: The text for the salient part alone.
-        rest: The text for the rest alone.
+        kept: The text for the salient part alone, the rest at the mean of each mel bin.
+        rest: The text for the rest alone, likewise.
     """
 
     top: float

@@ -127,7 +127,7 @@ spes.listening = (chosen) => {
   $("share").addEventListener("change", () => update());
   if (data.heard) {
     const { top, kept, rest } = data.heard;
-    $("heard").append(...[[`hearing only the top ${percent(top)}, the model writes`, kept], ["hearing all but that", rest]].flatMap(
+    $("heard").append(...[[`with only the top ${percent(top)}, the model writes`, kept], ["with all but that", rest]].flatMap(
       ([name, text]) => [make("dt", {}, name), make("dd", {}, text ? quoted(text) : "nothing")]));
   }
   return update;
