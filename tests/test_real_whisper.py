@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import json
+import re
 from pathlib import Path
 
+import jiwer
 import numpy as np
 import pytest
 import torch
@@ -14,8 +17,9 @@ from agreement import assert_explanations_agree
 from scipy.stats import spearmanr
 from settings import pyramid
 
-from spes_hf import Explanation, SpesConfig, cli, explain, sound_check
+from spes_hf import Explanation, Insertion, SpesConfig, cli, explain, listen_back, sound_check
 from spes_hf.audio.load import load_audio
+from spes_hf.explanation.listening import listen
 
 pytestmark = pytest.mark.real_model
 
@@ -41,6 +45,44 @@ def test_demo_end_to_end(demo, explanation, jfk):
         assert (folder / name).stat().st_size > size
     assert SpesConfig.from_dict(explanation.provenance["config"]) == SpesConfig.fast()
     assert explanation.provenance["seed"] == 0
+
+
+def right_words(text, explanation) -> int:
+    """Return how many of the 22 words of the transcript stand in a text in their order, as jiwer counts hits."""
+    said, wanted = (" ".join(re.findall(r"[a-z']+", t.lower())) for t in (text, explanation.text))
+    return jiwer.process_words(wanted, said).hits if said else 0
+
+
+def test_demo_page_shows_what_the_model_writes_for_the_parts(demo, explanation, whisper):
+    heard = listen_back(*whisper, explanation)
+    page = (demo[0] / "explanation.html").read_text(encoding="utf-8")
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
+    assert data["heard"] == {"top": 0.2, "kept": heard.kept.strip(), "rest": heard.rest.strip()}
+
+
+def test_the_model_finds_the_sentence_in_what_the_map_keeps(whisper, explanation):
+    """The salient fifth says nearly all of it, the other four fifths nearly nothing. Random patches say nothing."""
+    heard = listen_back(*whisper, explanation, top=0.2)
+    assert right_words(heard.kept, explanation) >= 16 and right_words(heard.rest, explanation) <= 6
+    patches = torch.rand(110, 8, generator=torch.Generator().manual_seed(0))
+    patches = patches.repeat_interleave(10, 0).repeat_interleave(10, 1)
+    random = Insertion(*whisper, (0, 0.2))(explanation, patches)["insertion"]["texts"][1]
+    assert right_words(random, explanation) <= 6
+    assert listen_back(*whisper, explanation, top=1).kept == explanation.text
+
+
+def test_the_sentence_is_in_the_sound_that_the_map_keeps(whisper, explanation):
+    """As sound, too: of the salient tenth, not of the rest, nor of as many of the least salient or random cells."""
+
+    def written(sound):
+        return right_words(sound_check(*whisper, sound, sampling_rate=16_000).text, explanation)
+
+    def kept(saliency):
+        return written(listen(explanation, saliency, 0.1, complement=False).samples)
+
+    cells = torch.rand(1100, 80, generator=torch.Generator().manual_seed(0))
+    others = [written(explanation.listen(top=0.1, complement=True).samples), kept(-explanation.sentence_saliency)]
+    assert written(explanation.listen(top=0.1).samples) >= 13 and max([*others, kept(cells)]) <= 7
 
 
 def test_transcript(explanation):

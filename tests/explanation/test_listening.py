@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 import soundfile
 import torch
 
-from spes_hf import EnergyConfig, Explanation, Insertion, SpesConfig, WordInsertion, explain
+from spes_hf import EnergyConfig, Explanation, Insertion, RandomConfig, SpesConfig, WordInsertion, explain
 from spes_hf.demo import load_tiny_model, tiny_clips
 from spes_hf.errors import ConfigError
 from spes_hf.explanation.listening import masked
@@ -25,7 +28,7 @@ def explained(request):
         model, processor = request.getfixturevalue("whisper")
     else:
         model, processor = load_tiny_model(request.param)
-    clip, config = tiny_clips()[0]["path"], SpesConfig.fast(num_spectrogram_masks=4, num_token_masks=8)
+    clip, config = tiny_clips()[0]["path"], RandomConfig() if request.param == "whisper" else SpesConfig.fast()
     found = explain(model, processor, clip, config=config, progress=False, **FAMILIES[request.param])
     return model, processor, found
 
@@ -140,10 +143,6 @@ def test_says_what_to_do_without_samples(explanation):
 
 
 def test_a_notebook_gets_a_player(explanation):
-    import base64
-    import io
-    import re
-
     sound = explanation.listen()
     fragment = sound._repr_html_()
     assert re.fullmatch(r'<audio controls src="data:audio/flac;base64,[\w+/=]+"></audio>', fragment)
