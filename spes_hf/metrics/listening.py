@@ -35,8 +35,8 @@ def listen_back(model: Any, processor: Any, explanation: Explanation, top: float
         ConfigError: If ``top`` is no number in [0, 1], or the explanation has a foil or is of another model.
 
     Examples:
-        >>> heard = listen_back(model, processor, explanation)  # doctest: +SKIP
-        >>> explanation.to_html("page.html", heard)  # doctest: +SKIP
+        >>> listen_back(model, processor, ex, top=1.0).kept  # all of the sound
+        'Tom sells a small picture.'
     """
     top = check_top(top)
     metric = Insertion(model, processor)
