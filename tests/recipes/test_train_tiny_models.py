@@ -450,12 +450,45 @@ def test_every_german_number_is_split_into_its_parts(tmp_path, recipe):
         assert len(tokens) == 4 + (2 * len(parts) - 1)
 
 
-def test_masking_sets_features_to_zero_and_nothing_else(recipe):
+@pytest.mark.parametrize(("channels", "stack"), [(80, 1), (160, 2), (128, 1)])
+def test_masking_sets_features_to_the_mean_of_their_channel_and_nothing_else(recipe, channels, stack):
     random.seed(0)
-    features = torch.ones(50, 160)
-    masked = recipe.spec_augment(features, stack=2, strength=1.0)
-    assert set(masked.unique().tolist()) == {0.0, 1.0}
-    assert masked.shape == (50, 160)
+    features = torch.randn(50, channels, generator=torch.Generator().manual_seed(0)) + torch.arange(channels)
+    masked = recipe.spec_augment(features.clone(), stack, strength=1.0)
+    means = features.view(50 * stack, -1).mean(0).tile(stack)
+    changed = masked != features
+    assert 0.05 < changed.float().mean() < 0.9
+    assert (masked == means)[changed].all()
+
+
+def test_qwen3_asr_tokens_are_words_and_prompts_end_where_generation_starts(tmp_path, recipe, corpus_texts):
+    processor = recipe.BUILD["qwen3_asr"][0](corpus_texts["en"], tmp_path)
+    tokenizer = processor.tokenizer
+    for text in corpus_texts["en"]:
+        ids = recipe.target_ids(processor, "qwen3_asr", "en", [text])[0]
+        assert ids[-1] == tokenizer.eos_token_id and tokenizer.decode(ids, skip_special_tokens=True) == text
+        assert len(ids) - 1 <= len(recipe.word_pieces(text)) + 2 * text.count("'") and tokenizer.pad_token_id not in ids
+    random.seed(0)
+    samples = np.zeros(24_000, dtype=np.float32)
+    kinds = set()
+    for prompt, written in recipe.qwen3_asr.prompts_for(processor, corpus_texts["en"][:40]):
+        given = prompt.split("<|im_end|>")[0].split("system\n")[1] or None
+        forced = not written.startswith("language English<asr_text>")
+        asked = processor.apply_transcription_request(
+            [samples], language="English" if forced else None, prompt=given
+        ).input_ids[0]
+        length = int(recipe.qwen3_asr.audio_lengths(torch.tensor(150)))
+        audio = processor.audio_token
+        assert tokenizer(prompt.replace(audio, audio * length)).input_ids == asked.tolist()
+        kinds.add((forced, given is not None))
+    assert len(kinds) == 4
+
+
+def test_qwen3_asr_packs_as_many_embeddings_as_it_says(tmp_path, recipe, corpus_texts):
+    processor = recipe.BUILD["qwen3_asr"][0](corpus_texts["en"][:50], tmp_path)
+    for frames in (50, 99, 100, 101, 108, 250, 1000):
+        told = processor._get_audio_token_length(torch.tensor(frames))
+        assert int(recipe.qwen3_asr.audio_lengths(torch.tensor(frames))) == told
 
 
 @pytest.mark.parametrize("family", ["speech2text", "seamless"])
@@ -474,26 +507,26 @@ def test_training_and_generation_agree_on_how_a_sequence_starts(tmp_path, recipe
     assert ids[:prefix].tolist() == expected[:prefix]
 
 
-@pytest.mark.parametrize("family", ["speech2text", "seamless"])
+@pytest.mark.parametrize("family", ["speech2text", "seamless", "qwen3_asr"])
 def test_a_few_steps_lower_the_loss(tmp_path, recipe, corpus_texts, family):
     torch.manual_seed(0)
     random.seed(0)
-    languages = ["en"] if family == "speech2text" else ["en", "de", "es"]
+    languages = ["en", "de", "es"] if family == "seamless" else ["en"]
     lines = {language: corpus_texts[language][:4] for language in languages}
-    build = recipe.speech2text_processor if family == "speech2text" else recipe.seamless_processor
-    processor = build([line for rows in lines.values() for line in rows], tmp_path)
-    model = (recipe.speech2text_model if family == "speech2text" else recipe.seamless_model)(processor, 32)
-    channels = 80 if family == "speech2text" else 160
+    build_processor, build_model = recipe.BUILD[family]
+    processor = build_processor([line for rows in lines.values() for line in rows], tmp_path)
+    model = build_model(processor, 32)
+    channels = {"speech2text": 80, "seamless": 160, "qwen3_asr": 128}[family]
     features = [np.random.default_rng(i).standard_normal((200, channels)).astype(np.float16) for i in range(4)]
     targets = {language: recipe.target_ids(processor, family, language, lines[language]) for language in languages}
-    batches = recipe.Batches(features, targets, 4, channels // 80, model.config.pad_token_id)
-    head = torch.nn.Linear(32, len(processor.tokenizer))
+    batches = recipe.Batches(features, targets, 4, 2 if family == "seamless" else 1, model.config.pad_token_id)
+    head = recipe.ctc_layer(family, model, len(processor.tokenizer))
     optimizer = torch.optim.Adam([*model.parameters(), *head.parameters()], lr=3e-3)
     losses = []
     batch = batches.batch(list(range(4)), strength=0.0)
     for _ in range(12):
         random.seed(0)
-        loss = recipe.loss_of(model, head, batch, family, model.config.pad_token_id, ctc_weight=0.3)
+        loss = recipe.loss_of(model, head, batch, family, processor, ctc_weight=0.3)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -534,7 +567,7 @@ def test_shipped_clips_are_complete():
                 assert row["transcript"].split()[moved["source_index"]] == moved["source_word"]
 
 
-@pytest.mark.parametrize("name", ["speech2text-en", "seamless-en-de-es"])
+@pytest.mark.parametrize("name", ["speech2text-en", "seamless-en-de-es", "qwen3-asr-en"])
 def test_shipped_models_are_small_and_have_a_card(name):
     folder = ASSETS / name
     assert (folder / "model.safetensors").stat().st_size < 6_000_000
