@@ -18,6 +18,7 @@ from typing import Any
 
 import filelock
 import torch
+import transformers
 from transformers import (
     AutoConfig,
     AutoProcessor,
@@ -81,17 +82,25 @@ def load_tiny_model(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Return one of the shipped tiny models (float32, on the CPU, in eval mode) and its processor.
 
     Args:
-        name: One of `spes_hf.names.TINY_MODELS`: "speech2text-en" or "seamless-en-de-es".
+        name: One of `spes_hf.names.TINY_MODELS`: "speech2text-en", "seamless-en-de-es" or "qwen3-asr-en".
 
     Raises:
-        SpesError: There is no such tiny model, or its files are missing from this installation.
+        SpesError: There is no such tiny model, its files are missing from this installation, or the installed
+            transformers is too old for it.
     """
     if name not in TINY_MODELS:
         raise SpesError(f"name={name!r} is not a tiny model; allowed are {', '.join(map(repr, TINY_MODELS))}.")
     checkpoint = ASSETS / "tiny" / name
     _require_asset(checkpoint / "config.json", f"the tiny model {name!r}")
     with _no_progress_bars():
-        auto_class = auto_class_of(AutoConfig.from_pretrained(checkpoint, local_files_only=True))
+        try:
+            config = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
+        except ValueError as error:
+            raise SpesError(
+                f"name={name!r}: transformers {transformers.__version__} does not know this family yet; run "
+                "`pip install -U transformers`."
+            ) from error
+        auto_class = auto_class_of(config)
         model = auto_class.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True)
         processor = AutoProcessor.from_pretrained(checkpoint, local_files_only=True)
     return model.eval(), processor

@@ -12,7 +12,7 @@ EXTRAS = {
 }
 
 # Models that the package ships.
-TINY_MODELS = ("speech2text-en", "seamless-en-de-es")
+TINY_MODELS = ("speech2text-en", "seamless-en-de-es", "qwen3-asr-en")
 
 # Methods by their former names, under which configs and explanations may be stored.
 FORMER_METHODS = {"gradient": "captum"}

@@ -351,6 +351,15 @@ def test_tiny_models_load(name, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_an_older_transformers_says_what_to_do(tmp_path, monkeypatch):
+    folder = tmp_path / "tiny" / TINY_MODELS[-1]
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"model_type": "not_known_yet"}')
+    monkeypatch.setattr(demo, "ASSETS", tmp_path)
+    with pytest.raises(SpesError, match=f"{TINY_MODELS[-1]}.*pip install -U transformers"):
+        demo.load_tiny_model(TINY_MODELS[-1])
+
+
 def test_shipped_clips_are_readable():
     clips = demo.tiny_clips()
     assert clips

@@ -12,6 +12,7 @@ from scipy.stats import mannwhitneyu
 import spes_hf
 from spes_hf import SpesConfig
 from spes_hf.demo import load_tiny_model, tiny_clips
+from spes_hf.names import TINY_MODELS
 
 BUDGET = {"num_spectrogram_masks": 500, "num_token_masks": 200}
 
@@ -69,6 +70,7 @@ def test_what_sound_says_and_what_text_says(recognised):
     ("name", "arguments", "reference"),
     [
         ("speech2text-en", {}, "transcript"),
+        ("qwen3-asr-en", {"language": "English"}, "transcript"),
         ("seamless-en-de-es", {"tgt_lang": "deu"}, "translation_de"),
         ("seamless-en-de-es", {"tgt_lang": "spa"}, "translation_es"),
     ],
@@ -95,7 +97,7 @@ def test_the_models_have_learnt_their_task(clips, name, arguments, reference):
         assert sacrebleu.corpus_bleu(written, [references]).score >= 60
 
 
-@pytest.mark.parametrize("name", ["speech2text-en", "seamless-en-de-es"])
+@pytest.mark.parametrize("name", TINY_MODELS)
 def test_the_models_are_small_and_have_a_card(name):
     folder = Path(spes_hf.__file__).parent / "assets" / "tiny" / name
     assert (folder / "model.safetensors").stat().st_size < 6_000_000
