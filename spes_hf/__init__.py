@@ -9,6 +9,7 @@ __version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from spes_hf.adapters import get_adapter, list_adapters, register_adapter
+    from spes_hf.comparing import compare
     from spes_hf.corpora.diagnoses import Diagnose
     from spes_hf.corpora.mustc import load_mustc
     from spes_hf.corpora.transforms import Explain, SoundCheck
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from spes_hf.explanation import Explanation
+    from spes_hf.explanation.comparison import Comparison
     from spes_hf.explanation.diagnosis import Diagnosis, WordError
     from spes_hf.explanation.diagnosis_rows import diagnosis_of
     from spes_hf.explanation.recording import Recording
@@ -51,6 +53,7 @@ _HOME = {
     "AudioError": "spes_hf.errors",
     "BubbleNoiseConfig": "spes_hf.methods",
     "CaptumConfig": "spes_hf.methods",
+    "Comparison": "spes_hf.explanation.comparison",
     "ConfigError": "spes_hf.errors",
     "ContrastiveDeletion": "spes_hf.metrics",
     "Deletion": "spes_hf.metrics",
@@ -81,6 +84,7 @@ _HOME = {
     "WordError": "spes_hf.explanation.diagnosis",
     "WordInsertion": "spes_hf.metrics",
     "ablations": "spes_hf.methods",
+    "compare": "spes_hf.comparing",
     "diagnose": "spes_hf.diagnosing",
     "diagnosis_of": "spes_hf.explanation.diagnosis_rows",
     "explain": "spes_hf.engine",
@@ -100,6 +104,7 @@ __all__ = [
     "AudioError",
     "BubbleNoiseConfig",
     "CaptumConfig",
+    "Comparison",
     "ConfigError",
     "ContrastiveDeletion",
     "Deletion",
@@ -131,6 +136,7 @@ __all__ = [
     "WordInsertion",
     "__version__",
     "ablations",
+    "compare",
     "diagnose",
     "diagnosis_of",
     "explain",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from spes_hf.text import normalise
@@ -22,6 +22,72 @@ class Difference:
 
     first: range
     second: range
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What two texts have at one place.
+
+    Attributes:
+        first: Indices of its words in the first text; empty where only the second text has words.
+        second: Indices of its words in the second text; empty where only the first text has words.
+        equal: Whether the words are the same.
+    """
+
+    first: range
+    second: range
+    equal: bool
+
+
+def pairs(first: Sequence[str], second: Sequence[str]) -> list[Pair]:
+    """Return two texts next to each other, in order: words that agree, and `differences`.
+
+    Case and punctuation do not count. Words that are divided differently make one pair: "would-be", "would be".
+
+    Args:
+        first: Words of one text.
+        second: Words of the other.
+
+    Examples:
+        >>> [(list(p.first), list(p.second), p.equal) for p in pairs(["A", "would-be", "cat"], ["a", "would", "be"])]
+        [([0], [0], True), ([1], [1, 2], True), ([2], [], False)]
+    """
+    one, other = ([normalise(word) or _NO_WORD for word in words] for words in (first, second))
+    found: list[Pair] = []
+    here = there = 0
+    for difference in [*differences(first, second), None]:
+        until = (difference.first.start, difference.second.start) if difference else (len(one), len(other))
+        for a, b in agreeing(one[here : until[0]], other[there : until[1]]):
+            found.append(Pair(range(here, here + a), range(there, there + b), True))
+            here, there = here + a, there + b
+        if difference:
+            found.append(Pair(difference.first, difference.second, False))
+            here, there = difference.first.stop, difference.second.stop
+    return found
+
+
+def agreeing(first: Sequence[str], second: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Yield how many words of both texts go together: one and one, or more where they are divided differently.
+
+    Args:
+        first: Words of one text, normalised.
+        second: Words of the other, which say the same.
+    """
+    i = j = 0
+    while i < len(first) and j < len(second):
+        a = b = 1
+        while True:
+            one, other = "".join(first[i : i + a]), "".join(second[j : j + b])
+            if len(one) < len(other) and i + a < len(first):
+                a += 1
+            elif len(one) > len(other) and j + b < len(second):
+                b += 1
+            else:
+                break
+        if one != other:
+            a = b = 1
+        yield a, b
+        i, j = i + a, j + b
 
 
 def differences(first: Sequence[str], second: Sequence[str], exact: bool = False) -> list[Difference]:

@@ -329,6 +329,17 @@ class ExplanationParts:
             return values
         return torch.stack([values[list(g)].sum() for g in self.groups]) if self.groups else values[:0]
 
+    def _probability_less(self, bits: Tensor) -> Tensor:
+        """Return the probability of each token (or word) without what gave these bits.
+
+        Raises:
+            ValueError: If the explanation has a foil: its bits are those of log-odds.
+        """
+        if self.contrasts is not None:
+            raise ValueError("with a foil, bits are those of log-odds; read log_odds, sound_bits and text_bits instead")
+        known = self._sum_over_groups(self.probabilities.double().clamp_min(1e-300).log2())
+        return (2 ** (known - bits.double())).clamp_max(1.0).float()
+
     def _mean_over_groups(self, values: Tensor) -> Tensor:
         if self.groups is None:
             return values

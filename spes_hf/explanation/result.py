@@ -201,17 +201,6 @@ class Explanation(ExplanationParts):
         """(K,) probability of the token without the text before it; for words, the product over their tokens."""
         return self._probability_less(self.text_bits)
 
-    def _probability_less(self, bits: Tensor) -> Tensor:
-        """Return the probability of each token (or word) without what gave these bits.
-
-        Raises:
-            ValueError: If the explanation has a foil: its bits are those of log-odds.
-        """
-        if self.contrasts is not None:
-            raise ValueError("with a foil, bits are those of log-odds; read log_odds, sound_bits and text_bits instead")
-        known = self._sum_over_groups(self.probabilities.double().clamp_min(1e-300).log2())
-        return (2 ** (known - bits.double())).clamp_max(1.0).float()
-
     @property
     def log_odds(self) -> Tensor:
         """(K,) bits, with a foil: log2 of how much likelier the model finds what it wrote than the foil.
@@ -368,6 +357,16 @@ class Explanation(ExplanationParts):
         from spes_hf.viz import plot_saliency
 
         return plot_saliency(self, token)
+
+    def plot_overview(self, longest: int = 60) -> tuple[Figure, Sequence[Axes]]:
+        """Return a figure of all words against time, the spectrogram on top; see `spes_hf.viz.plot_overview`.
+
+        Args:
+            longest: How many words to draw at most, from the first.
+        """
+        from spes_hf.viz import plot_overview
+
+        return plot_overview(self, longest)
 
     def plot_tokens(self) -> tuple[Figure, Axes]:
         """Return a figure of the token map: explained tokens in rows, decoder inputs in columns (Fig. 3)."""

@@ -14,10 +14,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from spes_hf.explanation import Explanation
+    from spes_hf.explanation.comparison import Comparison
     from spes_hf.explanation.diagnosis import Diagnosis
     from spes_hf.explanation.listening import HeardBack, Sound
 
-__all__ = ["notebook_html", "plot_saliency", "plot_tokens", "sound_html", "write_diagnosis_html", "write_html"]
+__all__ = [
+    "notebook_html",
+    "plot_comparison",
+    "plot_overview",
+    "plot_saliency",
+    "plot_tokens",
+    "sound_html",
+    "write_comparison_html",
+    "write_diagnosis_html",
+    "write_html",
+]
 
 
 def plot_saliency(explanation: Explanation, token: int | str | None = None) -> tuple[Figure, Sequence[Axes]]:
@@ -40,6 +51,28 @@ def plot_saliency(explanation: Explanation, token: int | str | None = None) -> t
     from spes_hf.viz import figures
 
     return figures.plot_saliency(explanation, token)
+
+
+def plot_overview(explanation: Explanation, longest: int = 60) -> tuple[Figure, Sequence[Axes]]:
+    """Return a figure of all words against time: when did the sound speak for each of them?
+
+    The spectrogram is on top. Below, each word has a row: its evidence (`Explanation.evidence`), summed over mel bins,
+    as a share of its own largest value. Orange spoke for the word, purple against it. Since each row has its own scale,
+    the bits that the word got from the sound stand next to it. `spes_hf.analysis.plot_overview` draws the whole maps.
+
+    Args:
+        explanation: Over tokens or words; the rows are words, or contrasts in an explanation with a foil.
+        longest: How many words to draw at most, from the first.
+
+    Returns:
+        The figure, and its two axes: the spectrogram, the words.
+
+    Raises:
+        ConfigError: If ``longest`` is not a whole number of at least 1.
+    """
+    from spes_hf.viz import overview
+
+    return overview.plot_overview(explanation, longest)
 
 
 def plot_tokens(explanation: Explanation) -> tuple[Figure, Axes]:
@@ -95,6 +128,40 @@ def sound_html(sound: Sound) -> str:
     from spes_hf.viz import report
 
     return report.sound_html(sound)
+
+
+def plot_comparison(comparison: Comparison, token: int | str | None = None) -> tuple[Figure, Sequence[Axes]]:
+    """Return a figure of two explanations' maps on one scale and one grid, and its four axes.
+
+    From top to bottom: the first map, the second, first less second, and both summed over mel bins, which is what
+    `Comparison.agreement` compares. Maps are in standard deviations.
+
+    Args:
+        comparison: As `compare` returns it.
+        token: Index of the pair of words, or a word that occurs in one pair; None: the whole sentence.
+
+    Raises:
+        IndexError: If the index is out of range.
+        KeyError: If the word does not occur, or occurs in more than one pair.
+    """
+    from spes_hf.viz import comparison_figure
+
+    return comparison_figure.plot_comparison(comparison, token)
+
+
+def write_comparison_html(comparison: Comparison, path: str | Path) -> Path:
+    """Write one self-contained page with both texts, and both maps of every word, and return its path.
+
+    The page loads nothing from anywhere: maps, spectrograms and audio are inside. ``#pair=2`` at the end of its address
+    opens it at ``comparison.pairs[2]``.
+
+    Args:
+        comparison: As `compare` returns it.
+        path: File to write; folders on the way are made.
+    """
+    from spes_hf.viz import comparison_page
+
+    return comparison_page.write_html(comparison, Path(path))
 
 
 def notebook_html(explanation: Explanation) -> str:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from spes_hf.differences import agreeing
 from spes_hf.explanation.diagnosis import MISHEARD_BITS, NOTHING_BITS, UNSURE_BITS
 from spes_hf.text import normalise
 from spes_hf.viz import report, scale
 
 if TYPE_CHECKING:
-    from spes_hf.explanation.diagnosis import Diagnosis, WordError
+    from spes_hf.differences import agreeing
+from spes_hf.explanation.diagnosis import Diagnosis, WordError
 
 _ODDS = ("without_sound", "context", "evidence", "log_odds", "deviation", "written_evidence", "said_evidence")
 
@@ -162,7 +164,7 @@ def aligned(diagnosis: Diagnosis) -> list[Column]:
         own = [places[i] for i in error.written_words] if error else []
         other = list(error.said_words) if error else []
         until = own[0] if own else len(written), other[0] if other else len(said)
-        for a, b in _agreeing(written[here : until[0]], said[there : until[1]]):
+        for a, b in agreeing(_bare(written[here : until[0]]), _bare(said[there : until[1]])):
             found.append(_column(written[here : here + a], said[there : there + b]))
             here, there = here + a, there + b
         if error:
@@ -188,23 +190,8 @@ def _joined(words: Sequence[_Word]) -> str:
     return "".join(" " * (word.spaced and i > 0) + word.shown for i, word in enumerate(words))
 
 
-def _agreeing(written: Sequence[_Word], said: Sequence[_Word]) -> Iterator[tuple[int, int]]:
-    """Yield how many words of both texts go together: one and one, or more where they are divided differently."""
-    i = j = 0
-    while i < len(written) and j < len(said):
-        a = b = 1
-        while True:
-            one, other = ("".join(w.bare for w in words) for words in (written[i : i + a], said[j : j + b]))
-            if len(one) < len(other) and i + a < len(written):
-                a += 1
-            elif len(one) > len(other) and j + b < len(said):
-                b += 1
-            else:
-                break
-        if one != other:
-            a = b = 1
-        yield a, b
-        i, j = i + a, j + b
+def _bare(words: Sequence[_Word]) -> list[str]:
+    return [word.bare for word in words]
 
 
 def _with_marks(text: str, words: Sequence[str]) -> list[_Word]:

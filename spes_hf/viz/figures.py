@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from spes_hf.explanation import Explanation
 
-_SIGNED = LinearSegmentedColormap.from_list(
+SIGNED = LinearSegmentedColormap.from_list(
     "spes_signed", (*reversed(scale.AGAINST_ON_LIGHT), "#ffffff", *scale.SOUND_ON_LIGHT)
 )
 _FAINT = 0.05  # of the scale; less is left out
@@ -38,8 +38,8 @@ def plot_saliency(explanation: Explanation, token: int | str | None = None) -> t
     axes = list(figure.subplots(3, 1, sharex=True, sharey=True))
     end_of_scale = scale.evidence_limit(evidence)
     loudness = scale.spectrogram_limits(explanation.features)
-    spectrogram = _draw(axes[0], explanation, explanation.features, "gray_r", loudness)
-    heat = _draw(axes[1], explanation, evidence, _SIGNED, (-end_of_scale, end_of_scale))
+    spectrogram = draw_values(axes[0], explanation, explanation.features, "gray_r", loudness)
+    heat = draw_values(axes[1], explanation, evidence, SIGNED, (-end_of_scale, end_of_scale))
     draw_overlay(axes[2], explanation, evidence)
 
     label = "feature, as the\nmodel sees it"
@@ -94,18 +94,19 @@ def plot_tokens(explanation: Explanation) -> tuple[Figure, Axes]:
     return figure, ax
 
 
-def draw_overlay(ax: Axes, explanation: Explanation, evidence: Tensor) -> AxesImage:
+def draw_overlay(ax: Axes, explanation: Explanation, evidence: Tensor, limit: float | None = None) -> AxesImage:
     """Draw a map over the spectrogram and return the map's image; it is clear up to 5 % of the scale, then less so.
 
     Args:
         ax: Where to draw.
         explanation: Whose spectrogram.
         evidence: (T, C), signed; 0 = no effect.
+        limit: The evidence at the end of the colour scale; None: the map's own.
     """
-    _draw(ax, explanation, explanation.features, _GREYS, scale.spectrogram_limits(explanation.features))
-    end = scale.evidence_limit(evidence)
+    draw_values(ax, explanation, explanation.features, _GREYS, scale.spectrogram_limits(explanation.features))
+    end = scale.evidence_limit(evidence) if limit is None else limit
     opacity = ((evidence.abs() / end - _FAINT) / (1 - _FAINT)).clamp(0, 1)
-    return _draw(ax, explanation, evidence, _SIGNED, (-end, end), alpha=opacity.T.numpy())
+    return draw_values(ax, explanation, evidence, SIGNED, (-end, end), alpha=opacity.T.numpy())
 
 
 def bare_figure(width: float, height: float, dpi: float = 100) -> Figure:
@@ -151,7 +152,7 @@ def _against(explanation: Explanation, token: int | str | None) -> str:
     return f"for “{scale.shown(explanation.contrasts[explanation.find(token)].foil, 20)}”"
 
 
-def _draw(
+def draw_values(
     ax: Axes,
     explanation: Explanation,
     values: Tensor,

@@ -1,0 +1,132 @@
+"""Two explanations of the same clip: `compare`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import count
+from typing import Any
+
+import soxr
+import torch
+from torch import Tensor
+
+from spes_hf.differences import pairs
+from spes_hf.errors import AudioError, ConfigError
+from spes_hf.explanation import Explanation
+from spes_hf.explanation.comparison import Comparison
+from spes_hf.explanation.grid import Grid
+from spes_hf.explanation.origin import Origin
+from spes_hf.explanation.recording import Recording
+
+# Clips that differ by less than this share of their energy are the same: one may have been stored in 16 bits, or heard
+# at another sampling rate.
+_SAME_SHARE = 0.01
+
+# Waveforms may differ in length by that, where their sampling rates do.
+_ROUNDING_S = 0.002
+
+
+def compare(first: Explanation, second: Explanation, names: Sequence[str] | None = None) -> Comparison:
+    """Return two explanations of the same clip side by side: of two models, or by two methods.
+
+    Words are aligned by the texts, as for the word error rate; case and punctuation do not count. Maps lie on one
+    grid: the explanations' own where they have the same frames and mel bins, else the coarser of the two axes, over
+    which the finer one is averaged.
+
+    Args:
+        first: Over tokens or words.
+        second: Likewise, of the same audio.
+        names: What to call the two; None: by model, method and whatever else tells them apart.
+
+    Returns:
+        A `Comparison`: print it, `plot` a word, write the page with `to_html`.
+
+    Raises:
+        AudioError: If the two are of different audio.
+        ConfigError: If one is no explanation, has no maps, or has a foil and the other has none; if ``names`` are not
+            two texts.
+
+    Examples:
+        >>> comparison = compare(explain(*whisper, "clip.wav"), explain(*seamless, "clip.wav"))  # doctest: +SKIP
+        >>> comparison.agreement  # doctest: +SKIP
+        tensor([0.91, 0.84, 0.42])
+    """
+    for name, given in (("first", first), ("second", second)):
+        _check_explanation(name, given)
+    if (first.contrasts is None) != (second.contrasts is None):
+        with_foil = "first" if first.contrasts is not None else "second"
+        raise ConfigError(f"{with_foil} has a foil and the other has none; pass two with a foil, or two without")
+    _check_same_audio(first, second)
+    one, other = first.words(), second.words()
+    return Comparison(
+        one,
+        other,
+        _names(first.origin, second.origin) if names is None else _check_names(names),
+        tuple(pairs(one.tokens, other.tokens)),
+        Grid.shared(Grid.of(one), Grid.of(other)),
+    )
+
+
+def _check_explanation(name: str, given: Any) -> None:
+    if isinstance(given, Recording):
+        raise ConfigError(f"{name} is a Recording; pass the explanation of one of its windows, such as recording[0]")
+    if not isinstance(given, Explanation):
+        raise ConfigError(
+            f"{name} is of type {type(given).__name__}; allowed: an Explanation, as explain() returns it. "
+            "Explanation.load(path) reads a saved one"
+        )
+    if not len(given.pieces):
+        raise ConfigError(f"{name} explains no token and so has no map; pass an explanation of at least one token")
+
+
+def _check_same_audio(first: Explanation, second: Explanation) -> None:
+    """Refuse explanations of different audio.
+
+    Raises:
+        AudioError: Saying how they differ.
+    """
+    remedy = "compare() takes two explanations of one clip"
+    seconds = [len(each.waveform) / each.sampling_rate for each in (first, second)]
+    same_rate = first.sampling_rate == second.sampling_rate
+    if abs(seconds[0] - seconds[1]) > (0.0 if same_rate else _ROUNDING_S):
+        raise AudioError(f"first is of {seconds[0]:.3f} s of audio and second of {seconds[1]:.3f} s; {remedy}")
+    rate = min(first.sampling_rate, second.sampling_rate)
+    one, other = (_at_rate(each, rate) for each in (first, second))
+    length = min(len(one), len(other))
+    apart = float((one[:length] - other[:length]).square().sum())
+    if apart > _SAME_SHARE * max(float(one.square().sum()), float(other.square().sum())):
+        raise AudioError(f"first and second are of different audio of the same length ({seconds[0]:.3f} s); {remedy}")
+
+
+def _at_rate(explanation: Explanation, rate: int) -> Tensor:
+    if explanation.sampling_rate == rate:
+        return explanation.waveform.double()
+    return torch.from_numpy(soxr.resample(explanation.waveform.numpy(), explanation.sampling_rate, rate)).double()
+
+
+def _check_names(names: Sequence[str]) -> tuple[str, str]:
+    given = [] if isinstance(names, str) else list(names)
+    if len(given) != 2 or not all(isinstance(name, str) and name.strip() for name in given) or given[0] == given[1]:
+        raise ConfigError(f'names is {names!r}; allowed: two different texts, such as ("tiny", "base")')
+    return given[0], given[1]
+
+
+def _names(first: Origin, second: Origin) -> tuple[str, str]:
+    """Return model and method of both, and what else it takes to tell them apart."""
+    parts = [(_model(origin), origin.method) for origin in (first, second)]
+    for name in ("tgt_lang", "language", "task", "text_given", "seed"):
+        if parts[0] != parts[1]:
+            break
+        values = [getattr(origin, name) for origin in (first, second)]
+        if values[0] != values[1]:
+            parts = [(*own, f"{name.replace('_', ' ')} {value}") for own, value in zip(parts, values, strict=True)]
+    if parts[0] == parts[1]:
+        parts = [(*own, str(number)) for own, number in zip(parts, count(1))]
+    return " · ".join(parts[0]), " · ".join(parts[1])
+
+
+def _model(origin: Origin) -> str:
+    """Return the last part of a model's name or path, or its class."""
+    name = str(origin.model.get("name") or "").rstrip("\\/")
+    return re.split(r"[\\/]", name)[-1] or str(origin.model.get("class") or "model")

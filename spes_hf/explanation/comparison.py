@@ -1,0 +1,219 @@
+"""Two explanations of the same clip side by side: two models, or two methods."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor
+
+from spes_hf import functional
+from spes_hf.differences import Pair
+from spes_hf.explanation.grid import Grid
+from spes_hf.explanation.result import Explanation
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_SMOOTHING_S = 0.04
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Two explanations of one clip, word by word. Made by `compare`.
+
+    R pairs of words: `pairs` says which words of both texts go together. Maps are compared in standard deviations, so
+    that those of any two models or methods have one scale, and on one grid of T frames and C mel bins.
+
+    Attributes:
+        first: Over words.
+        second: Over words, of the same audio.
+        names: What the two are called.
+        pairs: The words of both texts, in order.
+        grid: The frames and mel bins that maps are compared on.
+    """
+
+    first: Explanation
+    second: Explanation
+    names: tuple[str, str]
+    pairs: tuple[Pair, ...]
+    grid: Grid
+
+    def __len__(self) -> int:
+        """Number of pairs of words."""
+        return len(self.pairs)
+
+    @property
+    def words(self) -> list[tuple[str, str]]:
+        """What each text has in each pair; "" where it has nothing."""
+        return [(_joined(self.first, pair.first), _joined(self.second, pair.second)) for pair in self.pairs]
+
+    @property
+    def same_grid(self) -> bool:
+        """Whether both had the same frames and mel bins, so that no map was resampled."""
+        own = [Grid.of(each) for each in (self.first, self.second)]
+        return all(g.time.equals(self.grid.time) and g.frequency.equals(self.grid.frequency) for g in own)
+
+    def maps(self, token: int | str | None = None) -> tuple[Tensor | None, Tensor | None]:
+        """Return both maps of a pair of words, (T, C) each: 0 = no effect, in standard deviations.
+
+        The evidence (`Explanation.evidence`) averaged over the cells of the `grid`; the mean over words where a text
+        has several. None where a text has no word.
+
+        Args:
+            token: Index of the pair, or the word if it occurs in one pair; None: the whole sentence.
+
+        Raises:
+            IndexError: If the index is out of range.
+            KeyError: If the word does not occur, or occurs in more than one pair.
+        """
+        if token is None:
+            return self._on_grid(self.first, None), self._on_grid(self.second, None)
+        pair = self.pairs[self.find(token)]
+        return self._on_grid(self.first, pair.first), self._on_grid(self.second, pair.second)
+
+    def _on_grid(self, explanation: Explanation, words: range | None) -> Tensor | None:
+        if words is None:
+            evidence = explanation.evidence()
+        elif words:
+            evidence = torch.stack([explanation.evidence(k) for k in words]).mean(0)
+        else:
+            return None
+        return functional.scaled(self.grid.average(evidence, Grid.of(explanation))).float()
+
+    def profiles(self, token: int | str | None = None) -> tuple[Tensor | None, Tensor | None]:
+        """Return both maps summed over mel bins and smoothed by 40 ms, (T,) float64 each; None as for `maps`.
+
+        What `agreement` compares: noise of single frames, and shifts by a few, do not count.
+
+        Args:
+            token: As for `maps`.
+
+        Raises:
+            IndexError: If the index is out of range.
+            KeyError: If the word does not occur, or occurs in more than one pair.
+        """
+        first, second = self.maps(token)
+        return self._profile(first), self._profile(second)
+
+    def _profile(self, values: Tensor | None) -> Tensor | None:
+        if values is None:
+            return None
+        edges = self.grid.time.edges
+        frames = _SMOOTHING_S * (len(edges) - 1) / float(edges[-1] - edges[0])
+        return torch.from_numpy(gaussian_filter1d(values.double().sum(1).numpy(), frames))
+
+    @cached_property
+    def agreement(self) -> Tensor:
+        """(R,) how far both maps of each pair agree on when: Spearman's rank correlation of their `profiles`.
+
+        1: the same frames matter, in the same order; 0: unrelated. NaN where a text has no word, or a map has no effect
+        anywhere. Two sets of masks of one method do not reach 1, either: compare with that.
+        """
+        found = [rank_correlation(*self.profiles(k)) for k in range(len(self))]
+        return torch.tensor(found, dtype=torch.float32, device="cpu")
+
+    @cached_property
+    def sentence_agreement(self) -> float:
+        """The same for the maps of the whole sentence."""
+        return rank_correlation(*self.profiles())
+
+    def find(self, token: int | str) -> int:
+        """Return the index of a pair given by index, or by a word of either text.
+
+        Raises:
+            IndexError: If the index is out of range.
+            KeyError: If the word does not occur, or occurs in more than one pair.
+        """
+        if not isinstance(token, str):
+            token = operator.index(token)
+            if not -len(self) <= token < len(self):
+                raise IndexError(f"token is {token}, but there are {len(self)} pairs of words: 0 … {len(self) - 1}")
+            return token % len(self)
+        hits = [k for k, names in enumerate(self.words) if token.strip() in (name.strip() for name in names)]
+        if len(hits) != 1:
+            found = f"occurs in {hits}; pass one of these" if hits else f"does not occur; there are {self.words}"
+            raise KeyError(f"token {token!r} {found}")
+        return hits[0]
+
+    def plot(self, token: int | str | None = None) -> tuple[Figure, Sequence[Axes]]:
+        """Return a figure of both maps on one scale, their difference, and both over time; and its axes.
+
+        Args:
+            token: Index of the pair, or the word if it occurs in one pair; None: the whole sentence.
+
+        Raises:
+            IndexError: If the index is out of range.
+            KeyError: If the word does not occur, or occurs in more than one pair.
+        """
+        from spes_hf.viz import plot_comparison
+
+        return plot_comparison(self, token)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write one self-contained page with both texts, and both maps of every word; return its path."""
+        from spes_hf.viz import write_comparison_html
+
+        return write_comparison_html(self, Path(path))
+
+    def __str__(self) -> str:
+        known = self.agreement[~self.agreement.isnan()]
+        mean = shown(float(known.mean()) if len(known) else math.nan)
+        apart = sum(not pair.equal for pair in self.pairs)
+        rows = [(a.strip() or "–", b.strip() or "–") for a, b in self.words]
+        wide = max((len(name) for name, _ in rows), default=0)
+        other = max((len(name) for _, name in rows), default=0)
+        return "\n".join(
+            [
+                f"{self.names[0]} | {self.names[1]}",
+                "rank correlation over time: "
+                f"sentence {shown(self.sentence_agreement)}, mean of {_counted(len(known))} {mean}",
+                "both wrote the same words" if not apart else f"the texts differ in {apart} of {len(self)} places",
+                *(
+                    f"  {shown(value):>5}  {a:<{wide}}  {'' if pair.equal else b:<{other}}".rstrip()
+                    for (a, b), value, pair in zip(rows, self.agreement.tolist(), self.pairs, strict=True)
+                ),
+            ]
+        )
+
+    def __repr__(self) -> str:
+        return f"Comparison({self.names[0]!r}, {self.names[1]!r}, {len(self)} pairs of words)"
+
+
+def rank_correlation(first: Tensor | None, second: Tensor | None) -> float:
+    """Return Spearman's rank correlation; NaN where one is missing or constant.
+
+    Args:
+        first: (N,), or None.
+        second: (N,), or None.
+    """
+    if first is None or second is None:
+        return math.nan
+    from scipy.stats import rankdata
+
+    ranks = [torch.from_numpy(rankdata(values.numpy())) for values in (first, second)]
+    a, b = (rank - rank.mean() for rank in ranks)
+    norms = float(a.norm() * b.norm())
+    return float((a * b).sum()) / norms if norms > 0 else math.nan
+
+
+def shown(value: float) -> str:
+    """Return an agreement as it is printed."""
+    return "–" if math.isnan(value) else f"{value:.2f}".replace("-", "−")
+
+
+def _counted(words: int) -> str:
+    return f"{words} word{'s' * (words != 1)}"
+
+
+def _joined(explanation: Explanation, words: range) -> str:
+    names = [explanation.tokens[k] for k in words]
+    return (" " if explanation.contrasts else "").join(names)
