@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import count
 from typing import Any
 
 import soxr
 import torch
 from torch import Tensor
 
-from spes_hf.differences import pairs
+from spes_hf.differences import Pair, pairs
 from spes_hf.errors import AudioError, ConfigError
 from spes_hf.explanation import Explanation
 from spes_hf.explanation.comparison import Comparison
 from spes_hf.explanation.grid import Grid
 from spes_hf.explanation.origin import Origin
 from spes_hf.explanation.recording import Recording
+from spes_hf.text import normalise
 
 # Clips that differ by less than this share of their energy are the same: one may have been stored in 16 bits, or heard
 # at another sampling rate.
@@ -30,7 +30,8 @@ _ROUNDING_S = 0.002
 def compare(first: Explanation, second: Explanation, names: Sequence[str] | None = None) -> Comparison:
     """Return two explanations of the same clip side by side: of two models, or by two methods.
 
-    Words are aligned by the texts, as for the word error rate; case and punctuation do not count. Maps lie on one
+    Words are aligned by the texts, as for the word error rate; case does not count, and punctuation marks are left out.
+    Where the texts have different numbers of words, neighbours make one pair. Maps lie on one
     grid: the explanations' own where they have the same frames and mel bins, else the coarser of the two axes, over
     which the finer one is averaged.
 
@@ -63,7 +64,7 @@ def compare(first: Explanation, second: Explanation, names: Sequence[str] | None
         one,
         other,
         _names(first.origin, second.origin) if names is None else _check_names(names),
-        tuple(pairs(one.tokens, other.tokens)),
+        tuple(_pairs(one.tokens, other.tokens)),
         Grid.shared(Grid.of(one), Grid.of(other)),
     )
 
@@ -112,18 +113,28 @@ def _check_names(names: Sequence[str]) -> tuple[str, str]:
     return given[0], given[1]
 
 
+def _pairs(first: Sequence[str], second: Sequence[str]) -> list[Pair]:
+    """Return the pairs of words, marks left out, as indices among all words."""
+    spoken = [[i for i, word in enumerate(words) if normalise(word)] for words in (first, second)]
+    texts = [[words[i] for i in places] for words, places in zip((first, second), spoken, strict=True)]
+    return [
+        Pair(tuple(spoken[0][i] for i in pair.first), tuple(spoken[1][i] for i in pair.second), pair.equal)
+        for pair in pairs(*texts)
+    ]
+
+
 def _names(first: Origin, second: Origin) -> tuple[str, str]:
-    """Return model and method of both, and what else it takes to tell them apart."""
+    """Return what tells the two apart: models and methods, else the first setting that differs."""
     parts = [(_model(origin), origin.method) for origin in (first, second)]
-    for name in ("tgt_lang", "language", "task", "text_given", "seed"):
-        if parts[0] != parts[1]:
-            break
-        values = [getattr(origin, name) for origin in (first, second)]
-        if values[0] != values[1]:
-            parts = [(*own, f"{name.replace('_', ' ')} {value}") for own, value in zip(parts, values, strict=True)]
-    if parts[0] == parts[1]:
-        parts = [(*own, str(number)) for own, number in zip(parts, count(1))]
-    return " · ".join(parts[0]), " · ".join(parts[1])
+    apart = [(one, other) for one, other in zip(*parts, strict=True) if one != other]
+    for name in ("tgt_lang", "language", "task", "seed"):
+        one, other = getattr(first, name), getattr(second, name)
+        if not apart and one != other:
+            apart.append((f"{name} {one}", f"{name} {other}"))
+    if not apart and first.text_given != second.text_given:
+        apart.append(("given text", "generated text") if first.text_given else ("generated text", "given text"))
+    apart = apart or [("first", "second")]
+    return " · ".join(one for one, _ in apart), " · ".join(other for _, other in apart)
 
 
 def _model(origin: Origin) -> str:

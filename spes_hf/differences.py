@@ -34,8 +34,8 @@ class Pair:
         equal: Whether the words are the same.
     """
 
-    first: range
-    second: range
+    first: Sequence[int]
+    second: Sequence[int]
     equal: bool
 
 

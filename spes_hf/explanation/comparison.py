@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_SMOOTHING_S = 0.04
+# Noise of single frames, and shifts by a few, do not count; nor does what is small.
+_SMOOTHING_S, _NO_EFFECT = 0.04, 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ class Comparison:
         first: Over words.
         second: Over words, of the same audio.
         names: What the two are called.
-        pairs: The words of both texts, in order.
+        pairs: The words of both texts, in order, as indices among those of ``first`` and ``second``; without marks.
         grid: The frames and mel bins that maps are compared on.
     """
 
@@ -80,7 +81,7 @@ class Comparison:
         pair = self.pairs[self.find(token)]
         return self._on_grid(self.first, pair.first), self._on_grid(self.second, pair.second)
 
-    def _on_grid(self, explanation: Explanation, words: range | None) -> Tensor | None:
+    def _on_grid(self, explanation: Explanation, words: Sequence[int] | None) -> Tensor | None:
         if words is None:
             evidence = explanation.evidence()
         elif words:
@@ -91,8 +92,6 @@ class Comparison:
 
     def profiles(self, token: int | str | None = None) -> tuple[Tensor | None, Tensor | None]:
         """Return both maps summed over mel bins and smoothed by 40 ms, (T,) float64 each; None as for `maps`.
-
-        What `agreement` compares: noise of single frames, and shifts by a few, do not count.
 
         Args:
             token: As for `maps`.
@@ -115,8 +114,9 @@ class Comparison:
     def agreement(self) -> Tensor:
         """(R,) how far both maps of each pair agree on when: Spearman's rank correlation of their `profiles`.
 
-        1: the same frames matter, in the same order; 0: unrelated. NaN where a text has no word, or a map has no effect
-        anywhere. Two sets of masks of one method do not reach 1, either: compare with that.
+        Frames below a tenth of a profile's largest size count as no effect, so that noise gets no rank. 1: the same
+        frames matter, in the same order; 0: unrelated. NaN where a text has no word, or a map has no effect anywhere.
+        Two sets of masks of one method do not reach 1, either: compare with that.
         """
         found = [rank_correlation(*self.profiles(k)) for k in range(len(self))]
         return torch.tensor(found, dtype=torch.float32, device="cpu")
@@ -189,7 +189,7 @@ class Comparison:
 
 
 def rank_correlation(first: Tensor | None, second: Tensor | None) -> float:
-    """Return Spearman's rank correlation; NaN where one is missing or constant.
+    """Return Spearman's rank correlation of two profiles; NaN where one is missing or constant.
 
     Args:
         first: (N,), or None.
@@ -199,7 +199,8 @@ def rank_correlation(first: Tensor | None, second: Tensor | None) -> float:
         return math.nan
     from scipy.stats import rankdata
 
-    ranks = [torch.from_numpy(rankdata(values.numpy())) for values in (first, second)]
+    heard = [values.where(values.abs() >= _NO_EFFECT * values.abs().max(), 0.0) for values in (first, second)]
+    ranks = [torch.from_numpy(rankdata(values.numpy())) for values in heard]
     a, b = (rank - rank.mean() for rank in ranks)
     norms = float(a.norm() * b.norm())
     return float((a * b).sum()) / norms if norms > 0 else math.nan
@@ -214,6 +215,6 @@ def _counted(words: int) -> str:
     return f"{words} word{'s' * (words != 1)}"
 
 
-def _joined(explanation: Explanation, words: range) -> str:
+def _joined(explanation: Explanation, words: Sequence[int]) -> str:
     names = [explanation.tokens[k] for k in words]
     return (" " if explanation.contrasts else "").join(names)

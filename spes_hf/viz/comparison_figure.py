@@ -34,7 +34,7 @@ def plot_comparison(comparison: Comparison, token: int | str | None = None) -> t
     both = None if maps[0] is None or maps[1] is None else maps[0] - maps[1]
     texts = ("", "") if token is None else comparison.words[comparison.find(token)]
     titles = [f"{name}{_quoted(text)}" for name, text in zip(comparison.names, texts, strict=True)]
-    titles.append(f"difference: orange, more in {comparison.names[0]}; purple, more in {comparison.names[1]}")
+    titles.append("first less second: orange, more in the first; purple, more in the second")
     for ax, values, explanation, title in zip(axes, (*maps, both), (*drawn, drawn[0]), titles, strict=False):
         image = draw_overlay(ax, explanation, explanation.features * 0 if values is None else values, limit)
         plain_text(ax.set_title(title, loc="left", fontsize=9, color="0.3"))

@@ -78,7 +78,7 @@
     const { map, spectrogram } = state;
     if (!map || !spectrogram) return;
     const ends = spes.limits(map.sorted, 0.2), [low, high] = chosen().stretch;
-    const [context, [, top, , height]] = spes.draw(spectrogram, map.values, ends, 0.9, 80);
+    const [context, [, top, , height]] = spes.draw(spectrogram, map.values, ends, 0.9, { pixelsPerSecond: 80 });
     if (low != null && high != null) {
       const left = spes.xOf(low), width = Math.max(3, spes.xOf(high) - left);
       for (const [name, thick] of [["--paper", 5], ["--ink", 2]]) {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +77,7 @@ def page_data(diagnosis: Diagnosis) -> dict[str, Any]:
         **shared,
         "summary": summary(diagnosis),
         "bound": MISHEARD_BITS,
-        "direction": _direction(diagnosis.text + diagnosis.reference),
+        "direction": scale.direction(diagnosis.text + diagnosis.reference),
         "columns": columns,
         "errors": [_error(diagnosis, error) for error in diagnosis.errors],
     }
@@ -220,9 +219,3 @@ def _with_marks(text: str, words: Sequence[str]) -> list[_Word]:
 
 def _quoted(text: str) -> dict[str, str]:
     return {"quoted": scale.shown(text, 200)}
-
-
-def _direction(text: str) -> str:
-    """Return "rtl" where the first letter runs from right to left, else "ltr"."""
-    first = next((d for d in map(unicodedata.bidirectional, text) if d in ("L", "R", "AL")), "L")
-    return "ltr" if first == "L" else "rtl"

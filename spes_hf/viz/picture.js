@@ -112,19 +112,21 @@ const spes = (() => {
     for (let j = 0; j < 3; j++) pixels[4 * i + j] = colour[j];
     pixels[4 * i + 3] = Math.round(255 * opacity);
   }
-  const backgrounds = {};
+  const backgrounds = new Map();
   function background(spectrogram) {
     const theme = dark.matches ? "dark" : "light", { greys } = colours();
-    backgrounds[theme] ??= layer((pixels) => spectrogram.forEach((v, i) => put(pixels, i, greys[Math.round(255 * v)], 1)));
-    return backgrounds[theme];
+    if (!backgrounds.has(spectrogram)) backgrounds.set(spectrogram, {});
+    const drawn = backgrounds.get(spectrogram);
+    drawn[theme] ??= layer((pixels) => spectrogram.forEach((v, i) => put(pixels, i, greys[Math.round(255 * v)], 1)));
+    return drawn[theme];
   }
   // Draws a map over the spectrogram, what is smaller than `low` left out, and returns the context and the box of both.
-  function draw(spectrogram, map, [low, high], strength, pixelsPerSecond = 26) {
-    const canvas = $("picture"), wide = Math.min(plot.left + plot.right + pixelsPerSecond * (end - start), 15000 / (window.devicePixelRatio || 1));
+  function draw(spectrogram, map, [low, high], strength, { pixelsPerSecond = 26, canvas = $("picture"), height: tall } = {}) {
+    const wide = Math.min(plot.left + plot.right + pixelsPerSecond * (end - start), 15000 / (window.devicePixelRatio || 1));
     const outer = Math.max($("scroller").clientWidth, wide);
     const narrow = outer < 560, ratio = window.devicePixelRatio || 1;
     plot.width = outer - plot.left - plot.right;
-    plot.height = narrow ? 200 : 270;
+    plot.height = tall ?? (narrow ? 200 : 270);
     const height = plot.top + plot.height + plot.bottom;
     canvas.width = Math.round(outer * ratio); canvas.height = Math.round(height * ratio);
     canvas.style.width = `${outer}px`; canvas.style.height = `${height}px`; $("plot").style.width = `${outer}px`;
@@ -180,21 +182,24 @@ const spes = (() => {
     return signed;
   }
 
-  // Places in the picture, and what `say(frame, row)` says of the place under the pointer
+  // Places in a picture, and what `say(frame, row, canvas)` says of the place under the pointer
+  const pictures = [...$("plot").querySelectorAll("canvas")];
   const timeOf = (frame) => start + ((frame + 0.5) / frames) * (end - start);
   const where = (frame, row) => `${seconds(timeOf(frame))}, ${hertz(data.frequencies[bins - 1 - row])}`;
   function at(event) {
-    const box = $("picture").getBoundingClientRect();
+    const box = event.currentTarget.getBoundingClientRect();
     const frame = Math.floor(((event.clientX - box.left - plot.left) / plot.width) * frames);
     const row = Math.floor(((event.clientY - box.top - plot.top) / plot.height) * bins);
     return frame >= 0 && frame < frames && row >= 0 && row < bins ? [frame, row] : null;
   }
   function readOut(say) {
-    $("picture").addEventListener("pointermove", (event) => {
-      const place = at(event);
-      $("readout").textContent = (place && say(...place)) || "\u00a0";
-    });
-    $("picture").addEventListener("pointerleave", () => { $("readout").textContent = "\u00a0"; });
+    for (const picture of pictures) {
+      picture.addEventListener("pointermove", (event) => {
+        const place = at(event);
+        $("readout").textContent = (place && say(...place, picture)) || "\u00a0";
+      });
+      picture.addEventListener("pointerleave", () => { $("readout").textContent = "\u00a0"; });
+    }
   }
 
   // Sound
@@ -213,10 +218,12 @@ const spes = (() => {
   const playedElsewhere = (time) => { elsewhere = time; moveCursor(); };
   for (const name of ["play", "pause", "seeked"]) audio.addEventListener(name, moveCursor);
   const seek = { to: (time) => { audio.currentTime = Math.max(0, Math.min(data.duration_s, time - from)); } };
-  $("picture").addEventListener("click", (event) => {
-    const place = at(event);
-    if (place) seek.to(timeOf(place[0]));
-  });
+  for (const picture of pictures) {
+    picture.addEventListener("click", (event) => {
+      const place = at(event);
+      if (place) seek.to(timeOf(place[0]));
+    });
+  }
 
   return { ...shared, decode, evidence, sizes, limits, draw, drawScale, xOf, where, readOut, audio, seek, playedElsewhere };
 })();

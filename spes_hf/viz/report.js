@@ -164,6 +164,7 @@
     document.dispatchEvent(new CustomEvent("chosen", { detail: !keepHash }));  // whether by hand, here
     if (!keepHash) history.replaceState(null, "", `#${document.body.dataset.chosen}`);
   }
+  spes.choose = choose;
   function toLevel(name) {
     if (name === state.level) return;
     const from = level().groups, to = data.levels[name].groups, k = state.index;

@@ -22,6 +22,7 @@ from torch import Tensor
 from spes_hf.bits import in_words
 from spes_hf.text import join_pieces, word_groups
 from spes_hf.viz import scale
+from spes_hf.viz.walk import word_times
 
 if TYPE_CHECKING:
     from spes_hf.explanation import Explanation
@@ -48,7 +49,7 @@ def page(explanation: Explanation, embeddable: bool = False, heard: HeardBack | 
     """
     contrasts = explanation.contrasts
     title = explanation.text if contrasts is None else "; ".join(contrast.name for contrast in contrasts)
-    styles, scripts = ["report.css"], ["picture.js", "listening.js", "report.js"]
+    styles, scripts = ["report.css", "walk.css"], ["picture.js", "listening.js", "report.js", "walk.js"]
     if embeddable:
         styles, scripts = [*styles, "embedded.css"], [*scripts, "embedded.js"]
     return filled("report.html", styles, scripts, title, page_data(explanation, heard))
@@ -121,6 +122,7 @@ def page_data(explanation: Explanation, heard: HeardBack | None = None) -> dict[
         "maps": [signed_png(tokens.evidence(k)) for k in range(len(tokens))],
         "unit": tokens.evidence_unit(0) if len(tokens) else "",
         "levels": {"tokens": _level(tokens), "words": _level(tokens.words())},
+        "walk": word_times(tokens),
     }
 
 

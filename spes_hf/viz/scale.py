@@ -121,6 +121,12 @@ def printable(text: str) -> str:
     )
 
 
+def direction(text: str) -> str:
+    """Return "rtl" where the first letter runs from right to left, else "ltr"."""
+    first = next((d for d in map(unicodedata.bidirectional, text) if d in ("L", "R", "AL")), "L")
+    return "ltr" if first == "L" else "rtl"
+
+
 def passes(cost: Mapping[str, Any]) -> str:
     """Return how often the model ran, in words: "301 forward passes", "109 forward and 55 backward passes"."""
     if "forward_passes" not in cost:
