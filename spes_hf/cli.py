@@ -1,4 +1,4 @@
-"""The command line: ``spes-hf explain | diagnose | check | evaluate | plan | report | demo``.
+"""The command line: ``spes-hf explain | diagnose | check | evaluate | compare | plan | report | demo``.
 
 Exit codes: 0 done, 2 wrong arguments or settings, 3 audio that cannot be explained, 4 a model that cannot be loaded or
 has no adapter, 5 a folder that holds no explanation, 1 any other error, 130 interrupted.
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from spes_hf import __version__
 from spes_hf.commands.checking import add_check, run_check
+from spes_hf.commands.comparing import add_compare, run_compare
 from spes_hf.commands.diagnosing import add_diagnose, run_diagnose
 from spes_hf.commands.evaluating import add_evaluate, run_evaluate
 from spes_hf.commands.explaining import add_demo, add_explain, add_report, run_demo, run_explain, run_report
@@ -72,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
             run_evaluate,
             "how good is an explanation? Deletion, insertion, size, baselines",
         ),
+        ("compare", add_compare, run_compare, "two saved explanations of one clip: two models, or two methods"),
         ("plan", add_plan, run_plan, "what a corpus will cost: passes, GPU-hours, bytes, and the line that starts it"),
         ("report", add_report, run_report, "draw the pages and pictures of a saved explanation again"),
         ("demo", add_demo, run_demo, "explain a clip of J. F. Kennedy with Whisper tiny.en; no hub needed"),

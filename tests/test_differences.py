@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spes_hf.differences import differences
+from spes_hf.differences import pairs as side_by_side
 from spes_hf.text import ends_word, normalise
 
 
@@ -83,3 +84,30 @@ def test_what_is_no_difference_is_equal(first, second):
 )
 def test_what_follows_a_word_ends_it(piece, special, expected):
     assert ends_word(piece, special) is expected
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("Ask what your country", "ask not what your county", "Ask=ask /not what=what your=your country/county"),
+        ("a would-be thief ran", "a would be thief", "a=a would-be=would,be thief=thief ran/"),
+        ("my fellow country men", "my yellow countrymen", "my=my fellow,country,men/yellow,countrymen"),
+        ("", "he", "/he"),
+        ("", "", ""),
+    ],
+)
+def test_texts_lie_side_by_side(first, second, expected):
+    one, other = first.split(), second.split()
+    found = [
+        ",".join(one[i] for i in p.first) + "/="[p.equal] + ",".join(other[j] for j in p.second)
+        for p in side_by_side(one, other)
+    ]
+    assert " ".join(found) == expected
+
+
+@given(st.lists(st.sampled_from("a b c ab , .".split())), st.lists(st.sampled_from("a b c ab , .".split())))
+def test_every_word_is_in_one_pair(first, second):
+    found = side_by_side(first, second)
+    assert [i for p in found for i in p.first] == list(range(len(first)))
+    assert [j for p in found for j in p.second] == list(range(len(second)))
+    assert all(p.first or p.second for p in found)

@@ -91,9 +91,13 @@ def test_python_in_the_readme_and_in_the_docs_runs(whisper, tmp_path, monkeypatc
     assert again == code
     run(every_word, names)
     assert_same_bits(capsys.readouterr().out, blocks(DOCS["start"], "text")[0], 24)
-    for block in (*rest, *blocks(DOCS["evaluating"], "python"), *blocks(DOCS["settings"], "python")):
+    for block in (
+        *rest,
+        *(block for page in ("evaluating", "settings", "reading") for block in blocks(DOCS[page], "python")),
+    ):
         run(block, names)
     assert (tmp_path / "why.html").stat().st_size > 100_000
+    assert (tmp_path / "comparison.html").stat().st_size > 100_000
     assert len(list((tmp_path / "why").glob("explanation*"))) == 2
     assert names["why"].log_odds[0] == pytest.approx(14.1, abs=0.2)
     assert "deletion_probability" in capsys.readouterr().out

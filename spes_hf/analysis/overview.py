@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def plot_overview(explanation: Explanation, longest: int = 40) -> tuple[Figure, Sequence[Axes]]:
     """Return a figure of the maps of all tokens (or words), one below the other, and its axes (Fig. 3, upper part).
 
-    The lower part of the paper's figure is `Explanation.plot_tokens`. `Explanation.plot_overview` puts all words against
-    time in one picture.
+    The lower part of the paper's figure is `Explanation.plot_tokens`. `Explanation.plot_overview` puts all words
+    against time in one picture.
 
     Args:
         explanation: Over tokens or words.

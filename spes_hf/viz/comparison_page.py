@@ -1,4 +1,4 @@
-"""One self-contained page of a comparison: both texts word by word, and for each word both maps and their difference."""
+"""One self-contained page of a comparison: both texts, and for each word both maps and their difference."""
 
 from __future__ import annotations
 
@@ -66,8 +66,7 @@ def _pair(comparison: Comparison, index: int) -> dict[str, Any]:
         "equal": pair.equal,
         "spaced": index == 0 or comparison.first.contrasts is not None or any(name[:1].isspace() for name in names),
         "bits": [
-            _bits(each, words)
-            for each, words in ((comparison.first, pair.first), (comparison.second, pair.second))
+            _bits(each, words) for each, words in ((comparison.first, pair.first), (comparison.second, pair.second))
         ],
         **_maps(comparison, index),
     }
