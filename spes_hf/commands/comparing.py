@@ -27,8 +27,9 @@ def run_compare(options: argparse.Namespace) -> None:
     from spes_hf.comparing import compare
     from spes_hf.viz.scale import printable
 
-    saved: list[Any] = [load_saved(path) for path in (options.first, options.second)]  # compare() refuses recordings
-    found = compare(*saved, names=options.names)
+    first: Any = load_saved(options.first)  # compare() refuses recordings
+    second: Any = load_saved(options.second)
+    found = compare(first, second, options.names)
     out = check_folder(options.out)
     page = found.to_html(out / "comparison.html")
     found.plot()[0].savefig(out / "comparison.png", dpi=130, bbox_inches="tight")

@@ -124,7 +124,7 @@ def test_a_click_on_a_word_shows_both_maps(opened, comparison):
 
 
 def test_the_place_in_the_address_is_opened_and_a_click_seeks(opened):
-    browser = opened("#pair=2")
+    browser = opened("#pair=2", height=1400)
     assert browser.js(CHOSEN) == "pair=2"
     browser.wait("document.querySelector('#audio').readyState > 2")
     browser.click("#picture-difference", x=0.5)
