@@ -49,9 +49,10 @@ def compare(first: Explanation, second: Explanation, names: Sequence[str] | None
             two texts.
 
     Examples:
-        >>> comparison = compare(explain(*whisper, "clip.wav"), explain(*seamless, "clip.wav"))  # doctest: +SKIP
-        >>> comparison.agreement  # doctest: +SKIP
-        tensor([0.91, 0.84, 0.42])
+        >>> loudness = explain(model, processor, clip, config=EnergyConfig())
+        >>> comparison = compare(ex, loudness)
+        >>> comparison.names, len(comparison.agreement)
+        (('spes', 'energy'), 5)
     """
     for name, given in (("first", first), ("second", second)):
         _check_explanation(name, given)

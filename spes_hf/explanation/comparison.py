@@ -40,6 +40,13 @@ class Comparison:
         names: What the two are called.
         pairs: The words of both texts, in order, as indices among those of ``first`` and ``second``; without marks.
         grid: The frames and mel bins that maps are compared on.
+
+    Examples:
+        >>> comparison = compare(ex, ex, names=("once", "again"))
+        >>> comparison.words[1]
+        (' sells', ' sells')
+        >>> round(comparison.sentence_agreement, 2)
+        1.0
     """
 
     first: Explanation

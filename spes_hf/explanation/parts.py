@@ -275,6 +275,14 @@ class ExplanationParts:
 
     # Maps -----------------------------------------------------------------------------------------------------------
 
+    def _evidence_of(self, k: int) -> Tensor:
+        """Return the evidence for one token, (T, C)."""
+        dense = self.audio_map.dense(k)
+        if self.audio_map.weights is None:
+            return dense
+        # What was never hidden has shown no effect.
+        return (dense - self.sound_impact[k].nan_to_num(0.0)).masked_fill(self.audio_map.counts <= 0, 0.0)
+
     def _normalise(self, prior_weight: float) -> tuple[Tensor, Tensor]:
         """Return the maps of all tokens in [0, 1], (K, T, C) and (K, J), with so much of what they fall back on."""
         audio = [self.audio_map.dense(k) for k in range(len(self.pieces))]

@@ -146,14 +146,6 @@ class Explanation(ExplanationParts):
         kinds = {"log-odds": "bits", **dict.fromkeys(("probability", "difference", "relative"), "probability")}
         return "standard deviations" if token is None else units.get(self.method, kinds.get(impact, "nats"))
 
-    def _evidence_of(self, k: int) -> Tensor:
-        """Return the evidence for one token, (T, C)."""
-        dense = self.audio_map.dense(k)
-        if self.audio_map.weights is None:
-            return dense
-        # What was never hidden has shown no effect.
-        return (dense - self.sound_impact[k].nan_to_num(0.0)).masked_fill(self.audio_map.counts <= 0, 0.0)
-
     @property
     def sentence_kind(self) -> Literal["measured", "mean"]:
         """Which map `sentence_saliency` is: "measured" on the sentence, or the "mean" of its tokens' maps."""
