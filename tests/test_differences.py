@@ -1,7 +1,7 @@
 """Where two texts differ, on hand-made texts and on any."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spes_hf.differences import differences
@@ -105,6 +105,7 @@ def test_texts_lie_side_by_side(first, second, expected):
     assert " ".join(found) == expected
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("a b c ab , .".split())), st.lists(st.sampled_from("a b c ab , .".split())))
 def test_every_word_is_in_one_pair(first, second):
     found = side_by_side(first, second)

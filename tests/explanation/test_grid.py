@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spes_hf.errors import ConfigError
@@ -25,6 +25,7 @@ def test_two_cells_are_averaged_by_how_far_they_reach():
     assert found[:, 0].tolist() == pytest.approx([(1 + 4 / 2) / 1.5, (4 / 2 + 10) / 1.5])
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), st.floats(0.4, 3.0), st.floats(-2.0, 2.0))
 def test_averages_stay_within_the_values_and_constants_stay(source, target, step, shift):
     one, other = axis(0.0, 1.0, source), axis(shift, step, target)
