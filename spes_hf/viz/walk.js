@@ -23,13 +23,16 @@
   }
   function follow() {
     if (!walking) return;
+    requestAnimationFrame(follow);
+    if (audio.paused || audio.seeking || !audio.readyState) return;  // another sound is on its way
     const time = data.sound_from + audio.currentTime;
     if (time >= until) { stop(); return; }
     const step = steps.findLastIndex(([, start]) => start <= time);
     if (!still.matches && step >= 0 && step !== here) show(step);
-    requestAnimationFrame(follow);
   }
   async function start() {
+    document.querySelector("[data-hear=all]").click();  // a walk plays the whole recording
+    if (!audio.readyState) await new Promise((resolve) => { audio.addEventListener("loadedmetadata", resolve, { once: true }); });
     const next = (here + 1) % steps.length;
     until = still.matches ? steps[next][2] : Infinity;
     if (still.matches) { seek.to(steps[next][1]); show(next); } else if (audio.ended) seek.to(data.sound_from);

@@ -125,3 +125,15 @@ def test_pages_of_contrasts_have_no_walk(contrasting, driven, tmp_path):
     driven.wait(f"{CHOSEN} === 'sentence'")
     assert driven.js("document.querySelector('#walk')") is None
     assert driven.complaints == []
+
+
+def test_the_walk_plays_the_whole_recording(page, spoken):
+    """Also after the switch has left only what mattered."""
+    steps, browser = word_times(spoken), page()
+    source = browser.js("document.querySelector('#audio').src")
+    browser.click("[data-hear=kept]")
+    browser.wait(f"document.querySelector('#audio').src !== {source!r}")
+    browser.click("#walk")
+    browser.wait(f"document.querySelector('#audio').ended && {CHOSEN} === 'word={steps[-1][0]}'")
+    assert browser.js("document.querySelector('#audio').src") == source
+    assert browser.js("document.querySelector('[data-hear=all]').getAttribute('aria-pressed')") == "true"
