@@ -171,7 +171,7 @@ def _sums(tensor: Tensor) -> Tensor:
 
 
 def _weighted(sums: Tensor) -> Tensor:
-    return (sums * torch.arange(1, 2 * len(sums), 2, device=sums.device).to(sums.dtype)).sum()
+    return (sums * torch.arange(1, 2 * len(sums), 2, dtype=sums.dtype, device=sums.device)).sum()
 
 
 def _bytes_of(tensor: Tensor) -> Iterator[memoryview]:
