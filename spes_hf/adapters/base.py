@@ -224,7 +224,7 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
             inputs = self.model_inputs(utterance, rows.to(self.device))
             # Never in inference mode: a model may keep tensors for later, and those would refuse to be trained with.
             with torch.no_grad(), silence_transformers():
-                with self._recorded_states() as recorded:
+                with self._recorded_states(utterance) as recorded:
                     targets += self.generate_rows(utterance, inputs, options)
                 whole = recorded and len(recorded[-1]) == len(rows)
                 states.append(recorded[-1] if whole else self.encoder_states(inputs))
@@ -293,8 +293,8 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
             self._compiled = torch.compile(lambda **inputs: encoder(**inputs), dynamic=False)
 
     @contextmanager
-    def _recorded_states(self) -> Iterator[list[Tensor]]:
-        """Yield a list that meanwhile gets the output of every pass through the encoder."""
+    def _recorded_states(self, utterance: Utterance) -> Iterator[list[Tensor]]:
+        """Yield a list that meanwhile gets the output of every pass through the encoder, (B, S, D)."""
         recorded: list[Tensor] = []
         with forward_hook(self.encoder, lambda output: recorded.append(output[0])):
             yield recorded

@@ -52,6 +52,11 @@ class GraniteSpeechAdapter(SpeechLLMAdapter):
         """The module that reads the spectrogram."""
         return self.core.encoder
 
+    @property
+    def projector(self) -> torch.nn.Module:
+        """The module whose output is the audio embeddings."""
+        return self.core.projector
+
     def encode(self, waveform: Waveform) -> Utterance:
         """Return the log-mel features, frames apart, and the stacked ones as the model's input.
 

@@ -99,6 +99,11 @@ class SpeechLLMAdapter(Adapter):
         return self.core.audio_tower
 
     @property
+    def projector(self) -> torch.nn.Module:
+        """The module whose output is the audio embeddings."""
+        return self.core.multi_modal_projector
+
+    @property
     def token_embedding(self) -> torch.nn.Module:
         """The language model's token embedding."""
         return self.model.get_input_embeddings()
@@ -209,9 +214,15 @@ class SpeechLLMAdapter(Adapter):
         return torch.cat([ids[:at], ids.new_full((length,), self.audio_token_id), ids[at:]])
 
     @contextmanager
-    def _recorded_states(self) -> Iterator[list[Tensor]]:
-        """Yield an empty list: audio embeddings of ``generate()`` have as many forms as there are families."""
-        yield []
+    def _recorded_states(self, utterance: Utterance) -> Iterator[list[Tensor]]:
+        """Yield a list that meanwhile gets the audio embeddings, (1, S, D), of every pass through the projector.
+
+        Families pack them, and pad them behind, in different ways, but those of the first row (of beams) come first.
+        """
+        recorded: list[Tensor] = []
+        length = self.audio_length(utterance)
+        with forward_hook(self.projector, lambda output: recorded.append(output.flatten(0, -2)[None, :length])):
+            yield recorded
 
     def encoder_states(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return the audio embeddings, (B, S, D)."""

@@ -356,7 +356,9 @@ def test_several_chunks(exact):
     """All that reads or writes the audio, on 3.5 s: chunks of 1 s, of 2 s, windows of 0.3 s."""
     audio = sound_of(exact, 56_000)
     utterance = exact.adapter.encode(load_audio(audio, 16_000, 16_000))
-    target = exact.adapter.generate(utterance, exact.options)
+    target, found = exact.adapter.generate_with_states(utterance, exact.options)
+    with torch.no_grad():
+        close(found, exact.adapter.encoder_states(utterance.inputs))
     long = replace(exact, audio=audio, utterance=utterance, target=target)
     sequence = plain_generate(long)
     own = sequence[sequence != exact.model.config.audio_token_id]
