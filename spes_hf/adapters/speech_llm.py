@@ -135,7 +135,8 @@ class SpeechLLMAdapter(Adapter):
         """Return what an output starts from, as a target without tokens.
 
         Args:
-            options: What the prompt says; ``prefix`` is the whole prompt, with a placeholder, where it is known.
+            options: What the prompt says; ``prefix`` is the whole prompt of before, with a placeholder, if known.
+                Which of its tokens are the instruction is not: the template of now may write another prompt.
 
         Raises:
             ConfigError: If the prompt has no place for the audio, or several.
@@ -149,7 +150,8 @@ class SpeechLLMAdapter(Adapter):
             )
         at = ids.index(self.audio_token_id)
         prefix = torch.tensor([*ids[:at], *ids[at + 1 :]], dtype=torch.int64, device="cpu")
-        own = [j - (j > at) for j in self._instruction(options, ids) if j != at]
+        told = self._instruction(options, ids) if options.prefix is None else []
+        own = [j - (j > at) for j in told if j != at]
         special = self.is_special(prefix)
         instruction = tuple(j for j in own if not special[j])
         return Target(prefix, prefix[:0], complete=False, audio_at=at, instruction=instruction)

@@ -39,6 +39,16 @@ def test_metrics_use_the_prompt_of_then(llms, name):
     assert found["texts"][0] == explanation.text
 
 
+def test_a_prompt_of_then_has_no_instruction_by_the_template_of_now(llms):
+    """The day in front of it is no instruction, though no prompt of the day after has it."""
+    case = llms("qwen2_audio")
+    before, after = (get_adapter(case.model, dated(case.processor, day)) for day in ("garden", "perro"))
+    then = before.start(case.options)
+    again = after.start(after.as_before(case.options, then.prefix_ids.tolist(), then.audio_at))
+    assert torch.equal(again.prefix_ids, then.prefix_ids) and again.audio_at == then.audio_at
+    assert then.instruction and again.instruction == ()
+
+
 def test_qwen2_audio_reads_thirty_seconds(llms):
     case = llms("qwen2_audio")
     long = np.random.default_rng(0).standard_normal(33_000).astype(np.float32)
