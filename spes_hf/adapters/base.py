@@ -92,21 +92,17 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
         """
 
     @abstractmethod
-    def generate_ids(self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions) -> Target:
-        """Return what the model generates from these encoder inputs of one row, prefix and end-of-sequence included."""
+    def generate_rows(
+        self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions
+    ) -> list[Target]:
+        """Return what one call of ``generate()`` writes for every row of these encoder inputs.
+
+        Each with its prefix and its end-of-sequence. A family without `row_settings` is given one row.
+        """
 
     @abstractmethod
     def prefix_ids(self, utterance: Utterance, options: GenerationOptions) -> Tensor:
         """Return the (P,) start and prompt tokens for these options."""
-
-    def generate_rows(
-        self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions
-    ) -> list[Target]:
-        """Return what the model generates from every row of these encoder inputs, as `generate_ids` for each.
-
-        A family that has `row_settings` does it in one call of ``generate()``; the others get one row.
-        """
-        return [self.generate_ids(utterance, inputs, options)]
 
     # What all families share -----------------------------------------------------------------------------------------
 

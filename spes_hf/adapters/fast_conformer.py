@@ -151,10 +151,6 @@ class FastConformerAdapter(Adapter):
         )
         return {"encoder_outputs": output}
 
-    def generate_ids(self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions) -> Target:
-        """Return prompt and tokens of one row."""
-        return self.generate_rows(utterance, inputs, options)[0]
-
     def generate_rows(
         self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions
     ) -> list[Target]:

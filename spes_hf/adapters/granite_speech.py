@@ -125,10 +125,12 @@ class GraniteSpeechAdapter(SpeechLLMAdapter):
         found = float(utterance.times[0]) + hop * torch.tensor(centres, dtype=torch.float64, device="cpu")
         return EncoderPositions(found.float(), utterance.times)
 
-    def generate_ids(self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions) -> Target:
+    def generate_rows(
+        self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions
+    ) -> list[Target]:
         """Return what one call of ``generate()`` writes behind the prompt."""
         with self._hearing():
-            return super().generate_ids(utterance, inputs, options)
+            return super().generate_rows(utterance, inputs, options)
 
     def last_logits(self, embeddings: Tensor, count: int) -> Tensor:
         """Return the logits of the last positions of a sequence of embeddings, (B, count, V)."""

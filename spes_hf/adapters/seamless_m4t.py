@@ -131,10 +131,6 @@ class SeamlessM4TAdapter(Adapter):
             "attention_mask": utterance.inputs["attention_mask"].expand(len(features), -1),
         }
 
-    def generate_ids(self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions) -> Target:
-        """Return what the model writes for one row."""
-        return self.generate_rows(utterance, inputs, options)[0]
-
     def generate_rows(
         self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions
     ) -> list[Target]:

@@ -194,8 +194,10 @@ class SpeechLLMAdapter(Adapter):
         found = super().encode_text(utterance, text, options)
         return replace(self.start(options), token_ids=found.token_ids, complete=True)
 
-    def generate_ids(self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions) -> Target:
-        """Return what one call of ``generate()`` writes behind the prompt."""
+    def generate_rows(
+        self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions
+    ) -> list[Target]:
+        """Return what one call of ``generate()`` writes behind the prompt; there is one row."""
         start = self.start(options)
         ids = self.whole_ids(start, self.audio_length(utterance))[None].to(self.device)
         try:
@@ -208,7 +210,7 @@ class SpeechLLMAdapter(Adapter):
         except ValueError as error:
             raise ConfigError(f"model.generate() refused generate_kwargs: {error}") from error
         written = self.split_output(output.sequences[0], ids.shape[1])
-        return replace(start, token_ids=written.token_ids, complete=written.complete)
+        return [replace(start, token_ids=written.token_ids, complete=written.complete)]
 
     def whole_ids(self, target: Target, length: int) -> Tensor:
         """Return prompt and all but the last token of the output, (length + J,), with placeholders for the audio."""

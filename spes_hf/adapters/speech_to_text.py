@@ -123,10 +123,6 @@ class Speech2TextAdapter(Adapter):
         mask = utterance.inputs["attention_mask"].expand(len(features), -1)
         return {"input_features": features.to(self.dtype), "attention_mask": mask}
 
-    def generate_ids(self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions) -> Target:
-        """Return what the model writes for one row."""
-        return self.generate_rows(utterance, inputs, options)[0]
-
     def generate_rows(
         self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions
     ) -> list[Target]:

@@ -98,7 +98,9 @@ class VoxtralAdapter(SpeechLLMAdapter):
         """Return the chunks of one utterance as a batch."""
         return {"input_features": inputs["input_features"].flatten(0, 1)}
 
-    def generate_ids(self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions) -> Target:
+    def generate_rows(
+        self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions
+    ) -> list[Target]:
         """Return what one call of ``generate()`` writes behind the prompt.
 
         Raises:
@@ -111,7 +113,7 @@ class VoxtralAdapter(SpeechLLMAdapter):
                 f"num_beams is {beams}, but the audio has {chunks} chunks, whose copies model.generate() puts in the "
                 'wrong order; leave num_beams out, or pass segment="pauses"'
             )
-        return super().generate_ids(utterance, inputs, options)
+        return super().generate_rows(utterance, inputs, options)
 
     def prompt_ids(self, options: GenerationOptions) -> list[int]:
         """Return the processor's transcription request, or a chat in which the user sends audio and instruction."""

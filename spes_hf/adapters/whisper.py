@@ -142,10 +142,6 @@ class WhisperAdapter(Adapter):
         window[:, :, : features.shape[1]] = features.transpose(1, 2)
         return {"input_features": window}
 
-    def generate_ids(self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions) -> Target:
-        """Return prefix and tokens of one row."""
-        return self.generate_rows(utterance, inputs, options)[0]
-
     def generate_rows(
         self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions
     ) -> list[Target]:

@@ -204,22 +204,31 @@ def test_settings_of_the_generation_config_count(cases, name, setting):
 
 
 def test_a_family_that_says_nothing_is_generated_one_by_one(cases):
-    """As one that defines `generate_ids` alone, which takes one row."""
     case = cases("speech_to_text")
 
     class Silent(type(case.adapter)):
         row_settings = None
-        generate_rows = Adapter.generate_rows
 
-        def generate_ids(self, utterance, inputs, options):
+        def generate_rows(self, utterance, inputs, options):
             assert len(inputs["input_features"]) == 1
-            return super().generate_rows(utterance, inputs, options)[0]
+            return super().generate_rows(utterance, inputs, options)
 
     silent, features = Silent(case.model, case.processor), deleted(case.utterance, 3)
     assert not silent.generates_in_batches(case.options)
     found, states = silent.generate_each(case.utterance, case.options, features)
     assert [written(target) for target in found] == alone(case.adapter, case.utterance, case.options, features)[0]
     assert len(states) == 3
+
+
+def test_a_family_that_does_not_generate_rows_is_no_family(cases):
+    """There is no second method that would do instead, or be overridden in vain."""
+    case = cases("speech_to_text")
+
+    class Without(type(case.adapter)):
+        generate_rows = Adapter.generate_rows
+
+    with pytest.raises(TypeError, match="generate_rows"):
+        Without(case.model, case.processor)
 
 
 @pytest.mark.parametrize("make", [dynamic, lambda model: quantised(model, four_bit)])
