@@ -33,24 +33,25 @@ def leave_unchanged(model: Any, seed: int = 0, device: torch.device | None = Non
     with model_to_itself(model):
         # By name: where weights are offloaded, every pass puts others into the same places.
         learning = [
-            (module._parameters, name)
+            (module._parameters, name, weight.requires_grad)
             for module in model.modules()
             for name, weight in module._parameters.items()
-            if weight is not None and weight.requires_grad and not weight.is_inference()
+            if weight is not None and not weight.is_inference()
         ]
-        training = [module for module in model.modules() if module.training]
+        training = [(module, module.training) for module in model.modules()]
         devices = {device for device in computing_devices(model) if device.type not in ("cpu", "meta")}
         try:
             model.eval()
-            for weights, name in learning:
+            for weights, name, _ in learning:
                 weights[name].requires_grad_(False)
             with random_numbers(seed, devices), as_it_is(model), at_home(model, device), plain_torch(devices):
                 yield
         finally:
-            for weights, name in learning:
-                weights[name].requires_grad_(True)
-            for module in training:
-                module.training = True
+            # Both ways: generate() may switch on what was off, such as the LoRA of Granite Speech, which then learns.
+            for weights, name, before in learning:
+                weights[name].requires_grad_(before)
+            for module, before in training:
+                module.training = before
 
 
 @contextmanager

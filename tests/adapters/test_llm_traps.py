@@ -9,6 +9,7 @@ import pytest
 import torch
 from plain_llm import explained, logits, plain_generate
 from settings import pyramid
+from test_contract import assert_untouched, snapshot
 from tiny import VARIED
 from tiny_llm import INSTRUCTION, LLMS
 
@@ -140,6 +141,25 @@ def test_granite_hears_with_its_lora(llms):
     assert frozen == [p.requires_grad for p in model.parameters()]
     without = explain(case.model, processor, case.audio, **settings)
     assert not torch.allclose(without.probabilities, on.probabilities)
+
+
+@pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.parametrize("on", [False, True])
+def test_what_learns_of_granite_s_lora_is_as_it_was(llms, on, learns, monkeypatch):
+    """Its ``generate()`` switches the adapter on, and PEFT has weights learn where that is on and nowhere else."""
+    peft = pytest.importorskip("peft")
+    monkeypatch.setattr("transformers.integrations.peft.check_peft_version", lambda **_: None)  # any that is installed
+    case = llms("granite_speech")
+    model, processor = case.copy()
+    model.add_adapter(peft.LoraConfig(r=4, target_modules=".*language_model.*(q_proj|v_proj)"))
+    (model.enable_adapters if on else model.disable_adapters)()
+    for name, weight in model.named_parameters():
+        weight.requires_grad_("lora" in name and learns)
+    before = snapshot(model)
+    explain(model, processor, case.audio, config=FEW, generate_kwargs=VARIED, progress=False)
+    assert_untouched(model, before)
+    layers = [m for m in model.modules() if isinstance(m, peft.tuners.tuners_utils.BaseTunerLayer)]
+    assert len(layers) == 4 and {layer.disable_adapters for layer in layers} == {not on}
 
 
 @pytest.mark.parametrize("name", ["granite_speech", "qwen2_audio", "qwen3_asr", "voxtral"])

@@ -109,6 +109,21 @@ def test_weights_that_are_reloaded_get_their_gradients_back(cases, tmp_path):
     assert model.model.encoder.layers[0].fc1.weight.requires_grad
 
 
+def test_what_was_off_before_is_off_afterwards(cases):
+    """Whatever a model's own code switches on meanwhile, in one part of the model or in all of them."""
+    case = cases("whisper-en")
+    model, _ = case.copy()
+    model.eval().requires_grad_(False)
+    model.model.decoder.layers[0].train().requires_grad_(True)
+    before = state(model)
+    modes = [module.training for module in model.modules()]
+    with leave_unchanged(model):
+        assert not any(module.training for module in model.modules())
+        model.train().requires_grad_(True)
+    assert before["needed"] == state(model)["needed"] and len({*before["needed"].values()}) == 2
+    assert modes == [module.training for module in model.modules()]
+
+
 def test_offloaded_models_with_other_weights_have_other_identities(cases, tmp_path):
     case = cases("whisper-en")
     model, _ = case.copy()
