@@ -137,6 +137,11 @@ class GraniteSpeechAdapter(SpeechLLMAdapter):
         with self._hearing():
             return super().last_logits(embeddings, count)
 
+    def encoder_states(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the audio embeddings, (B, S, D)."""
+        with self._hearing():
+            return super().encoder_states(inputs)
+
     @contextmanager
     def _hearing(self) -> Iterator[None]:
         """Switch adapters of the model on for a while, if it has any; afterwards they are as before."""

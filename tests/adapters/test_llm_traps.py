@@ -126,7 +126,8 @@ def test_granite_hears_with_its_lora(llms):
     peft = pytest.importorskip("peft")
     case = llms("granite_speech")
     model, processor = case.copy()
-    lora = peft.LoraConfig(r=4, target_modules=".*language_model.*(q_proj|v_proj)", init_lora_weights=False)
+    places = r".*(language_model.*(q_proj|v_proj)|projector\.linear)"
+    lora = peft.LoraConfig(r=4, target_modules=places, init_lora_weights=False)
     model = peft.inject_adapter_in_model(lora, model)
     layers = [m for m in model.modules() if isinstance(m, peft.tuners.tuners_utils.BaseTunerLayer)]
     settings = dict(config=FEW, text="der kleine hund", progress=False)
@@ -137,7 +138,7 @@ def test_granite_hears_with_its_lora(llms):
     off = explain(model, processor, case.audio, **settings)
     torch.testing.assert_close(off.probabilities, on.probabilities)
     torch.testing.assert_close(off.raw_audio, on.raw_audio)
-    assert len(layers) == 4 and all(layer.disable_adapters for layer in layers)
+    assert len(layers) == 5 and all(layer.disable_adapters for layer in layers)
     assert frozen == [p.requires_grad for p in model.parameters()]
     without = explain(case.model, processor, case.audio, **settings)
     assert not torch.allclose(without.probabilities, on.probabilities)
