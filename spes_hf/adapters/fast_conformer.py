@@ -157,10 +157,8 @@ class FastConformerAdapter(Adapter):
         """Return what one call of ``generate()`` writes behind the prompt."""
         prefix = self.prefix_ids(utterance, options)
         start = prefix.expand(len(inputs["input_features"]), -1).to(self.device)
-        try:
+        with self.refusals(options):
             output = self.model.generate(**inputs, decoder_input_ids=start, **self.generation_settings(options))
-        except ValueError as error:
-            raise ConfigError(f"model.generate() refused generate_kwargs: {error}") from error
         return [self.split_output(sequence, len(prefix)) for sequence in output.sequences]
 
     def generation_settings(self, options: GenerationOptions) -> dict[str, Any]:

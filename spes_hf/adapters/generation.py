@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from spes_hf.adapters.probe import is_quantised
 from spes_hf.adapters.types import NOTHING_BESIDE, OPTIONS, GenerationOptions, Target
-from spes_hf.errors import ConfigError
+from spes_hf.errors import ConfigError, SpesError
 
 # Settings of generate() under which every row of a batch is written as if it were alone. Sampling is none of them: the
 # rows share a random state. Nor are functions and objects of the user's, which see a batch.
@@ -133,6 +134,29 @@ class Generation:
     def generation_settings(self, options: GenerationOptions) -> dict[str, Any]:
         """Return the arguments of ``generate()`` that give one output with its prefix, and nothing else."""
         return {**options.generate_kwargs, **NOTHING_BESIDE}
+
+    @contextmanager
+    def refusals(self, options: GenerationOptions, *checked: str) -> Iterator[None]:
+        """Say which arguments the user passed, where ``generate()`` refuses its own.
+
+        Args:
+            options: The options.
+            *checked: Which of language, task, tgt_lang and prompt ``generate()`` checks itself.
+
+        Raises:
+            ConfigError: Instead of its error.
+        """
+        try:
+            yield
+        except SpesError:  # which says what is wrong itself
+            raise
+        except ValueError as error:
+            named = [*options.given(*checked), *(["generate_kwargs"] if options.generate_kwargs else [])]
+            if named:
+                raise ConfigError(f"model.generate() refused {' or '.join(named)}: {error}") from error
+            raise ConfigError(
+                f"model.generate() failed, though no argument was passed to it: {error}; check model.generation_config"
+            ) from error
 
     def start_index(self, prefix: Tensor) -> int:
         """Return which token of the prefix, (P,), is the start token; 0 where no family says otherwise."""

@@ -14,7 +14,6 @@ from spes_hf.adapters.log_mel import check_bins, log_mel_utterance
 from spes_hf.adapters.positions import EncoderPositions
 from spes_hf.adapters.speech_llm import SpeechLLMAdapter
 from spes_hf.audio.load import Waveform
-from spes_hf.errors import ConfigError
 
 # Three convolutions of stride 2.
 _STRIDE = 8
@@ -41,18 +40,6 @@ class Qwen3ASRAdapter(SpeechLLMAdapter):
     def chunk_frames(self) -> int:
         """Frames of a chunk, 100 in every released checkpoint."""
         return 2 * int(self.model.config.audio_config.n_window)
-
-    def check_options(self, options: GenerationOptions) -> None:
-        """Refuse an instruction that is none, and a language that the processor does not know.
-
-        Raises:
-            ConfigError: Saying what is allowed.
-        """
-        super().check_options(options)
-        try:
-            self.prompt_ids(options)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"language is {options.language!r}, which the processor refuses: {error}") from error
 
     def encode(self, waveform: Waveform) -> Utterance:
         """Return the log-mel features of the sound, and all that the processor makes of it as the model's input.

@@ -141,11 +141,8 @@ class SeamlessM4TAdapter(Adapter):
         if self._is_full:
             start = prefix.to(self.device).expand(len(inputs["input_features"]), -1)
             language = {"decoder_input_ids": start, "generate_speech": False}
-        try:
-            with self._speech():
-                output = self.model.generate(**inputs, **language, **self.generation_settings(options))
-        except ValueError as error:
-            raise ConfigError(f"model.generate() refused generate_kwargs: {error}") from error
+        with self.refusals(options), self._speech():
+            output = self.model.generate(**inputs, **language, **self.generation_settings(options))
         return [self.split_output(sequence, len(prefix)) for sequence in output.sequences]
 
     def prefix_ids(self, utterance: Utterance, options: GenerationOptions) -> Tensor:

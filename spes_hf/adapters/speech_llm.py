@@ -115,21 +115,37 @@ class SpeechLLMAdapter(Adapter):
         return own if own in self.eos_token_ids else self.eos_token_ids[0]
 
     def check_options(self, options: GenerationOptions) -> None:
-        """Refuse an instruction that is none, or that holds the placeholder.
+        """Refuse an instruction that is none or that holds the placeholder, and what the processor does not know.
 
         Raises:
             ConfigError: Saying what is allowed.
         """
         super().check_options(options)
         prompt = options.prompt
-        if prompt is None:
-            return
-        if not isinstance(prompt, str) or not prompt.strip():
+        if prompt is not None and (not isinstance(prompt, str) or not prompt.strip()):
             raise ConfigError(f"prompt is {prompt!r}; pass the words of an instruction, or leave prompt out")
-        if self.audio_token in prompt:
+        if prompt is not None and self.audio_token in prompt:
             raise ConfigError(
                 f"prompt holds {self.audio_token}, the place of the audio, which spes_hf fills in itself; leave it out"
             )
+        error = self._refusal(options)
+        if error is None:
+            return
+        for name, value in options.given(*self.options).items():
+            without: dict[str, Any] = {name: None}
+            if self._refusal(replace(options, **without)) is None:
+                raise ConfigError(f"{name} is {value!r}, which the processor refuses: {error}") from error
+        raise ConfigError(
+            f"{type(self.processor).__name__} makes no prompt: {error}; load the processor of the checkpoint"
+        ) from error
+
+    def _refusal(self, options: GenerationOptions) -> Exception | None:
+        """Return what the processor says against a prompt; None if it makes one."""
+        try:
+            self.prompt_ids(options)
+        except (TypeError, ValueError) as error:
+            return error
+        return None
 
     def start(self, options: GenerationOptions) -> Target:
         """Return what an output starts from, as a target without tokens.
@@ -200,15 +216,13 @@ class SpeechLLMAdapter(Adapter):
         """Return what one call of ``generate()`` writes behind the prompt; there is one row."""
         start = self.start(options)
         ids = self.whole_ids(start, self.audio_length(utterance))[None].to(self.device)
-        try:
+        with self.refusals(options):
             output = self.model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 **self.generation_inputs(inputs),
                 **self.generation_settings(options),
             )
-        except ValueError as error:
-            raise ConfigError(f"model.generate() refused generate_kwargs: {error}") from error
         written = self.split_output(output.sequences[0], ids.shape[1])
         return [replace(start, token_ids=written.token_ids, complete=written.complete)]
 

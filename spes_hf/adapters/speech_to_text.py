@@ -128,10 +128,8 @@ class Speech2TextAdapter(Adapter):
     ) -> list[Target]:
         """Return what one call of ``generate()`` writes: start token, forced language token, then the model's own."""
         forced = {} if options.tgt_lang is None else {"forced_bos_token_id": self._forced_token_id(options)}
-        try:
+        with self.refusals(options):
             output = self.model.generate(**inputs, **forced, **self.generation_settings(options))
-        except ValueError as error:
-            raise ConfigError(f"model.generate() refused generate_kwargs: {error}") from error
         start_length = len(self.prefix_ids(utterance, options))
         return [self.split_output(sequence, start_length) for sequence in output.sequences]
 

@@ -49,7 +49,7 @@ class VoxtralAdapter(SpeechLLMAdapter):
         return 2 * int(audio.intermediate_size) // int(audio.hidden_size)
 
     def check_options(self, options: GenerationOptions) -> None:
-        """Refuse an instruction that is none, and a language that does not go with it or that nobody knows.
+        """Refuse an instruction that is none, and a language that nobody knows or that does not go with an instruction.
 
         Raises:
             ConfigError: Saying what is allowed.
@@ -60,10 +60,6 @@ class VoxtralAdapter(SpeechLLMAdapter):
                 f"language is {options.language!r} and prompt is given; Voxtral takes a language for its own "
                 "transcription alone: leave one of the two out"
             )
-        try:
-            self.prompt_ids(options)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"language is {options.language!r}, which the processor refuses: {error}") from error
 
     def encode(self, waveform: Waveform) -> Utterance:
         """Return the log-mel features of the true frames, and the padded chunks as the model's input.

@@ -18,7 +18,7 @@ from spes_hf.adapters.positions import EncoderPositions
 from spes_hf.adapters.whisper_long import WhisperLongForm
 from spes_hf.adapters.windows import LongForm
 from spes_hf.audio.load import Waveform
-from spes_hf.errors import AudioError, ConfigError, SpesError, UnsupportedModelError
+from spes_hf.errors import AudioError, ConfigError, UnsupportedModelError
 from spes_hf.text import byte_level_piece
 
 _TIMESTAMP = re.compile(r"<\|\d+\.\d+\|>")
@@ -180,15 +180,10 @@ class WhisperAdapter(Adapter):
         if getattr(config, "logprob_threshold", None) is not None:  # as an argument, it brings the scores that it needs
             settings.setdefault("logprob_threshold", config.logprob_threshold)
         settings["logits_processor"] = [*(settings.get("logits_processor") or ()), *processors]
-        try:
-            with _as_it_was(settings.get("assistant_model")):
-                return self.model.generate(
-                    **inputs, **{"generation_config": config, **options.given(*self.options), **settings, **given}
-                )
-        except SpesError:  # of a recorder, which says what is wrong itself
-            raise
-        except ValueError as error:
-            raise ConfigError(f"model.generate() refused language, task or generate_kwargs: {error}") from error
+        with self.refusals(options, *self.options), _as_it_was(settings.get("assistant_model")):
+            return self.model.generate(
+                **inputs, **{"generation_config": config, **options.given(*self.options), **settings, **given}
+            )
 
     def long_form(self, waveform: Waveform) -> LongForm:
         """Return the recording as ``generate()`` goes through it, window after window by its timestamps."""

@@ -257,6 +257,22 @@ def test_logits_processors_and_assistants_are_followed_and_left_as_they_were(cas
 # Speech2Text, SeamlessM4T ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["whisper-en", "whisper", "speech_to_text", "seamless_m4t", "canary"])
+def test_what_generate_refuses_is_looked_for_where_it_was_said(cases, name):
+    case = cases(name)
+    wrong, options = {"cache_implementation": "nonsense"}, case.family.options
+    named = " or ".join([*(options if name == "whisper" else ()), "generate_kwargs"])
+    with pytest.raises(ConfigError, match=rf"^model\.generate\(\) refused {named}: .*nonsense"):
+        explain(case.model, case.processor, case.audio, config=EnergyConfig(), generate_kwargs=wrong, **options)
+    model, processor = case.copy()
+    model.generation_config.cache_implementation = "nonsense"
+    if name != "whisper":  # whose language and task generate() checks itself
+        with pytest.raises(
+            ConfigError, match="no argument was passed to it: .*nonsense.*; check model.generation_config"
+        ):
+            explain(model, processor, case.audio, config=EnergyConfig(), **options)
+
+
 def test_a_named_language_beats_the_config_and_is_refused_next_to_an_argument(cases):
     case = cases("speech_to_text-languages")
     codes = case.processor.tokenizer.lang_code_to_id

@@ -82,6 +82,25 @@ def test_a_chat_template_without_a_place_for_the_audio_is_refused(llms):
         explain(case.model, processor, case.audio, config=FEW, progress=False)
 
 
+@pytest.mark.parametrize("options", [{}, {"prompt": INSTRUCTION}])
+@pytest.mark.parametrize("name", ["granite_speech", "qwen2_audio", "qwen3_asr"])
+def test_a_processor_that_makes_no_prompt_is_not_the_option_s_fault(llms, name, options):
+    case = llms(name)
+    processor = copy.deepcopy(case.processor)
+    processor.chat_template = processor.tokenizer.chat_template = None
+    adapter = get_adapter(case.model, processor)
+    with pytest.raises(
+        ConfigError, match="^[A-Za-z0-9]*Processor makes no prompt: .*chat.template.*; load the processor"
+    ):
+        adapter.options_of(**case.family.options, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"prompt": INSTRUCTION}])
+def test_of_several_options_the_one_that_the_processor_refuses_is_named(llms, options):
+    with pytest.raises(ConfigError, match="^language is 'xx', which the processor refuses: "):
+        llms("qwen3_asr").adapter.options_of(language="xx", **options)
+
+
 def test_qwen3_asr_writes_the_language_itself(llms):
     """Where none is forced; what comes before the mark is explained, and no part of the text."""
     case = llms("qwen3_asr")
