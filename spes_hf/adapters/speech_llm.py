@@ -38,6 +38,7 @@ class SpeechLLMAdapter(Adapter):
 
     def __init__(self, model: Any, processor: Any):
         super().__init__(model, processor)
+        self._prompts: dict[tuple[str | None, ...], list[int]] = {}
         if not hasattr(getattr(self.model, "model", None), "language_model"):
             raise UnsupportedModelError(
                 f"{type(self.model).__name__} is built otherwise in transformers {version('transformers')}; install "
@@ -51,8 +52,8 @@ class SpeechLLMAdapter(Adapter):
         """Return the tokens that the output starts from, with one placeholder for all of the audio.
 
         Args:
-            options: What the prompt says. Of prompt, language and task, None is the family's own choice, and "" leaves
-                it out.
+            options: What the prompt says: prompt, language and task, and nothing else. None is the family's own choice,
+                and "" leaves it out.
         """
 
     @abstractmethod
@@ -139,10 +140,18 @@ class SpeechLLMAdapter(Adapter):
             f"{type(self.processor).__name__} makes no prompt: {error}; load the processor of the checkpoint"
         ) from error
 
+    def _prompt(self, options: GenerationOptions) -> list[int]:
+        """Return `prompt_ids`, which are made once, of a chat template and of what the options say."""
+        templates = (str(getattr(one, "chat_template", None)) for one in (self.processor, self.tokenizer))
+        said = (options.prompt, options.language, options.task, *templates)
+        if said not in self._prompts:
+            self._prompts[said] = self.prompt_ids(options)
+        return self._prompts[said]
+
     def _refusal(self, options: GenerationOptions) -> Exception | None:
         """Return what the processor says against a prompt; None if it makes one."""
         try:
-            self.prompt_ids(options)
+            self._prompt(options)
         except (TypeError, ValueError) as error:
             return error
         return None
@@ -157,7 +166,7 @@ class SpeechLLMAdapter(Adapter):
         Raises:
             ConfigError: If the prompt has no place for the audio, or several.
         """
-        ids = self.prompt_ids(options) if options.prefix is None else [*options.prefix]
+        ids = self._prompt(options) if options.prefix is None else [*options.prefix]
         if ids.count(self.audio_token_id) != 1:
             raise ConfigError(
                 f"the chat template of {type(self.processor).__name__} makes a prompt with "
@@ -182,7 +191,7 @@ class SpeechLLMAdapter(Adapter):
         own: set[int] = set()
         for name in self.options:
             nothing: dict[str, Any] = {name: ""}
-            bare = self.prompt_ids(replace(options, **nothing))
+            bare = self._prompt(replace(options, **nothing))
             shared = min(len(ids), len(bare))
             before = next((i for i in range(shared) if ids[i] != bare[i]), shared)
             rest = shared - before

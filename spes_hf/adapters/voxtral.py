@@ -35,7 +35,6 @@ class VoxtralAdapter(SpeechLLMAdapter):
     def __init__(self, model: Any, processor: Any):
         super().__init__(model, processor)
         check_bins(processor.feature_extractor.feature_size, model.config.audio_config.num_mel_bins)
-        self._prompts: dict[tuple[str | None, str | None], list[int]] = {}
 
     @property
     def chunk_frames(self) -> int:
@@ -113,14 +112,10 @@ class VoxtralAdapter(SpeechLLMAdapter):
 
     def prompt_ids(self, options: GenerationOptions) -> list[int]:
         """Return the processor's transcription request, or a chat in which the user sends audio and instruction."""
-        asked = options.prompt, options.language or None
-        if asked not in self._prompts:
-            self._prompts[asked] = self._chat(asked[0]) if asked[0] is not None else self._request(asked[1])
-        return self._prompts[asked]
-
-    def _request(self, language: str | None) -> list[int]:
+        if options.prompt is not None:
+            return self._chat(options.prompt)
         found = self.processor.apply_transcription_request(
-            [_SILENCE], "voxtral", language, sampling_rate=self.sampling_rate, format=["wav"]
+            [_SILENCE], "voxtral", options.language or None, sampling_rate=self.sampling_rate, format=["wav"]
         )
         return self.with_one_placeholder(found.input_ids[0])
 

@@ -172,6 +172,21 @@ def test_the_sequence_is_the_processor_s(case, prompt):
     assert states(case).shape[:2] == (1, length)
 
 
+def test_a_prompt_is_made_once(case, monkeypatch):
+    """By the processor, which reads templates and makes features of silence for it."""
+    kind, made = type(case.adapter), []
+    really = kind.prompt_ids
+    monkeypatch.setattr(kind, "prompt_ids", lambda self, options: made.append(options) or really(self, options))
+    adapter = get_adapter(case.model, case.processor)
+    for options in (case.options, GenerationOptions(prompt=INSTRUCTION)):
+        first, _ = adapter.start(options), made.clear()
+        for again in (options, replace(options, generate_kwargs={"max_new_tokens": 2})):
+            adapter.check_options(again)
+            adapter.generate(case.utterance, again)
+            adapter.encode_text(case.utterance, "garden", again)
+        assert not made and torch.equal(adapter.start(options).prefix_ids, first.prefix_ids)
+
+
 @pytest.mark.parametrize("samples", [8_000, 11_401, 15_999, 16_000, 16_001, 20_000, 31_999, 32_001, 56_000])
 def test_placeholders_are_as_many_as_the_processor_makes(case, samples):
     noise = sound_of(case, samples)

@@ -82,6 +82,21 @@ def test_a_chat_template_without_a_place_for_the_audio_is_refused(llms):
         explain(case.model, processor, case.audio, config=FEW, progress=False)
 
 
+@pytest.mark.parametrize("name", ["granite_speech", "qwen2_audio", "qwen3_asr"])
+def test_a_chat_template_that_was_changed_makes_another_prompt(llms, name):
+    case = llms(name)
+    processor = dated(case.processor, "garden")
+    adapter = get_adapter(case.model, processor)
+
+    def prompt():
+        return "".join(adapter.pieces(adapter.start(case.options).prefix_ids))
+
+    before = prompt()
+    holder = processor if processor.chat_template else processor.tokenizer
+    holder.chat_template = holder.chat_template.replace("garden", "perro")
+    assert before.startswith("garden") and prompt() == before.replace("garden", "perro", 1)
+
+
 @pytest.mark.parametrize("options", [{}, {"prompt": INSTRUCTION}])
 @pytest.mark.parametrize("name", ["granite_speech", "qwen2_audio", "qwen3_asr"])
 def test_a_processor_that_makes_no_prompt_is_not_the_option_s_fault(llms, name, options):
