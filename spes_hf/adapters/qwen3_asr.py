@@ -103,9 +103,9 @@ class Qwen3ASRAdapter(SpeechLLMAdapter):
         places = (ids == self._marker).nonzero()
         return super().text(ids[int(places[0]) + 1 :] if len(places) else ids)
 
-    def is_special(self, ids: Tensor) -> list[bool]:
-        """Return for every token whether it is no text; the mark between language and transcript is none."""
-        return [special or i == self._marker for i, special in zip(ids.tolist(), super().is_special(ids), strict=True)]
+    def special_ids(self) -> set[int]:
+        """Return the tokens that are no text, the mark between language and transcript among them."""
+        return super().special_ids() | {self._marker}
 
     @property
     def _marker(self) -> int:

@@ -355,11 +355,10 @@ class SpeechLLMAdapter(Adapter):
         """Return the text of a word that was added to the vocabulary."""
         return word.replace("Ġ", " ")
 
-    def is_special(self, ids: Tensor) -> list[bool]:
-        """Return for every token whether it is no text: those that mark turns, and placeholders, among them."""
-        special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        special |= {*self.tokenizer.all_special_ids, self.audio_token_id}
-        return [i in special for i in ids.tolist()]
+    def special_ids(self) -> set[int]:
+        """Return the tokens that are no text: those that mark turns, and the placeholder, among them."""
+        marks = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        return super().special_ids() | marks | {self.audio_token_id}
 
 
 def _place_of_audio(target: Target) -> int:

@@ -89,9 +89,13 @@ class Vocabulary:
         """Return for every token whether it says when, not what; no family but Whisper has such."""
         return [False] * len(ids)
 
+    def special_ids(self) -> set[int]:
+        """Return the tokens that are no text (start, end, language, task)."""
+        return set(self.tokenizer.all_special_ids)
+
     def is_special(self, ids: Tensor) -> list[bool]:
-        """Return for every token whether it is a special one (start, end, language, task)."""
-        special = set(self.tokenizer.all_special_ids)
+        """Return for every token whether it is a special one."""
+        special = self.special_ids()
         return [i in special for i in ids.tolist()]
 
 

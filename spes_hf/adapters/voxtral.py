@@ -158,16 +158,15 @@ class VoxtralAdapter(SpeechLLMAdapter):
     def pieces(self, ids: Tensor) -> list[str]:
         """Return the text of every token; parts of characters are bytes as lone surrogates."""
         tekken, numbers = self.tokenizer.tokenizer.instruct_tokenizer.tokenizer, ids.tolist()
-        names = self.tokenizer.convert_ids_to_tokens(numbers)
+        names, special = self.tokenizer.convert_ids_to_tokens(numbers), self.special_ids()
         return [
-            name if tekken.is_special(i) else tekken.id_to_byte_piece(i).decode("utf-8", errors="surrogateescape")
+            name if i in special else tekken.id_to_byte_piece(i).decode("utf-8", errors="surrogateescape")
             for i, name in zip(numbers, names, strict=True)
         ]
 
-    def is_special(self, ids: Tensor) -> list[bool]:
-        """Return for every token whether it is no text."""
-        special = set(self.tokenizer.all_special_ids)
-        return [i in special for i in ids.tolist()]
+    def special_ids(self) -> set[int]:
+        """Return the tokens that are no text; the tokenizer knows all of them."""
+        return set(self.tokenizer.all_special_ids)
 
 
 # Stands for any audio where a prompt is made; its placeholders become one.

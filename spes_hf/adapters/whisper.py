@@ -299,8 +299,8 @@ class WhisperAdapter(Adapter):
 
     def is_special(self, ids: Tensor) -> list[bool]:
         """Return for every token whether it is no text: end, start, language, task, timestamps; all come last."""
-        words = self.added_words()
-        return [i >= self.eos_token_id and i not in words for i in ids.tolist()]
+        words, end = self.added_words(), self.eos_token_id
+        return [i >= end and i not in words for i in ids.tolist()]
 
 
 class _PrefixLength:

@@ -410,6 +410,26 @@ def test_text_is_written_as_the_model_writes_it(case):
     assert [token for token, is_special in special if not is_special] == [t for t in case.family.prefix if t == "▁"]
 
 
+def questions(adapter, monkeypatch, ask):
+    """Return how often a function asks the tokenizer for names or numbers of tokens."""
+    kind, asked = type(adapter.tokenizer), []
+    with monkeypatch.context() as patch:
+        for name in ("convert_ids_to_tokens", "convert_tokens_to_ids"):
+            really = getattr(kind, name)
+            patch.setattr(kind, name, lambda *a, really=really, **k: asked.append(1) or really(*a, **k))
+        ask()
+    return len(asked)
+
+
+@pytest.mark.parametrize("method", ["is_special", "is_timestamp", "pieces"])
+def test_the_tokenizer_is_asked_once_for_all_tokens(case, monkeypatch, method):
+    one, many = torch.arange(40, 41), torch.arange(10, 60)
+    ask = getattr(case.adapter, method)
+    assert questions(case.adapter, monkeypatch, lambda: ask(many)) == questions(
+        case.adapter, monkeypatch, lambda: ask(one)
+    )
+
+
 def test_text_that_the_model_cannot_write_is_refused(case):
     unknown = "<|en|>" if case.model.config.model_type == "whisper" else "日本"
     for text, message in (("", "text is ''"), (f"hund {unknown}", "tokens that the model cannot write")):

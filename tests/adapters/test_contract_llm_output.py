@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import test_contract
 import torch
 from agreement import assert_explanations_agree
 from datasets import Dataset
@@ -111,6 +112,11 @@ def test_text_is_written_as_the_model_writes_it(case):
     assert case.adapter.is_special(target.token_ids) == [False] * (len(target.token_ids) - 1) + [True]
     inner = torch.tensor(case.adapter.text_ids("garden"))
     assert "".join(case.adapter.pieces(inner)) == " garden"
+
+
+@pytest.mark.parametrize("method", ["is_special", "pieces"])
+def test_the_tokenizer_is_asked_once_for_all_tokens(case, monkeypatch, method):
+    test_contract.test_the_tokenizer_is_asked_once_for_all_tokens(case, monkeypatch, method)
 
 
 def test_text_that_the_model_cannot_write_is_refused(case):
