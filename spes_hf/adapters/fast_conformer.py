@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance
-from spes_hf.adapters.frames import check_length, mel_frequencies
+from spes_hf.adapters.frames import check_bins, check_length, mel_frequencies
 from spes_hf.adapters.positions import EncoderPositions
 from spes_hf.audio.load import Waveform
 from spes_hf.errors import AudioError, ConfigError, UnsupportedModelError
@@ -40,12 +40,7 @@ class FastConformerAdapter(Adapter):
                 f"model is a {type(self.model).__name__} of the checkpoint's own code; load it without "
                 "trust_remote_code, as transformers' own class, and its processor as well"
             )
-        bins, expected = processor.feature_extractor.feature_size, self.model.config.encoder_config.num_mel_bins
-        if bins != expected:
-            raise UnsupportedModelError(
-                f"processor makes {bins} mel bins, but the model reads {expected}; load the processor of the same "
-                "checkpoint"
-            )
+        check_bins(processor.feature_extractor.feature_size, self.model.config.encoder_config.num_mel_bins)
 
     # What a family defines -------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What adapters ask of spectrograms: where the mel bins lie, and that there are frames at all."""
+"""What adapters ask of spectrograms: where the mel bins lie, that the model reads them, and that there are frames."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from spes_hf.audio.load import Waveform
-from spes_hf.errors import AudioError
+from spes_hf.errors import AudioError, UnsupportedModelError
 
 
 def mel_frequencies(bins: int, low_hz: float, high_hz: float, mel_scale: str) -> Tensor:
@@ -17,6 +17,18 @@ def mel_frequencies(bins: int, low_hz: float, high_hz: float, mel_scale: str) ->
     low, high = hertz_to_mel(low_hz, mel_scale=mel_scale), hertz_to_mel(high_hz, mel_scale=mel_scale)
     centres = mel_to_hertz(np.linspace(low, high, bins + 2)[1:-1], mel_scale=mel_scale)
     return torch.from_numpy(np.asarray(centres, dtype=np.float32))
+
+
+def check_bins(made: int, read: int) -> None:
+    """Refuse a processor whose spectrogram has other mel bins than the model reads.
+
+    Raises:
+        UnsupportedModelError: Saying how many both have.
+    """
+    if made != read:
+        raise UnsupportedModelError(
+            f"processor makes {made} mel bins, but the model reads {read}; load the processor of the same checkpoint"
+        )
 
 
 def check_length(frames: int, waveform: Waveform, least: int = 2) -> None:

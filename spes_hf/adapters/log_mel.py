@@ -11,19 +11,6 @@ from torch import Tensor
 from spes_hf.adapters.frames import mel_frequencies
 from spes_hf.adapters.types import Utterance
 from spes_hf.audio.load import Waveform
-from spes_hf.errors import UnsupportedModelError
-
-
-def check_bins(made: int, read: int) -> None:
-    """Refuse a processor whose spectrogram has other mel bins than the model reads.
-
-    Raises:
-        UnsupportedModelError: Saying how many both have.
-    """
-    if made != read:
-        raise UnsupportedModelError(
-            f"processor makes {made} mel bins, but the model reads {read}; load the processor of the same checkpoint"
-        )
 
 
 def log_mel_utterance(waveform: Waveform, extractor: Any, features: Tensor, inputs: Mapping[str, Tensor]) -> Utterance:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from spes_hf.adapters.base import GenerationOptions, Utterance
-from spes_hf.adapters.frames import check_length
-from spes_hf.adapters.log_mel import check_bins, log_mel_utterance
+from spes_hf.adapters.frames import check_bins, check_length
+from spes_hf.adapters.log_mel import log_mel_utterance
 from spes_hf.adapters.positions import EncoderPositions
 from spes_hf.adapters.speech_llm import SpeechLLMAdapter
 from spes_hf.audio.load import Waveform

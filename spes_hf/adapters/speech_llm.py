@@ -15,11 +15,11 @@ from torch import Tensor
 
 from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance
 from spes_hf.adapters.hooks import forward_hook
+from spes_hf.adapters.vocabulary import ByteLevelVocabulary
 from spes_hf.errors import ConfigError, UnsupportedModelError
-from spes_hf.text import byte_level_piece
 
 
-class SpeechLLMAdapter(Adapter):
+class SpeechLLMAdapter(ByteLevelVocabulary, Adapter):
     """A family whose language model reads audio embeddings where its prompt has placeholders.
 
     The audio embeddings, (B, S, D), are what encoder and projector make of the spectrogram: they are the encoder's
@@ -333,27 +333,11 @@ class SpeechLLMAdapter(Adapter):
             self.logits(utterance, target, states=states)
         return torch.stack(seen)
 
-    # Tokens: byte-level vocabularies, and outputs that start without a space ------------------------------------------
-
-    def text_ids(self, text: str) -> list[int]:
-        """Return the tokens of words that a space precedes."""
-        return super().text_ids(" " + text.strip())
-
-    def inner_ids(self, text: str) -> list[int]:
-        """Return the tokens of words that no space precedes."""
-        return super().text_ids(text.strip())
+    # Tokens: outputs start without a space, and prompts have more special tokens than a tokenizer names --------------
 
     def output_ids(self, text: str) -> list[int]:
         """Return the tokens of a whole output, which starts without a space."""
         return self.inner_ids(text)
-
-    def piece(self, token: str) -> str:
-        """Return the text of a token of a byte-level vocabulary."""
-        return byte_level_piece(token)
-
-    def added_piece(self, word: str) -> str:
-        """Return the text of a word that was added to the vocabulary."""
-        return word.replace("Ġ", " ")
 
     def special_ids(self) -> set[int]:
         """Return the tokens that are no text: those that mark turns, and the placeholder, among them."""

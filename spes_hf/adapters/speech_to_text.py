@@ -11,11 +11,11 @@ from torch import Tensor
 
 from spes_hf.adapters import kaldi
 from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance
-from spes_hf.adapters.frames import check_length
+from spes_hf.adapters.frames import check_bins, check_length
 from spes_hf.adapters.positions import EncoderPositions
 from spes_hf.adapters.vocabulary import apart
 from spes_hf.audio.load import Waveform
-from spes_hf.errors import AudioError, ConfigError, UnsupportedModelError
+from spes_hf.errors import AudioError, ConfigError
 
 # Of Kaldi's features.
 FRAME_S = 0.01
@@ -35,13 +35,8 @@ class Speech2TextAdapter(Adapter):
 
     def __init__(self, model: Any, processor: Any):
         super().__init__(model, processor)
-        bins = processor.feature_extractor.num_mel_bins
-        expected = model.config.input_feat_per_channel * model.config.input_channels
-        if bins != expected:
-            raise UnsupportedModelError(
-                f"processor makes {bins} mel bins, but the model reads {expected}; load the processor of the same "
-                "checkpoint"
-            )
+        config = self.model.config
+        check_bins(processor.feature_extractor.num_mel_bins, config.input_feat_per_channel * config.input_channels)
 
     @property
     def languages(self) -> dict[str, int]:

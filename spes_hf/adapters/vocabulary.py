@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spes_hf.text import ends_word, sentencepiece_piece
+from spes_hf.text import byte_level_piece, ends_word, sentencepiece_piece
 
 
 class Vocabulary:
@@ -97,6 +97,26 @@ class Vocabulary:
         """Return for every token whether it is a special one."""
         special = self.special_ids()
         return [i in special for i in ids.tolist()]
+
+
+class ByteLevelVocabulary(Vocabulary):
+    """A vocabulary of byte-level tokens, of which those that start a word hold the space before it."""
+
+    def text_ids(self, text: str) -> list[int]:
+        """Return the tokens of words that a space precedes."""
+        return super().text_ids(" " + text.strip())
+
+    def inner_ids(self, text: str) -> list[int]:
+        """Return the tokens of words that no space precedes."""
+        return super().text_ids(text.strip())
+
+    def piece(self, token: str) -> str:
+        """Return the text of a token of the model's own vocabulary."""
+        return byte_level_piece(token)
+
+    def added_piece(self, word: str) -> str:
+        """Return the text of a word that was added to the vocabulary."""
+        return word.replace("Ġ", " ")
 
 
 def apart(text: str, words: dict[int, str]) -> list[str]:

@@ -12,8 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from spes_hf.adapters.base import GenerationOptions, Target, Utterance
-from spes_hf.adapters.frames import check_length
-from spes_hf.adapters.log_mel import check_bins, log_mel_utterance
+from spes_hf.adapters.frames import check_bins, check_length
+from spes_hf.adapters.log_mel import log_mel_utterance
 from spes_hf.adapters.positions import EncoderPositions
 from spes_hf.adapters.speech_llm import SpeechLLMAdapter
 from spes_hf.audio.load import Waveform
@@ -101,8 +101,7 @@ class VoxtralAdapter(SpeechLLMAdapter):
         Raises:
             ConfigError: If beams are asked for where there are several chunks, which ``generate()`` would mix up.
         """
-        beams = options.generate_kwargs.get("num_beams") or self.model.generation_config.num_beams or 1
-        chunks = inputs["input_features"].shape[1]
+        beams, chunks = self.num_beams(options), inputs["input_features"].shape[1]
         if beams > 1 and chunks > 1:
             raise ConfigError(
                 f"num_beams is {beams}, but the audio has {chunks} chunks, whose copies model.generate() puts in the "
@@ -142,14 +141,6 @@ class VoxtralAdapter(SpeechLLMAdapter):
         return EncoderPositions.on_frames(utterance.times, self._stride, centre, length)
 
     # Tokens of mistral-common ----------------------------------------------------------------------------------------
-
-    def text_ids(self, text: str) -> list[int]:
-        """Return the tokens of words that a space precedes."""
-        return list(self.tokenizer.encode(" " + text.strip(), add_special_tokens=False))
-
-    def inner_ids(self, text: str) -> list[int]:
-        """Return the tokens of words that no space precedes."""
-        return list(self.tokenizer.encode(text.strip(), add_special_tokens=False))
 
     def added_words(self) -> dict[int, str]:
         """Return nothing: nothing can be added to this vocabulary."""

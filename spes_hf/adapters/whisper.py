@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance
-from spes_hf.adapters.frames import check_length, mel_frequencies
+from spes_hf.adapters.frames import check_bins, check_length, mel_frequencies
 from spes_hf.adapters.positions import EncoderPositions
+from spes_hf.adapters.vocabulary import ByteLevelVocabulary
 from spes_hf.adapters.whisper_long import WhisperLongForm
 from spes_hf.adapters.windows import LongForm
 from spes_hf.audio.load import Waveform
-from spes_hf.errors import AudioError, ConfigError, UnsupportedModelError
-from spes_hf.text import byte_level_piece
+from spes_hf.errors import AudioError, ConfigError
 
 _TIMESTAMP = re.compile(r"<\|\d+\.\d+\|>")
 
@@ -36,7 +36,7 @@ _NO_PART_IN_PREFIX = {
 }
 
 
-class WhisperAdapter(Adapter):
+class WhisperAdapter(ByteLevelVocabulary, Adapter):
     """Whisper reads a window of 30 s: shorter audio is padded, and the padding is part of what the model sees.
 
     Features are (mel, time) and log10-scaled as (x + 4) / 4, not normalised per mel bin. Only true frames are
@@ -65,12 +65,7 @@ class WhisperAdapter(Adapter):
 
     def __init__(self, model: Any, processor: Any):
         super().__init__(model, processor)
-        bins = processor.feature_extractor.feature_size
-        if bins != model.config.num_mel_bins:
-            raise UnsupportedModelError(
-                f"processor makes {bins} mel bins, but the model reads {model.config.num_mel_bins}; load the processor "
-                "of the same checkpoint"
-            )
+        check_bins(processor.feature_extractor.feature_size, self.model.config.num_mel_bins)
 
     @property
     def window_frames(self) -> int:
@@ -261,14 +256,6 @@ class WhisperAdapter(Adapter):
         forced = [[position, token] for position, token in enumerate(behind_start, 1)]
         return replace(options, generate_kwargs={**options.generate_kwargs, "forced_decoder_ids": forced})
 
-    def text_ids(self, text: str) -> list[int]:
-        """Return the tokens of a text; Whisper's own begin with a space."""
-        return super().text_ids(" " + text.strip())
-
-    def inner_ids(self, text: str) -> list[int]:
-        """Return the tokens of words that no space precedes."""
-        return super().text_ids(text.strip())
-
     @contextmanager
     def perturbed_tokens(self, ids: Tensor, keep: Tensor | None) -> Iterator[dict[str, Tensor]]:
         """Yield masked embeddings, which Whisper takes rightly: its positions do not depend on them."""
@@ -277,14 +264,6 @@ class WhisperAdapter(Adapter):
         else:
             embeddings = self.token_embedding(ids)
             yield {"decoder_inputs_embeds": embeddings * keep.unsqueeze(-1).to(embeddings)}
-
-    def piece(self, token: str) -> str:
-        """Return the text of a token of Whisper's byte-level vocabulary."""
-        return byte_level_piece(token)
-
-    def added_piece(self, word: str) -> str:
-        """Return the text of a word that was added to the vocabulary."""
-        return word.replace("Ġ", " ")
 
     def added_words(self) -> dict[int, str]:
         """Return the words that were added to the vocabulary; Whisper's own timestamps and tasks are none."""

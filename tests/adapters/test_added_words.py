@@ -7,7 +7,8 @@ import torch
 from transformers import AddedToken
 
 from spes_hf import ConfigError, EnergyConfig, Explanation, explain
-from spes_hf.adapters import GenerationOptions, get_adapter
+from spes_hf.adapters import _ADAPTERS, GenerationOptions, get_adapter
+from spes_hf.adapters.vocabulary import ByteLevelVocabulary
 
 ADDED = ["ñandú", "日本", "Zürich", "covid"]
 TEXT = "der ñandú läuft in 日本 und in Zürich"
@@ -27,6 +28,12 @@ def extended(request, tmp_path_factory, cases):
 
 def ids_of(adapter, *tokens):
     return torch.tensor(adapter.tokenizer.convert_tokens_to_ids(list(tokens)))
+
+
+def test_byte_level_vocabularies_are_of_one_kind():
+    for name in ("whisper", "granite_speech", "qwen2_audio", "qwen3_asr", "voxtral"):
+        for method in ("text_ids", "inner_ids", "piece", "added_piece"):
+            assert getattr(_ADAPTERS[name], method) is getattr(ByteLevelVocabulary, method), (name, method)
 
 
 def test_added_words_are_text_and_added_special_tokens_are_not(extended):
