@@ -1,9 +1,10 @@
-"""Cross-attention: how much each output token attends to each position of the encoder's output."""
+"""Cross-attention: how much each token attends to each position of the encoder's output, and what masks share of it."""
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -22,6 +23,20 @@ class CrossAttention:
     """The part of `spes_hf.adapters.Adapter` that looks at the decoder's attention to the encoder's output."""
 
     model: Any
+    _cache_name: str
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the encoder's inputs go."""
+
+    @abstractmethod
+    def decoder_inputs(self, inputs: Mapping[str, Tensor], states: Tensor, batch: int) -> dict[str, Any]:
+        """Return model inputs with the encoder's output, (1 or B, S, D), instead of its input."""
+
+    @abstractmethod
+    def forward(self, inputs: Mapping[str, Any]) -> Any:
+        """Return the model's output for `decoder_inputs` and the decoder's own."""
 
     @abstractmethod
     def logits(self, utterance: Utterance, target: Target, *, states: Tensor | None = None) -> Tensor:
@@ -63,6 +78,32 @@ class CrossAttention:
 
     # What all families share -----------------------------------------------------------------------------------------
 
+    def cross_attention(
+        self, utterance: Utterance, target: Target, states: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], ...] | None:
+        """Return the keys and values of the encoder's output in every layer of the decoder, for `logits`.
+
+        They do not depend on the decoder's tokens: all masks over tokens share them. A family whose decoder keeps no
+        such cache returns None, and works them out for every mask.
+
+        Args:
+            utterance: The utterance.
+            target: The output to explain.
+            states: (1, S, D) the encoder's output.
+
+        Returns:
+            (keys, values) of every layer, (1, heads, S, D / heads) each, or None.
+        """
+        from transformers.cache_utils import EncoderDecoderCache
+
+        inputs = self.decoder_inputs(utterance.inputs, states, 1)
+        start = target.prefix_ids[None, :1].to(self.device)
+        output = self.forward({**inputs, "decoder_input_ids": start, "use_cache": True})
+        cache = getattr(output, self._cache_name, None)
+        if not isinstance(cache, EncoderDecoderCache):
+            return None
+        return tuple((layer.keys, layer.values) for layer in cache.cross_attention_cache.layers)
+
     def attention_weights(self, utterance: Utterance, target: Target, states: Tensor | None = None) -> Tensor:
         """Return the cross-attention of the teacher-forced clean run.
 
@@ -101,6 +142,21 @@ class CrossAttention:
                 for module, kept in zip(modules, seen, strict=True)
             ]
         return torch.stack(layers)
+
+
+def cache_argument(forward: Callable[..., Any]) -> str:
+    """Return what a model's ``forward()`` calls the cache; transformers 5.24 renamed it."""
+    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
+
+
+def encoder_cache(cross: Sequence[tuple[Tensor, Tensor]], batch: int) -> Any:
+    """Return a decoder's cache that holds these keys and values of the encoder's output, and nothing of any token."""
+    from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+    cache = DynamicCache(cross)
+    for layer in cache.layers:  # views: no copy for every mask
+        layer.keys, layer.values = (kept.expand(batch, -1, -1, -1) for kept in (layer.keys, layer.values))
+    return EncoderDecoderCache(DynamicCache(), cache)
 
 
 class _Keeping:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from spes_hf.adapters.attention import CrossAttention
+from spes_hf.adapters.attention import CrossAttention, cache_argument, encoder_cache
 from spes_hf.adapters.generation import Generation
 from spes_hf.adapters.given import check_family
 from spes_hf.adapters.hooks import forward_hook
@@ -331,32 +330,6 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
             output = self.forward({**inputs, **decoder_inputs})
         return output.logits[:, len(target.prefix_ids) - 1 :].to(self.device)
 
-    def cross_attention(
-        self, utterance: Utterance, target: Target, states: Tensor
-    ) -> tuple[tuple[Tensor, Tensor], ...] | None:
-        """Return the keys and values of the encoder's output in every layer of the decoder, for `logits`.
-
-        They do not depend on the decoder's tokens: all masks over tokens share them. A family whose decoder keeps no
-        such cache returns None, and works them out for every mask.
-
-        Args:
-            utterance: The utterance.
-            target: The output to explain.
-            states: (1, S, D) the encoder's output.
-
-        Returns:
-            (keys, values) of every layer, (1, heads, S, D / heads) each, or None.
-        """
-        from transformers.cache_utils import EncoderDecoderCache
-
-        inputs = self.decoder_inputs(utterance.inputs, states, 1)
-        start = target.prefix_ids[None, :1].to(self.device)
-        output = self.forward({**inputs, "decoder_input_ids": start, "use_cache": True})
-        cache = getattr(output, self._cache_name, None)
-        if not isinstance(cache, EncoderDecoderCache):
-            return None
-        return tuple((layer.keys, layer.values) for layer in cache.cross_attention_cache.layers)
-
     def forward(self, inputs: Mapping[str, Any]) -> Any:
         """Return the model's output, ``.logits`` of (B, J, V) among it, for `decoder_inputs` and the decoder's own.
 
@@ -388,18 +361,3 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
     def token_embedding(self) -> torch.nn.Module:
         """The decoder's token embedding."""
         return self.model.get_decoder().embed_tokens
-
-
-def cache_argument(forward: Callable[..., Any]) -> str:
-    """Return what a model's ``forward()`` calls the cache; transformers 5.24 renamed it."""
-    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
-
-
-def encoder_cache(cross: Sequence[tuple[Tensor, Tensor]], batch: int) -> Any:
-    """Return a decoder's cache that holds these keys and values of the encoder's output, and nothing of any token."""
-    from transformers.cache_utils import DynamicCache, EncoderDecoderCache
-
-    cache = DynamicCache(cross)
-    for layer in cache.layers:  # views: no copy for every mask
-        layer.keys, layer.values = (kept.expand(batch, -1, -1, -1) for kept in (layer.keys, layer.values))
-    return EncoderDecoderCache(DynamicCache(), cache)

@@ -116,6 +116,12 @@ def test_speech_llm_of_the_page_passes_the_contract(llm_example, name):
     getattr(where, name)(llm_example("float64" if name in LLM_EXACT else "float32"))
 
 
+def test_no_file_of_the_adapters_is_longer_than_400_lines():
+    files = [*Path(module.__file__).parent.glob("*.py")]
+    lengths = {file.name: len(file.read_text(encoding="utf-8").splitlines()) for file in files}
+    assert len(files) > 20 and {name: length for name, length in lengths.items() if length > 400} == {}
+
+
 def test_page_names_what_exists():
     text = PAGE.read_text(encoding="utf-8")
     for name in re.findall(r"`(\w+)\(", text):
