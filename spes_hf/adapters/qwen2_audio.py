@@ -47,7 +47,7 @@ class Qwen2AudioAdapter(SpeechLLMAdapter):
         """Return the log-mel features of the true frames, and the padded window with its mask as the model's input.
 
         Raises:
-            AudioError: If the audio is shorter than two frames or longer than the window.
+            AudioError: If the audio is shorter than three frames or longer than the window.
         """
         extractor = self.processor.feature_extractor
         check_length(len(waveform.samples) // extractor.hop_length, waveform, least=3)

@@ -8,7 +8,7 @@ import torch
 from tiny import FAMILIES as KNOWN
 from tiny import VARIED, Case
 from tiny_fast_conformers import FAST_CONFORMERS
-from tiny_llm import LLMS, LLMCase
+from tiny_llm import LLMS
 
 from spes_hf.adapters import GenerationOptions, get_adapter
 from spes_hf.audio.load import load_audio
@@ -26,12 +26,14 @@ def clip() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def cases(tmp_path_factory, clip):
-    """Function that returns the case of a family, the same one every time."""
+    """Function that returns the case of a family, the same one every time; skips where its processor needs more."""
     made: dict[tuple[str, torch.dtype], Case] = {}
 
     def case_of(name: str, dtype: torch.dtype = torch.float32) -> Case:
         if (name, dtype) not in made:
-            family = FAMILIES[name]
+            family = {**FAMILIES, **LLMS}[name]
+            for package in family.needs:
+                pytest.importorskip(package)
             if dtype is torch.float32:
                 model, processor = family.build(tmp_path_factory.mktemp(name))
             else:
@@ -65,38 +67,13 @@ def fast(request, cases) -> Case:
     return cases(request.param)
 
 
-@pytest.fixture(scope="session")
-def llms(tmp_path_factory, clip):
-    """Function that returns the case of a speech LLM, the same one every time; skips where its processor needs more."""
-    made: dict[tuple[str, torch.dtype], LLMCase] = {}
-
-    def case_of(name: str, dtype: torch.dtype = torch.float32) -> LLMCase:
-        if (name, dtype) not in made:
-            family = LLMS[name]
-            for package in family.needs:
-                pytest.importorskip(package)
-            if dtype is torch.float32:
-                model, processor = family.build(tmp_path_factory.mktemp(name))
-            else:
-                model, processor = case_of(name).copy()
-                model.to(dtype)
-            adapter = get_adapter(model, processor)
-            utterance = adapter.encode(load_audio(clip, adapter.sampling_rate, 16_000))
-            options = GenerationOptions(**family.options, generate_kwargs=VARIED)
-            target = adapter.generate(utterance, options)
-            made[name, dtype] = LLMCase(family, model, processor, adapter, clip, utterance, options, target)
-        return made[name, dtype]
-
-    return case_of
-
-
 @pytest.fixture(params=list(LLMS))
-def llm(request, llms) -> LLMCase:
+def llm(request, cases) -> Case:
     """Each speech LLM in turn."""
-    return llms(request.param)
+    return cases(request.param)
 
 
 @pytest.fixture(params=list(LLMS))
-def exact_llm(request, llms) -> LLMCase:
+def exact_llm(request, cases) -> Case:
     """Each speech LLM in turn in float64, where equal means equal to 1e-9."""
-    return llms(request.param, torch.float64)
+    return cases(request.param, torch.float64)

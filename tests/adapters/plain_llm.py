@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
+import test_contract
 import torch
-from settings import pyramid
 from test_contract import ZeroSome
 from tiny import VARIED
-
-from spes_hf import explain
-
-FEW = pyramid(num_spectrogram_masks=9, num_token_masks=8)
-LOUD = pyramid(num_spectrogram_masks=18, num_token_masks=8, fill=4.0)
 
 
 def plain(case, options=None, audio=None):
@@ -47,15 +43,7 @@ def plain_logits(case, inputs=None, model=None, tokens=None):
     return logits[0, -len(tokens) :]
 
 
-def literal_features(case, keep, fill):
-    """Return the logits, (B, K, V), of spectrograms edited value by value in the model's own layout."""
-    results = []
-    for mask in keep:
-        inputs = {name: value.clone() for name, value in plain(case).items()}
-        for frame, mel in (~mask).nonzero().tolist():
-            case.family.set_value(inputs["input_features"], frame, mel, float(fill[mel]))
-        results.append(plain_logits(case, inputs))
-    return torch.stack(results)
+literal_features = partial(test_contract.literal_features, inputs_of=plain, logits_of=plain_logits)
 
 
 def literal_tokens(case, keep, inputs=None):
@@ -71,21 +59,6 @@ def literal_tokens(case, keep, inputs=None):
         changed.set_input_embeddings(ZeroSome(changed.get_input_embeddings(), whole))
         results.append(plain_logits(case, inputs, changed))
     return torch.stack(results)
-
-
-def logits(case, **kwargs):
-    with torch.no_grad():
-        return case.adapter.logits(case.utterance, case.target, **kwargs)
-
-
-def states(case):
-    with torch.no_grad():
-        return case.adapter.encoder_states(case.utterance.inputs)
-
-
-def explained(case, **kwargs):
-    arguments = {"config": FEW, "generate_kwargs": VARIED, "progress": False, **case.family.options, **kwargs}
-    return explain(case.model, case.processor, arguments.pop("audio", case.audio), **arguments)
 
 
 def sound_of(case, samples):

@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 import test_attention
 import test_contract
+import test_contract_llm
+import test_contract_llm_output
 import test_fast_conformers
 import torch
 from tiny_fast_conformers import FAST_CONFORMERS
+from tiny_llm import LLMS
 
-from spes_hf.adapters import Adapter, Target
+from spes_hf.adapters import Adapter, SpeechLLMAdapter, Target
 from spes_hf.adapters.frames import mel_frequencies
 from spes_hf.adapters.hooks import forward_hook
 from spes_hf.adapters.positions import EncoderPositions
@@ -192,6 +195,86 @@ BROKEN: list[tuple[type[Adapter], Callable[..., Any], dict[str, Any]]] = [
 ]
 
 
+class PlaceOfTheAudioLost(SpeechLLMAdapter):
+    def start(self, options):
+        return dataclasses.replace(super().start(options), audio_at=0)
+
+
+class WholePromptTakenForTheInstruction(SpeechLLMAdapter):
+    def start(self, options):
+        found = super().start(options)
+        return dataclasses.replace(found, instruction=tuple(range(len(found.prefix_ids))))
+
+
+class PlaceholderTooMany(SpeechLLMAdapter):
+    def audio_length(self, utterance):
+        return super().audio_length(utterance) + 1
+
+
+class EmbeddingsOneLate(SpeechLLMAdapter):
+    def embed_audio(self, **inputs):
+        return super().embed_audio(**inputs).roll(1, dims=1)
+
+
+class MasksOverTokensHideTheAudio(SpeechLLMAdapter):
+    def logits(self, utterance, target, features=None, token_keep=None, states=None, cross=None):
+        if token_keep is not None and states is not None:
+            states = states * token_keep.any().to(states)
+        elif token_keep is not None:
+            states = self.encoder_states(utterance.inputs) * token_keep.any().to(self.dtype)
+        return super().logits(utterance, target, features, token_keep, states)
+
+
+class CacheLeft(SpeechLLMAdapter):
+    def last_logits(self, embeddings, count):
+        return self.model(inputs_embeds=embeddings, use_cache=True).logits[:, -count:]
+
+
+class StatesNotRecorded(SpeechLLMAdapter):
+    @contextmanager
+    def _recorded_states(self, utterance):
+        yield []
+
+
+class AttentionToTheNextPlace(SpeechLLMAdapter):
+    def attention_weights(self, utterance, target, states=None):
+        return super().attention_weights(utterance, target, states).roll(1, dims=-1)
+
+
+class OutputStartsWithASpace(SpeechLLMAdapter):
+    def output_ids(self, text):
+        return self.text_ids(text)
+
+
+_SEQUENCE = test_contract_llm.test_the_sequence_is_the_processor_s, {"prompt": None}
+BROKEN_LLMS: list[tuple[type[Adapter], Callable[..., Any], dict[str, Any]]] = [
+    (PromptWithoutItsEnd, *_SEQUENCE),
+    (PlaceOfTheAudioLost, *_SEQUENCE),
+    (WholePromptTakenForTheInstruction, *_SEQUENCE),
+    (PlaceholderTooMany, *_SEQUENCE),
+    (EmbeddingsOneLate, test_contract_llm.test_clean_pass_is_the_model_s_own, {}),
+    (LogitsOneLate, test_contract_llm.test_clean_pass_is_the_model_s_own, {}),
+    (MasksOverTokensHideTheAudio, test_contract_llm.test_no_mask_over_tokens_hides_the_audio, {}),
+    (CacheLeft, test_contract_llm.test_no_cache_is_left_in_the_pass, {}),
+    (InputsWrittenTo, test_contract_llm.test_inputs_of_the_utterance_are_never_written_to, {}),
+    (FeaturesDetached, test_contract_llm.test_gradient_reaches_every_true_frame, {}),
+    (TimesOfKaldi, test_contract_llm.test_axes, {}),
+    (AttentionToTheNextPlace, test_contract_llm.test_attention_is_that_of_the_language_model, {}),
+    (
+        StatesNotRecorded,
+        test_contract_llm_output.test_generating_gives_the_audio_embeddings_at_no_extra_pass,
+        {"beams": 1},
+    ),
+    (OutputStartsWithASpace, test_contract_llm_output.test_text_is_written_as_the_model_writes_it, {}),
+    (EndOfSequenceDropped, test_contract_llm_output.test_end_of_sequence_is_the_last_token_and_explained, {}),
+    (
+        SettingsIgnored,
+        test_contract_llm_output.test_generates_what_the_model_generates,
+        {"more": {"num_beams": 3, "max_new_tokens": 5}, "prompt": None},
+    ),
+]
+
+
 def with_adapter(case, broken):
     """Return the case with its adapter broken, and what that makes of the clip."""
     adapter = type(broken.__name__, (broken, type(case.adapter)), {})(case.model, case.processor)
@@ -207,5 +290,19 @@ def test_a_broken_adapter_fails(cases, clip, broken, test, arguments, name):
     parameters = inspect.signature(test).parameters
     case = with_adapter(cases(name, torch.float64 if "exact" in parameters else torch.float32), broken)
     known = {"case": case, "exact": case, "fast": case, "cases": lambda _: case, "clip": clip, "name": name}
+    with pytest.raises(AssertionError):
+        test(**{parameter: {**known, **arguments}[parameter] for parameter in parameters})
+
+
+@pytest.mark.parametrize("name", LLMS)
+@pytest.mark.parametrize(
+    ("broken", "test", "arguments"), BROKEN_LLMS, ids=[broken.__name__ for broken, _, _ in BROKEN_LLMS]
+)
+def test_a_broken_adapter_of_a_speech_llm_fails(cases, broken, test, arguments, name):
+    parameters = inspect.signature(test).parameters
+    case = cases(name, torch.float64 if "exact" in parameters else torch.float32)
+    adapter = type(broken.__name__, (broken, type(case.adapter)), {})(case.model, case.processor)
+    case = dataclasses.replace(case, adapter=adapter, utterance=adapter.encode(case.utterance.waveform))
+    known = {"case": case, "exact": case}
     with pytest.raises(AssertionError):
         test(**{parameter: {**known, **arguments}[parameter] for parameter in parameters})

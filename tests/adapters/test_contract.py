@@ -22,6 +22,7 @@ from spes_hf.adapters import GenerationOptions, get_adapter
 from spes_hf.audio.load import load_audio
 
 FEW = pyramid(num_spectrogram_masks=9, num_token_masks=8)
+LOUD = pyramid(num_spectrogram_masks=18, num_token_masks=8, fill=4.0)
 
 
 def plain_inputs(case, audio=None):
@@ -50,14 +51,14 @@ def plain_logits(case, inputs, model=None, ids=None):
     return logits[0, len(case.target.prefix_ids) - 1 :]
 
 
-def literal_features(case, keep, fill):
+def literal_features(case, keep, fill, inputs_of=plain_inputs, logits_of=plain_logits):
     """Return the logits, (B, K, V), of spectrograms edited value by value in the model's own layout."""
     results = []
     for mask in keep:
-        inputs = {name: value.clone() for name, value in plain_inputs(case).items()}
+        inputs = {name: value.clone() for name, value in inputs_of(case).items()}
         for frame, mel in (~mask).nonzero().tolist():
             case.family.set_value(inputs["input_features"], frame, mel, float(fill[mel]))
-        results.append(plain_logits(case, inputs))
+        results.append(logits_of(case, inputs))
     return torch.stack(results)
 
 
@@ -463,8 +464,7 @@ def test_processor_of_another_checkpoint_is_refused(case):
 
 @pytest.mark.numerics
 def test_explanation_is_the_same_for_every_batch_size(case):
-    loud = pyramid(num_spectrogram_masks=18, num_token_masks=8, fill=4.0)
-    first, other = (explained(case, config=loud, batch_size=size) for size in (1, 4))  # of 6 masks a level
+    first, other = (explained(case, config=LOUD, batch_size=size) for size in (1, 4))  # of 6 masks a level
     tokens, context = len(case.target.token_ids), len(case.target.context_ids)
     assert first.raw_audio.shape == (tokens, *case.utterance.features.shape)
     assert first.raw_token.shape == (tokens, context)

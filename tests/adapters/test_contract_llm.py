@@ -11,24 +11,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from plain_llm import (
-    audio_of,
-    explained,
-    literal_features,
-    literal_tokens,
-    logits,
-    plain,
-    plain_generate,
-    plain_logits,
-    sound_of,
-    states,
-)
-from test_contract import close, masks
+from plain_llm import audio_of, literal_features, literal_tokens, plain, plain_generate, plain_logits, sound_of
+from test_contract import close, explained, logits, masks, states
 from tiny_llm import INSTRUCTION
 
-from spes_hf import (
-    AudioError,
-)
+from spes_hf import AudioError
 from spes_hf.adapters import GenerationOptions, get_adapter
 from spes_hf.audio.load import load_audio
 

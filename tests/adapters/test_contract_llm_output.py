@@ -8,16 +8,8 @@ import test_contract
 import torch
 from agreement import assert_explanations_agree
 from datasets import Dataset
-from plain_llm import (
-    FEW,
-    LOUD,
-    explained,
-    literal_tokens,
-    plain,
-    plain_generate,
-    plain_logits,
-)
-from test_contract import assert_untouched, close, snapshot
+from plain_llm import literal_tokens, plain, plain_generate, plain_logits
+from test_contract import FEW, LOUD, assert_untouched, close, explained, snapshot
 from tiny import TEXT, VARIED
 from tiny_llm import INSTRUCTION
 

@@ -11,7 +11,6 @@ import test_contract
 import test_contract_llm
 import test_contract_llm_output
 from tiny import Case
-from tiny_llm import LLMCase
 
 from spes_hf import adapters as module
 from spes_hf import get_adapter
@@ -66,14 +65,14 @@ def run_example(monkeypatch, number):
 
 
 @pytest.fixture
-def llm_example(monkeypatch, llms):
+def llm_example(monkeypatch, cases):
     """Function that makes a case of the speech LLM's adapter in a dtype."""
     run_example(monkeypatch, 1)
 
-    def make(dtype: str) -> LLMCase:
+    def make(dtype: str) -> Case:
         import torch
 
-        known = llms("qwen3_asr", getattr(torch, dtype))
+        known = cases("qwen3_asr", getattr(torch, dtype))
         model, processor = known.copy()
         model.config.model_type = "my_speech_llm"
         adapter = get_adapter(model, processor)

@@ -10,14 +10,14 @@ from spes_hf.capacity.passes import made_up_target
 from spes_hf.commands.options import load_model
 
 
-def test_operations_are_counted(llms):
-    case = llms("qwen2_audio")
+def test_operations_are_counted(cases):
+    case = cases("qwen2_audio")
     found = Operations.count(case.adapter, case.utterance, made_up_target(5, 4))
     assert 0 < found.encoder < found.whole and found.heard > 0 and found.backward > found.decoder_backward > 0
 
 
-def test_a_saved_model_is_loaded_by_its_folder(llms, tmp_path):
-    case = llms("qwen2_audio")
+def test_a_saved_model_is_loaded_by_its_folder(cases, tmp_path):
+    case = cases("qwen2_audio")
     case.model.save_pretrained(tmp_path)
     case.processor.save_pretrained(tmp_path)
     model, processor = load_model(str(tmp_path), "cpu", "auto")

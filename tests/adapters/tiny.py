@@ -41,6 +41,7 @@ class Family:
         plain: The same, as ``model.generate()`` takes them, or a function that gets the processor and returns it.
         wrong: Options that must be refused, and what the message must say.
         prefix: Start and prompt tokens.
+        needs: Packages that its processor needs.
     """
 
     build: Callable[[Path], tuple[Any, Any]]
@@ -52,6 +53,7 @@ class Family:
     plain: dict[str, Any] | Callable[[Any], dict[str, Any]] = field(default_factory=dict)
     wrong: tuple[tuple[dict[str, str], str], ...] = ()
     prefix: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
 
 # Random models repeat themselves or stop at once; this makes them write eight different tokens.
@@ -60,9 +62,9 @@ VARIED = {"max_new_tokens": 8, "no_repeat_ngram_size": 1}
 
 @dataclass(frozen=True)
 class Case:
-    """A tiny model of a family, and what the adapter makes of the clip."""
+    """A tiny model of a `Family`, or of a speech LLM (``tiny_llm.LLM``), and what the adapter makes of the clip."""
 
-    family: Family
+    family: Any
     model: Any
     processor: Any
     adapter: Adapter

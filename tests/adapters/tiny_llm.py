@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers as tf
 from tiny import lively
 from tiny_vocabulary import INSTRUCTION, byte_level
 from tiny_voxtral import set_chunked, voxtral, voxtral_inputs
 from torch import nn
-
-from spes_hf.adapters import Adapter, GenerationOptions, Target, Utterance
 
 
 @dataclass(frozen=True)
@@ -56,24 +52,6 @@ class LLM:
     needs: tuple[str, ...] = ()
     options: dict[str, str] = field(default_factory=dict)
     wrong: tuple[tuple[dict[str, Any], str], ...] = ()
-
-
-@dataclass(frozen=True)
-class LLMCase:
-    """A tiny speech LLM, and what its adapter makes of the clip."""
-
-    family: LLM
-    model: Any
-    processor: Any
-    adapter: Adapter
-    audio: np.ndarray
-    utterance: Utterance
-    options: GenerationOptions
-    target: Target
-
-    def copy(self) -> tuple[Any, Any]:
-        """Return a copy of the model that a test may spoil, and the processor."""
-        return copy.deepcopy(self.model), self.processor
 
 
 def qwen_tokenizer(*more: str, named: dict[str, str] | None = None) -> Any:
