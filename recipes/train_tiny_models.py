@@ -785,7 +785,7 @@ print(processor.batch_decode(ids[:, inputs.input_ids.shape[1] :], skip_special_t
         "time": "75 minutes",
         "extra": ". In half of the examples the language is forced, and in a quarter the prompt names one or two words "
         "of the sentence; a second CTC loss is on the language model's states of the audio",
-        "limits": 'English is the only language. Words in `prompt` count where the sound is unclear, and then little.',
+        "limits": "English is the only language. Words in `prompt` count where the sound is unclear, and then little.",
     },
 }
 
