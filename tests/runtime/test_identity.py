@@ -142,7 +142,7 @@ def test_a_chain_of_maps_reads_the_weights_once(small_whisper, tone, tmp_path, h
     data = Dataset.from_dict({"audio": [str(tmp_path / "tone.wav")]}).cast_column("audio", Audio(decode=False))
     model, processor = copy.deepcopy(small_whisper[0]), small_whisper[1]
     explained = data.map(Explain(model, processor, EnergyConfig(), generate_kwargs={"max_new_tokens": 3}))
-    explained.map(Deletion(model, processor, [0.5]))
+    explained.map(Deletion(model, processor, [0.5, 1.0]))
     assert len(hashed) == len(model.state_dict())
 
 
