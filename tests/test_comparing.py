@@ -196,6 +196,13 @@ def test_an_explanation_without_a_map_is_refused(recognised):
         compare(recognised, empty)
 
 
+@pytest.mark.parametrize("axis", ["times", "frequencies"])
+def test_a_damaged_explanation_is_refused(recognised, axis):
+    damaged = replace(recognised, **{axis: getattr(recognised, axis) * 0})
+    with pytest.raises(ConfigError, match=f"the {axis} of second do not rise"):
+        compare(recognised, damaged)
+
+
 @pytest.mark.parametrize("names", ["ab", ("a",), ("a", "a"), ("a", " "), ("a", 3), ("a", "b", "c")])
 def test_names_are_two_different_texts(recognised, again, names):
     with pytest.raises(ConfigError, match="names is .* allowed: two different texts"):

@@ -13,12 +13,12 @@ def word_times(explanation: Explanation) -> list[tuple[int, float, float]]:
 
     Where words are heard in the order in which they are written, they share the time axis, so that a walk has no gaps.
     Else, as in translation, and where only a part of the text is explained, each word's stretch is around the peak of
-    its map. None for contrasts, which are no words.
+    its map. None for contrasts, which are no words, and for a damaged explanation, whose times do not rise.
 
     Args:
         explanation: Over tokens or words.
     """
-    if explanation.contrasts is not None:
+    if explanation.contrasts is not None or not bool((explanation.times.diff() > 0).all()):
         return []
     tokens = replace(explanation, groups=None, context_groups=None)
     words = explanation.words()

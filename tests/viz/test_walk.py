@@ -75,6 +75,10 @@ def test_words_that_moved_are_walked_in_the_order_of_the_sound(make):
         assert start < 0.65 - 0.2 * k < end
 
 
+def test_a_damaged_explanation_has_no_walk(make):
+    assert word_times(make(times=torch.zeros(60))) == []
+
+
 def test_contrasts_and_marks_are_no_steps(contrasting, make):
     assert word_times(contrasting()) == []
     assert [k for k, *_ in word_times(make())] == [0, 1, 3, 4]  # without the comma
