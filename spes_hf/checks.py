@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeAlias
 
 from spes_hf.errors import ConfigError
+
+# Whether to show a progress bar, or what to call with the share that is done.
+Progress: TypeAlias = bool | Callable[[float], object]
 
 
 class DerivedInt(int):
@@ -83,3 +87,28 @@ def check_share(name: str, value: Any) -> float:
     if not (is_number(value) and 0 < value <= 1):
         raise ConfigError(f"{name} is {value!r}; allowed: a share above 0 and at most 1")
     return float(value)
+
+
+def check_progress(value: Any) -> Callable[[float], object] | None:
+    """Return what is to be called with the share that is done; None: nothing is.
+
+    Raises:
+        ConfigError: If it is neither that nor whether to show a bar.
+    """
+    if isinstance(value, bool):
+        return None
+    if not callable(value):
+        raise ConfigError(f"progress is {value!r}; allowed: True, False, or a function of the share that is done")
+    return value
+
+
+def summed_up(watcher: Callable[[float], object]) -> Callable[[float], None]:
+    """Return what takes the share that each part does, and tells a watcher what is done so far."""
+    done = 0.0
+
+    def advance(share: float) -> None:
+        nonlocal done
+        done = min(1.0, round(done + share, 9))
+        watcher(done)
+
+    return advance

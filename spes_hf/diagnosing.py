@@ -14,6 +14,7 @@ from torch import Tensor
 from spes_hf.adapters import GenerationOptions
 from spes_hf.adapters.output import Output
 from spes_hf.audio.load import load_audio
+from spes_hf.checks import Progress
 from spes_hf.differences import Difference
 from spes_hf.engine import Explainer
 from spes_hf.errors import ConfigError
@@ -53,7 +54,7 @@ def diagnose(
     times: Sequence[Stretch] | None = None,
     batch_size: BatchSize = None,
     seed: int = 0,
-    progress: bool = True,
+    progress: Progress = True,
     autocast: str | None = None,
     compile: bool = False,
     prompt: str | None = None,
@@ -82,7 +83,7 @@ def diagnose(
             own map says when it was heard, or, where tokens are not heard in order (translation), the contrast's.
         batch_size: Perturbed copies in one forward pass.
         seed: Same seed, same masks.
-        progress: Whether to show a progress bar.
+        progress: As for `explain`; a function hears of the maps first, then of when each token was heard.
         autocast: As for `explain`.
         compile: As for `explain`.
         prompt: Instruction for speech LLMs.
@@ -122,7 +123,7 @@ class Diagnoser:
         config: Method and settings of the maps; None for `SpesConfig()`.
         batch_size: Perturbed copies in one forward pass; "auto" or None: found automatically, and remembered.
         seed: Same seed, same masks.
-        progress: Whether to show a progress bar.
+        progress: As for `diagnose`.
         autocast: As for `explain`.
         compile: As for `explain`.
 
@@ -144,7 +145,7 @@ class Diagnoser:
         *,
         batch_size: BatchSize = None,
         seed: int = 0,
-        progress: bool = True,
+        progress: Progress = True,
         autocast: str | None = None,
         compile: bool = False,
     ):

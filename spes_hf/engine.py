@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spes_hf.checks import Progress
 from spes_hf.explainer import Explainer
 from spes_hf.explanation import Explanation
 from spes_hf.methods import ExplainConfig
@@ -34,7 +35,7 @@ def explain(
     generate_kwargs: Mapping[str, Any] | None = None,
     batch_size: BatchSize = None,
     seed: int = 0,
-    progress: bool = True,
+    progress: Progress = True,
     words: Chosen | None = None,
     tokens: Chosen | None = None,
     timestamps: bool = False,
@@ -69,7 +70,8 @@ def explain(
         generate_kwargs: Further arguments of ``model.generate()``, such as ``{"num_beams": 5}``.
         batch_size: Perturbed copies in one forward pass; "auto" or None: found automatically, and remembered.
         seed: Same seed, same masks.
-        progress: Whether to show a progress bar.
+        progress: Whether to show a progress bar; or a function to call with the share of the passes that is done, up to
+            1. If it raises an error, the call ends with it.
         words: Explain these words alone, by text (all that read so) or by index: the backward passes for the others
             are spared, the maps are the same. A text, an index, or several.
         tokens: Tokens likewise.

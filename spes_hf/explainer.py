@@ -17,7 +17,7 @@ from spes_hf.adapters import GenerationOptions, get_adapter
 from spes_hf.adapters.output import Output, output_of
 from spes_hf.audio.load import Waveform
 from spes_hf.audio.long import open_audio
-from spes_hf.checks import check_whole
+from spes_hf.checks import Progress, check_progress, check_whole, summed_up
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
 from spes_hf.masking.draw import mask_key
@@ -50,7 +50,7 @@ class Explainer:
         config: Method and settings; None for `SpesConfig()`.
         batch_size: Perturbed copies in one forward pass; "auto" or None: found automatically, and remembered.
         seed: Same seed, same masks.
-        progress: Whether to show a progress bar.
+        progress: As for `explain`.
         autocast: As for `explain`.
         compile: As for `explain`.
         accelerator: As for `explain`.
@@ -73,7 +73,7 @@ class Explainer:
         *,
         batch_size: BatchSize = None,
         seed: int = 0,
-        progress: bool = True,
+        progress: Progress = True,
         autocast: str | None = None,
         compile: bool = False,
         accelerator: Any = None,
@@ -85,7 +85,8 @@ class Explainer:
         self.batch_size: int | None = check_batch_size(batch_size)
         self.found_sizes: FoundSizes = FoundSizes()
         self.seed: int = check_whole("seed", seed)
-        self.progress: bool = progress
+        self.progress: bool = progress is True
+        self.watcher = check_progress(progress)
         self.autocast: str | None = check_autocast(autocast)
         self.compile: bool = bool(compile)
         self.ranks: Ranks = Ranks.of(accelerator)
@@ -233,7 +234,7 @@ class Explainer:
             text_given: Whether the text was given.
             rows: Indices of the tokens to explain; None: all.
             window: What the provenance says of the window of a recording.
-            advance: Is called with the share of the passes that is done; None for a progress bar.
+            advance: Is called with the share of the passes that every batch does; None for what `progress` says.
             over: As for `explain`.
         """
         started = time.perf_counter()
@@ -289,6 +290,8 @@ class Explainer:
     ) -> Found:
         """Return the maps of an output, and what it took."""
         adapter, utterance, target = self.adapter, output.utterance, output.target
+        if advance is None and self.watcher is not None:
+            advance = summed_up(self.watcher)
         if self.ranks.count > 1:
             ids = [target.prefix_ids.tolist(), target.token_ids.tolist()]
             asked = [config.to_dict(), self.seed, utterance_id, rows, over, self.autocast, ids]

@@ -154,7 +154,7 @@ def run_plan(
         batch_size: Perturbed copies in one forward pass; None: found automatically.
         found_sizes: Where sizes that fitted are kept.
         progress: Whether to show a progress bar.
-        advance: Is called with the share of the passes that is done.
+        advance: Is called with the share of the passes that every batch does.
         ranks: The processes that share the masks.
     """
     device, utterance = problem.device, problem.utterance

@@ -20,7 +20,7 @@ from spes_hf.adapters.pauses import PauseLongForm
 from spes_hf.adapters.windows import LongForm, Window
 from spes_hf.audio.load import NO_RATE, Waveform
 from spes_hf.audio.long import check_duration
-from spes_hf.checks import is_number
+from spes_hf.checks import is_number, summed_up
 from spes_hf.errors import ConfigError
 from spes_hf.explanation.recording import Recording
 from spes_hf.explanation.recording_plan import (
@@ -47,6 +47,7 @@ class WindowExplainer(Protocol):
     adapter: Adapter
     seed: int
     progress: bool
+    watcher: Callable[[float], object] | None
     autocast: str | None
     ranks: Ranks
 
@@ -301,7 +302,7 @@ def _explain_windows(
         writes: Whether by this process.
     """
     todo, ranks = [window for window in plan.windows if window.rows != ()], explainer.ranks
-    with _bar(todo, place, explainer.progress and ranks.is_first) as advance:
+    with _bar(todo, place, explainer.progress and ranks.is_first, explainer.watcher) as advance:
         for each in todo:
             if ranks.decide("whether a window is there", each.is_there(place)):
                 continue
@@ -338,14 +339,21 @@ def _by_share(advance: Callable[[float], None], seconds: float) -> Callable[[flo
 
 
 @contextmanager
-def _bar(todo: Sequence[RecordedWindow], place: Path, shown: bool) -> Iterator[Callable[[float], None]]:
-    """Yield what moves a bar over the seconds of the recording, those explained before included."""
+def _bar(
+    todo: Sequence[RecordedWindow], place: Path, shown: bool, watcher: Callable[[float], object] | None
+) -> Iterator[Callable[[float], None]]:
+    """Yield what moves a bar, and tells a watcher, by seconds of the recording; those explained before are done."""
     total = sum(window.until_s - window.start_s for window in todo)
     before = sum(window.until_s - window.start_s for window in todo if window.is_there(place))
     bar = tqdm(total=total, initial=before, desc="explaining", disable=not shown, bar_format=_SECONDS, smoothing=0)
+    tell = None if watcher is None else summed_up(watcher)
+    if tell is not None and before:
+        tell(before / total)
     with bar:
 
         def advance(seconds: float) -> None:
             bar.update(min(seconds, total - bar.n))
+            if tell is not None:
+                tell(seconds / total)
 
         yield advance
