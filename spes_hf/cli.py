@@ -1,4 +1,4 @@
-"""The command line: ``spes-hf explain | diagnose | check | evaluate | compare | plan | report | demo``.
+"""The command line: ``spes-hf explain | diagnose | check | evaluate | compare | plan | report | demo | app``.
 
 Exit codes: 0 done, 2 wrong arguments or settings, 3 audio that cannot be explained, 4 a model that cannot be loaded or
 has no adapter, 5 a folder that holds no explanation, 1 any other error, 130 interrupted.
@@ -19,6 +19,7 @@ from spes_hf.commands.evaluating import add_evaluate, run_evaluate
 from spes_hf.commands.explaining import add_demo, add_explain, add_report, run_demo, run_explain, run_report
 from spes_hf.commands.options import DEMO, load_model
 from spes_hf.commands.planning import add_plan, run_plan
+from spes_hf.commands.serving import add_app, run_app
 from spes_hf.errors import AudioError, ConfigError, ExplanationFormatError, SpesError, UnsupportedModelError
 
 __all__ = ["DEMO", "build_parser", "load_model", "main"]
@@ -77,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("plan", add_plan, run_plan, "what a corpus will cost: passes, GPU-hours, bytes, and the line that starts it"),
         ("report", add_report, run_report, "draw the pages and pictures of a saved explanation again"),
         ("demo", add_demo, run_demo, "explain a clip of J. F. Kennedy with Whisper tiny.en; no hub needed"),
+        ("app", add_app, run_app, "serve a page for people who do not write Python; needs the extra app"),
     )
     added = parser.add_subparsers(title="commands", required=True, metavar=" | ".join(name for name, *_ in commands))
     for name, add, run, summary in commands:

@@ -9,6 +9,7 @@ EXTRAS = {
     "codecs": "imageio-ffmpeg>=0.5",
     "ja": "sacrebleu[ja]>=2.5",
     "align": "pocketsphinx>=5.0",
+    "app": "gradio>=6.31",
 }
 
 # Models that the package ships.

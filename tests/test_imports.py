@@ -36,6 +36,7 @@ ORDER = (
     ("summaries",),
     ("capacity", "evaluating"),
     ("commands",),
+    ("app",),
     ("cli",),
     ("job_options",),
 )
@@ -87,6 +88,8 @@ LAZY = {
     ("commands.planning", "capacity.operations"): "help must not wait for torch",
     ("commands.planning", "capacity.passes"): "help must not wait for torch",
     ("commands.planning", "capacity.plan"): "help must not wait for torch",
+    ("commands.serving", "app.server"): "the extra app: Gradio",
+    ("app.worker", "app.work"): "the page does not wait for torch; the process that computes does",
     ("summaries", "explanation"): "help must not wait for torch",
     ("summaries", "explanation.recording"): "help must not wait for torch",
     ("summaries", "explanation.recording_plan"): "help must not wait for torch",

@@ -1,0 +1,139 @@
+"""Who waits, who is served, and whose files lie where: nobody's are left behind, and nobody sees another's."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from spes_hf.app.job import Failure, Job, Result, Stage
+from spes_hf.app.worker import Worker
+
+# How many visitors may wait, the one who is served included.
+MOST_WAITING = 8
+
+# Files that nobody took back are deleted after that many seconds.
+KEPT_S = 3600.0
+
+
+class Desk:
+    """Takes jobs of visitors, and looks after their files.
+
+    A visitor is a session of a browser's tab. What a visitor may download lies under ``served``, in a folder whose name
+    nobody can guess; everything else is out of reach of a browser. All is deleted when the visitor leaves, asks for the
+    next explanation, or after an hour.
+
+    Attributes:
+        served: The folder whose files a browser may fetch.
+    """
+
+    def __init__(self) -> None:
+        self._root = Path(tempfile.mkdtemp(prefix="spes_hf-app-"))  # this user's alone
+        self.served = self._root / "served"
+        self.served.mkdir()
+        self._worker = Worker()
+        self._lock = threading.Lock()
+        self._waiting: dict[str, object] = {}
+        self._uploads: defaultdict[str, set[Path]] = defaultdict(set)
+        self._archives: dict[str, Path] = {}
+
+    def enter(self, visitor: str) -> int | None:
+        """Take a place in the queue and return how many are ahead; None: it is full."""
+        self._sweep()
+        with self._lock:
+            if visitor not in self._waiting and len(self._waiting) >= MOST_WAITING:
+                return None
+            self._waiting.pop(visitor, None)
+            ahead = len(self._waiting)
+            self._waiting[visitor] = object()
+            return ahead
+
+    def waits(self, visitor: str) -> bool:
+        """Return whether a visitor has a place in the queue, or is served."""
+        with self._lock:
+            return visitor in self._waiting
+
+    def serve(self, visitor: str, job: Job) -> Iterator[Stage | Result | Failure | None]:
+        """Yield what `Worker.run` does; the result's archive is where the visitor's browser may fetch it.
+
+        Args:
+            visitor: Who asked.
+            job: What to do; its folder is chosen here.
+
+        Raises:
+            CancelledError: If the visitor cancelled or has gone.
+        """
+        work = self._root / secrets.token_hex(32)
+        with self._lock:
+            place = self._waiting.get(visitor)
+        try:
+            self._forget_archive(visitor)
+            for answer in self._worker.run(visitor, replace(job, folder=str(work / "result"))):
+                if isinstance(answer, Result):
+                    answer = replace(answer, archive=str(self._hand_out(visitor, Path(answer.archive))))
+                yield answer
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+            with self._lock:
+                if self._waiting.get(visitor) is place:  # not that of the visitor's next run
+                    self._waiting.pop(visitor, None)
+
+    def uploaded(self, visitor: str, path: str | None) -> None:
+        """Note a visitor's recording; the former one is deleted."""
+        kept = {Path(path)} if path is not None and self.served in Path(path).parents else set()
+        with self._lock:
+            former, self._uploads[visitor] = self._uploads[visitor], kept
+            gone = former - set().union(*self._uploads.values())  # the same recording of two visitors is one file
+        self._delete(gone)
+
+    def cancel(self, visitor: str) -> None:
+        """Stop what a visitor asked for, running or waiting."""
+        with self._lock:
+            self._waiting.pop(visitor, None)
+        self._worker.cancel(visitor)
+
+    def leave(self, visitor: str) -> None:
+        """Stop what a visitor asked for, and delete the visitor's files."""
+        self.cancel(visitor)
+        self.uploaded(visitor, None)
+        self._forget_archive(visitor)
+        with self._lock:
+            self._uploads.pop(visitor, None)
+
+    def close(self) -> None:
+        """End the process that computes, and delete all files."""
+        self._worker.close()
+        shutil.rmtree(self._root, ignore_errors=True)
+
+    def _hand_out(self, visitor: str, archive: Path) -> Path:
+        place = self.served / secrets.token_hex(32) / archive.name
+        place.parent.mkdir()
+        archive.replace(place)
+        with self._lock:
+            self._archives[visitor] = place
+        return place
+
+    def _forget_archive(self, visitor: str) -> None:
+        with self._lock:
+            archive = self._archives.pop(visitor, None)
+        self._delete({archive} if archive is not None else set())
+
+    def _delete(self, files: set[Path]) -> None:
+        for path in files:
+            path.unlink(missing_ok=True)
+            with_nothing_else = path.parent != self.served and not any(path.parent.iterdir())
+            if with_nothing_else:
+                path.parent.rmdir()
+
+    def _sweep(self) -> None:
+        """Delete served files that are too old, whoever's they are."""
+        oldest = time.time() - KEPT_S
+        for path in list(self.served.rglob("*")):
+            if path.is_file() and path.stat().st_ctime < oldest:
+                self._delete({path})

@@ -1,0 +1,147 @@
+"""The process that computes. It stays for the next job, and is killed when a visitor cancels: that stops everything."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+from spes_hf.app.job import Failure, Job, Result, Stage
+from spes_hf.errors import AudioError, ConfigError, SpesError, UnsupportedModelError
+
+# A job that takes longer is stopped, so that others get their turn.
+LONGEST_S = 30 * 60.0
+
+# How often, in seconds, a job without news yields None.
+TICK_S = 0.5
+
+_KINDS = (
+    (AudioError, "This recording cannot be explained"),
+    (UnsupportedModelError, "This model cannot be used"),
+    (ConfigError, "These settings do not fit"),
+    (SpesError, "This cannot be explained"),
+)
+
+
+class CancelledError(Exception):
+    """The visitor cancelled the job, or has gone."""
+
+
+class Worker:
+    """The process, seen from the page: one job at a time.
+
+    Args:
+        longest_s: A job that takes longer is stopped, in seconds.
+    """
+
+    def __init__(self, longest_s: float = LONGEST_S):
+        self._longest_s = longest_s
+        self._lock = threading.Lock()
+        self._visitor: str | None = None
+        self._closed = False
+        self._start()
+
+    def run(self, visitor: str, job: Job) -> Iterator[Stage | Result | Failure | None]:
+        """Yield what is being done, then the result or the failure; None twice a second where there is no news.
+
+        Closing the iterator stops the job.
+
+        Args:
+            visitor: Who may cancel it.
+            job: What to do.
+
+        Raises:
+            CancelledError: If it was cancelled.
+        """
+        with self._lock:
+            if self._visitor is not None or not self._process.is_alive():  # left behind by a visitor who has gone
+                self._restart()
+            self._visitor, process, connection = visitor, self._process, self._connection
+        end, done = time.monotonic() + self._longest_s, False
+        try:
+            connection.send(job)
+            while not done:
+                if time.monotonic() > end:
+                    minutes = self._longest_s / 60
+                    yield Failure(
+                        "This took too long", f"A run may take {minutes:.0f} minutes. Try a shorter recording."
+                    )
+                    return
+                answer = connection.recv() if connection.poll(TICK_S) else None
+                done = isinstance(answer, (Result, Failure))
+                if done:
+                    self._free(process)
+                yield answer
+        except (EOFError, OSError) as error:
+            with self._lock:
+                cancelled = process is not self._process
+            if cancelled:
+                raise CancelledError from error
+            why = "The process that computes has ended, perhaps for want of memory. Try a shorter recording."
+            yield Failure("This could not be finished", why)
+        finally:
+            with self._lock:
+                if not done and process is self._process and not self._closed:
+                    self._restart()
+
+    def cancel(self, visitor: str) -> None:
+        """Stop a visitor's job at once, if one is running."""
+        with self._lock:
+            if self._visitor == visitor and not self._closed:
+                self._restart()
+
+    def close(self) -> None:
+        """End the process."""
+        with self._lock:
+            self._closed = True
+            self._stop()
+
+    def _free(self, process: Any) -> None:
+        with self._lock:
+            if process is self._process:
+                self._visitor = None
+
+    def _restart(self) -> None:
+        self._stop()
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=main, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._visitor = None
+
+    def _stop(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+
+def main(connection: Connection) -> None:
+    """Do jobs until the page has gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the page ends this process
+    from spes_hf.app.work import Workbench, plain
+
+    bench = Workbench()
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            job: Job = connection.recv()
+            try:
+                answer: Result | Failure = bench.do(job, connection.send)
+            except (SpesError, OSError) as error:
+                kind = next(
+                    (what for kind, what in _KINDS if isinstance(error, kind)), "This cannot be read or written"
+                )
+                answer = Failure(kind, plain(error, job.audio))
+            except Exception as error:
+                traceback.print_exc(file=sys.stderr)
+                answer = Failure("Something went wrong", plain(error, job.audio) or type(error).__name__)
+            connection.send(answer)

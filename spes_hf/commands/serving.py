@@ -1,0 +1,47 @@
+"""``spes-hf app``: a page for people who do not write Python."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+
+from spes_hf.errors import ConfigError
+from spes_hf.names import EXTRAS
+
+
+def add_app(command: argparse.ArgumentParser) -> None:
+    """Add the options of ``app``."""
+    command.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="ID_OR_PATH",
+        help="a model to offer besides those that need no hub; may be given several times, the first is chosen",
+    )
+    command.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
+    command.add_argument("--port", type=int, help="port to listen at (default: the first free one from 7860 on)")
+    command.add_argument("--share", action="store_true", help="have Gradio make a public address that leads here")
+    command.add_argument(
+        "--max-seconds", type=float, default=30.0, metavar="S", help="longer recordings are refused (default: 30)"
+    )
+
+
+def run_app(options: argparse.Namespace) -> None:
+    """Serve the page until it is interrupted.
+
+    Raises:
+        ConfigError: If Gradio is not installed, or an option is outside what is allowed.
+    """
+    if not 1 <= options.max_seconds <= 3600:
+        raise ConfigError(f"--max-seconds is {options.max_seconds:g}; allowed: from 1 to 3600")
+    if options.port is not None and not 1 <= options.port <= 65535:
+        raise ConfigError(f"--port is {options.port}; allowed: from 1 to 65535")
+    if importlib.util.find_spec("gradio") is None:
+        raise ConfigError(
+            f"the page needs the extra 'app', which is not installed: run `pip install '{EXTRAS['app']}'`"
+        )
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before Gradio is imported
+    from spes_hf.app.server import serve
+
+    serve(options.model, options.host, options.port, options.share, options.max_seconds)
