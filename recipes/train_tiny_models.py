@@ -367,17 +367,27 @@ def with_new_words(family: str, model: nn.Module, processor, texts: list[str], f
 
 
 def save_half(model: nn.Module, folder: Path) -> None:
-    """Saves the weights as float16, with a configuration that loads them as float32."""
+    """Saves the weights in 16 bits, with a configuration that loads them as float32.
+
+    Those of Qwen3-ASR are bfloat16, as the family's are, rounded to 7 significant bits: the words of the test split stay
+    the same, and a wheel shrinks by a quarter of their size.
+    """
     from safetensors.torch import load_file, save_file
 
     model.save_pretrained(folder)
     path = folder / "model.safetensors"
-    weights = {name: tensor.half() for name, tensor in load_file(path).items()}
+    stored = _rounded if model.config.model_type == "qwen3_asr" else torch.Tensor.half
+    weights = {name: stored(tensor) for name, tensor in load_file(path).items()}
     save_file(weights, path, metadata={"format": "pt"})
     path.chmod(0o644)
     config = json.loads((folder / "config.json").read_text())
     config["dtype"] = "float32"
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _rounded(weight: torch.Tensor) -> torch.Tensor:
+    bits = weight.to(torch.bfloat16).view(torch.int16)
+    return ((bits + 1) & -2).view(torch.bfloat16)
 
 
 # -------------------------------------------------------------------------------------------------------- training
@@ -706,7 +716,7 @@ model = AutoModelForSpeechSeq2Seq.from_pretrained(path)
 {use}
 ```
 
-The weights are stored as float16 and load as float32.
+The weights are stored in 16 bits and load as float32.
 
 ## Results
 

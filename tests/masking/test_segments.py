@@ -173,6 +173,9 @@ def asked(monkeypatch):
 def test_what_is_segmented_ahead_is_waited_for(spectrogram, asked):
     cut = spectrogram[:60]
     with segmented_ahead(cut, (20, 40), 0.0, 0.1, threads=2):
+        end = time.monotonic() + 60
+        while len(asked) < 2 and time.monotonic() < end:  # what no thread has begun is not waited for
+            time.sleep(0.001)
         found = label_maps(cut, (40, 30, 20), 0.0, 0.1)
         # Once each, what was not foreseen too; and again with other settings, or of other features.
         with segmented_ahead(cut, (40, 20), 0.0, 0.1, threads=1):
