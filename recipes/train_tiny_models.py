@@ -369,8 +369,8 @@ def with_new_words(family: str, model: nn.Module, processor, texts: list[str], f
 def save_half(model: nn.Module, folder: Path) -> None:
     """Saves the weights in 16 bits, with a configuration that loads them as float32.
 
-    Those of Qwen3-ASR are bfloat16, as the family's are, rounded to 7 significant bits: the errors on the test split stay
-    the same, and in a wheel they take a quarter less.
+    Those of Qwen3-ASR are bfloat16, as the family's are, rounded to 7 significant bits. The errors on the test split
+    stay the same, and in a wheel the weights take a quarter less.
     """
     from safetensors.torch import load_file, save_file
 
