@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import transformers as tf
 from tiny import lively
+from tiny_speech.qwen3_asr import CHAT_TEMPLATE
 from tiny_vocabulary import INSTRUCTION, byte_level
 from tiny_voxtral import set_chunked, voxtral, voxtral_inputs
 from torch import nn
@@ -129,21 +130,6 @@ def set_mel_first(features: torch.Tensor, frame: int, mel: int, value: float) ->
 
 # Qwen3-ASR ------------------------------------------------------------------------------------------------------------
 
-QWEN3_ASR_TEMPLATE = """{%- set told = namespace(text="") -%}
-{%- for message in messages if message.role == "system" -%}
-{%- for part in message.content -%}{%- set told.text = told.text + part.text -%}{%- endfor -%}
-{%- endfor -%}
-<|im_start|>system
-{{ told.text }}<|im_end|>
-{% for message in messages if message.role != "system" -%}
-<|im_start|>{{ message.role }}
-{% for part in message.content -%}
-{%- if part.type == "audio" -%}<|audio_start|><|audio_pad|><|audio_end|>{%- else -%}{{ part.text }}{%- endif -%}
-{%- endfor -%}<|im_end|>
-{% endfor -%}
-{%- if add_generation_prompt -%}<|im_start|>assistant
-{% endif -%}"""
-
 
 def qwen3_asr(folder: Path) -> tuple[Any, Any]:
     """Return a Qwen3-ASR whose encoder attends within windows of two chunks."""
@@ -178,7 +164,7 @@ def qwen3_asr(folder: Path) -> tuple[Any, Any]:
         eos_token_id=tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"]),
     )
     model = outspoken(tf.Qwen3ASRForConditionalGeneration(config), tokenizer, ["<|endoftext|>", "<|im_end|>"], 12.0)
-    return model, tf.Qwen3ASRProcessor(tf.Qwen3ASRFeatureExtractor(), tokenizer, chat_template=QWEN3_ASR_TEMPLATE)
+    return model, tf.Qwen3ASRProcessor(tf.Qwen3ASRFeatureExtractor(), tokenizer, chat_template=CHAT_TEMPLATE)
 
 
 def qwen3_asr_inputs(processor: Any, samples: Any, options: dict[str, Any]) -> dict[str, torch.Tensor]:
