@@ -22,7 +22,7 @@ names that wheel, and a card with a command for each of them. No package index h
 
   uv run https://huggingface.co/NAME/REPO/resolve/main/explain_dataset.py --help
 
-A recipe that imports a module from the folder beside it is left out: a single file does not have that module.
+A recipe that imports a module from the folder next to it is left out: a single file does not have that module.
 
 With --dry-run DIR, the same files are written to DIR, with the wheel's address there, and nothing is uploaded:
 
@@ -143,7 +143,7 @@ def write(folder: Path, url: Callable[[str], str], runnable: Callable[[str], str
     Args:
         folder: Empty, or to be made.
         url: From the name of a file to the address that it will have.
-        runnable: From the name of a recipe to what stands behind `uv run`.
+        runnable: From the name of a recipe to what follows `uv run`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     wheel = build_wheel(folder)
@@ -154,7 +154,7 @@ def write(folder: Path, url: Callable[[str], str], runnable: Callable[[str], str
         source = recipe.read_text(encoding="utf-8")
         beside = modules_beside(source)
         if beside:
-            print(f"left out: {recipe.name} imports {', '.join(beside)} from the folder beside it; run it from a clone")
+            print(f"left out: {recipe.name} imports {', '.join(beside)} from the folder next to it; run it from a clone")
             continue
         (folder / recipe.name).write_text(published(source, url(wheel), runnable, recipe.name), encoding="utf-8")
         table.append(f"| [{recipe.name}]({recipe.name}) | {ast.get_docstring(ast.parse(source)).splitlines()[0]} |")
