@@ -154,7 +154,8 @@ def write(folder: Path, url: Callable[[str], str], runnable: Callable[[str], str
         source = recipe.read_text(encoding="utf-8")
         beside = modules_beside(source)
         if beside:
-            print(f"left out: {recipe.name} imports {', '.join(beside)} from the folder next to it; run it from a clone")
+            names = ", ".join(beside)
+            print(f"left out: {recipe.name} imports {names} from the folder next to it; run it from a clone")
             continue
         (folder / recipe.name).write_text(published(source, url(wheel), runnable, recipe.name), encoding="utf-8")
         table.append(f"| [{recipe.name}]({recipe.name}) | {ast.get_docstring(ast.parse(source)).splitlines()[0]} |")
