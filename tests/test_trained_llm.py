@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny_models
 import transformers
-from test_diagnosing import COLOURS, NOUNS, clips, wrong
+from test_diagnosing import guessed_against_the_sound
 
 from spes_hf import Diagnoser, EnergyConfig, Explainer, SpesConfig
 from spes_hf.analysis import time_localization
@@ -93,16 +93,7 @@ def test_words_in_the_prompt_are_told_by_the_instruction_where_the_sound_is_drow
 
 def test_a_forced_text_that_the_sound_contradicts_is_guessed(speech_llm):
     diagnoser = Diagnoser(*speech_llm, SpesConfig.fast(), progress=False)
-    right = []
-    for clip in clips("statement", "verb-final"):
-        planted = wrong(clip, NOUNS) or wrong(clip, COLOURS)
-        if planted is None:
-            continue
-        text, index, _ = planted
-        times = [(w["start"], w["end"]) for w in clip["words"]]
-        found = diagnoser(clip["path"], clip["transcript"], text=text, times=times, language="English")
-        (error,) = [e for e in found.errors if index in e.said_words]
-        right.append(error.verdict == "guessed" and error.log_odds < 0)
+    right = guessed_against_the_sound(diagnoser, language="English")
     assert len(right) >= 6 and sum(right) >= 0.8 * len(right)
 
 
