@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import shutil
 import tempfile
@@ -127,13 +128,14 @@ class Desk:
     def _delete(self, files: set[Path]) -> None:
         for path in files:
             path.unlink(missing_ok=True)
-            with_nothing_else = path.parent != self.served and not any(path.parent.iterdir())
-            if with_nothing_else:
-                path.parent.rmdir()
+            if path.parent != self.served:
+                with contextlib.suppress(OSError):  # it has other files, or is gone
+                    path.parent.rmdir()
 
     def _sweep(self) -> None:
         """Delete served files that are too old, whoever's they are."""
         oldest = time.time() - KEPT_S
         for path in list(self.served.rglob("*")):
-            if path.is_file() and path.stat().st_ctime < oldest:
-                self._delete({path})
+            with contextlib.suppress(FileNotFoundError):  # its visitor has left meanwhile
+                if path.is_file() and path.stat().st_ctime < oldest:
+                    self._delete({path})

@@ -161,11 +161,14 @@ def test_files_that_are_too_old_go(desk, monkeypatch):
     path = desk.served / "hash" / "clip.wav"
     path.parent.mkdir()
     path.write_bytes(b"1")
+    desk.uploaded("a", str(path))
     desk.enter("a")
     assert path.exists()
     monkeypatch.setattr("spes_hf.app.desk.KEPT_S", -1.0)
     desk.enter("b")
     assert not path.parent.exists()
+    desk.leave("a")  # whose recording went before
+    assert not desk.waits("a")
 
 
 def test_only_served_files_are_ever_deleted(desk, tmp_path):
