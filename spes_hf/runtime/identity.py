@@ -145,7 +145,11 @@ def _signature(weights: Mapping[str, Any]) -> tuple[Any, ...]:
         for name, tensor in here.items()
     )
     # Tied weights are read once.
-    distinct = {(t.data_ptr(), t.dtype, t.shape, t.stride()): t for t in here.values() if t.ndim and not t.is_quantized}
+    distinct = {
+        (t.data_ptr(), t.dtype, t.shape, t.stride()): t
+        for t in here.values()
+        if t.numel() and t.ndim and not t.is_quantized
+    }
     with torch.no_grad():
         sums = [_sums(t) for t in distinct.values()]  # all are under way before the first is waited for
     return where, b"".join(pair.cpu().numpy().tobytes() for pair in sums)

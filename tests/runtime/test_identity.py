@@ -194,6 +194,13 @@ def test_weights_that_are_not_here_do_not_identify(model):
     assert weights_digest(model)
 
 
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0)])
+def test_empty_weights_are_read(model, shape):
+    before = weights_digest(model)
+    model.register_buffer("empty", torch.ones(shape))
+    assert weights_digest(model) != before
+
+
 def test_inference_tensors_and_8_bit_floats_are_read(model):
     with torch.inference_mode():
         made = copy.deepcopy(model)
