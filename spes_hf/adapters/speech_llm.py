@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import Any, ClassVar
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
 from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance
@@ -129,7 +130,7 @@ class SpeechLLMAdapter(ByteLevelVocabulary, Adapter):
             raise ConfigError(
                 f"prompt holds {self.audio_token}, the place of the audio, which spes_hf fills in itself; leave it out"
             )
-        error = self._refusal(options)
+        error = self._refusal(options) if options.prefix is None else None
         if error is None:
             return
         for name, value in options.given(*self.options).items():
@@ -152,7 +153,7 @@ class SpeechLLMAdapter(ByteLevelVocabulary, Adapter):
         """Return what the processor says against a prompt; None if it makes one."""
         try:
             self._prompt(options)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, TemplateError) as error:
             return error
         return None
 

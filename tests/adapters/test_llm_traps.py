@@ -75,6 +75,20 @@ def test_granite_s_processor_of_another_checkpoint_is_refused(cases):
         get_adapter(case.model, processor)
 
 
+def test_a_chat_template_that_fails_is_refused_but_a_stored_prompt_needs_none(cases):
+    case = cases("qwen3_asr")
+    stored = case.adapter.start(case.options)
+    _, processor = case.copy()
+    processor = copy.deepcopy(processor)
+    processor.chat_template = "{{ raise_exception('only for chats') }}{{ content }}"
+    adapter = type(case.adapter)(case.model, processor)
+    with pytest.raises(ConfigError, match="makes no prompt: only for chats; load the processor of the checkpoint"):
+        adapter.check_options(case.options)
+    again = adapter.as_before(case.options, stored.prefix_ids.tolist(), stored.audio_at)
+    adapter.check_options(again)
+    assert torch.equal(adapter.start(again).prefix_ids, stored.prefix_ids)
+
+
 def test_a_chat_template_without_a_place_for_the_audio_is_refused(cases):
     case = cases("qwen2_audio")
     processor = copy.deepcopy(case.processor)
