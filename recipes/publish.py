@@ -235,9 +235,8 @@ def upload(folder: Path, repository: str) -> str:
     try:
         where = api.create_repo(repository, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Publish the recipes of spes_hf")
-    except (
-        Exception
-    ) as error:  # of the HTTP library as well, and which one that is depends on huggingface_hub's version
+    # Errors of the HTTP library as well, and which one that is depends on huggingface_hub's version.
+    except Exception as error:
         if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
             remedy = "Run `hf auth login` with a token that may write there, or choose another --to"
         else:

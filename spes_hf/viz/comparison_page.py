@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spes_hf.explanation.comparison import rank_correlation, shown
+from spes_hf.explanation.comparison import shown
 from spes_hf.text import normalise
 from spes_hf.viz import report, scale
 from spes_hf.viz.comparison_figure import on_grid
@@ -84,9 +84,10 @@ def _with_marks(explanation: Explanation, words: Sequence[int]) -> str:
 
 
 def _maps(comparison: Comparison, token: int | None) -> dict[str, Any]:
+    agreement = comparison.sentence_agreement if token is None else float(comparison.agreement[token])
     return {
         "maps": [None if values is None else report.signed_png(values) for values in comparison.maps(token)],
-        "agreement": shown(rank_correlation(*comparison.profiles(token))),
+        "agreement": shown(agreement),
     }
 
 

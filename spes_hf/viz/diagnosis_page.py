@@ -14,8 +14,7 @@ from spes_hf.text import normalise
 from spes_hf.viz import report, scale
 
 if TYPE_CHECKING:
-    from spes_hf.differences import agreeing
-from spes_hf.explanation.diagnosis import Diagnosis, WordError
+    from spes_hf.explanation.diagnosis import Diagnosis, WordError
 
 _ODDS = ("without_sound", "context", "evidence", "log_odds", "deviation", "written_evidence", "said_evidence")
 
