@@ -318,6 +318,7 @@ class Explainer:
             over,
             said if said and contrasting is None else None,
             EncoderOutput(adapter, utterance, target, objective.states, objective.tokens),
+            self.ranks,
         )
         found = run_plan(
             config,

@@ -16,6 +16,8 @@ from spes_hf import AudioError, ConfigError, FeatureWiseConfig, SpesConfig, expl
 from spes_hf.demo import load_tiny_model, tiny_clips
 from spes_hf.errors import OutOfMemoryError, RankError
 from spes_hf.explanation.recording import Recording
+from spes_hf.masking import segments
+from spes_hf.masking.segments import slic_labels
 from spes_hf.runtime.ranks import Ranks
 
 QUIET = {"progress": False}
@@ -272,3 +274,36 @@ def test_shares_are_all_rows_once_and_balanced(count, sizes):
     assert max(done) - min(done) <= max(1, len(sizes) - 1)
     if sizes == [1, 1, 1, 1] and count == 2:
         assert done == [2, 2]
+
+
+@pytest.mark.parametrize("sizes", [[3], [3, 5], [24, 8, 1]])
+def test_the_larger_shares_of_levels_do_not_add_up(sizes):
+    parts = [range(size) for size in sizes]
+    for at, size in enumerate(sizes):
+        done = [sum(len(Ranks(i, 2).share(parts, turn=level)[at]) for level in range(4)) for i in range(2)]
+        assert done == [2 * size, 2 * size]
+
+
+def segmented(accelerator, tiny, clip, config):
+    """Which numbers of patches this process segments, and the patches of all levels that it gets."""
+    asked = []
+
+    def seeing(features, patches, *settings):
+        asked.append(patches)
+        return slic_labels(features, patches, *settings)
+
+    segments.slic_labels = seeing  # this process ends with the test
+    explanation = explain(*tiny, clip, config=config, accelerator=accelerator, **QUIET)
+    return asked, explanation.audio_map.labels
+
+
+@pytest.mark.parametrize("name", ["gradients", "Eq. 3"])
+def test_each_level_is_segmented_in_one_process(tiny, clips, tmp_path, name):
+    config = CONFIGS[name]
+    found = values_of(run_together(2, segmented, tiny, clips[0], config, folder=tmp_path))
+    asked = [each for each, _ in found]
+    assert min(map(len, asked)) >= 1
+    assert len(set().union(*asked)) == sum(map(len, asked))
+    alone = explain(*tiny, clips[0], config=config, **QUIET)
+    for _, labels in found:
+        assert torch.equal(labels, alone.audio_map.labels)

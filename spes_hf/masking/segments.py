@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from spes_hf.functional import num_patches
+from spes_hf.runtime.ranks import ALONE, Ranks
 from spes_hf.runtime.workers import own_cores
 
 # Of features, by their id, that are segmented ahead: label maps by k, sigma and compactness.
@@ -68,22 +70,37 @@ def segment(
     return label_maps(features, counts, sigma, compactness)
 
 
-def label_maps(features: Tensor, counts: Sequence[int], sigma: float, compactness: float) -> Tensor:
+def label_maps(
+    features: Tensor, counts: Sequence[int], sigma: float, compactness: float, ranks: Ranks = ALONE
+) -> Tensor:
     """Return the label maps of these numbers of patches; levels of the same k are segmented once.
 
-    A level that a thread ahead has begun is waited for, the rest is segmented now, on all cores of the process's own.
+    Several processes divide the levels among themselves. A level that a thread ahead has begun is waited for, the rest
+    is segmented now, on all cores of the process's own.
+
+    Args:
+        features: (T, C) spectrogram, true frames only, the same in all processes.
+        counts: Number of patches of each level.
+        sigma: As for `slic_labels`.
+        compactness: As for `slic_labels`.
+        ranks: The processes that ask for these label maps.
 
     Returns:
         (L, T, C) int64.
+
+    Raises:
+        RankError: If another process fails or is lost.
     """
     if not counts:
         return torch.empty(0, *features.shape, dtype=torch.int64, device="cpu")
     keys = [(k, sigma, compactness) for k in counts]
+    own = list(dict.fromkeys(keys))[ranks.index :: ranks.count]
     ahead = _ahead.get(id(features), {})
     begun = {key: level for key, level in ahead.items() if key in keys and not level.cancel()}
-    rest = [key[0] for key in keys if key not in begun]
+    rest = [key[0] for key in own if key not in begun]
     with _segmenting(features, rest, sigma, compactness, own_cores()) as now:
-        maps = {key: level.result() for key, level in (now | begun).items()}
+        found = {key: (now | begun)[key].result() for key in own}
+    maps = dict(chain.from_iterable(share.items() for share in ranks.gather("label maps", found)))
     return torch.stack([maps[key] for key in keys])
 
 

@@ -19,7 +19,7 @@ from spes_hf.functional import ratio
 from spes_hf.masking.draw import mask_key
 from spes_hf.masking.perturbations import Masks, Perturbation, TokenPerturbation
 from spes_hf.runtime.batching import Batch
-from spes_hf.runtime.ranks import Ranks, SumsOf
+from spes_hf.runtime.ranks import ALONE, Ranks, SumsOf
 from spes_hf.scoring.encoder import EncoderOutput
 from spes_hf.scoring.eq3 import PerturbationEstimator
 from spes_hf.scoring.scores import UnitScores
@@ -46,6 +46,7 @@ class Problem:
         over: "encoder" where a map of the encoder's output is asked for besides that of the "spectrogram".
         sentence: Indices of the tokens that the sentence's map is of: all but those that say when; None: all.
         encoder_output: The encoder's output and the decoder's attention to it; None where nobody can ask for them.
+        ranks: The processes that plan it together.
     """
 
     utterance: Utterance
@@ -61,6 +62,7 @@ class Problem:
     over: str = "spectrogram"
     sentence: Sequence[int] | None = None
     encoder_output: EncoderOutput | None = None
+    ranks: Ranks = ALONE
 
     @property
     def encoder(self) -> EncoderOutput:
@@ -272,7 +274,7 @@ class Run:
                 self.estimator.replace_sums(ranks.only_first)
             for level, rows in enumerate(stage):
                 room = 0  # in the batch, which may span parts
-                for part in ranks.share(self.estimator.parts(level, rows)):
+                for part in ranks.share(self.estimator.parts(level, rows), turn=level):
                     while part:
                         room = room or batch.size
                         some, part = part[:room], part[room:]

@@ -375,7 +375,8 @@ def _patches(config: SpesConfig, problem: Problem) -> Tensor:
     """Return the patches of all levels, (L, T, C): k by Eq. 2, or as many as the config fixes."""
     if config.patches is None:
         return _segments(config, problem, config.patches_per_second)
-    return label_maps(problem.utterance.features, config.patches, _sigma(config), config.slic_compactness)
+    features = problem.utterance.features
+    return label_maps(features, config.patches, _sigma(config), config.slic_compactness, problem.ranks)
 
 
 def _levels(config: SpesConfig) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
@@ -389,7 +390,7 @@ def _levels(config: SpesConfig) -> tuple[tuple[float, ...], tuple[float, ...], t
 def _segments(config: SpesConfig, problem: Problem, levels: tuple[float, ...]) -> Tensor:
     """Return the patches of these levels, φ of each, (L, T, C)."""
     counts = _counts(config, problem.utterance, levels)
-    return label_maps(problem.utterance.features, counts, _sigma(config), config.slic_compactness)
+    return label_maps(problem.utterance.features, counts, _sigma(config), config.slic_compactness, problem.ranks)
 
 
 def _counts(config: SpesConfig, utterance: Utterance, levels: tuple[float, ...]) -> list[int]:

@@ -59,12 +59,17 @@ class Ranks:
         """Whether this process is the one that writes and shows progress."""
         return self.index == 0
 
-    def share(self, parts: Iterable[range]) -> list[range]:
+    def share(self, parts: Iterable[range], turn: int = 0) -> list[range]:
         """Return what this process does of each of some parts of the rows.
 
-        Shares of a part are next to one another and differ by one row at most; who has one more takes turns.
+        Shares of a part are contiguous and differ by one row at most. The processes take turns at the larger one.
+
+        Args:
+            parts: Rows that cost the same.
+            turn: Whose turn it is at the first part. Raise it by one from level to level, so that the larger shares of
+                the same part do not add up in one process.
         """
-        return [self._share(part, turn) for turn, part in enumerate(parts)]
+        return [self._share(part, at) for at, part in enumerate(parts, turn)]
 
     def _share(self, rows: range, turn: int) -> range:
         place = (self.index + turn) % self.count
