@@ -113,7 +113,7 @@ def _by_ffmpeg(program: str, source: Path | bytes, what: str, stream: int | None
                 )
             except subprocess.TimeoutExpired as error:
                 raise AudioError(
-                    f"{what} cannot be decoded: FFmpeg took more than {TIME_LIMIT_S:g} s. Check that the file is complete "
+                    f"{what} cannot be decoded: FFmpeg took more than {TIME_LIMIT_S:g} s. Check that it is complete "
                     "and contains audio, or convert it first: `ffmpeg -i input out.wav`."
                 ) from error
             except OSError as error:
