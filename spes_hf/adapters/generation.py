@@ -100,7 +100,7 @@ class Generation:
             if name not in self.options:
                 known = ", ".join(self.options) or "none of language, task, tgt_lang, prompt"
                 raise ConfigError(
-                    f"{name} is {value!r}, but {type(self.model).__name__} accepts {known}; leave {name} out"
+                    f"{name} is {value!r}, but {type(self.model).__name__} takes {known}; leave {name} out"
                 )
         if "forced_decoder_ids" in options.generate_kwargs and "forced_decoder_ids" not in self.prefix_settings:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""What users pass as model and processor: unpacks pipelines; errors for wrong objects have the line to write instead."""
+"""What users pass as model and processor: unpacks pipelines; errors for wrong objects have the line to write."""
 
 from __future__ import annotations
 

@@ -230,7 +230,7 @@ class WhisperAdapter(ByteLevelVocabulary, Adapter):
             timestamps, where = getattr(self.model.generation_config, "return_timestamps", None), "generation_config"
         if timestamps:
             raise ConfigError(
-                f"return_timestamps is {timestamps!r} in {where}, but a given text has no timestamps; pass "
+                f"text is given, but return_timestamps is {timestamps!r} in {where}; a text has no timestamps: pass "
                 'generate_kwargs={"return_timestamps": False}'
             )
         return super().encode_text(utterance, text, options)

@@ -209,7 +209,7 @@ def _read_dict(audio: Mapping[str, Any], stream: int | None = None) -> _Raw:
 
 
 def _read_decoder(decoder: Any) -> _Raw:
-    """Return all samples of a torchcodec-like decoder, whose data is (channels, N)."""
+    """Return all samples of a torchcodec-like decoder with data (channels, N)."""
     try:
         decoded = decoder.get_all_samples()
     except Exception as error:
@@ -346,8 +346,8 @@ def mix_down(samples: np.ndarray, source: str, num_channels: int | None = None) 
     channels = samples.shape[1]
     if num_channels == 2 < channels:
         raise AudioError(
-            f"audio ({source}) has {channels} channels, which cannot be mixed down to the 2 that the Audio feature's "
-            "num_channels asks for. Leave num_channels out to use their mean, or mix them first."
+            f"audio ({source}) has {channels} channels, but the Audio feature's num_channels is 2, and this mix is not "
+            "supported. Leave num_channels out to use the mean of all channels, or mix them first."
         )
     note = f"{'stereo' if channels == 2 else f'{channels} channels'} mixed down to mono"
     if num_channels != 1 or channels > 2:

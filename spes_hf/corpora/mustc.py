@@ -86,7 +86,7 @@ def load_mustc(
     recordings, only the headers are read.
 
     Args:
-        root: Folder that holds the folder of the pair, or that folder itself.
+        root: Folder that contains the folder of the pair, or that folder itself.
         pair: Languages, such as "en-de".
         split: "train", "dev", "tst-COMMON", "tst-HE", ….
         streaming: Whether to return an `IterableDataset`, which writes nothing to disk.
@@ -170,7 +170,7 @@ def _read(folder: Path, pair: str, split: str) -> tuple[list[dict[str, Any]], li
     paths = {kind: folder / "txt" / f"{split}.{kind}" for kind in ("yaml", source, target)}
     missing = [str(path) for path in paths.values() if not path.is_file()]
     if missing:
-        raise CorpusError(f"no such file: {', '.join(missing)}. Unpack the corpus again", tuple(missing))
+        raise CorpusError(f"{', '.join(missing)}: no such file; unpack the corpus again", tuple(missing))
     segments = read_segments(paths["yaml"])
     texts = {language: read_lines(paths[language]) for language in (source, target)}
     counts = {str(paths["yaml"]): len(segments), **{str(paths[k]): len(lines) for k, lines in texts.items()}}

@@ -269,7 +269,7 @@ def load_explained(out: str | Path, cache_dir: str | Path | None = None) -> Data
         cache_dir: Where `datasets` keeps its tables.
 
     Raises:
-        ConfigError: If the folder holds no rows.
+        ConfigError: If the folder has no rows.
     """
     from datasets import Dataset
 

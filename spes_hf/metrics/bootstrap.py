@@ -123,7 +123,7 @@ def paired_bootstrap(
     """Return how two methods differ on the same utterances, and how likely that is by chance.
 
     Both are scored on the same resampled corpora. The p-value is two-sided: the share of resampled differences that are
-    at least as far from their mean as the observed difference is from 0, counting the observed difference as well.
+    at least as far from their mean as the observed difference is from 0, including the observed difference.
 
     Args:
         first: (U, …) statistics of every utterance for the first method.

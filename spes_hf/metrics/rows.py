@@ -179,7 +179,7 @@ def check_model(model: Any, explanation: Explanation) -> None:
             return
         raise ConfigError(
             f"model is a {here['class']} {here['name']!r}, but its weights differ from those of the {known['class']} "
-            f"{known['name']!r} that was explained; pass the model with its weights at that time"
+            f"{known['name']!r} that was explained; pass the model that was explained, with its old weights"
         )
     names = [str(m["name"]).rstrip("/").rsplit("/", 1)[-1] for m in (known, here)]
     same = all(known[key] == here[key] for key in ("class", "parameters"))
