@@ -176,7 +176,7 @@ class SpesConfig(ExplainConfig):
             self,
             "num_spectrogram_masks",
             self.num_spectrogram_masks >= self.num_levels,
-            f"at least {self.num_levels}, one mask for each level",
+            f"at least one mask for each of the {self.num_levels} levels",
         )
 
     @classmethod
