@@ -554,7 +554,7 @@ def test_unknown_autocast(small_whisper):
 def test_text_beyond_the_models_vocabulary(small_whisper, tone):
     model, processor = copy.deepcopy(small_whisper[0]), small_whisper[1]
     model.config.vocab_size = 100
-    with pytest.raises(ConfigError, match="vocabulary holds 100"):
+    with pytest.raises(ConfigError, match="vocabulary has 100"):
         explain(model, processor, tone, text="hello there", progress=False)
 
 

@@ -28,10 +28,10 @@ _ADAPTERS: dict[str, type[Adapter]] = {}
 
 
 def register_adapter(model_type: str) -> Callable[[AdapterT], AdapterT]:
-    """Return a decorator that makes an adapter class known for a ``config.model_type``.
+    """Return a decorator that registers an adapter class for a ``config.model_type``.
 
     Raises:
-        ValueError: If the name is empty or taken, or the class is no `Adapter`.
+        ValueError: If the name is empty or taken, or the class is not an `Adapter`.
 
     Examples:
         >>> from spes_hf.adapters.speech_to_text import Speech2TextAdapter
@@ -46,7 +46,7 @@ def register_adapter(model_type: str) -> Callable[[AdapterT], AdapterT]:
         if not model_type or not isinstance(model_type, str):
             raise ValueError(f"model_type is {model_type!r}; pass the model's config.model_type, a non-empty string")
         if not (isinstance(adapter_class, type) and issubclass(adapter_class, Adapter)):
-            raise ValueError(f"{adapter_class!r} is no subclass of spes_hf.adapters.Adapter")
+            raise ValueError(f"{adapter_class!r} is not an adapter; pass a subclass of spes_hf.adapters.Adapter")
         if _ADAPTERS.get(model_type, adapter_class) is not adapter_class:
             raise ValueError(f"model_type {model_type!r} already has the adapter {_ADAPTERS[model_type].__name__}")
         _ADAPTERS[model_type] = adapter_class
@@ -69,12 +69,12 @@ def get_adapter(model: Any, processor: Any = None) -> Adapter:
     """Return the adapter of a model and its processor.
 
     Args:
-        model: A speech-to-text model, in a wrapper or not, or a pipeline.
+        model: A speech-to-text model, wrapped or not, or a pipeline.
         processor: Its processor; a pipeline has its own.
 
     Raises:
-        UnsupportedModelError: If the model's family has no adapter, or needs a newer transformers, or the processor is
-            of another family.
+        UnsupportedModelError: If the model's family has no adapter or needs a newer transformers, or the processor
+            belongs to another family.
 
     Examples:
         >>> adapter = get_adapter(model, processor)
@@ -101,7 +101,7 @@ def get_adapter(model: Any, processor: Any = None) -> Adapter:
 
 
 def missing_version(model_type: str) -> str | None:
-    """Return which transformers a family needs, and which is installed; None if that will do or the type is unknown."""
+    """Return the transformers version that a family needs; None if the installed one is enough or the type unknown."""
     import transformers
 
     since = _ADAPTERS[model_type].since_transformers if model_type in _ADAPTERS else ""
@@ -111,12 +111,12 @@ def missing_version(model_type: str) -> str | None:
 
 
 def missing_version_for(name: str) -> str | None:
-    """Return the same as `missing_version` for a checkpoint: a folder, or a name of the Hub."""
+    """Return `missing_version` for a checkpoint: a folder, or a name on the Hub."""
     from transformers import PretrainedConfig
 
     try:
         config, _ = PretrainedConfig.get_config_dict(name)
-    except (OSError, ValueError):  # the error about loading it says more
+    except (OSError, ValueError):  # the later error about loading it says more
         return None
     return missing_version(str(config.get("model_type")))
 

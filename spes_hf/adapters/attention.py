@@ -1,4 +1,4 @@
-"""Cross-attention: how much each token attends to each position of the encoder's output, and what masks share of it."""
+"""Cross-attention: how much each token attends to each encoder position, and the keys and values that masks share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PROJECTIONS = ("q_proj", "k_proj")
 
 
 class CrossAttention:
-    """The part of `spes_hf.adapters.Adapter` that looks at the decoder's attention to the encoder's output."""
+    """The part of `spes_hf.adapters.Adapter` that reads the decoder's attention to the encoder's output."""
 
     model: Any
     _cache_name: str
@@ -28,7 +28,7 @@ class CrossAttention:
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where the encoder's inputs go."""
+        """Device of the encoder's inputs."""
 
     @abstractmethod
     def decoder_inputs(self, inputs: Mapping[str, Tensor], states: Tensor, batch: int) -> dict[str, Any]:
@@ -36,7 +36,7 @@ class CrossAttention:
 
     @abstractmethod
     def forward(self, inputs: Mapping[str, Any]) -> Any:
-        """Return the model's output for `decoder_inputs` and the decoder's own."""
+        """Return the model's output for `decoder_inputs` and the decoder's own inputs."""
 
     @abstractmethod
     def logits(self, utterance: Utterance, target: Target, *, states: Tensor | None = None) -> Tensor:
@@ -53,27 +53,27 @@ class CrossAttention:
         return [layer.encoder_attn for layer in self.model.get_decoder().layers]
 
     def attention_heads(self, module: Any) -> int:
-        """Return how many heads the queries of such a module have; keys may have fewer, shared by groups of them."""
+        """Return the number of query heads of such a module; groups of them may share a key head."""
         return int(module.num_heads)
 
     @property
     def alignment_heads(self) -> tuple[tuple[int, int], ...] | None:
-        """(layer, head) of the heads that are known to follow the speech in time; None where nobody has said."""
+        """(layer, head) of the heads that are known to follow the speech in time; None if they are not known."""
         return None
 
     def encoder_positions(self, utterance: Utterance) -> EncoderPositions:
-        """Return where the positions of the encoder's output lie in time, those that hold sound alone.
+        """Return the times of the positions of the encoder's output, only those with sound.
 
         Raises:
-            UnsupportedModelError: If the adapter does not say.
+            UnsupportedModelError: If the adapter does not define them.
         """
         raise UnsupportedModelError(
-            f"{type(self).__name__} does not say where the positions of the encoder's output lie in time; write its "
-            "method encoder_positions(self, utterance)"
+            f"{type(self).__name__} does not define the times of the encoder's output positions; add the method "
+            "encoder_positions(self, utterance)"
         )
 
     def attended(self, utterance: Utterance) -> int | None:
-        """Return how many positions of the encoder's output, from the first, the decoder attends to; None: all."""
+        """Return the number of encoder positions, from the first, that the decoder attends to; None: all."""
         return None
 
     # What all families share -----------------------------------------------------------------------------------------
@@ -83,8 +83,8 @@ class CrossAttention:
     ) -> tuple[tuple[Tensor, Tensor], ...] | None:
         """Return the keys and values of the encoder's output in every layer of the decoder, for `logits`.
 
-        They do not depend on the decoder's tokens: all masks over tokens share them. A family whose decoder keeps no
-        such cache returns None, and works them out for every mask.
+        They do not depend on the decoder's tokens, so all masks over tokens share them. Families without such a cache
+        return None and recompute them for every mask.
 
         Args:
             utterance: The utterance.
@@ -107,17 +107,17 @@ class CrossAttention:
     def attention_weights(self, utterance: Utterance, target: Target, states: Tensor | None = None) -> Tensor:
         """Return the cross-attention of the teacher-forced clean run.
 
-        Made of the model's own queries and keys, so it does not matter by which implementation the model attends. One
-        pass of the decoder, and one of the encoder without its output.
+        Computed from the model's own queries and keys, so it does not depend on the attention implementation. Takes a
+        decoder pass, and an encoder pass if ``states`` is None.
 
         Args:
             utterance: The utterance.
             target: The output.
-            states: (1, S, D) the encoder's output for the clean utterance, which spares the encoder a pass.
+            states: (1, S, D) the encoder's output for the clean utterance; saves an encoder pass.
 
         Returns:
-            (layers, heads, K, S) float32 on the CPU. The weights of a token and head add up to 1 over S; positions that
-            the decoder does not attend to, such as padding behind an attention mask, have 0.
+            (layers, heads, K, S) float32 on the CPU. The weights of a token and head sum to 1 over S; positions that
+            the decoder does not attend to, such as masked padding, have weight 0.
 
         Raises:
             UnsupportedModelError: If the decoder's attention has no projections ``q_proj`` and ``k_proj``.
@@ -126,7 +126,7 @@ class CrossAttention:
             modules = list(self.attention_modules)
         except AttributeError as error:
             raise UnsupportedModelError(
-                f"{type(self).__name__} does not find the decoder's attention to the encoder ({error}); override its "
+                f"{type(self).__name__} cannot find the decoder's cross-attention ({error}); override its "
                 "attention_modules"
             ) from error
         seen: list[dict[str, Tensor]] = [{} for _ in modules]
@@ -145,28 +145,28 @@ class CrossAttention:
 
 
 def cache_argument(forward: Callable[..., Any]) -> str:
-    """Return what a model's ``forward()`` calls the cache; transformers 5.24 renamed it."""
+    """Return the name of the cache argument of a model's ``forward()``; transformers 5.24 renamed it."""
     return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
 def encoder_cache(cross: Sequence[tuple[Tensor, Tensor]], batch: int) -> Any:
-    """Return a decoder's cache that holds these keys and values of the encoder's output, and nothing of any token."""
+    """Return a decoder's cache with these keys and values of the encoder's output, and without tokens."""
     from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
     cache = DynamicCache(cross)
-    for layer in cache.layers:  # views: no copy for every mask
+    for layer in cache.layers:  # views, which save a copy for every mask
         layer.keys, layer.values = (kept.expand(batch, -1, -1, -1) for kept in (layer.keys, layer.values))
     return EncoderDecoderCache(DynamicCache(), cache)
 
 
 class _Keeping:
-    """A hook that keeps an output under a name, and changes nothing."""
+    """A hook that stores an output under a name, and changes nothing."""
 
     def __init__(self, kept: dict[str, Tensor], name: str):
         self.kept, self.name = kept, name
 
     def __call__(self, output: Tensor) -> None:
-        """Keep it."""
+        """Store the output."""
         self.kept[self.name] = output.detach()
 
 
@@ -174,20 +174,20 @@ def _projection(module: nn.Module, name: str) -> nn.Module:
     found = getattr(module, name, None)
     if not isinstance(found, nn.Module):
         raise UnsupportedModelError(
-            f"{type(module).__name__}, the decoder's attention to the encoder, has no projection {name}; override "
-            "attention_weights() in the adapter of the family"
+            f"{type(module).__name__}, the decoder's cross-attention, has no projection {name}; override "
+            "attention_weights() in the family's adapter"
         )
     return found
 
 
 def _softmax(queries: Tensor, keys: Tensor, heads: int, attended: int | None) -> Tensor:
-    """Return the weights of a layer, (heads, K, S) float32 on the CPU, in float32 or more whatever the model's dtype.
+    """Return the weights of a layer, (heads, K, S) float32 on the CPU, computed in float32 or a wider dtype.
 
     Args:
         queries: (K, D).
-        keys: (S, D), or fewer values where several heads share a key.
-        heads: Number of heads of the queries.
-        attended: Positions that count; None: all.
+        keys: (S, D), or narrower if several heads share a key.
+        heads: Number of query heads.
+        attended: Number of positions that count; None: all.
     """
     exact = torch.promote_types(queries.dtype, torch.float32)
     width = queries.shape[-1] // heads

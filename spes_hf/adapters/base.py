@@ -1,4 +1,4 @@
-"""What the engine asks of a model family: features in a common layout, tokens, and teacher-forced logits."""
+"""What the engine needs from a model family: features in a common layout, tokens, and teacher-forced logits."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from spes_hf.runtime.wrapping import unwrap
 class Adapter(Generation, Vocabulary, CrossAttention, ABC):
     """A model family behind one interface. Subclass it, register it by ``config.model_type``, run the contract suite.
 
-    Every array that crosses the interface is (time, mel) with true frames only. Adapters never change the model: what
-    must be switched for a while (evaluation mode, hooks) is switched by context managers that always switch it back.
+    Every array that crosses the interface is (time, mel) with true frames only. Adapters never change the model:
+    temporary changes (evaluation mode, hooks) are made by context managers that always undo them.
 
     Args:
         model: A speech-to-text model of the family.
@@ -40,13 +40,13 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
 
     processor_classes: ClassVar[tuple[str, ...]] = ()
     model_classes: ClassVar[tuple[str, ...]] = ()
-    """Classes of the family that turn speech into text, or their subclasses; empty: whatever has the model type."""
+    """Classes of the family that turn speech into text (subclasses count too); empty: any class with the model type."""
 
     since_transformers: ClassVar[str] = ""
-    """First version of transformers that has the family; empty: all that spes_hf runs with."""
+    """First version of transformers that has the family; empty: all versions that spes_hf supports."""
 
     settings: Mapping[str, Any] = MappingProxyType({})
-    """How the model generates if nobody says otherwise: what came with a pipeline."""
+    """Default generation settings, which come from a pipeline."""
 
     def __init__(self, model: Any, processor: Any):
         model = unwrap(model)
@@ -58,17 +58,17 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
 
     @property
     def window_s(self) -> float | None:
-        """Seconds that the encoder reads whatever the audio's length is; None: it reads the audio alone."""
+        """Fixed number of seconds that the encoder reads, whatever the audio's length; None: the audio's own length."""
         return None
 
     @property
     def undivided_s(self) -> float | None:
-        """Seconds of audio that the family itself does not cut into windows yet; None: it cuts no audio."""
+        """Seconds of audio up to which the family itself does not cut into windows; None: it never cuts."""
         return self.window_s
 
     @property
     def longest_s(self) -> float | None:
-        """Seconds of audio that the model reads at once, at most; None: no limit is known."""
+        """Maximum number of seconds of audio that the model reads at once; None: no known limit."""
         return self.window_s
 
     # What a family defines -------------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
         """Return the model's encoder inputs, a batch of B, with these features instead of the true frames.
 
         Args:
-            utterance: Where the rest (padding, masks) comes from.
+            utterance: Source of the rest (padding, masks).
             features: (B, T, C) on the model's device.
         """
 
@@ -96,7 +96,7 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
     ) -> list[Target]:
         """Return what one call of ``generate()`` writes for every row of these encoder inputs.
 
-        Each with its prefix and its end-of-sequence. A family without `row_settings` is given one row.
+        Each result has its prefix and its end-of-sequence token. Families without `row_settings` get one row.
         """
 
     @abstractmethod
@@ -107,22 +107,22 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
 
     @property
     def sampling_rate(self) -> int:
-        """Samples per second that the model wants."""
+        """Samples per second that the model expects."""
         return int(self.processor.feature_extractor.sampling_rate)
 
     @property
     def device(self) -> torch.device:
-        """Where the encoder's inputs go, and all that is worked out of the model's output."""
+        """Device of the encoder's inputs, and of everything computed from the model's output."""
         return execution_device(self.encoder) or torch.device(self.model.device)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the model's weights."""
+        """Dtype of the model's weights."""
         return self.model.dtype
 
     @property
     def differentiable(self) -> bool:
-        """Whether gradients pass through all of the model; quantised layers are asked, once each."""
+        """Whether gradients flow through the whole model; quantised layers are tested once each."""
         return passes_gradients(self.model, self.dtype)
 
     def options_of(
@@ -134,10 +134,10 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
         text_given: bool = False,
         prompt: str | None = None,
     ) -> GenerationOptions:
-        """Return how the model is to generate: what a user asks for, and of the model's settings what that leaves open.
+        """Return the generation options: the user's, completed from the model's settings.
 
         Raises:
-            ConfigError: If the family does not take it.
+            ConfigError: If the family does not accept them.
         """
         given = {} if generate_kwargs is None else generate_kwargs
         asked = GenerationOptions(language, task, tgt_lang, given, prompt=prompt)
@@ -146,7 +146,7 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
         return options
 
     def generate(self, utterance: Utterance, options: GenerationOptions, features: Tensor | None = None) -> Target:
-        """Return what the model generates from the utterance, or from other features in its place.
+        """Return what the model generates from the utterance, or from other features instead.
 
         Args:
             utterance: The utterance.
@@ -156,39 +156,39 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
         return self.generate_with_states(utterance, options, features)[0]
 
     def long_form(self, waveform: Waveform) -> LongForm:
-        """Return how the family itself goes through a recording that is longer than what it reads at once.
+        """Return how the family itself processes a recording that is longer than it reads at once.
 
         Raises:
-            AudioError: If it does not.
+            AudioError: If the family has no long form.
         """
         raise AudioError(
-            f"audio is {waveform.duration_s:.1f} s long, and {type(self.model).__name__} has no way of its own through "
-            'long recordings; pass segment="pauses" to cut it where speech pauses'
+            f"audio is {waveform.duration_s:.1f} s long, but {type(self.model).__name__} does not support long "
+            'recordings by itself; pass segment="pauses" to cut the audio where speech pauses'
         )
 
     def utterance_again(self, waveform: Waveform, features: Tensor, in_recording: bool = False) -> Utterance:
         """Return an utterance as it was explained.
 
         Args:
-            waveform: Its sound.
-            features: (T, C) its features then.
-            in_recording: Whether it was a window that the family cut from a recording itself.
+            waveform: The sound.
+            features: (T, C) features at that time.
+            in_recording: Whether it was a window that the family itself cut from a recording.
 
         Raises:
-            ConfigError: If the processor makes features of another shape of this sound.
+            ConfigError: If the processor now makes features of another shape from this sound.
         """
         utterance = self.encode(waveform)
         if utterance.features.shape != features.shape:
             raise ConfigError(
-                f"processor makes features of shape {tuple(utterance.features.shape)} of the audio, but the "
-                f"explanation has {tuple(features.shape)}; pass the processor that was used for it"
+                f"processor makes features of shape {tuple(utterance.features.shape)} from the audio, but the "
+                f"explanation has {tuple(features.shape)}; pass the processor that was used for the explanation"
             )
         return replace(utterance, features=features)
 
     def generate_with_states(
         self, utterance: Utterance, options: GenerationOptions, features: Tensor | None = None
     ) -> tuple[Target, Tensor]:
-        """Return what the model generates, as `generate`, and the encoder's output for it, (1, S, D), at no extra pass.
+        """Return what the model generates, as `generate` does, with the encoder's output, (1, S, D), at no extra pass.
 
         Args:
             utterance: The utterance.
@@ -204,7 +204,7 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
     ) -> tuple[list[Target], Tensor]:
         """Return what the model generates from each of several spectrograms, and the encoder's outputs, (B, S, D).
 
-        In one batch where the family and the options allow it (`generates_in_batches`), else one after the other.
+        Uses one batch if the family and the options allow it (`generates_in_batches`), else one call per spectrogram.
 
         Args:
             utterance: The utterance.
@@ -217,7 +217,7 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
         states: list[Tensor] = []
         for rows in features.split(at_once):
             inputs = self.model_inputs(utterance, rows.to(self.device))
-            # Never in inference mode: a model may keep tensors for later, and those would refuse to be trained with.
+            # Not in inference mode: a model may keep tensors for later, which could then not be used in training.
             with torch.no_grad(), silence_transformers():
                 with self._recorded_states(utterance) as recorded:
                     targets += self.generate_rows(utterance, inputs, options)
@@ -229,11 +229,11 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
         """Return the target for a text that the user wants explained.
 
         Raises:
-            ConfigError: If the text is empty, or has tokens that the model does not know.
+            ConfigError: If the text is empty, too long, or has tokens that the model cannot write.
         """
         self.check_options(options)
         if not isinstance(text, str) or not text.strip():
-            raise ConfigError(f"text is {text!r}; pass the words to explain, or leave text out to explain the output")
+            raise ConfigError(f"text is {text!r}; pass a non-empty text, or leave it out to explain the model's output")
         ids = self.output_ids(text)
         vocabulary = self.vocabulary_size
         special = self.is_special(torch.tensor(ids, dtype=torch.int64, device="cpu"))
@@ -241,15 +241,15 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
         if wrong or not ids:
             names = self.tokenizer.convert_ids_to_tokens(wrong)
             raise ConfigError(
-                f"text {text!r} has tokens that the model cannot write: {names or 'none at all'}; its vocabulary holds "
-                f"{vocabulary} tokens. Use the spelling and script that the model itself writes"
+                f"text {text!r} has tokens that the model cannot write: {names or 'none at all'}; its vocabulary has "
+                f"{vocabulary} tokens. Use the spelling and script of the model's own output"
             )
         prefix = self.prefix_ids(utterance, options)
         limit = self.max_target_positions
         if limit is not None and len(prefix) + len(ids) > limit:
             raise ConfigError(
                 f"text has {len(ids)} tokens, but the model writes at most {limit - len(prefix)}; explain it in parts, "
-                "each with the audio that it belongs to"
+                "each with its part of the audio"
             )
         return Target(
             prefix.cpu(), torch.tensor([*ids, self.eos_token_id], dtype=torch.int64, device="cpu"), complete=True
@@ -257,12 +257,12 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
 
     @property
     def vocabulary_size(self) -> int:
-        """How many tokens the model chooses from."""
+        """Number of tokens that the model chooses from."""
         return int(self.model.config.get_text_config(decoder=True).vocab_size)
 
     @property
     def max_target_positions(self) -> int | None:
-        """How many decoder inputs the model has positions for, if it says."""
+        """Maximum number of decoder inputs; None if the model's configuration does not say."""
         config = self.model.config.get_text_config(decoder=True)
         limit = getattr(config, "max_target_positions", None) or getattr(config, "max_position_embeddings", None)
         return None if limit is None else int(limit)
@@ -278,18 +278,18 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
         return encode(**inputs).last_hidden_state
 
     def compile(self) -> None:
-        """Run the encoder by `torch.compile` from now on; the model itself stays as it is.
+        """Run the encoder with `torch.compile` from now on; the model itself stays unchanged.
 
-        The encoder alone: it is most of the cost, and the decoder is perturbed by hooks, which compiled code ignores.
+        Only the encoder: it is most of the cost, and the decoder is perturbed with hooks, which compiled code ignores.
         """
         if self._compiled is None:
             encoder = self.encoder
-            # A function: torch leaves its mark on a module that is compiled itself.
+            # Compile a function, since torch would modify a module that is compiled itself.
             self._compiled = torch.compile(lambda **inputs: encoder(**inputs), dynamic=False)
 
     @contextmanager
     def _recorded_states(self, utterance: Utterance) -> Iterator[list[Tensor]]:
-        """Yield a list that meanwhile gets the output of every pass through the encoder, (B, S, D)."""
+        """Yield a list that collects the output of every pass through the encoder meanwhile, (B, S, D)."""
         recorded: list[Tensor] = []
         with forward_hook(self.encoder, lambda output: recorded.append(output[0])):
             yield recorded
@@ -310,9 +310,9 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
             target: The output to explain.
             features: (B, T, C) perturbed spectrograms on the model's device; None: the clean one.
             token_keep: (B, J) which decoder inputs to keep; None: all.
-            states: (1 or B, S, D) the encoder's output, which spares the encoder a pass; None: for the clean one.
-            cross: What `cross_attention` returned for states of one, which spares the decoder most of its work; None:
-                worked out anew. No use with features.
+            states: (1 or B, S, D) the encoder's output, which saves an encoder pass; None: for the clean spectrogram.
+            cross: Return value of `cross_attention` for states of one utterance, which saves most of the decoder's
+                work; None: recomputed. Ignored with features.
 
         Returns:
             (B, K, V) in the model's dtype.
@@ -331,9 +331,9 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
         return output.logits[:, len(target.prefix_ids) - 1 :].to(self.device)
 
     def forward(self, inputs: Mapping[str, Any]) -> Any:
-        """Return the model's output, ``.logits`` of (B, J, V) among it, for `decoder_inputs` and the decoder's own.
+        """Return the model's output, with ``.logits`` (B, J, V), for `decoder_inputs` and the decoder's own inputs.
 
-        The encoder has run before, by `encoder_states`.
+        The encoder has already run, in `encoder_states`.
         """
         return self.model(**{"use_cache": False, **inputs})
 
@@ -346,10 +346,10 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
 
     @contextmanager
     def perturbed_tokens(self, ids: Tensor, keep: Tensor | None) -> Iterator[dict[str, Tensor]]:
-        """Yield the decoder's inputs, with the embeddings of perturbed tokens set to zero meanwhile.
+        """Yield the decoder's inputs while the embeddings of perturbed tokens are set to zero.
 
-        A forward hook zeroes the output of the decoder's ``embed_tokens``: positions stay, tied weights stay, and it
-        holds for families that derive positions from the embeddings they are given. The hook is gone afterwards.
+        A forward hook zeroes the output of the decoder's ``embed_tokens``. Positions and tied weights stay, and this
+        also works for families that derive positions from the given embeddings. The hook is removed afterwards.
         """
         if keep is None:
             yield {"decoder_input_ids": ids}

@@ -11,10 +11,10 @@ from spes_hf.adapters.fast_conformer import FastConformerAdapter
 
 
 class CanaryAdapter(FastConformerAdapter):
-    """Canary is prompted with the language of the speech and that of the text; the same language twice transcribes.
+    """Canary is prompted with the languages of the speech and of the text; if both are the same, it transcribes.
 
-    They are ``language`` and ``tgt_lang``, codes or English names, as ``apply_transcription_request()`` of the
-    processor takes them: English speech if nobody says otherwise, and a text in the language of the speech.
+    They are ``language`` and ``tgt_lang``, codes or English names, as in the processor's
+    ``apply_transcription_request()``. By default, the speech is English, and the text is in the language of the speech.
     """
 
     processor_classes: ClassVar[tuple[str, ...]] = ("CanaryProcessor",)
@@ -23,10 +23,10 @@ class CanaryAdapter(FastConformerAdapter):
     since_transformers: ClassVar[str] = "5.17"
 
     def check_options(self, options: GenerationOptions) -> None:
-        """Refuse languages that processor or vocabulary does not have.
+        """Refuse languages that the processor or the vocabulary does not have.
 
         Raises:
-            ConfigError: Naming the languages.
+            ConfigError: If there is one; the message lists the allowed languages.
         """
         from transformers.models.canary.processing_canary import LANGUAGE_CODE_TO_NAME
 
@@ -37,7 +37,7 @@ class CanaryAdapter(FastConformerAdapter):
             self.check_language(argument, value, codes)
 
     def prompt_ids(self, options: GenerationOptions) -> list[int]:
-        """Return the prompt of the checkpoint's own template; the sound has no part in it."""
+        """Return the prompt from the checkpoint's own template; it does not depend on the sound."""
         languages = {"source_language": options.language, "target_language": options.tgt_lang}
         request = self.processor.apply_transcription_request(
             np.zeros(self.sampling_rate // 10, dtype=np.float32),

@@ -15,10 +15,10 @@ from spes_hf.audio.load import Waveform
 
 
 class CohereAsrAdapter(FastConformerAdapter):
-    """Cohere Transcribe is prompted with the language of the speech, ``language``, which it does not detect.
+    """Cohere Transcribe is prompted with the language of the speech, ``language``; it does not detect languages.
 
-    Its processor cuts audio of more than 35 s (``max_audio_clip_s``) where it is quiet, and the model writes for each
-    part on its own; here such audio is a recording of these parts.
+    Its processor cuts audio of more than 35 s (``max_audio_clip_s``) at quiet places, and the model transcribes each
+    part separately. Here such audio becomes a recording of these parts.
     """
 
     processor_classes: ClassVar[tuple[str, ...]] = ("CohereAsrProcessor",)
@@ -28,17 +28,17 @@ class CohereAsrAdapter(FastConformerAdapter):
 
     @property
     def undivided_s(self) -> float:
-        """Seconds of audio that the processor leaves in one piece."""
+        """Seconds of audio up to which the processor does not cut."""
         return self.uncut_samples / self.sampling_rate
 
     @property
     def longest_s(self) -> float:
-        """Seconds of audio that the processor leaves in one piece, and that the encoder is configured for."""
+        """Seconds of audio that the processor does not cut and that the encoder is configured for."""
         return min(super().longest_s, self.undivided_s)
 
     @property
     def uncut_samples(self) -> int:
-        """How many samples the processor leaves in one piece."""
+        """Number of samples up to which the processor does not cut."""
         extractor = self.processor.feature_extractor
         return max(1, round(extractor.max_audio_clip_s * extractor.sampling_rate))
 
@@ -46,7 +46,7 @@ class CohereAsrAdapter(FastConformerAdapter):
         """Refuse a missing or unknown language.
 
         Raises:
-            ConfigError: Naming the languages.
+            ConfigError: In that case; the message lists the allowed languages.
         """
         from transformers.models.cohere_asr.processing_cohere_asr import LANGUAGES
 
@@ -54,17 +54,17 @@ class CohereAsrAdapter(FastConformerAdapter):
         self.check_language("language", options.language, {code: code for code in LANGUAGES})
 
     def prompt_ids(self, options: GenerationOptions) -> list[int]:
-        """Return the prompt as the processor makes it."""
+        """Return the processor's prompt."""
         punctuation = options.generate_kwargs.get("punctuation", True)
         return list(self.processor.get_decoder_prompt_ids(language=options.language, punctuation=punctuation))
 
     def long_form(self, waveform: Waveform) -> LongForm:
-        """Return the recording in the parts that the processor cuts it into."""
+        """Return the recording, cut into the processor's parts."""
         return CohereAsrLongForm(self, waveform)
 
 
 class CohereAsrLongForm(StretchLongForm):
-    """A recording cut as the processor cuts it."""
+    """A recording, cut in the same way as by the processor."""
 
     native = True
     adapter: CohereAsrAdapter
@@ -72,8 +72,8 @@ class CohereAsrLongForm(StretchLongForm):
     def stretches(self) -> list[tuple[int, int]]:
         """Return where the processor's parts start and end, in samples.
 
-        Where a part ends does not depend on what comes after the most that it may have, so the recording is never in
-        memory as a whole.
+        The end of a part does not depend on samples beyond its maximum length, so the recording is never in memory as
+        a whole.
         """
         extractor: Any = self.adapter.processor.feature_extractor
         samples, most = self.waveform.samples, self.adapter.uncut_samples

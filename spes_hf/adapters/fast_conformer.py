@@ -1,4 +1,4 @@
-"""What families share whose encoder is a FastConformer and whose decoder starts from a prompt of special tokens."""
+"""Shared code of families with a FastConformer encoder and a decoder that starts from a prompt of special tokens."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _CONTROL = re.compile(r"<\|[^|]*\|>")
 
 
 class FastConformerAdapter(Adapter):
-    """Log-mel features at 100 frames a second, normalised per mel bin over the true frames; the last frame is padding.
+    """Log-mel features at 100 frames per second, normalised per mel bin over true frames; the last frame is padding.
 
-    The processor makes one frame more than the sound has, sets it to zero and masks it; it stays where it is. The
-    encoder makes one position of 8 frames and returns the mask of its positions with them, which the decoder needs.
+    The processor adds one frame after the sound, sets it to zero and masks it; it stays unchanged. The encoder turns 8
+    frames into one position, and also returns the mask of its positions, which the decoder needs.
 
-    What the prompt says besides languages, ``punctuation=``, is an argument of the processor. Here it goes with the
+    Besides languages, the prompt has ``punctuation=``, an argument of the processor. Here, pass it together with the
     arguments of ``generate()``: ``generate_kwargs={"punctuation": False}``.
     """
 
@@ -37,8 +37,8 @@ class FastConformerAdapter(Adapter):
         classes = [c.__module__ for c in type(self.model).__mro__ if c.__name__ in self.model_classes]
         if not any(module.startswith("transformers.") for module in classes):
             raise UnsupportedModelError(
-                f"model is a {type(self.model).__name__} of the checkpoint's own code; load it without "
-                "trust_remote_code, as transformers' own class, and its processor as well"
+                f"model is a {type(self.model).__name__} from the checkpoint's own code, which is not supported; load "
+                "model and processor without trust_remote_code, as classes of transformers"
             )
         check_bins(processor.feature_extractor.feature_size, self.model.config.encoder_config.num_mel_bins)
 
@@ -46,7 +46,7 @@ class FastConformerAdapter(Adapter):
 
     @abstractmethod
     def prompt_ids(self, options: GenerationOptions) -> list[int]:
-        """Return the prompt as the family's processor makes it."""
+        """Return the prompt of the family's processor."""
 
     # What they share -------------------------------------------------------------------------------------------------
 
@@ -58,27 +58,27 @@ class FastConformerAdapter(Adapter):
         return frames * extractor.hop_length / extractor.sampling_rate
 
     def check_language(self, argument: str, value: Any, codes: Mapping[str, str]) -> None:
-        """Refuse a language that processor or vocabulary does not have.
+        """Refuse a language that the processor or the vocabulary does not have.
 
         Args:
-            argument: As what it was passed.
-            value: What was passed.
-            codes: Codes of the languages that the processor takes, by what it takes for them, in lower case.
+            argument: Name of the argument.
+            value: Value of the argument.
+            codes: Codes of the processor's languages, by the lowercase names that it accepts for them.
 
         Raises:
-            ConfigError: Naming the languages that both have.
+            ConfigError: In that case; the message lists the languages that both have.
         """
         vocabulary = self.tokenizer.get_vocab()
         known = sorted({code for code in codes.values() if f"<|{code}|>" in vocabulary})
         if not isinstance(value, str) or codes.get(value.lower()) not in known:
             problem = "missing" if value is None else f"{value!r}, which this checkpoint does not have"
-            raise ConfigError(f"{argument} is {problem}; name one of: {', '.join(known)}")
+            raise ConfigError(f"{argument} is {problem}; allowed: {', '.join(known)}")
 
     def check_options(self, options: GenerationOptions) -> None:
-        """Refuse a setting of the prompt that it does not have.
+        """Refuse an invalid ``punctuation`` setting.
 
         Raises:
-            ConfigError: Naming the values that are allowed.
+            ConfigError: In that case; the message lists the allowed values.
         """
         super().check_options(options)
         if not isinstance(options.generate_kwargs.get("punctuation", True), bool):
@@ -87,7 +87,7 @@ class FastConformerAdapter(Adapter):
             )
 
     def encode(self, waveform: Waveform) -> Utterance:
-        """Return the normalised features of the true frames, and the processor's features and mask as model's input.
+        """Return the normalised features of the true frames; the model's input is the processor's features and mask.
 
         Raises:
             AudioError: If the audio is shorter than two frames, or longer than the encoder is configured for.
@@ -96,8 +96,8 @@ class FastConformerAdapter(Adapter):
         check_length(len(waveform.samples) // extractor.hop_length, waveform)
         if waveform.duration_s > self.longest_s:
             raise AudioError(
-                f"audio is {waveform.duration_s:.1f} s long, but {type(self.model).__name__} reads "
-                f'{self.longest_s:.1f} s at once; pass segment="pauses" to explain(), which cuts it where speech pauses'
+                f"audio is {waveform.duration_s:.1f} s long, but {type(self.model).__name__} reads at most "
+                f'{self.longest_s:.1f} s; pass segment="pauses" to explain(), which cuts it where speech pauses'
             )
         batch = extractor(waveform.samples, sampling_rate=waveform.sampling_rate, return_tensors="pt")
         frames = int(batch["attention_mask"].sum())
@@ -115,20 +115,20 @@ class FastConformerAdapter(Adapter):
         )
 
     def encoder_positions(self, utterance: Utterance) -> EncoderPositions:
-        """Return where the positions lie in time: every convolution halves the frames, and looks both ways alike."""
+        """Return the times of the positions: every convolution halves the frames, and is symmetric in time."""
         stride = int(self.model.config.encoder_config.subsampling_factor)
         return EncoderPositions.on_frames(utterance.times, stride, 0.0, self.attended(utterance))
 
     def attended(self, utterance: Utterance) -> int:
-        """Return how many positions the mask keeps that the encoder returns with its output."""
+        """Return the number of positions that the encoder's output mask keeps."""
         return int(self._positions_kept(utterance.inputs["attention_mask"]).sum())
 
     def attention_heads(self, module: Any) -> int:
-        """Return how many heads the cross-attention of a layer has; it leaves that to its configuration."""
+        """Return the number of heads of a layer's cross-attention, which only its configuration has."""
         return int(module.config.num_attention_heads)
 
     def model_inputs(self, utterance: Utterance, features: Tensor) -> dict[str, Tensor]:
-        """Return the features, (B, T + 1, C), in front of the frame of padding, and their mask."""
+        """Return the features, (B, T + 1, C), then the frame of padding; and their mask."""
         padded = utterance.inputs["input_features"].repeat(len(features), 1, 1)
         padded[:, : features.shape[1]] = features
         return {
@@ -149,7 +149,7 @@ class FastConformerAdapter(Adapter):
     def generate_rows(
         self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions
     ) -> list[Target]:
-        """Return what one call of ``generate()`` writes behind the prompt."""
+        """Return what one call of ``generate()`` writes after the prompt."""
         prefix = self.prefix_ids(utterance, options)
         start = prefix.expand(len(inputs["input_features"]), -1).to(self.device)
         with self.refusals(options):
@@ -157,37 +157,37 @@ class FastConformerAdapter(Adapter):
         return [self.split_output(sequence, len(prefix)) for sequence in output.sequences]
 
     def generation_settings(self, options: GenerationOptions) -> dict[str, Any]:
-        """Return the arguments of ``generate()``; those of the prompt are the processor's."""
+        """Return the arguments of ``generate()``, without those of the prompt, which are for the processor."""
         settings = super().generation_settings(options)
         return {name: value for name, value in settings.items() if name not in self.prefix_settings}
 
     def prefix_ids(self, utterance: Utterance, options: GenerationOptions) -> Tensor:
-        """Return the prompt, behind the start token, which ``generate()`` adds where the prompt has another."""
-        if options.prefix is not None:  # a window of a recording, from where it started then
+        """Return the prompt after the start token, which ``generate()`` adds if the prompt starts with another one."""
+        if options.prefix is not None:  # a window of a recording, with its original start
             return torch.tensor(options.prefix, dtype=torch.int64, device="cpu")
         start, prompt = self.start_token_id(options), self.prompt_ids(options)
         return torch.tensor(prompt if prompt[0] == start else [start, *prompt], dtype=torch.int64, device="cpu")
 
     def text_ids(self, text: str) -> list[int]:
-        """Return the tokens of a text; space around it is no part of it."""
+        """Return the tokens of a text, without the space around it."""
         return super().text_ids(text.strip())
 
     def is_special(self, ids: Tensor) -> list[bool]:
-        """Return for every token whether it is no text: the prompt's, too, whatever the tokenizer takes them for."""
+        """Return for every token whether it is not text; includes the prompt's tokens, whatever the tokenizer says."""
         tokens = self.tokenizer.convert_ids_to_tokens(ids.tolist())
         named = super().is_special(ids)
         return [known or bool(_CONTROL.fullmatch(token)) for known, token in zip(named, tokens, strict=True)]
 
     def added_words(self) -> dict[int, str]:
-        """Return the words that were added to the vocabulary; the prompt's tokens are none."""
+        """Return the words that were added to the vocabulary, without the prompt's tokens."""
         return {i: word for i, word in super().added_words().items() if not _CONTROL.fullmatch(word)}
 
     def _positions_kept(self, mask: Tensor, length: int | None = None) -> Tensor:
         """Return the encoder's mask of its positions, (1, S), for a mask of frames, (1, T + 1).
 
         Args:
-            mask: As the processor makes it.
-            length: S; None: as many as hold sound.
+            mask: The processor's mask.
+            length: S; None: the number of positions with sound.
         """
         encoder: Any = self.encoder
         return encoder._get_output_attention_mask(mask, target_length=length)

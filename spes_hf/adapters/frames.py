@@ -1,4 +1,4 @@
-"""What adapters ask of spectrograms: where the mel bins lie, that the model reads them, and that there are frames."""
+"""Checks of spectrograms for adapters: frequencies of mel bins, matching bins, and a minimum number of frames."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def mel_frequencies(bins: int, low_hz: float, high_hz: float, mel_scale: str) ->
 
 
 def check_bins(made: int, read: int) -> None:
-    """Refuse a processor whose spectrogram has other mel bins than the model reads.
+    """Refuse a processor that makes another number of mel bins than the model reads.
 
     Raises:
-        UnsupportedModelError: Saying how many both have.
+        UnsupportedModelError: If the numbers differ; the message gives both.
     """
     if made != read:
         raise UnsupportedModelError(
@@ -32,10 +32,10 @@ def check_bins(made: int, read: int) -> None:
 
 
 def check_length(frames: int, waveform: Waveform, least: int = 2) -> None:
-    """Refuse audio of fewer than two frames, or of what else a model needs at least.
+    """Refuse audio with fewer frames than the model needs, two by default.
 
     Raises:
-        AudioError: Saying how long the audio is.
+        AudioError: If it is too short; the message gives its length.
     """
     if frames < least:
         milliseconds = 1000 * len(waveform.samples) / waveform.sampling_rate

@@ -1,4 +1,4 @@
-"""What an adapter knows of its family's ``generate()``: what it takes, where it starts, how an output ends."""
+"""What an adapter knows about its family's ``generate()``: its arguments, and how an output starts and ends."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from spes_hf.adapters.probe import is_quantised
 from spes_hf.adapters.types import NOTHING_BESIDE, OPTIONS, GenerationOptions, Target
 from spes_hf.errors import ConfigError, SpesError
 
-# Settings of generate() under which every row of a batch is written as if it were alone. Sampling is none of them: the
-# rows share a random state. Nor are functions and objects of the user's, which see a batch.
+# Settings of generate() with which every row of a batch is generated as if it were alone. Sampling is not among them,
+# since rows share a random state; neither are the user's functions and objects, which see the whole batch.
 _ROW_SETTINGS = frozenset(NOTHING_BESIDE) | {
     "_from_model_config",
     "bad_words_ids",
@@ -48,19 +48,19 @@ _ROW_SETTINGS = frozenset(NOTHING_BESIDE) | {
 class Generation:
     """The part of `spes_hf.adapters.Adapter` that deals with arguments and output of ``model.generate()``.
 
-    ``generate()`` takes settings as arguments and from the model's generation config. Both are treated alike.
+    ``generate()`` takes settings from its arguments and from the model's generation config. Both are treated equally.
     """
 
     model: Any
 
     options: ClassVar[tuple[str, ...]] = ()
-    """Which of language, task, tgt_lang and prompt the family takes."""
+    """The options that the family takes, out of language, task, tgt_lang and prompt."""
 
     prefix_settings: ClassVar[tuple[str, ...]] = ()
-    """Which of ``generate()``'s arguments decide what the output starts from, in families that have such."""
+    """Arguments of ``generate()`` that determine the start of the output, if the family has any."""
 
     row_settings: ClassVar[tuple[str, ...] | None] = None
-    """Which settings of the family's own leave the rows of a batch alone; None: it generates one row at a time."""
+    """Family-specific settings that keep the rows of a batch independent; None: generate one row at a time."""
 
     @property
     def eos_token_id(self) -> int:
@@ -75,7 +75,7 @@ class Generation:
         return [int(i) for i in eos] if isinstance(eos, (list, tuple)) else [int(eos)]
 
     def start_token_id(self, options: GenerationOptions) -> int:
-        """Return the token that ``generate()`` feeds the decoder first, where a family has just one."""
+        """Return the token that ``generate()`` feeds the decoder first, in families with a single start token."""
         config = self.model.generation_config
         candidates = (
             options.generate_kwargs.get("decoder_start_token_id"),
@@ -85,14 +85,16 @@ class Generation:
         )
         start = next((token for token in candidates if token is not None), None)
         if start is None:
-            raise ConfigError("model.generation_config has no decoder_start_token_id; load the checkpoint's own")
+            raise ConfigError(
+                "model.generation_config has no decoder_start_token_id; load the checkpoint's own generation config"
+            )
         return int(start)
 
     def check_options(self, options: GenerationOptions) -> None:
-        """Refuse options that the family's ``generate()`` does not know.
+        """Refuse options that the family's ``generate()`` does not have.
 
         Raises:
-            ConfigError: Naming the option and those that exist.
+            ConfigError: In that case; the message names the option and those that exist.
         """
         for name, value in options.given(*OPTIONS).items():
             if name not in self.options:
@@ -101,20 +103,22 @@ class Generation:
                     f"{name} is {value!r}, but {type(self.model).__name__} takes {known}; leave {name} out"
                 )
         if "forced_decoder_ids" in options.generate_kwargs and "forced_decoder_ids" not in self.prefix_settings:
-            raise ConfigError(f"generate_kwargs holds forced_decoder_ids, which {type(self.model).__name__} ignores")
+            raise ConfigError(
+                f"generate_kwargs contains forced_decoder_ids, which {type(self.model).__name__} ignores; leave it out"
+            )
         outputs = options.generate_kwargs.get("num_return_sequences")
         where = "generate_kwargs" if outputs is not None else "model.generation_config"
         outputs = self.model.generation_config.num_return_sequences if outputs is None else outputs
         if outputs not in (None, 1):
             raise ConfigError(
-                f"num_return_sequences is {outputs!r} in {where}, but one output is explained; set it to 1"
+                f"num_return_sequences is {outputs!r} in {where}, but only one output is explained; set it to 1"
             )
 
     def generates_in_batches(self, options: GenerationOptions) -> bool:
-        """Return whether ``generate()`` writes for every row of a batch what it writes for that row alone.
+        """Return whether ``generate()`` writes the same for every row of a batch as for that row alone.
 
-        No for a family that has not said so (`row_settings`), for a quantised model, and with any setting, of the
-        options or of the model's generation config, that is not known to act on each row by itself.
+        False for families that do not declare it (`row_settings`), for quantised models, and with any setting, in the
+        options or in the model's generation config, that is not known to act on each row separately.
         """
         if self.row_settings is None or is_quantised(self.model):
             return False
@@ -123,12 +127,12 @@ class Generation:
         return all(value is None or value is False or name in known for name, value in settings.items())
 
     def num_beams(self, options: GenerationOptions) -> int:
-        """Return how many beams ``generate()`` keeps for every row."""
+        """Return the number of beams that ``generate()`` keeps for every row."""
         asked = options.generate_kwargs.get("num_beams")
         return int((self.model.generation_config.num_beams if asked is None else asked) or 1)
 
     def generation_config(self) -> Any:
-        """Return a copy of the model's generation config, which ``generate()`` may change."""
+        """Return a copy of the model's generation config that ``generate()`` may change."""
         return copy.deepcopy(self.model.generation_config)
 
     def generation_settings(self, options: GenerationOptions) -> dict[str, Any]:
@@ -137,45 +141,45 @@ class Generation:
 
     @contextmanager
     def refusals(self, options: GenerationOptions, *checked: str) -> Iterator[None]:
-        """Say which arguments the user passed, where ``generate()`` refuses its own.
+        """Turn errors of ``generate()`` about its arguments into errors about the user's arguments.
 
         Args:
             options: The options.
-            *checked: Which of language, task, tgt_lang and prompt ``generate()`` checks itself.
+            *checked: The options out of language, task, tgt_lang and prompt that ``generate()`` checks itself.
 
         Raises:
-            ConfigError: Instead of its error.
+            ConfigError: In place of a ValueError from ``generate()``.
         """
         try:
             yield
-        except SpesError:  # which says what is wrong itself
+        except SpesError:  # its message already says what is wrong
             raise
         except ValueError as error:
             named = [*options.given(*checked), *(["generate_kwargs"] if options.generate_kwargs else [])]
             if named:
                 raise ConfigError(f"model.generate() refused {' or '.join(named)}: {error}") from error
             raise ConfigError(
-                f"model.generate() failed, though no argument was passed to it: {error}; check model.generation_config"
+                f"model.generate() failed without any argument from you: {error}; check model.generation_config"
             ) from error
 
     def start_index(self, prefix: Tensor) -> int:
-        """Return which token of the prefix, (P,), is the start token; 0 where no family says otherwise."""
+        """Return the index of the start token in the prefix, (P,); 0 in most families."""
         return 0
 
     def as_before(
         self, options: GenerationOptions, prefix_ids: Sequence[int], audio_at: int | None = None
     ) -> GenerationOptions:
-        """Return the options with which ``generate()`` starts from a prefix that was worked out before.
+        """Return options with which ``generate()`` starts from the prefix of an earlier run.
 
         Args:
-            options: The options then.
-            prefix_ids: The prefix.
-            audio_at: Where the audio lies in it, as in `Target`.
+            options: The options of that run.
+            prefix_ids: Its prefix.
+            audio_at: Where the audio is in the prefix, as in `Target`.
         """
         return options
 
     def split_output(self, sequence: Tensor, prefix_length: int) -> Target:
-        """Return the target for a generated sequence: its prefix, then tokens up to the first end-of-sequence."""
+        """Return the target for a generated sequence: its prefix, then tokens up to the first end-of-sequence token."""
         sequence = sequence.cpu()
         tokens = sequence[prefix_length:]
         if not len(tokens):

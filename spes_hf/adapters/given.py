@@ -1,4 +1,4 @@
-"""What users pass as model and processor: taken apart where it is a pipeline, refused with the line to write."""
+"""What users pass as model and processor: unpacks pipelines; errors for wrong objects have the line to write."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _warned: WeakSet[torch.nn.Module] = WeakSet()
 
 @dataclass(frozen=True)
 class Given:
-    """A model without wrappers, its processor, and how it generates if nobody says otherwise.
+    """A model without wrappers, its processor, and its default generation settings.
 
     Attributes:
         model: The transformers model.
         processor: Its processor.
-        settings: Arguments of ``generate()`` that came with the model: a pipeline's.
+        settings: Arguments of ``generate()`` that came with a pipeline.
     """
 
     model: Any
@@ -38,15 +38,15 @@ class Given:
 
 
 def take(model: Any, processor: Any, processor_classes: Mapping[str, Sequence[str]]) -> Given:
-    """Return model and processor of what a user passed.
+    """Return the model and the processor in what the user passed.
 
     Args:
         model: A model, or a pipeline.
-        processor: Its processor; None for that of a pipeline.
-        processor_classes: Names of the classes of processors, by model type.
+        processor: Its processor; None for the pipeline's own.
+        processor_classes: Names of processor classes, by model type.
 
     Raises:
-        UnsupportedModelError: If either is something else, with the line to write.
+        UnsupportedModelError: If either is something else; the message has the line to write.
     """
     settings: dict[str, Any] = {}
     if _is_a(model, "Pipeline"):
@@ -65,12 +65,12 @@ def take(model: Any, processor: Any, processor_classes: Mapping[str, Sequence[st
 
 
 def check_family(model: Any, processor: Any, model_classes: Sequence[str], processor_classes: Sequence[str]) -> None:
-    """Refuse a model or a processor of another family, by the names of the classes, and weights that cannot be used.
+    """Refuse a model or a processor of another family, judged by class names, and unusable weights.
 
-    Those are none at all, or on several devices that nothing moves tensors between.
+    Weights are unusable if they are missing, or on several devices without anything that moves tensors between them.
 
     Raises:
-        UnsupportedModelError: Naming the classes that are allowed.
+        UnsupportedModelError: In that case; for a wrong class, the message lists the allowed classes.
     """
     if model_classes and not {c.__name__ for c in type(model).__mro__} & {*model_classes}:
         raise UnsupportedModelError(
@@ -85,22 +85,22 @@ def check_family(model: Any, processor: Any, model_classes: Sequence[str], proce
     missing = missing_weights(model)
     if missing:
         raise UnsupportedModelError(
-            f"model has no weights for {missing[0]} (it is on the meta device, {len(missing)} in all); load it with "
-            "from_pretrained() before explaining"
+            f"model has no weights for {missing[0]} (on the meta device, with {len(missing)} such parameters in all); "
+            "load it with from_pretrained() before explaining"
         )
     devices = apart(model)
     if devices:
         raise UnsupportedModelError(
-            f"model lies on {' and '.join(devices)}, and nothing moves tensors from one to the other; load it with "
+            f"model is spread over {' and '.join(devices)}, but nothing moves tensors between them; load it with "
             'from_pretrained(name, device_map="auto"), or pass it through accelerate.dispatch_model'
         )
 
 
 def pipeline_settings(pipe: Any) -> dict[str, Any]:
-    """Return how a pipeline generates, as arguments of ``generate()``.
+    """Return a pipeline's generation settings, as arguments of ``generate()``.
 
-    That is what was passed when it was made, and its defaults where model and user say nothing (beam search, since
-    transformers 5). How it cuts long audio into chunks is no part of it.
+    These are the arguments it was created with, and its defaults where model and user set nothing (beam search, since
+    transformers 5). How it cuts long audio into chunks is not included.
     """
     model_config = pipe.model.generation_config
     found = dict(pipe._forward_params)
@@ -118,7 +118,7 @@ def pipeline_settings(pipe: Any) -> dict[str, Any]:
 
 
 def _processor_of(pipe: Any, processor_classes: Mapping[str, Sequence[str]]) -> Any:
-    """Return a pipeline's processor, or one made of its feature extractor and tokenizer."""
+    """Return a pipeline's processor, or one built from its feature extractor and tokenizer."""
     if pipe.processor is not None:
         return pipe.processor
     import transformers
@@ -139,12 +139,12 @@ def _check_model(model: Any, processor: Any) -> None:
         )
     if inspect.isclass(model):
         raise UnsupportedModelError(
-            f"model is the class {model.__name__}; pass a model of it: {model.__name__}.from_pretrained(name)"
+            f"model is the class {model.__name__}; pass an instance: {model.__name__}.from_pretrained(name)"
         )
     if _is_a(model, "ProcessorMixin") and hasattr(processor, "generate"):
         raise UnsupportedModelError(
-            f"model is a {type(model).__name__} and processor a {type(processor).__name__}; they are swapped, the "
-            "model comes first: explain(model, processor, audio)"
+            f"model is a {type(model).__name__} and processor a {type(processor).__name__}; they are swapped, pass the "
+            "model first: explain(model, processor, audio)"
         )
     if _is_a(model, "PreTrainedConfig", "PretrainedConfig"):
         raise UnsupportedModelError(
@@ -164,23 +164,23 @@ def _check_processor(model: Any, processor: Any) -> None:
             f"processor = AutoProcessor.from_pretrained({os.fspath(processor)!r})"
         )
     if processor is None:
-        raise UnsupportedModelError(f"processor is None, which only a pipeline does without; load it: {line}")
+        raise UnsupportedModelError(f"processor is None, which is allowed only with a pipeline; load it: {line}")
     if inspect.isclass(processor):
-        raise UnsupportedModelError(f"processor is the class {processor.__name__}; load one: {line}")
+        raise UnsupportedModelError(f"processor is the class {processor.__name__}; pass an instance: {line}")
     if _is_a(processor, "Pipeline"):
         raise UnsupportedModelError(
-            f"processor is a {type(processor).__name__}; pass the pipeline as the model, alone: "
+            f"processor is a {type(processor).__name__}; pass the pipeline as the model, without a processor: "
             "explain(pipe, audio=audio)"
         )
     kind = "feature extractor" if _is_a(processor, "FeatureExtractionMixin") else "tokenizer"
     if kind == "feature extractor" or _is_a(processor, "PreTrainedTokenizerBase"):
         raise UnsupportedModelError(
-            f"processor is a {type(processor).__name__}, a {kind} alone; pass the processor, which has both: {line}"
+            f"processor is a {type(processor).__name__}, only a {kind}; pass the processor, which includes it: {line}"
         )
 
 
 def _is_a(value: Any, *classes: str) -> bool:
-    """Return whether a value is an instance of a class of transformers, by name: nothing is imported for it."""
+    """Return whether a value is an instance of a transformers class with one of these names; imports nothing."""
     return any(
         parent.__name__ in classes and parent.__module__.split(".")[0] == "transformers"
         for parent in type(value).__mro__
@@ -188,12 +188,12 @@ def _is_a(value: Any, *classes: str) -> bool:
 
 
 def warn_of_float16(model: Any, device: torch.device, dtype: torch.dtype) -> None:
-    """Warn, once for each model, that float16 on a CPU is slow and inexact."""
+    """Warn once per model that float16 on a CPU is slow and inexact."""
     if device.type != "cpu" or dtype != torch.float16 or model in _warned:
         return
     _warned.add(model)
     warnings.warn(
-        f"model, a {type(model).__name__}, computes in float16 on a CPU, where most processors are many times slower "
-        "than in float32, and less exact; call model.float(), or load it with dtype=torch.float32",
+        f"model is a {type(model).__name__} in float16 on a CPU, which on most processors is many times slower than "
+        "float32, and less exact; call model.float(), or load it with dtype=torch.float32",
         stacklevel=5,
     )

@@ -1,4 +1,4 @@
-"""Granite Speech: two frames stacked into one, windows of 0.3 s, three audio embeddings each."""
+"""Granite Speech: two frames stacked into one, windows of 0.3 s with three audio embeddings each."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _STACK = 2
 
 
 class GraniteSpeechAdapter(SpeechLLMAdapter):
-    """Granite Speech reads log-mel features of the whole utterance, two frames stacked into one; here they are apart.
+    """Granite Speech reads log-mel features of the whole utterance with two frames stacked into one; here unstacked.
 
-    The projector makes a few embeddings of every window of frames, and each of them reads all of its window. A LoRA
-    adapter that came with the model is switched on while it hears audio, as ``generate()`` does, and then as before.
+    The projector turns every window of frames into a few embeddings, and each of them reads its whole window. A LoRA
+    adapter that comes with the model is enabled while the model hears audio, as in ``generate()``, and then restored.
     """
 
     INSTRUCTION: ClassVar[str] = "can you transcribe the speech into a written format?"
@@ -38,13 +38,13 @@ class GraniteSpeechAdapter(SpeechLLMAdapter):
         bins, read = int(processor.audio_processor.melspec_kwargs["n_mels"]), model.config.encoder_config.input_dim
         if _STACK * bins != read:
             raise UnsupportedModelError(
-                f"processor stacks {_STACK} frames of {bins} mel bins, but the model reads {read} values a frame; load "
-                "the processor of the same checkpoint"
+                f"processor stacks {_STACK} frames of {bins} mel bins, but the model reads {read} values per frame; "
+                "load the processor of the same checkpoint"
             )
 
     @property
     def sampling_rate(self) -> int:
-        """Samples per second that the model wants."""
+        """Samples per second that the model expects."""
         return int(self.processor.audio_processor.sampling_rate)
 
     @property
@@ -54,13 +54,13 @@ class GraniteSpeechAdapter(SpeechLLMAdapter):
 
     @property
     def projector(self) -> torch.nn.Module:
-        """The module whose output is the audio embeddings."""
+        """The module that outputs the audio embeddings."""
         return self.core.projector
 
     def encode(self, waveform: Waveform) -> Utterance:
-        """Return the log-mel features, frames apart, and the stacked ones as the model's input.
+        """Return the log-mel features with frames unstacked, and the stacked ones as the model's input.
 
-        Of an odd number of frames the processor drops the last.
+        If the number of frames is odd, the processor drops the last one.
 
         Raises:
             AudioError: If the audio is shorter than two frames.
@@ -84,13 +84,13 @@ class GraniteSpeechAdapter(SpeechLLMAdapter):
         )
 
     def model_inputs(self, utterance: Utterance, features: Tensor) -> dict[str, Tensor]:
-        """Return the stacked features, (B, T / 2, 160), and the mask over embeddings, all of which count."""
+        """Return the stacked features, (B, T / 2, 160), and the mask over embeddings, which is all ones."""
         stacked = features.reshape(len(features), -1, _STACK * features.shape[2]).to(self.dtype)
         mask = utterance.inputs["input_features_mask"].expand(len(features), -1)
         return {"input_features": stacked, "input_features_mask": mask}
 
     def prompt_ids(self, options: GenerationOptions) -> list[int]:
-        """Return a chat in which the user sends the audio, then the instruction; IBM's own for transcription."""
+        """Return a chat in which the user sends the audio, then the instruction (default: IBM's for transcription)."""
         prompt = self.INSTRUCTION if options.prompt is None else options.prompt
         chat = [{"role": "user", "content": f"{self.audio_token}{prompt}"}]
         text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
@@ -98,7 +98,7 @@ class GraniteSpeechAdapter(SpeechLLMAdapter):
 
     @property
     def _window(self) -> int:
-        """Frames of the spectrogram that a few embeddings are made of, 30 in every released checkpoint."""
+        """Frames of the spectrogram in a window of the projector, 30 in every released checkpoint."""
         return _STACK * int(self.model.config.window_size)
 
     @property
@@ -107,7 +107,7 @@ class GraniteSpeechAdapter(SpeechLLMAdapter):
         return int(self.model.config.window_size) // int(self.model.config.downsample_rate)
 
     def audio_length(self, utterance: Utterance) -> int:
-        """Return how many embeddings the windows have."""
+        """Return the number of embeddings of all windows."""
         return math.ceil(len(utterance.times) / self._window) * self._queries
 
     def embed_audio(self, **inputs: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class GraniteSpeechAdapter(SpeechLLMAdapter):
         return self.core.get_audio_features(inputs["input_features"], return_dict=True).pooler_output
 
     def encoder_positions(self, utterance: Utterance) -> EncoderPositions:
-        """Return where the embeddings lie in time: those of a window share it evenly, though each reads all of it."""
+        """Return the times of the embeddings: spread evenly over their window, although each reads all of it."""
         frames, window, queries = len(utterance.times), self._window, self._queries
         starts = range(0, frames, window)
         widths = [min(window, frames - first) / queries for first in starts]
@@ -128,7 +128,7 @@ class GraniteSpeechAdapter(SpeechLLMAdapter):
     def generate_rows(
         self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions
     ) -> list[Target]:
-        """Return what one call of ``generate()`` writes behind the prompt."""
+        """Return what one call of ``generate()`` writes after the prompt."""
         with self._hearing():
             return super().generate_rows(utterance, inputs, options)
 
@@ -144,7 +144,7 @@ class GraniteSpeechAdapter(SpeechLLMAdapter):
 
     @contextmanager
     def _hearing(self) -> Iterator[None]:
-        """Switch adapters of the model on for a while, if it has any; afterwards they are as before."""
+        """Enable the model's adapters for a while, if it has any, and restore them afterwards."""
         layers = [m for m in self.model.modules() if isinstance(getattr(m, "disable_adapters", None), bool)]
         off = [layer for layer in layers if layer.disable_adapters]
         for layer in off:

@@ -1,4 +1,4 @@
-"""Hooks on the user's model that concern nobody but the thread that set them."""
+"""Hooks on the user's model that affect only the thread that set them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import torch
 
 @contextmanager
 def forward_hook(module: torch.nn.Module, hook: Callable[[Any], Any]) -> Iterator[None]:
-    """Call a hook with the output of every pass through a module until the context ends; what it returns replaces it.
+    """While the context lasts, call a hook with the output of every pass through a module; its result replaces it.
 
-    Passes in other threads stay as they are. So do those of a copy of the module that was made meanwhile, which keeps
-    the hook: by `copy.deepcopy`, by pickling, by a fork.
+    Passes in other threads are not affected. Neither are copies of the module that are made meanwhile (with
+    `copy.deepcopy`, pickling or a fork), although they keep the hook.
 
     Args:
         module: Part of the model.
-        hook: Gets the output; returns another one, or None to leave it.
+        hook: Receives the output; returns a replacement, or None to keep the output.
     """
     own = _OfThisThread(hook)
     handle = module.register_forward_hook(own)
@@ -32,19 +32,19 @@ def forward_hook(module: torch.nn.Module, hook: Callable[[Any], Any]) -> Iterato
 
 
 class _OfThisThread:
-    """A hook for the thread that makes it, until it is not ``live`` any more; a copy of it does nothing."""
+    """A hook for the thread that creates it, as long as it is ``live``; copies of it do nothing."""
 
     def __init__(self, hook: Callable[[Any], Any]):
         self.hook = hook
         self.process, self.thread, self.live = os.getpid(), threading.get_ident(), True
 
     def __call__(self, module: torch.nn.Module, args: Any, output: Any) -> Any:
-        """Return what the hook makes of the output; None to leave it."""
+        """Return the hook's replacement for the output; None to keep the output."""
         mine = self.thread == threading.get_ident() and self.process == os.getpid()
         return self.hook(output) if self.live and mine else None
 
     def __reduce__(self) -> Any:
-        """Return what copies are made of: a module-level function, which every pickler knows by its name."""
+        """Return how to build copies: from a module-level function, which every pickler finds by name."""
         return _copy_of_a_hook, ()
 
 

@@ -1,4 +1,4 @@
-"""Kaldi's frames as transformers makes them: windows of 25 ms every 10 ms, mel bins from 20 Hz to half the rate."""
+"""Kaldi's frames as transformers computes them: windows of 25 ms every 10 ms, mel bins from 20 Hz to half the rate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def num_frames(waveform: Waveform) -> int:
 
 
 def axes(features: Tensor, waveform: Waveform) -> tuple[Tensor, Tensor]:
-    """Return the centres of the frames, (T,) in seconds, and of the mel bins, (C,) in Hz, of features (T, C)."""
+    """Return the centres of frames, (T,) in seconds, and of mel bins, (C,) in Hz, for features (T, C)."""
     samples = torch.arange(len(features), dtype=torch.float64, device="cpu") * _HOP + _WINDOW / 2
     frequencies = mel_frequencies(features.shape[1], 20.0, waveform.sampling_rate / 2, "kaldi")
     return (samples / waveform.sampling_rate).float(), frequencies

@@ -1,4 +1,4 @@
-"""Which of transformers' auto classes makes the model of a configuration."""
+"""Which of transformers' auto classes creates the model of a configuration."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 
 def auto_class_of(config: Any) -> Any:
-    """Return the auto class for speech, or for what else turns audio into text: not every speech LLM is among those.
+    """Return the auto class for speech models, or the general one for speech LLMs that the speech class does not know.
 
     Args:
-        config: Of a checkpoint, as ``AutoConfig.from_pretrained(name)`` reads it.
+        config: Configuration of a checkpoint, from ``AutoConfig.from_pretrained(name)``.
     """
     from transformers import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING, AutoModelForSeq2SeqLM, AutoModelForSpeechSeq2Seq
 

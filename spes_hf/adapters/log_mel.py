@@ -1,4 +1,4 @@
-"""Log-mel features as Whisper's extractor makes them, which several families share: 100 frames a second, 0 to 8 kHz."""
+"""Log-mel features of Whisper's extractor, which several families share: 100 frames per second, 0 to 8 kHz."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from spes_hf.audio.load import Waveform
 
 
 def log_mel_utterance(waveform: Waveform, extractor: Any, features: Tensor, inputs: Mapping[str, Tensor]) -> Utterance:
-    """Return the utterance whose frames are centred on every hop, from the first sample on.
+    """Return an utterance with a frame centred on every hop, starting at the first sample.
 
     Args:
-        waveform: Its sound.
-        extractor: What made the features.
+        waveform: The sound.
+        extractor: The feature extractor that made the features.
         features: (T, C) true frames.
         inputs: The model's own inputs.
     """

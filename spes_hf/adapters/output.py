@@ -1,4 +1,4 @@
-"""What a model writes for a waveform, or a text that is given, ready to be looked into."""
+"""The output to explain: what a model writes for a waveform, or a given text, with the model ready for more passes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Output:
     """An utterance and its output.
 
     Attributes:
-        utterance: As the model sees it.
-        target: What the model wrote, or the text that was given.
-        states: (1, S, D) the encoder's output, where generating left it; None for a given text.
+        utterance: The utterance as the model sees it.
+        target: The text that the model wrote, or the given text.
+        states: (1, S, D) the encoder's output if generation kept it; None for a given text.
     """
 
     utterance: Utterance
@@ -43,16 +43,16 @@ def output_of(
     precision: AbstractContextManager[Any] | None = None,
     prepare: Callable[[Utterance, torch.device], AbstractContextManager[Any]] | None = None,
 ) -> Iterator[Output]:
-    """Have the model write, and look into it while nobody else does; afterwards it is as it was.
+    """Yield the model's output and hold the model exclusively meanwhile; afterwards the model is as it was.
 
     Args:
-        adapter: Of the model.
-        waveform: What it hears.
-        options: How it generates.
-        text: A text instead of what the model would write.
-        seed: Where random numbers start.
+        adapter: The model's adapter.
+        waveform: The model's input.
+        options: Generation settings.
+        text: A text to explain instead of the model's own output.
+        seed: Seed for random numbers.
         precision: Context in which the model runs meanwhile.
-        prepare: Returns the context of what is worked out meanwhile, given the utterance and where the model is.
+        prepare: Returns a context for work done in parallel, given the utterance and the model's device.
 
     Raises:
         AudioError: If the audio is too short or too long.
@@ -72,12 +72,12 @@ def output_of(
 
 @contextmanager
 def undisturbed(adapter: Adapter, duration_s: float, seed: int) -> Iterator[None]:
-    """Have a model to oneself; afterwards it is as it was.
+    """Hold a model exclusively; afterwards it is as it was.
 
     Args:
-        adapter: Of the model.
-        duration_s: Of the audio, for errors.
-        seed: Where random numbers start.
+        adapter: The model's adapter.
+        duration_s: Length of the audio, for error messages.
+        seed: Seed for random numbers.
 
     Raises:
         OutOfMemoryError: If not even one copy fits.

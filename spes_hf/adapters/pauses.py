@@ -1,4 +1,4 @@
-"""Recordings cut into utterances of their own: where speech pauses, or where a family's processor cuts them."""
+"""Recordings cut into independent utterances: where speech pauses, or where a family's processor cuts them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from spes_hf.audio.pauses import cut_at_pauses
 from spes_hf.errors import AudioError
 from spes_hf.runtime.locks import alone
 
-# Where the model knows no limit.
+# If the model has no limit of its own.
 LONGEST_S = 30.0
 
 
 class StretchLongForm(LongForm):
-    """A recording cut into stretches that know nothing of each other. Its frames are samples.
+    """A recording cut into independent stretches. Its frames are samples.
 
     Args:
-        adapter: Of the model.
+        adapter: The model's adapter.
         waveform: The recording.
     """
 
@@ -38,7 +38,7 @@ class StretchLongForm(LongForm):
     def write(
         self, options: GenerationOptions, until_s: float | None = None, progress: Progress = unseen
     ) -> list[Window]:
-        """Have the model write for every utterance."""
+        """Generate the output of every utterance."""
         stretches = self.stretches()
         windows = []
         nexts = [*(start for start, _ in stretches[1:]), self.frames]
@@ -73,7 +73,7 @@ class StretchLongForm(LongForm):
         return windows
 
     def utterance(self, window: Window) -> Utterance:
-        """Return an utterance as the model reads it; its times are those of the recording."""
+        """Return an utterance as the model reads it, with times relative to the recording."""
         return self._encoded(window.start, window.start + window.frames)
 
     def _encoded(self, start: int, stop: int) -> Utterance:

@@ -1,4 +1,4 @@
-"""Whether gradients pass through a model's layers: what a layer does when asked, not what it is called."""
+"""Whether gradients flow through a model's layers: tested by running each layer, not judged by its name."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from torch import nn
 
 from spes_hf.runtime.offload import execution_device
 
-# What was found out, by layer and by how its weights are laid out then: bitsandbytes may pack them anew at any pass.
+# Results by layer and by the layout of its weights at that time: bitsandbytes may repack weights in any pass.
 _PROBED: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], bool]] = WeakKeyDictionary()
 
 _PACKED = (torch.int8, torch.uint8, torch.int16, torch.int32)
 
 
 def passes_gradients(model: nn.Module, dtype: torch.dtype) -> bool:
-    """Return whether gradients pass through all layers of a model.
+    """Return whether gradients flow through all layers of a model.
 
-    Ordinary layers do, unless their weights were made in inference mode. Quantised ones are asked: a row of numbers
-    forwards and backwards through each of them, once. One layer that stops gradients is enough: past it, by the
-    residual connections, arrives a gradient that looks right and is not.
+    Ordinary layers pass gradients unless their weights were made in inference mode. Quantised layers are tested once
+    each, with a forward and a backward pass of random numbers. A single layer that stops gradients is enough for False:
+    a gradient would still arrive through the residual connections, look right and be wrong.
 
     Args:
         model: The model, without wrappers.
-        dtype: Type of what its layers read.
+        dtype: Dtype of the layers' inputs.
     """
     if any(weight.is_inference() for weight in (*model.parameters(), *model.buffers())):
         return False
@@ -33,13 +33,13 @@ def passes_gradients(model: nn.Module, dtype: torch.dtype) -> bool:
 
 
 def is_quantised(model: nn.Module) -> bool:
-    """Return whether any layer of a model but its embeddings is quantised; it may round what it reads together, too."""
+    """Return whether any layer except embeddings is quantised; such layers may round the rows of a batch jointly."""
     return any(map(_is_quantised, model.modules()))
 
 
 def _is_quantised(layer: nn.Module) -> bool:
     """Return whether a layer has weights of its own that are not plain floating-point numbers."""
-    if hasattr(layer, "num_embeddings"):  # no gradient of the sound passes through it
+    if hasattr(layer, "num_embeddings"):  # an embedding: no gradient of the sound flows through it
         return False
     weights = [weight for weight in layer._parameters.values() if weight is not None]
     packed = any(b is not None and b.dtype in _PACKED and b.ndim > 0 for b in layer._buffers.values())
@@ -59,9 +59,9 @@ def _passes(layer: nn.Module, dtype: torch.dtype) -> bool:
 
 
 def _probe(layer: Any, dtype: torch.dtype) -> bool:
-    """Return whether a gradient arrives at a layer's input when there is one at its output."""
+    """Return whether a gradient at a layer's output reaches its input."""
     width = next((w for name in ("in_features", "infeatures") if isinstance(w := getattr(layer, name, None), int)), 0)
-    if not width:  # a container, whose layers are asked themselves, or something that nothing is known of
+    if not width:  # a container (its layers are tested separately), or an unknown kind of layer
         return not any(True for _ in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)))
     generator = torch.Generator("cpu").manual_seed(0)
     device = execution_device(layer) or torch.device("cpu")

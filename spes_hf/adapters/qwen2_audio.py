@@ -19,8 +19,8 @@ from spes_hf.errors import AudioError
 class Qwen2AudioAdapter(SpeechLLMAdapter):
     """Qwen2-Audio reads Whisper's window of 30 s; a mask over frames hides the padding from encoder and language model.
 
-    A convolution of stride 2 and a mean over two make one embedding of four frames. Neither model nor processor has a
-    prompt for transcription; `INSTRUCTION` is ours.
+    A convolution of stride 2 and a mean over two turn four frames into one embedding. Neither model nor processor has a
+    prompt for transcription, so `INSTRUCTION` is our own.
     """
 
     INSTRUCTION: ClassVar[str] = "Transcribe the speech into text."
@@ -53,8 +53,8 @@ class Qwen2AudioAdapter(SpeechLLMAdapter):
         check_length(len(waveform.samples) // extractor.hop_length, waveform, least=3)
         if waveform.duration_s > self.window_s:
             raise AudioError(
-                f"audio is {waveform.duration_s:.1f} s long, but Qwen2-Audio reads windows of {self.window_s:.0f} s; "
-                'pass segment="pauses" to explain(), which cuts it where speech pauses'
+                f"audio is {waveform.duration_s:.1f} s long, but Qwen2-Audio reads at most {self.window_s:.0f} s; pass "
+                'segment="pauses" to explain(), which cuts it where speech pauses'
             )
         batch = extractor(
             waveform.samples,
@@ -72,7 +72,7 @@ class Qwen2AudioAdapter(SpeechLLMAdapter):
         )
 
     def model_inputs(self, utterance: Utterance, features: Tensor) -> dict[str, Tensor]:
-        """Return the windows, (B, C, 3000), with these features in front of the clean padding, and their mask."""
+        """Return the windows, (B, C, 3000): these features, then the clean padding; and their mask."""
         window = utterance.inputs["input_features"].repeat(len(features), 1, 1)
         window[:, :, : features.shape[1]] = features.transpose(1, 2)
         mask = utterance.inputs["feature_attention_mask"].expand(len(features), -1)
@@ -86,11 +86,11 @@ class Qwen2AudioAdapter(SpeechLLMAdapter):
         return list(self.tokenizer(self.processor.apply_chat_template(chat, add_generation_prompt=True)).input_ids)
 
     def audio_length(self, utterance: Utterance) -> int:
-        """Return one for every four frames, as the processor counts them."""
+        """Return the number of embeddings: one for every four frames, counted as in the processor."""
         return ((len(utterance.times) - 1) // 2 + 1 - 2) // 2 + 1
 
     def embed_audio(self, **inputs: Tensor) -> Tensor:
-        """Return the embeddings of true frames, (B, S, D); padding is behind a mask, as in the model's own forward."""
+        """Return the embeddings of true frames, (B, S, D); padding is masked, as in the model's own forward."""
         from transformers.masking_utils import create_bidirectional_mask
 
         windows, lengths = inputs["input_features"], inputs["feature_attention_mask"].sum(-1)
@@ -105,10 +105,10 @@ class Qwen2AudioAdapter(SpeechLLMAdapter):
         return self.core.multi_modal_projector(states)[:, : int(kept[0])]
 
     def last_logits(self, embeddings: Tensor, count: int) -> Tensor:
-        """Return the logits of the last positions, (B, count, V); the model's own forward works out all of them."""
+        """Return the logits of the last positions, (B, count, V); the model's own forward would compute all of them."""
         states = self.core(inputs_embeds=embeddings, use_cache=False).last_hidden_state
         return self.model.lm_head(states[:, -count:])
 
     def encoder_positions(self, utterance: Utterance) -> EncoderPositions:
-        """Return where the audio embeddings lie in time: position s is the mean of frames 4 s and 4 s + 2."""
+        """Return the times of the audio embeddings: position s is the mean of frames 4 s and 4 s + 2."""
         return EncoderPositions.on_frames(utterance.times, 4, 1.0, self.audio_length(utterance))

@@ -1,4 +1,4 @@
-"""SeamlessM4T, speech to text: transcription and translation into the language named by ``tgt_lang``."""
+"""SeamlessM4T, speech to text: transcription and translation into the language ``tgt_lang``."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from spes_hf.errors import ConfigError, UnsupportedModelError
 
 
 class SeamlessM4TAdapter(Adapter):
-    """SeamlessM4T reads Kaldi log-mel features, mean-variance normalised per mel bin, two frames stacked into one.
+    """SeamlessM4T reads Kaldi log-mel features, mean-variance normalised per mel bin, with two frames stacked into one.
 
-    Here the two are apart again: (T, 80) instead of (T / 2, 160). Of an odd number of frames the last one shares its
-    place with padding; the processor's attention mask leaves it out, and so it is no true frame.
+    Here frames are unstacked: (T, 80) instead of (T / 2, 160). If the number of frames is odd, the last one is stacked
+    with padding; the processor's attention mask excludes it, so it does not count as a true frame.
 
-    A full model, which also reads text and speaks, is used for what it writes when it hears speech.
+    Full models, which also read text and speak, are used for speech to text only.
     """
 
     processor_classes: ClassVar[tuple[str, ...]] = ("SeamlessM4TProcessor",)
@@ -44,7 +44,7 @@ class SeamlessM4TAdapter(Adapter):
         if width != model.config.feature_projection_input_dim:
             raise UnsupportedModelError(
                 f"processor stacks {extractor.stride} frames of {extractor.num_mel_bins} mel bins, but the model reads "
-                f"{model.config.feature_projection_input_dim} values a frame; load the processor of the same checkpoint"
+                f"{model.config.feature_projection_input_dim} values per frame; load the same checkpoint's processor"
             )
 
     @property
@@ -57,8 +57,8 @@ class SeamlessM4TAdapter(Adapter):
         languages = getattr(self.model.generation_config, "text_decoder_lang_to_code_id", None)
         if not languages:
             raise ConfigError(
-                "model.generation_config has no text_decoder_lang_to_code_id, the tokens of the languages; load the "
-                "model with from_pretrained(), or set model.generation_config to the checkpoint's own"
+                "model.generation_config has no text_decoder_lang_to_code_id (the language tokens); load the model "
+                "with from_pretrained(), or set model.generation_config to the checkpoint's own"
             )
         return dict(languages)
 
@@ -66,13 +66,13 @@ class SeamlessM4TAdapter(Adapter):
         """Refuse a missing or unknown language.
 
         Raises:
-            ConfigError: Naming the languages.
+            ConfigError: In that case; the message lists the allowed languages.
         """
         super().check_options(options)
         self._language_id(options)
 
     def encode(self, waveform: Waveform) -> Utterance:
-        """Return the normalised features, frames apart, and the stacked ones with their mask as the model's input.
+        """Return the normalised features with frames unstacked; the model's input is the stacked ones with their mask.
 
         Raises:
             AudioError: If the audio is shorter than two frames.
@@ -97,9 +97,9 @@ class SeamlessM4TAdapter(Adapter):
         )
 
     def encoder_positions(self, utterance: Utterance) -> EncoderPositions:
-        """Return where the positions lie in time: the adaptor makes one of every few stacked frames.
+        """Return the times of the positions: the adaptor turns every few stacked frames into one position.
 
-        A convolution of even width is centred between two of them. The last position may lie behind the sound.
+        A convolution of even width is centred between two frames. The last position may lie after the sound.
         """
         config, stack = self.model.config, int(self.processor.feature_extractor.stride)
         length, centre, stride = len(utterance.times) // stack, 0.0, 1
@@ -112,7 +112,7 @@ class SeamlessM4TAdapter(Adapter):
         return EncoderPositions.on_frames(utterance.times, stack * stride, stack * centre + (stack - 1) / 2, length)
 
     def attended(self, utterance: Utterance) -> int | None:
-        """Return how many positions the decoder's mask keeps; the model works it out of the mask of its input."""
+        """Return the number of positions that the decoder's mask keeps; the model derives it from its input mask."""
         mask = utterance.inputs["attention_mask"]
         return int(self.model._compute_sub_sample_lengths_from_attention_mask(mask)[0])
 
@@ -122,7 +122,7 @@ class SeamlessM4TAdapter(Adapter):
         return [layer.cross_attention for layer in self.model.text_decoder.layers]
 
     def model_inputs(self, utterance: Utterance, features: Tensor) -> dict[str, Tensor]:
-        """Return the stacked features, (B, T / 2, 160), in front of what padding there is, and their mask."""
+        """Return the stacked features, (B, T / 2, 160), then any padding; and their mask."""
         stacked = utterance.inputs["input_features"].repeat(len(features), 1, 1)
         pairs = features.reshape(len(features), -1, stacked.shape[2])
         stacked[:, : pairs.shape[1]] = pairs
@@ -136,7 +136,7 @@ class SeamlessM4TAdapter(Adapter):
     ) -> list[Target]:
         """Return what one call of ``generate()`` writes: start token, language token, then the model's own."""
         prefix = self.prefix_ids(utterance, options)
-        # Version 1 of the full model knows fewer languages by name, those that it also speaks; all go by their token.
+        # Version 1 of the full model accepts only the languages that it also speaks by name, but all by their token.
         language: dict[str, Any] = {"tgt_lang": options.tgt_lang}
         if self._is_full:
             start = prefix.to(self.device).expand(len(inputs["input_features"]), -1)
@@ -169,17 +169,17 @@ class SeamlessM4TAdapter(Adapter):
         return hasattr(self.model, "set_modality")
 
     def _language_id(self, options: GenerationOptions) -> int:
-        """Return the token of the language, which may be written "deu" or "__deu__"."""
+        """Return the token of the language, given as "deu" or "__deu__"."""
         languages, name = self.languages, options.tgt_lang
         code = name.replace("__", "") if isinstance(name, str) else name
         if code not in languages:
             problem = "missing" if name is None else f"{name!r}, which this checkpoint does not write"
-            raise ConfigError(f"tgt_lang is {problem}; name one of: {', '.join(sorted(languages))}")
+            raise ConfigError(f"tgt_lang is {problem}; allowed: {', '.join(sorted(languages))}")
         return int(languages[code])
 
     @contextmanager
     def _speech(self) -> Iterator[None]:
-        """Tell a full model for a while that it hears speech; afterwards it takes what it took before."""
+        """Switch a full model to speech input for a while; afterwards its modality is restored."""
         if not self._is_full:
             yield
             return

@@ -8,6 +8,6 @@ from spes_hf.adapters.seamless_m4t import SeamlessM4TAdapter
 
 
 class SeamlessM4Tv2Adapter(SeamlessM4TAdapter):
-    """SeamlessM4T v2 is read and written exactly as version 1."""
+    """SeamlessM4T v2 has the same inputs and outputs as version 1."""
 
     model_classes: ClassVar[tuple[str, ...]] = ("SeamlessM4Tv2ForSpeechToText", "SeamlessM4Tv2Model")

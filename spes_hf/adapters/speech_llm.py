@@ -1,4 +1,4 @@
-"""Speech LLMs: instruction, audio and output share one sequence, which a decoder-only language model reads."""
+"""Speech LLMs: a decoder-only language model reads instruction, audio and output as one sequence."""
 
 from __future__ import annotations
 
@@ -21,62 +21,62 @@ from spes_hf.errors import ConfigError, UnsupportedModelError
 
 
 class SpeechLLMAdapter(ByteLevelVocabulary, Adapter):
-    """A family whose language model reads audio embeddings where its prompt has placeholders.
+    """A family with a language model that reads audio embeddings in place of the placeholders in its prompt.
 
-    The audio embeddings, (B, S, D), are what encoder and projector make of the spectrogram: they are the encoder's
-    output here. A `Target` has the prompt without placeholders and says where the audio lies in it, so that the
-    context of a token has three parts: the instruction (its prefix: system and user text, tokens that mark turns), the
-    audio, which is no decoder input and which no mask over tokens touches, and what the model wrote itself.
+    Encoder and projector turn the spectrogram into the audio embeddings, (B, S, D), which count as the encoder's output
+    here. A `Target` has the prompt without placeholders and says where the audio belongs in it. The context of a token
+    thus has three parts: the instruction (its prefix: system and user text, tokens that mark turns); the audio, which
+    is not a decoder input, so masks over tokens do not affect it; and the text that the model itself wrote.
 
-    The sequence is put together from embeddings, text and audio. The language model takes its positions from the
-    length alone, so a text token whose embedding is zero keeps its place.
+    The sequence is built from embeddings of text and audio. The language model derives positions from the length alone,
+    so a text token keeps its place when its embedding is zero.
     """
 
     options: ClassVar[tuple[str, ...]] = ("prompt",)
 
     since_transformers: ClassVar[str] = "5.10"
-    """The first version that builds the model as the adapter reads it: language model and encoder in one part."""
+    """The first version with the model structure that the adapter expects: language model and encoder in one module."""
 
     def __init__(self, model: Any, processor: Any):
         super().__init__(model, processor)
         self._prompts: dict[tuple[str | None, ...], list[int]] = {}
         if not hasattr(getattr(self.model, "model", None), "language_model"):
             raise UnsupportedModelError(
-                f"{type(self.model).__name__} is built otherwise in transformers {version('transformers')}; install "
-                f"{self.since_transformers} or later"
+                f"{type(self.model).__name__} has an unsupported structure in transformers {version('transformers')}; "
+                f"install {self.since_transformers} or newer"
             )
 
     # What a family defines -------------------------------------------------------------------------------------------
 
     @abstractmethod
     def prompt_ids(self, options: GenerationOptions) -> list[int]:
-        """Return the tokens that the output starts from, with one placeholder for all of the audio.
+        """Return the tokens that the output starts from, with one placeholder for the whole audio.
 
         Args:
-            options: What the prompt says: prompt, language and task, and nothing else. None is the family's own choice,
-                and "" leaves it out.
+            options: Content of the prompt: prompt, language and task, and nothing else. None selects the family's own
+                choice; "" leaves the item out.
         """
 
     @abstractmethod
     def audio_length(self, utterance: Utterance) -> int:
-        """Return S, how many placeholders the processor makes of the audio."""
+        """Return S, the number of placeholders that the processor makes for the audio."""
 
     @abstractmethod
     def embed_audio(self, **inputs: Tensor) -> Tensor:
-        """Return the audio embeddings, (B, S, D), of what `model_inputs` returns."""
+        """Return the audio embeddings, (B, S, D), for the result of `model_inputs`."""
 
     @property
     def audio_token(self) -> str:
-        """The placeholder."""
+        """The placeholder for audio."""
         return str(self.processor.audio_token)
 
     @property
     def audio_token_id(self) -> int:
-        """Its id."""
+        """The id of the placeholder for audio."""
         return int(self.model.config.audio_token_id)
 
     def generation_inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return what ``generate()`` takes of what `model_inputs` returns for one utterance."""
+        """Return the arguments of ``generate()`` from the result of `model_inputs` for one utterance."""
         return dict(inputs)
 
     def last_logits(self, embeddings: Tensor, count: int) -> Tensor:
@@ -84,7 +84,7 @@ class SpeechLLMAdapter(ByteLevelVocabulary, Adapter):
 
         Args:
             embeddings: (B, L, D).
-            count: How many positions.
+            count: Number of positions.
         """
         return self.model(inputs_embeds=embeddings, logits_to_keep=count, use_cache=False).logits
 
@@ -102,7 +102,7 @@ class SpeechLLMAdapter(ByteLevelVocabulary, Adapter):
 
     @property
     def projector(self) -> torch.nn.Module:
-        """The module whose output is the audio embeddings."""
+        """The module that outputs the audio embeddings."""
         return self.core.multi_modal_projector
 
     @property
@@ -112,23 +112,23 @@ class SpeechLLMAdapter(ByteLevelVocabulary, Adapter):
 
     @property
     def eos_token_id(self) -> int:
-        """The token that ends an output: of several the one that ends a turn."""
+        """The token that ends an output; if there are several, the one that ends a turn."""
         own = self.tokenizer.eos_token_id
         return own if own in self.eos_token_ids else self.eos_token_ids[0]
 
     def check_options(self, options: GenerationOptions) -> None:
-        """Refuse an instruction that is none or that holds the placeholder, and what the processor does not know.
+        """Refuse an empty instruction, one with the placeholder, and options that the processor refuses.
 
         Raises:
-            ConfigError: Saying what is allowed.
+            ConfigError: In that case; the message says what is allowed.
         """
         super().check_options(options)
         prompt = options.prompt
         if prompt is not None and (not isinstance(prompt, str) or not prompt.strip()):
-            raise ConfigError(f"prompt is {prompt!r}; pass the words of an instruction, or leave prompt out")
+            raise ConfigError(f"prompt is {prompt!r}; pass a non-empty instruction, or leave prompt out")
         if prompt is not None and self.audio_token in prompt:
             raise ConfigError(
-                f"prompt holds {self.audio_token}, the place of the audio, which spes_hf fills in itself; leave it out"
+                f"prompt contains {self.audio_token}, the audio placeholder, which spes_hf adds itself; leave it out"
             )
         error = self._refusal(options) if options.prefix is None else None
         if error is None:
@@ -138,11 +138,11 @@ class SpeechLLMAdapter(ByteLevelVocabulary, Adapter):
             if self._refusal(replace(options, **without)) is None:
                 raise ConfigError(f"{name} is {value!r}, which the processor refuses: {error}") from error
         raise ConfigError(
-            f"{type(self.processor).__name__} makes no prompt: {error}; load the processor of the checkpoint"
+            f"{type(self.processor).__name__} cannot make a prompt: {error}; load the processor of the checkpoint"
         ) from error
 
     def _prompt(self, options: GenerationOptions) -> list[int]:
-        """Return `prompt_ids`, which are made once, of a chat template and of what the options say."""
+        """Return `prompt_ids`, made once for each chat template and each set of options."""
         templates = (str(getattr(one, "chat_template", None)) for one in (self.processor, self.tokenizer))
         said = (options.prompt, options.language, options.task, *templates)
         if said not in self._prompts:
@@ -150,7 +150,7 @@ class SpeechLLMAdapter(ByteLevelVocabulary, Adapter):
         return self._prompts[said]
 
     def _refusal(self, options: GenerationOptions) -> Exception | None:
-        """Return what the processor says against a prompt; None if it makes one."""
+        """Return the processor's error for a prompt; None if it makes one."""
         try:
             self._prompt(options)
         except (TypeError, ValueError, TemplateError) as error:
@@ -158,11 +158,11 @@ class SpeechLLMAdapter(ByteLevelVocabulary, Adapter):
         return None
 
     def start(self, options: GenerationOptions) -> Target:
-        """Return what an output starts from, as a target without tokens.
+        """Return the start of an output, as a target without tokens.
 
         Args:
-            options: What the prompt says; ``prefix`` is the whole prompt of before, with a placeholder, if known.
-                Which of its tokens are the instruction is not: the template of now may write another prompt.
+            options: Content of the prompt. If ``prefix`` is set, it is the whole prompt of an earlier run, with a
+                placeholder; its instruction tokens are then not known, since the template may have changed.
 
         Raises:
             ConfigError: If the prompt has no place for the audio, or several.
@@ -183,12 +183,12 @@ class SpeechLLMAdapter(ByteLevelVocabulary, Adapter):
         return Target(prefix, prefix[:0], complete=False, audio_at=at, instruction=instruction)
 
     def with_one_placeholder(self, ids: Tensor) -> list[int]:
-        """Return the tokens of a processor's prompt, (L,), with one placeholder instead of a row of them."""
+        """Return the tokens of a processor's prompt, (L,), with a run of placeholders reduced to one."""
         runs = ((token, list(run)) for token, run in groupby(ids.tolist()))
         return [i for token, run in runs for i in (run[:1] if token == self.audio_token_id else run)]
 
     def _instruction(self, options: GenerationOptions, ids: Sequence[int]) -> list[int]:
-        """Return which tokens of a prompt the options put there: those that it does not have without them."""
+        """Return the indices of the prompt tokens that come from the options: those missing without the options."""
         own: set[int] = set()
         for name in self.options:
             nothing: dict[str, Any] = {name: ""}
@@ -203,19 +203,19 @@ class SpeechLLMAdapter(ByteLevelVocabulary, Adapter):
     def as_before(
         self, options: GenerationOptions, prefix_ids: Sequence[int], audio_at: int | None = None
     ) -> GenerationOptions:
-        """Return the options with the prompt of then: a chat template may have the date in it."""
+        """Return the options with the prompt of an earlier run: a chat template may include the date."""
         before, behind = prefix_ids[:audio_at], prefix_ids[audio_at:]
         return replace(options, prefix=(*before, self.audio_token_id, *behind))
 
     def prefix_ids(self, utterance: Utterance, options: GenerationOptions) -> Tensor:
-        """Return the prompt, placeholders left out."""
+        """Return the prompt without placeholders."""
         return self.start(options).prefix_ids
 
     def encode_text(self, utterance: Utterance, text: str, options: GenerationOptions) -> Target:
         """Return the target for a text that the user wants explained.
 
         Raises:
-            ConfigError: If the text is empty, or has tokens that the model does not know.
+            ConfigError: If the text is empty, too long, or has tokens that the model cannot write.
         """
         found = super().encode_text(utterance, text, options)
         return replace(self.start(options), token_ids=found.token_ids, complete=True)
@@ -223,7 +223,7 @@ class SpeechLLMAdapter(ByteLevelVocabulary, Adapter):
     def generate_rows(
         self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions
     ) -> list[Target]:
-        """Return what one call of ``generate()`` writes behind the prompt; there is one row."""
+        """Return what one call of ``generate()`` writes after the prompt; there is one row."""
         start = self.start(options)
         ids = self.whole_ids(start, self.audio_length(utterance))[None].to(self.device)
         with self.refusals(options):
@@ -237,15 +237,15 @@ class SpeechLLMAdapter(ByteLevelVocabulary, Adapter):
         return [replace(start, token_ids=written.token_ids, complete=written.complete)]
 
     def whole_ids(self, target: Target, length: int) -> Tensor:
-        """Return prompt and all but the last token of the output, (length + J,), with placeholders for the audio."""
+        """Return the prompt and the output without its last token, (length + J,), with placeholders for the audio."""
         at, ids = _place_of_audio(target), target.context_ids
         return torch.cat([ids[:at], ids.new_full((length,), self.audio_token_id), ids[at:]])
 
     @contextmanager
     def _recorded_states(self, utterance: Utterance) -> Iterator[list[Tensor]]:
-        """Yield a list that meanwhile gets the audio embeddings, (1, S, D), of every pass through the projector.
+        """Yield a list that collects the audio embeddings, (1, S, D), of every pass through the projector meanwhile.
 
-        Families pack them, and pad them behind, in different ways, but those of the first row (of beams) come first.
+        Families pack and pad them in different ways, but those of the first row (of beams) always come first.
         """
         recorded: list[Tensor] = []
         length = self.audio_length(utterance)
@@ -258,7 +258,7 @@ class SpeechLLMAdapter(ByteLevelVocabulary, Adapter):
         return embed(**inputs)
 
     def compile(self) -> None:
-        """Run encoder and projector by `torch.compile` from now on; the model itself stays as it is."""
+        """Run encoder and projector with `torch.compile` from now on; the model itself stays unchanged."""
         if self._compiled is None:
             self._compiled = torch.compile(self.embed_audio, dynamic=False)
 
@@ -278,7 +278,7 @@ class SpeechLLMAdapter(ByteLevelVocabulary, Adapter):
             target: The output to explain.
             features: (B, T, C) perturbed spectrograms on the model's device; None: the clean one.
             token_keep: (B, J) which tokens of prompt and output to keep; None: all.
-            states: (1 or B, S, D) audio embeddings, which spare the encoder a pass; None: for the clean spectrogram.
+            states: (1 or B, S, D) audio embeddings, which save an encoder pass; None: for the clean spectrogram.
             cross: Always None: no part of the sequence is the same under all masks.
 
         Returns:
@@ -297,33 +297,36 @@ class SpeechLLMAdapter(ByteLevelVocabulary, Adapter):
         return self.last_logits(whole, len(target.token_ids)).to(self.device)
 
     def cross_attention(self, utterance: Utterance, target: Target, states: Tensor) -> None:
-        """Return None: there is no cross-attention, and what follows a perturbed token changes with it."""
+        """Return None: there is no cross-attention, and a perturbed token changes everything after it."""
         return None
 
     def attention_weights(self, utterance: Utterance, target: Target, states: Tensor | None = None) -> Tensor:
-        """Return how much the language model attends to the audio where it writes each token.
+        """Return how much the language model attends to the audio when it writes each token.
 
-        The weights are those of its self-attention in a pass that attends eagerly, whatever the implementation that
-        the model uses otherwise, rounded to the model's dtype.
+        The weights are those of its self-attention in a pass with eager attention, whatever implementation the model
+        normally uses, rounded to the model's dtype.
 
         Args:
             utterance: The utterance.
             target: The output.
-            states: (1, S, D) audio embeddings, which spare the encoder a pass.
+            states: (1, S, D) audio embeddings, which save an encoder pass.
 
         Returns:
-            (layers, heads, K, S) float32 on the CPU. The weights of a token and head add up to less than 1 over S: the
+            (layers, heads, K, S) float32 on the CPU. The weights of a token and head sum to less than 1 over S: the
             rest goes to text.
 
         Raises:
-            UnsupportedModelError: If the layers of the language model say no weights.
+            UnsupportedModelError: If the layers of the language model do not return attention weights.
         """
         at, length, tokens = _place_of_audio(target), self.audio_length(utterance), len(target.token_ids)
         seen: list[Tensor] = []
 
         def keep(output: Any) -> None:
             if not isinstance(output, tuple) or len(output) < 2 or output[1] is None:
-                raise UnsupportedModelError(f"{type(self.model).__name__} does not return the weights of its attention")
+                raise UnsupportedModelError(
+                    f"{type(self.model).__name__} does not return attention weights, which the method needs; use a "
+                    "method that does not read attention"
+                )
             seen.append(output[1][0, :, -tokens:, at : at + length].detach().float().cpu())
 
         language_model = self.core.language_model
@@ -341,25 +344,25 @@ class SpeechLLMAdapter(ByteLevelVocabulary, Adapter):
         return self.inner_ids(text)
 
     def special_ids(self) -> set[int]:
-        """Return the tokens that are no text: those that mark turns, and the placeholder, among them."""
+        """Return the tokens that are not text, including those that mark turns and the placeholder."""
         marks = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         return super().special_ids() | marks | {self.audio_token_id}
 
 
 def _place_of_audio(target: Target) -> int:
-    """Return how many tokens of the prefix come before the audio.
+    """Return the number of prefix tokens before the audio.
 
     Raises:
-        ConfigError: If the target does not say, since it was not made by a `SpeechLLMAdapter`.
+        ConfigError: If the target does not say, because a `SpeechLLMAdapter` did not make it.
     """
     if target.audio_at is None:
-        raise ConfigError("target does not say where the audio lies in the prompt; have the adapter make it")
+        raise ConfigError("target has no audio_at, the place of the audio in the prompt; create it with the adapter")
     return target.audio_at
 
 
 @contextmanager
 def _attending_eagerly(config: Any) -> Iterator[None]:
-    """Have a model attend by plain matrix products for a while, which give the weights; afterwards as before."""
+    """Make a model use eager attention for a while, which returns the weights; restore its setting afterwards."""
     before = config._attn_implementation
     config._attn_implementation = "eager"
     try:

@@ -1,4 +1,4 @@
-"""What adapters and the engine pass each other: an utterance, an output to explain, and how it is generated."""
+"""What adapters and the engine exchange: an utterance, an output to explain, and generation settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from spes_hf.audio.load import Waveform
 from spes_hf.errors import ConfigError
 
-# generate() arguments that spes_hf sets itself, by what to do instead.
+# generate() arguments that spes_hf sets itself, with what to do instead.
 _LEAVE_OUT = dict.fromkeys(
     (
         "attention_mask",
@@ -41,10 +41,10 @@ _RESERVED = {
     "generation_config": "set model.generation_config, or put the settings themselves into generate_kwargs",
 }
 
-# What a user says of the output by an argument of its own.
+# Options of the output that have their own argument.
 OPTIONS = ("language", "task", "tgt_lang", "prompt")
 
-# What generate() is to return, whatever generation config or generate_kwargs say: this changes no token.
+# What generate() returns, whatever generation config or generate_kwargs say; this does not change any token.
 NOTHING_BESIDE = {
     "num_return_sequences": 1,
     "output_attentions": False,
@@ -57,16 +57,16 @@ NOTHING_BESIDE = {
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """What the user says of the output: language and task as the family's ``generate()`` names them.
+    """Options of the output that the user sets: language and task, named as in the family's ``generate()``.
 
     Attributes:
         language: Language of the speech (Whisper).
         task: "transcribe" or "translate" (Whisper).
         tgt_lang: Language of the text (SeamlessM4T, multilingual Speech2Text).
         generate_kwargs: Anything else for ``generate()``: beam search, length limits, ….
-        prefix: What the output starts from, where ``generate()`` cannot know: in a window of a recording. None: as
-            ``generate()`` works it out.
-        prompt: The instruction that comes with the audio (speech LLMs); None: the family's own for transcription.
+        prefix: Tokens that the output starts from, if ``generate()`` cannot know them, as in a window of a recording.
+            None: ``generate()`` determines them.
+        prompt: Instruction that accompanies the audio (speech LLMs); None: the family's own for transcription.
     """
 
     language: str | None = None
@@ -82,17 +82,17 @@ class GenerationOptions:
                 f'generate_kwargs is {self.generate_kwargs!r}; pass a dictionary such as {{"num_beams": 5}}'
             )
         for name in sorted(_RESERVED.keys() & {str(key).removeprefix("text_") for key in self.generate_kwargs}):
-            raise ConfigError(f"generate_kwargs holds {name}, which explain() sets itself; {_RESERVED[name]}")
+            raise ConfigError(f"generate_kwargs contains {name}, which explain() sets itself; {_RESERVED[name]}")
         for name in OPTIONS:
             if name in self.generate_kwargs:
-                raise ConfigError(f"generate_kwargs holds {name}; pass it to explain() as {name}=… instead")
+                raise ConfigError(f"generate_kwargs contains {name}; pass it to explain() as {name}=… instead")
 
     def with_defaults(self, settings: Mapping[str, Any], text_given: bool = False) -> GenerationOptions:
-        """Return these options, and of the settings what they leave open.
+        """Return these options, completed from the settings where they leave something open.
 
         Args:
-            settings: Arguments of ``generate()``, language and task among them.
-            text_given: Whether a text is explained, which has no timestamps.
+            settings: Arguments of ``generate()``, including language and task.
+            text_given: Whether a given text is explained, which has no timestamps.
         """
         lengths = {"max_length", "max_new_tokens"}
         dropped = {*OPTIONS, *(("return_timestamps",) if text_given else ())}
@@ -102,7 +102,7 @@ class GenerationOptions:
         return GenerationOptions(**{**known, **self.given(*OPTIONS)}, generate_kwargs={**left, **self.generate_kwargs})
 
     def given(self, *names: str) -> dict[str, str]:
-        """Return those of the named options that are set."""
+        """Return the named options that are set."""
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
@@ -113,7 +113,7 @@ class Utterance:
     Attributes:
         waveform: The samples that the features were made from.
         features: (T, C) float32 spectrogram on the CPU, true frames only, time first, low frequencies first.
-        inputs: The model's own inputs, a batch of one, on the model's device: what `Adapter.model_inputs` fills in.
+        inputs: The model's own inputs, a batch of one, on the model's device; `Adapter.model_inputs` fills them in.
         times: (T,) centre of every frame, in seconds.
         frequencies: (C,) centre of every mel bin, in Hz.
     """
@@ -130,7 +130,7 @@ class Utterance:
         return len(self.waveform.samples) / self.waveform.sampling_rate
 
     def moved(self, start_s: float) -> Utterance:
-        """Return the utterance with times that are those of a recording in which it starts then."""
+        """Return the utterance with times relative to a recording in which it starts at ``start_s``."""
         return replace(self, times=(self.times.double() + start_s).float())
 
 
@@ -140,11 +140,11 @@ class Target:
 
     Attributes:
         prefix_ids: (P,) start and prompt tokens, which the model did not choose.
-        token_ids: (K,) y_1 … y_K, the explained tokens, the end-of-sequence token included.
-        complete: Whether the model ended the output itself; false where a length limit cut it.
-        audio_at: How many tokens of the prefix come before the audio, where audio and text share one sequence (speech
-            LLMs); None: the decoder reads the audio apart.
-        instruction: Indices of the tokens of the prefix that are the user's instruction, where the model takes one.
+        token_ids: (K,) y_1 … y_K, the explained tokens, including the end-of-sequence token.
+        complete: Whether the model ended the output itself; false if a length limit cut it.
+        audio_at: Number of prefix tokens before the audio, if audio and text share one sequence (speech LLMs); None:
+            the decoder reads the audio separately.
+        instruction: Indices of the prefix tokens that are the user's instruction, if the model takes one.
     """
 
     prefix_ids: Tensor

@@ -1,4 +1,4 @@
-"""Voxtral: chunks of 30 s, one audio embedding every 80 ms, a transcription mode and any instruction in a chat."""
+"""Voxtral: chunks of 30 s, one audio embedding every 80 ms, a transcription mode, and any instruction in a chat."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from spes_hf.errors import ConfigError
 
 
 class VoxtralAdapter(SpeechLLMAdapter):
-    """Voxtral reads Whisper's features of the whole utterance, padded to whole chunks, whose padding it hears too.
+    """Voxtral reads Whisper's features of the whole utterance, padded to whole chunks; it hears the padding too.
 
-    The chunks of an utterance are a batch of their own, so model inputs here are (B, chunks, C, 3000). Without
-    ``prompt``, the processor's transcription request is used, with ``language`` or without; with it, a chat. Features
-    are made of the samples as they are: the processor's own requests round arrays to 16 bits first.
+    The chunks of an utterance form a batch of their own, so model inputs here are (B, chunks, C, 3000). Without
+    ``prompt``, uses the processor's transcription request, with or without ``language``; with ``prompt``, a chat.
+    Features are computed from unmodified samples, while the processor's own requests round arrays to 16 bits first.
     """
 
     processor_classes: ClassVar[tuple[str, ...]] = ("VoxtralProcessor",)
@@ -43,21 +43,21 @@ class VoxtralAdapter(SpeechLLMAdapter):
 
     @property
     def _stride(self) -> int:
-        """Frames of an embedding, 8 in every released checkpoint: a convolution, then four states side by side."""
+        """Frames per embedding, 8 in every released checkpoint: a strided convolution, then four states joined."""
         audio = self.model.config.audio_config
         return 2 * int(audio.intermediate_size) // int(audio.hidden_size)
 
     def check_options(self, options: GenerationOptions) -> None:
-        """Refuse an instruction that is none, and a language that nobody knows or that does not go with an instruction.
+        """Refuse an empty instruction, an unknown language, and a language together with an instruction.
 
         Raises:
-            ConfigError: Saying what is allowed.
+            ConfigError: In that case; the message says what is allowed.
         """
         super().check_options(options)
         if options.prompt and options.language:
             raise ConfigError(
-                f"language is {options.language!r} and prompt is given; Voxtral takes a language for its own "
-                "transcription alone: leave one of the two out"
+                f"language is {options.language!r} and prompt is set, but Voxtral accepts a language only for its own "
+                "transcription mode; leave one of the two out"
             )
 
     def encode(self, waveform: Waveform) -> Utterance:
@@ -84,7 +84,7 @@ class VoxtralAdapter(SpeechLLMAdapter):
         return log_mel_utterance(waveform, extractor, whole[0, :, :frames].T, inputs)
 
     def model_inputs(self, utterance: Utterance, features: Tensor) -> dict[str, Tensor]:
-        """Return the chunks, (B, chunks, C, 3000), with these features in front of the clean padding."""
+        """Return the chunks, (B, chunks, C, 3000): these features, then the clean padding."""
         whole = utterance.inputs["input_features"].transpose(1, 2).flatten(2).repeat(len(features), 1, 1)
         whole[:, :, : features.shape[1]] = features.transpose(1, 2)
         return {"input_features": whole.unflatten(2, (-1, self.chunk_frames)).transpose(1, 2)}
@@ -96,16 +96,16 @@ class VoxtralAdapter(SpeechLLMAdapter):
     def generate_rows(
         self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions
     ) -> list[Target]:
-        """Return what one call of ``generate()`` writes behind the prompt.
+        """Return what one call of ``generate()`` writes after the prompt.
 
         Raises:
-            ConfigError: If beams are asked for where there are several chunks, which ``generate()`` would mix up.
+            ConfigError: If there are several beams and several chunks, which ``generate()`` would mix up.
         """
         beams, chunks = self.num_beams(options), inputs["input_features"].shape[1]
         if beams > 1 and chunks > 1:
             raise ConfigError(
-                f"num_beams is {beams}, but the audio has {chunks} chunks, whose copies model.generate() puts in the "
-                'wrong order; leave num_beams out, or pass segment="pauses"'
+                f"num_beams is {beams}, but the audio has {chunks} chunks, and model.generate() mixes up their order "
+                'with beam search; leave num_beams out, or pass segment="pauses"'
             )
         return super().generate_rows(utterance, inputs, options)
 
@@ -125,17 +125,17 @@ class VoxtralAdapter(SpeechLLMAdapter):
         return self.with_one_placeholder(found.input_ids[0])
 
     def audio_length(self, utterance: Utterance) -> int:
-        """Return one for every eight frames of all chunks, padding included."""
+        """Return the number of embeddings: one for every eight frames of all chunks, including padding."""
         return utterance.inputs["input_features"].shape[1] * self.chunk_frames // self._stride
 
     def embed_audio(self, **inputs: Tensor) -> Tensor:
-        """Return the audio embeddings, (B, S, D); the model packs those of all chunks one behind the other."""
+        """Return the audio embeddings, (B, S, D); the model packs those of all chunks one after the other."""
         chunks = inputs["input_features"]
         packed = self.core.get_audio_features(chunks.flatten(0, 1), return_dict=True).pooler_output
         return packed.unflatten(0, (len(chunks), -1))
 
     def encoder_positions(self, utterance: Utterance) -> EncoderPositions:
-        """Return where the embeddings lie in time that are centred on a true frame; padding is heard as well."""
+        """Return the times of the embeddings centred on a true frame; the model hears padding too."""
         centre = self._stride / 2 - 1
         length = max(1, int((len(utterance.times) - 1 - centre) // self._stride) + 1)
         return EncoderPositions.on_frames(utterance.times, self._stride, centre, length)
@@ -143,11 +143,11 @@ class VoxtralAdapter(SpeechLLMAdapter):
     # Tokens of mistral-common ----------------------------------------------------------------------------------------
 
     def added_words(self) -> dict[int, str]:
-        """Return nothing: nothing can be added to this vocabulary."""
+        """Return an empty dictionary: words cannot be added to this vocabulary."""
         return {}
 
     def pieces(self, ids: Tensor) -> list[str]:
-        """Return the text of every token; parts of characters are bytes as lone surrogates."""
+        """Return the text of every token; bytes of incomplete characters become lone surrogates."""
         tekken, numbers = self.tokenizer.tokenizer.instruct_tokenizer.tokenizer, ids.tolist()
         names, special = self.tokenizer.convert_ids_to_tokens(numbers), self.special_ids()
         return [
@@ -156,11 +156,11 @@ class VoxtralAdapter(SpeechLLMAdapter):
         ]
 
     def special_ids(self) -> set[int]:
-        """Return the tokens that are no text; the tokenizer knows all of them."""
+        """Return the tokens that are not text; the tokenizer knows all of them."""
         return set(self.tokenizer.all_special_ids)
 
 
-# Stands for any audio where a prompt is made; its placeholders become one.
+# Replaces the audio when a prompt is made; its placeholders are reduced to one.
 _SILENCE = np.zeros(1_600, dtype=np.float32)
 
 

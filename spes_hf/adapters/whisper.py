@@ -23,7 +23,7 @@ from spes_hf.errors import AudioError, ConfigError
 
 _TIMESTAMP = re.compile(r"<\|\d+\.\d+\|>")
 
-# Lengths, and what acts on tokens behind the prefix.
+# Lengths, and arguments that act only on tokens after the prefix.
 _NO_PART_IN_PREFIX = {
     "assistant_model",
     "logits_processor",
@@ -37,10 +37,10 @@ _NO_PART_IN_PREFIX = {
 
 
 class WhisperAdapter(ByteLevelVocabulary, Adapter):
-    """Whisper reads a window of 30 s: shorter audio is padded, and the padding is part of what the model sees.
+    """Whisper reads a window of 30 s: shorter audio is padded, and the model sees the padding too.
 
     Features are (mel, time) and log10-scaled as (x + 4) / 4, not normalised per mel bin. Only true frames are
-    segmented and perturbed; the padding stays as the processor makes it.
+    segmented and perturbed; the padding stays as the processor made it.
     """
 
     processor_classes: ClassVar[tuple[str, ...]] = ("WhisperProcessor",)
@@ -61,7 +61,7 @@ class WhisperAdapter(ByteLevelVocabulary, Adapter):
         "task",
         "task_to_id",
     )
-    """Not the thresholds of the fallback, nor temperatures, which make it sample."""
+    """Without the thresholds of the fallback and temperatures, which lead to sampling."""
 
     def __init__(self, model: Any, processor: Any):
         super().__init__(model, processor)
@@ -96,8 +96,9 @@ class WhisperAdapter(ByteLevelVocabulary, Adapter):
         if len(waveform.samples) > self.window_frames * extractor.hop_length:
             length_s = len(waveform.samples) / waveform.sampling_rate
             raise AudioError(
-                f"audio is {length_s:.1f} s long, but Whisper reads windows of {self.window_s:.0f} s; explain() takes "
-                "any length, and Recording has its windows. If it should be shorter, check sampling_rate"
+                f"audio is {length_s:.1f} s long, but Whisper reads windows of {self.window_s:.0f} s; use explain(), "
+                "which takes any length and returns a Recording of windows. If the audio should be shorter, check "
+                "sampling_rate"
             )
         batch = extractor(
             waveform.samples,
@@ -118,21 +119,21 @@ class WhisperAdapter(ByteLevelVocabulary, Adapter):
         )
 
     def encoder_positions(self, utterance: Utterance) -> EncoderPositions:
-        """Return where the positions lie in time that are centred on a true frame; the decoder attends to padding, too.
+        """Return the times of the positions centred on a true frame; the decoder attends to padding too.
 
-        The convolutions look as far back as ahead, so position s is centred on frame 2 s.
+        The convolutions are symmetric in time, so position s is centred on frame 2 s.
         """
         length = (len(utterance.times) - 1) // self._stride + 1
         return EncoderPositions.on_frames(utterance.times, self._stride, 0.0, length)
 
     @property
     def alignment_heads(self) -> tuple[tuple[int, int], ...] | None:
-        """(layer, head) of the heads that give Whisper its word times, as the generation config has them."""
+        """(layer, head) of the heads that give Whisper its word times, from the generation config."""
         heads = getattr(self.model.generation_config, "alignment_heads", None)
         return tuple((int(layer), int(head)) for layer, head in heads) if heads else None
 
     def model_inputs(self, utterance: Utterance, features: Tensor) -> dict[str, Tensor]:
-        """Return the 30 s windows, (B, C, 3000), with these features in front of the clean padding."""
+        """Return the 30 s windows, (B, C, 3000): these features, then the clean padding."""
         window = utterance.inputs["input_features"].repeat(len(features), 1, 1)
         window[:, :, : features.shape[1]] = features.transpose(1, 2)
         return {"input_features": window}
@@ -140,10 +141,10 @@ class WhisperAdapter(ByteLevelVocabulary, Adapter):
     def generate_rows(
         self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions
     ) -> list[Target]:
-        """Return prefixes and tokens of one unique call of ``generate()``, which keeps both."""
+        """Return prefixes and tokens of a single forced call of ``generate()``, which keeps both."""
         length = _PrefixLength()
         given: dict[str, Any] = {"force_unique_generate_call": True}
-        if options.prefix is not None:  # a window of a recording, from where it started then
+        if options.prefix is not None:  # a window of a recording, with its original start
             start = torch.tensor([options.prefix], dtype=torch.long, device=self.device)
             start = start.expand(len(inputs["input_features"]), -1)
             without = getattr(self.model.generation_config, "no_timestamps_token_id", None) in options.prefix
@@ -158,21 +159,23 @@ class WhisperAdapter(ByteLevelVocabulary, Adapter):
         """Return what ``model.generate()`` returns for these options.
 
         Args:
-            inputs: Of the encoder.
+            inputs: Inputs of the encoder.
             options: Language, task and generation settings.
             processors: Logits processors after the user's own.
-            **given: Arguments that come before those of the options.
+            **given: Arguments that override those of the options.
 
         Raises:
-            ConfigError: If it refuses them.
+            ConfigError: If ``generate()`` refuses the options.
         """
         settings, config = self.generation_settings(options), self.generation_config()
-        if settings.get("prompt_ids") is not None:  # the tokenizer makes NumPy arrays of them
+        if settings.get("prompt_ids") is not None:  # the tokenizer returns NumPy arrays
             settings["prompt_ids"] = torch.as_tensor(settings["prompt_ids"], dtype=torch.long, device=self.device)
-        if "forced_decoder_ids" in settings:  # generate() reads them from the config alone
+        if "forced_decoder_ids" in settings:  # generate() reads them only from the config
             forced = settings.pop("forced_decoder_ids")
             config.forced_decoder_ids = None if forced is None else [list(pair) for pair in forced]
-        if getattr(config, "logprob_threshold", None) is not None:  # as an argument, it brings the scores that it needs
+        if (
+            getattr(config, "logprob_threshold", None) is not None
+        ):  # as an argument, it also enables the scores that it needs
             settings.setdefault("logprob_threshold", config.logprob_threshold)
         settings["logits_processor"] = [*(settings.get("logits_processor") or ()), *processors]
         with self.refusals(options, *self.options), _as_it_was(settings.get("assistant_model")):
@@ -181,21 +184,21 @@ class WhisperAdapter(ByteLevelVocabulary, Adapter):
             )
 
     def long_form(self, waveform: Waveform) -> LongForm:
-        """Return the recording as ``generate()`` goes through it, window after window by its timestamps."""
+        """Return the recording as ``generate()`` processes it, window after window by its timestamps."""
         return WhisperLongForm(self, waveform)
 
     def utterance_again(self, waveform: Waveform, features: Tensor, in_recording: bool = False) -> Utterance:
-        """Return an utterance as it was explained; a window of a recording is padded with zeros, not with silence."""
+        """Return an utterance as it was explained; windows of a recording are padded with zeros, not with silence."""
         if not in_recording:
             return super().utterance_again(waveform, features, in_recording)
         return self.window_utterance(waveform, features, 0.0)
 
     def window_utterance(self, waveform: Waveform, features: Tensor, start_s: float) -> Utterance:
-        """Return a window of a recording as ``generate()`` hands it to the encoder.
+        """Return a window of a recording as ``generate()`` passes it to the encoder.
 
         Args:
-            waveform: Its sound.
-            features: (T, C) its frames, at most those of a window.
+            waveform: The sound of the window.
+            features: (T, C) frames of the window, at most `window_frames`.
             start_s: Where it starts in the recording, in seconds.
         """
         extractor = self.processor.feature_extractor
@@ -211,7 +214,7 @@ class WhisperAdapter(ByteLevelVocabulary, Adapter):
         )
 
     def prefix_ids(self, utterance: Utterance, options: GenerationOptions) -> Tensor:
-        """Return what ``generate()`` starts from; an unset language is detected from the clean audio, as it does."""
+        """Return the prefix of ``generate()``; as there, an unset language is detected from the clean audio."""
         kept = {name: value for name, value in options.generate_kwargs.items() if name not in _NO_PART_IN_PREFIX}
         only_prefix = replace(options, generate_kwargs={**kept, "max_new_tokens": 1, "num_beams": 1})
         return self.generate(utterance, only_prefix).prefix_ids
@@ -220,29 +223,29 @@ class WhisperAdapter(ByteLevelVocabulary, Adapter):
         """Return the target for a text that the user wants explained; it has no timestamps.
 
         Raises:
-            ConfigError: If the text is empty, has tokens that the model does not know, or timestamps are asked for.
+            ConfigError: If the text is empty or has tokens that the model cannot write, or if timestamps are enabled.
         """
         timestamps, where = options.generate_kwargs.get("return_timestamps"), "generate_kwargs"
         if timestamps is None:
             timestamps, where = getattr(self.model.generation_config, "return_timestamps", None), "generation_config"
         if timestamps:
             raise ConfigError(
-                f"text is given, but return_timestamps is {timestamps!r} in {where}: a text has no timestamps; pass "
+                f"text is given, but return_timestamps is {timestamps!r} in {where}; a text has no timestamps: pass "
                 'generate_kwargs={"return_timestamps": False}'
             )
         return super().encode_text(utterance, text, options)
 
     def start_index(self, prefix: Tensor) -> int:
-        """Return which token of the prefix, (P,), is the start token: behind a prompt it is not the first."""
+        """Return the index of the start token in the prefix, (P,); after a prompt, it is not the first token."""
         tokens = self.tokenizer.convert_ids_to_tokens(prefix.tolist())
         return tokens.index("<|startoftranscript|>") if "<|startoftranscript|>" in tokens else 0
 
     def as_before(
         self, options: GenerationOptions, prefix_ids: Sequence[int], audio_at: int | None = None
     ) -> GenerationOptions:
-        """Return the options with the language that was detected in a run before.
+        """Return the options with the language that an earlier run detected.
 
-        A language that is passed goes with a task token, a detected one may go without: then the tokens are forced.
+        A language that is passed comes with a task token, but a detected one may not; in that case, tokens are forced.
         """
         config = self.model.generation_config
         languages, tasks = (getattr(config, name, None) or {} for name in ("lang_to_id", "task_to_id"))
@@ -258,7 +261,7 @@ class WhisperAdapter(ByteLevelVocabulary, Adapter):
 
     @contextmanager
     def perturbed_tokens(self, ids: Tensor, keep: Tensor | None) -> Iterator[dict[str, Tensor]]:
-        """Yield masked embeddings, which Whisper takes rightly: its positions do not depend on them."""
+        """Yield masked embeddings; this is safe for Whisper, since its positions do not depend on them."""
         if keep is None:
             yield {"decoder_input_ids": ids}
         else:
@@ -266,29 +269,29 @@ class WhisperAdapter(ByteLevelVocabulary, Adapter):
             yield {"decoder_inputs_embeds": embeddings * keep.unsqueeze(-1).to(embeddings)}
 
     def added_words(self) -> dict[int, str]:
-        """Return the words that were added to the vocabulary; Whisper's own timestamps and tasks are none."""
+        """Return the words that were added to the vocabulary, without Whisper's own timestamps and tasks."""
         last = getattr(self.model.generation_config, "no_timestamps_token_id", None) or self.eos_token_id
         added = super().added_words()
         return {i: word for i, word in added.items() if i > last and not _TIMESTAMP.fullmatch(word)}
 
     def is_timestamp(self, ids: Tensor) -> list[bool]:
-        """Return for every token whether it says when, not what."""
+        """Return for every token whether it is a timestamp."""
         first, words = getattr(self.model.generation_config, "no_timestamps_token_id", None), self.added_words()
         return [first is not None and i > first and i not in words for i in ids.tolist()]
 
     def is_special(self, ids: Tensor) -> list[bool]:
-        """Return for every token whether it is no text: end, start, language, task, timestamps; all come last."""
+        """Return for every token whether it is not text: end, start, language, task, timestamps; these come last."""
         words, end = self.added_words(), self.eos_token_id
         return [i >= end and i not in words for i in ids.tolist()]
 
 
 class _PrefixLength:
-    """A logits processor that changes nothing, and finds how many tokens ``generate()`` starts from."""
+    """A logits processor that changes nothing, and records how many tokens ``generate()`` starts from."""
 
     found: int | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Return the scores as they are."""
+        """Return the scores unchanged."""
         length = input_ids.shape[-1]
         self.found = length if self.found is None else min(self.found, length)
         return scores
@@ -296,7 +299,7 @@ class _PrefixLength:
 
 @contextmanager
 def _as_it_was(assistant: Any) -> Iterator[None]:
-    """Give an assistant model its generation config back, which ``generate()`` writes to."""
+    """Restore an assistant model's generation config afterwards, since ``generate()`` modifies it."""
     config = None if assistant is None else assistant.generation_config
     if config is not None:
         assistant.generation_config = copy.deepcopy(config)

@@ -1,4 +1,4 @@
-"""Whisper's long form: what ``generate()`` does with a recording, window by window, written down while it does it."""
+"""Whisper's long form: records what ``generate()`` does with a recording, window by window."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from spes_hf.errors import ConfigError, UnsupportedModelError
 from spes_hf.runtime.locks import alone
 from spes_hf.runtime.preserve import quiet_thread
 
-# Frames whose features are worked out at once, and frames of context on both sides, which a window of the Fourier
-# transform reaches into.
+# Number of frames computed at once, and frames of context on both sides, since windows of the Fourier transform
+# overlap.
 _CHUNK, _MARGIN = 6000, 4
-# The log-mel scale is cut 8 powers of ten below its highest value, and divided by 4.
+# The log-mel scale is clipped 8 powers of ten below its highest value, and divided by 4.
 _FLOOR = 2.0
 _NEEDED = ("segment_input", "decoder_input_ids", "seek", "temperatures", "generation_config", "kwargs")
 
 
 class WhisperLongForm(LongForm):
-    """A recording as Whisper's ``generate()`` goes through it.
+    """A recording as Whisper's ``generate()`` processes it.
 
     Args:
-        adapter: Of the model, a `WhisperAdapter`.
+        adapter: The model's `WhisperAdapter`.
         waveform: The recording.
     """
 
@@ -52,21 +52,21 @@ class WhisperLongForm(LongForm):
     def write(
         self, options: GenerationOptions, until_s: float | None = None, progress: Progress = unseen
     ) -> list[Window]:
-        """Have the model write, and return the windows that it went through.
+        """Generate the output, and return the windows that the model processed.
 
         Raises:
             ConfigError: If ``generate()`` refuses the options.
-            UnsupportedModelError: If the installed transformers does not let its windows be seen.
+            UnsupportedModelError: If the windows cannot be observed in the installed transformers.
         """
         adapter = self.adapter
         _check_fallback(adapter, options)
         end, size = self.frames, adapter.window_frames
-        if until_s is not None:  # windows that start before it read as much as in the whole, and see no further
+        if until_s is not None:  # windows that start before it read the same frames as in the whole recording
             end = min(end, max(round(until_s / self.frame_s), 1) + size)
         features = torch.from_numpy(self.features)[None, :, :end].to(adapter.device, adapter.dtype)
         given: dict[str, Any] = {}
         if end > size and "return_timestamps" not in options.generate_kwargs:
-            given["return_timestamps"] = True  # without them, generate() takes nothing that is longer than a window
+            given["return_timestamps"] = True  # without timestamps, generate() refuses audio longer than a window
         if "monitor_progress" in inspect.signature(adapter.model.generate).parameters:
             given["monitor_progress"] = lambda done: progress(float(done[0, 0]) * self.frame_s)
         with _recorded(adapter.model, features) as seen, quiet_thread():
@@ -78,20 +78,20 @@ class WhisperLongForm(LongForm):
         if segments is not None and kept != sum(
             segment.stop - segment.first for w in windows for segment in w.segments
         ):
-            raise _unknown("what it kept of the windows' tokens")
+            raise _unknown("which tokens of the windows it kept")
         return windows
 
     def _window(self, seen: _Seen, until: int, segments: list[dict[str, Any]] | None) -> Window:
-        """Return a window with what was kept of it."""
+        """Return a window with the tokens that were kept."""
         tokens, ended = seen.tokens, seen.ended
         own = [] if segments is None else [segment for segment in segments if segment["result"] is seen.result]
         kept, found = 0, []
         for segment in own:
             first, kept = kept, kept + len(segment["tokens"])
             if tokens[first:kept] != segment["tokens"].tolist():
-                raise _unknown("which tokens a segment holds")
+                raise _unknown("which tokens a segment contains")
             found.append(Segment(float(segment["start"]), float(segment["end"]), first, kept))
-        if segments is None:  # no timestamps: all that was written
+        if segments is None:  # no timestamps: everything was kept
             kept = len(tokens)
         whole = kept == len(tokens) and not seen.skipped
         return Window(
@@ -109,7 +109,7 @@ class WhisperLongForm(LongForm):
         )
 
     def utterance(self, window: Window) -> Utterance:
-        """Return a window as the model read it; its times are those of the recording."""
+        """Return a window as the model read it, with times relative to the recording."""
         first, stop = window.start, window.start + window.frames
         features = torch.from_numpy(np.ascontiguousarray(self.features[:, first:stop].T))
         samples = np.asarray(self.waveform.samples[first * self.hop : stop * self.hop], dtype=np.float32)
@@ -123,14 +123,14 @@ class _Seen:
 
     Attributes:
         start: Index of its first frame.
-        frames: How many it read.
+        frames: Number of frames that it read.
         prefix: Decoder inputs before the first token that the model chose.
-        tokens: What it wrote, without end of sequence.
-        end: The token that ended the output, if one did.
-        skipped: Whether it was taken for silence.
-        temperature: At which it was written.
-        attempts: How many temperatures were tried.
-        result: What ``generate()`` refers to in the segments of this window.
+        tokens: Tokens that it wrote, without the end-of-sequence token.
+        end: The end-of-sequence token, if the model wrote one; else empty.
+        skipped: Whether it was classified as silence.
+        temperature: Sampling temperature.
+        attempts: Number of temperatures tried.
+        result: The object to which ``generate()`` refers in the segments of this window.
     """
 
     start: int
@@ -151,17 +151,17 @@ class _Seen:
 
 @contextmanager
 def _recorded(model: Any, features: Tensor) -> Iterator[list[_Seen]]:
-    """Yield a list that meanwhile gets every window that ``generate()`` goes through.
+    """Yield a list that collects every window that ``generate()`` processes meanwhile.
 
-    It calls ``generate_with_fallback()`` for each, with what the model reads and starts from. The features are compared
-    with those of the recording, so that a window is never taken for another.
+    ``generate()`` calls ``generate_with_fallback()`` for each window, with its features and start tokens. The features
+    are compared with those of the recording, so that windows are never confused.
 
     Args:
         model: The model.
-        features: (1, C, T) of the recording, as ``generate()`` gets them.
+        features: (1, C, T) features of the recording, as ``generate()`` gets them.
 
     Raises:
-        UnsupportedModelError: If there is no such method, or it takes or returns other things.
+        UnsupportedModelError: If there is no such method, or its arguments or results are different.
     """
     original = getattr(model, "generate_with_fallback", None)
     if original is None:
@@ -180,7 +180,7 @@ def _recorded(model: Any, features: Tensor) -> Iterator[list[_Seen]]:
             raise _unknown("which part of the recording a window reads")
         mask = given["kwargs"].get("decoder_attention_mask")
         if mask is not None and not bool(mask.all()):
-            raise _unknown("the output of a window whose prefix is padded; leave cache_implementation out")
+            raise _unknown("the output of a window with a padded prefix (leave cache_implementation out)")
         with alone():  # it may sample
             found = original(*args, **kwargs)
         tokens, results, skipped, *_ = found
@@ -192,7 +192,7 @@ def _recorded(model: Any, features: Tensor) -> Iterator[list[_Seen]]:
         ends = config.eos_token_id
         ends = ends if isinstance(ends, (list, tuple)) else [ends]
         after = [token for token in written[len(own) : len(own) + 1] if token in ends]
-        results[0].pop("scores", None)  # the size of the vocabulary for every token, kept to the end otherwise
+        results[0].pop("scores", None)  # vocabulary-sized for every token, and otherwise kept to the end
         temperature = float(config.temperature) if config.do_sample else 0.0
         tried = [0.0 if t is None else float(t) for t in given["temperatures"]]
         attempts = tried.index(temperature) + 1 if temperature in tried else len(tried)
@@ -213,10 +213,10 @@ def _recorded(model: Any, features: Tensor) -> Iterator[list[_Seen]]:
 
 
 def _check_fallback(adapter: Any, options: GenerationOptions) -> None:
-    """Refuse thresholds that ``generate()`` stumbles over: those on log-probabilities need a temperature.
+    """Refuse thresholds with which ``generate()`` would fail: thresholds on log-probabilities need a temperature.
 
     Raises:
-        ConfigError: If there is none.
+        ConfigError: If the temperature, or the threshold that another one needs, is missing.
     """
     given, config = options.generate_kwargs, adapter.model.generation_config
     logprob, no_speech = (
@@ -224,12 +224,12 @@ def _check_fallback(adapter: Any, options: GenerationOptions) -> None:
     )
     if (logprob is not None or no_speech is not None) and given.get("temperature") is None:
         raise ConfigError(
-            f"logprob_threshold is {logprob!r} and no_speech_threshold {no_speech!r}, but generate_kwargs has no "
-            "temperature, which generate() then needs; pass temperature=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0)"
+            f"logprob_threshold is {logprob!r} and no_speech_threshold is {no_speech!r}, which need a temperature, but "
+            "generate_kwargs has none; pass temperature=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0)"
         )
     if no_speech is not None and logprob is None:
         raise ConfigError(
-            f"no_speech_threshold is {no_speech!r} without a logprob_threshold, which generate() reads as well; pass "
+            f"no_speech_threshold is {no_speech!r}, which needs a logprob_threshold, but there is none; pass "
             "logprob_threshold=-1.0"
         )
 
@@ -238,27 +238,27 @@ def _unknown(what: str) -> UnsupportedModelError:
     from transformers import __version__
 
     return UnsupportedModelError(
-        f"generate() of transformers {__version__} does not show {what}; explain recordings with transformers 5.0 to "
+        f"generate() of transformers {__version__} does not reveal {what}; explain recordings with transformers 5.0 to "
         '5.24, or pass segment="pauses"'
     )
 
 
 def log_mel(extractor: Any, samples: Any, path: Path) -> np.ndarray:
-    """Return the features of a recording, (C, T) float32, in a file: no more than a minute of it is in memory at once.
+    """Return the features of a recording, (C, T) float32, in a file: at most a minute of it is in memory at once.
 
-    The extractor works them out chunk by chunk, with the neighbouring samples that the Fourier transform needs; then
-    what is far below the highest value of the whole is raised to the floor that this sets. One call of the extractor
-    gives the same but for rounding.
+    The extractor computes them chunk by chunk, with the neighbouring samples that the Fourier transform needs. Then
+    values far below the maximum of the whole recording are raised to the floor that it sets. Up to rounding, the result
+    equals one call of the extractor.
 
     Args:
         extractor: Whisper's feature extractor.
         samples: (N,) the recording; slices of it are read.
-        path: Where to write.
+        path: File to write.
     """
     hop, bins = int(extractor.hop_length), int(extractor.feature_size)
     frames = len(samples) // hop
     found = np.memmap(path, dtype=np.float32, mode="w+", shape=(bins, frames))
-    size = frames if getattr(extractor, "do_normalize", False) else _CHUNK  # which needs all samples at once
+    size = frames if getattr(extractor, "do_normalize", False) else _CHUNK  # normalising needs all samples at once
     highest = -np.inf
     edges = [*range(0, max(frames - _MARGIN, 1), max(size, 1)), frames]
     for first, stop in zip(edges, edges[1:], strict=False):

@@ -1,4 +1,4 @@
-"""Recordings that are longer than what a model reads at once: the windows that it went through, and what it wrote."""
+"""Recordings longer than a model reads at once: the windows that it processed, and what it wrote."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import torch
 from spes_hf.adapters.types import GenerationOptions, Target, Utterance
 
 Progress = Callable[[float], None]
-"""Takes the seconds of a recording that are done."""
+"""Receives the number of seconds of a recording that are done."""
 
 
 def unseen(seconds: float) -> None:
-    """Take no notice of progress."""
+    """Ignore progress."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a recording and what was written for it, as the model's timestamps have it.
+    """A stretch of a recording and its text, according to the model's timestamps.
 
     Attributes:
         start_s: Where it starts in the recording, in seconds.
-        end_s: Where it ends.
-        first: Index of its first token among those of its window.
+        end_s: Where it ends in the recording, in seconds.
+        first: Index of its first token in its window.
         stop: Index of the token after its last.
     """
 
@@ -42,18 +42,18 @@ class Window:
 
     Attributes:
         start: Index of the first frame that the model read, in the recording.
-        frames: How many it read; what is missing to a whole window is padding.
+        frames: Number of frames that it read; the rest of a whole window is padding.
         until: Index of the frame where the next window starts, or the recording ends.
-        prefix_ids: What the output started from: start tokens, a prompt, text of earlier windows.
-        token_ids: What the model wrote and kept, the end-of-sequence token included where it came to that.
-        complete: False where a length limit cut the output.
-        discarded: How many tokens it wrote after those: about sound that the next window reads again.
+        prefix_ids: Tokens that the output started from: start tokens, a prompt, text of earlier windows.
+        token_ids: Tokens that the model wrote and kept, including the end-of-sequence token if it wrote one.
+        complete: False if a length limit cut the output.
+        discarded: Number of further tokens that it wrote, about sound that the next window reads again.
         segments: Its parts by timestamps.
-        temperature: At which it was written; 0 for the likeliest tokens.
-        attempts: How many temperatures were tried.
-        skipped: Whether it was taken for silence, and nothing was kept.
-        audio_at: How many tokens of the prefix come before the audio, as in `Target`.
-        instruction: Which of them are the user's instruction, likewise.
+        temperature: Sampling temperature; 0 for the likeliest tokens.
+        attempts: Number of temperatures tried.
+        skipped: Whether the window was classified as silence, and nothing was kept.
+        audio_at: Number of prefix tokens before the audio, as in `Target`.
+        instruction: Indices of the prefix tokens that are the user's instruction, as in `Target`.
     """
 
     start: int
@@ -88,20 +88,20 @@ class Window:
 
         Raises:
             KeyError: If a value is missing.
-            TypeError: If a segment has other parts.
+            TypeError: If a segment has other fields.
         """
-        values = {"audio_at": None, "instruction": (), **values}  # recordings of before have neither
+        values = {"audio_at": None, "instruction": (), **values}  # recordings of older versions have neither
         found = {f.name: values[f.name] for f in fields(cls)}
         found |= {name: tuple(found[name]) for name in ("prefix_ids", "token_ids", "instruction")}
         return cls(**{**found, "segments": tuple(Segment(**segment) for segment in found["segments"])})
 
 
 class LongForm(ABC):
-    """How a model goes through one recording.
+    """How a model processes one recording.
 
     Attributes:
-        frame_s: Seconds from a frame to the next.
-        frames: Frames of the recording.
+        frame_s: Seconds from one frame to the next.
+        frames: Number of frames of the recording.
         native: Whether the windows are those of the model's own ``generate()``.
     """
 
@@ -113,15 +113,15 @@ class LongForm(ABC):
     def write(
         self, options: GenerationOptions, until_s: float | None = None, progress: Progress = unseen
     ) -> list[Window]:
-        """Have the model write, and return the windows that it went through.
+        """Generate the output, and return the windows that the model processed.
 
         Args:
-            options: How it generates.
-            until_s: Where what is asked for ends, in seconds: windows that start later may be missing, or be other
-                than without it. None: at the end.
-            progress: Is called as it goes.
+            options: Generation settings.
+            until_s: End of the requested part, in seconds: windows that start later may be missing or differ. None: the
+                end of the recording.
+            progress: Called during the work.
         """
 
     @abstractmethod
     def utterance(self, window: Window) -> Utterance:
-        """Return a window as the model read it; its times are those of the recording."""
+        """Return a window as the model read it, with times relative to the recording."""

@@ -1,1 +1,1 @@
-"""Audio in whatever form people hold it: decoded, checked, resampled. `spes_hf.audio.load.load_audio` reads it."""
+"""Audio in any form that users have it in: decoded, checked, resampled. `spes_hf.audio.load.load_audio` reads it."""

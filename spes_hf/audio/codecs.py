@@ -1,7 +1,7 @@
-"""Containers that libsndfile does not know (MP4, M4A, AAC, WebM, video), decoded by FFmpeg or by torchcodec.
+"""Containers that libsndfile cannot read (MP4, M4A, AAC, WebM, video), decoded with FFmpeg or torchcodec.
 
-The FFmpeg program runs as a process of its own, with limits on time, on memory and on what it may open: a damaged or
-hostile file costs an error, not the job. torchcodec, which decodes in this process, is asked only where there is none.
+FFmpeg runs in its own process, with limits on time, memory and the files it may open, so a damaged or hostile file
+raises an error and does not end the job. torchcodec decodes in this process and is used only if FFmpeg is missing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ INSTALL = (
 TIME_LIMIT_S = 300.0
 MAX_SAMPLES = 2**30
 _MAX_BLOCK_BYTES = 2**29
-# Only formats that hold the sound themselves: playlists and scripts name other files and addresses.
+# Only formats that contain the sound themselves: playlists and scripts point to other files and addresses.
 _FORMATS = (
     "mov,matroska,webm,aac,mp3,ogg,flac,wav,w64,aiff,asf,avi,flv,mpegts,mpeg,amr,amrnb,amrwb,au,caf,ac3,eac3,dts,ape,"
     "wv,tta,tak,mpc,mpc8,dsf,gsm,rm,loas,nistsphere"
@@ -37,13 +37,13 @@ _FORMATS = (
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """What a file holds.
+    """The decoded content of a file.
 
     Attributes:
         samples: (N, channels) float32.
         rate: Samples per second (Hz).
         notes: How it was decoded.
-        alerts: What is wrong with it: to be noted, and to be warned about.
+        alerts: Problems with the file; they are recorded as notes and also raised as warnings.
     """
 
     samples: np.ndarray
@@ -58,13 +58,13 @@ def decode_container(
     """Return the sound of a file that libsndfile cannot read.
 
     Args:
-        source: A local file, or the content of one.
-        what: What to call it in errors.
-        stream: Index of the stream among all of the container; None: the best audio stream.
+        source: A local file, or its content.
+        what: Name of the source in error messages.
+        stream: Index of the stream among all streams of the container; None: the best audio stream.
         until_s: Where to stop, in seconds from the start; None: at the end.
 
     Raises:
-        AudioError: If nothing here can decode it.
+        AudioError: If no installed decoder can read it.
     """
     program = find_ffmpeg()
     if program is not None:
@@ -73,13 +73,13 @@ def decode_container(
         from torchcodec.decoders import AudioDecoder
     except (ImportError, OSError, RuntimeError) as error:
         missing = isinstance(error, ModuleNotFoundError)
-        detail = "" if missing else f" (torchcodec is installed, but does not load: {_first_line(error)})"
+        detail = "" if missing else f" (torchcodec is installed but fails to load: {_first_line(error)})"
         raise AudioError(f"{what} cannot be decoded: no decoder for it is installed{detail}. {INSTALL}.") from error
     return _by_torchcodec(AudioDecoder, source, what, stream, until_s)
 
 
 def find_ffmpeg() -> str | None:
-    """Return the path of the FFmpeg program: that of the machine, or else the one that imageio-ffmpeg brings."""
+    """Return the path of the FFmpeg program: the one on PATH, or else the one that imageio-ffmpeg ships."""
     program = shutil.which("ffmpeg")
     if program is not None:
         return program
@@ -93,7 +93,7 @@ def find_ffmpeg() -> str | None:
 
 def _by_ffmpeg(program: str, source: Path | bytes, what: str, stream: int | None, until_s: float | None) -> Decoded:
     with tempfile.TemporaryDirectory(prefix="spes_hf-") as folder:
-        if isinstance(source, bytes):  # not through a pipe: MP4 has to be searched
+        if isinstance(source, bytes):  # not through a pipe: MP4 must be seekable
             file = Path(folder, "input")
             file.write_bytes(source)
         else:
@@ -113,8 +113,8 @@ def _by_ffmpeg(program: str, source: Path | bytes, what: str, stream: int | None
                 )
             except subprocess.TimeoutExpired as error:
                 raise AudioError(
-                    f"{what} cannot be decoded: FFmpeg took more than {TIME_LIMIT_S:g} s. Is it complete, and audio? "
-                    "Convert it first, as in `ffmpeg -i input out.wav`."
+                    f"{what} cannot be decoded: FFmpeg took more than {TIME_LIMIT_S:g} s. Check that it is complete "
+                    "and contains audio, or convert it first: `ffmpeg -i input out.wav`."
                 ) from error
             except OSError as error:
                 raise AudioError(f"{what} cannot be decoded: {program!r} does not run ({error}). {INSTALL}.") from error
@@ -124,24 +124,24 @@ def _by_ffmpeg(program: str, source: Path | bytes, what: str, stream: int | None
         except (soundfile.SoundFileError, OSError) as error:
             raise AudioError(
                 f"{what} cannot be decoded: {said.problem or f'FFmpeg ended with code {done.returncode}'}. "
-                "Is it complete, and does it hold sound?"
+                "Check that the file is complete and contains audio."
             ) from error
     if samples.size >= MAX_SAMPLES - 2**16:
         raise too_long(what)
     notes = (f"decoded by {said.version}",)
     alerts = []
     if done.returncode or said.problem:
-        alerts.append(f"damaged or breaks off after {len(samples) / rate:.3f} s: FFmpeg says {said.problem!r}")
+        alerts.append(f"damaged or truncated after {len(samples) / rate:.3f} s: FFmpeg reports {said.problem!r}")
     if stream is None and len(said.audio_streams) > 1:
         alerts.append(
-            f"{len(said.audio_streams)} audio streams (stream_index {', '.join(said.audio_streams)}), of which the "
-            f"one that FFmpeg prefers ({said.taken}) is taken"
+            f"{len(said.audio_streams)} audio streams (stream_index {', '.join(said.audio_streams)}); using stream "
+            f"{said.taken}, FFmpeg's default"
         )
     return Decoded(samples, int(rate), notes, tuple(alerts))
 
 
 class _Log:
-    """What FFmpeg said: its version, the audio streams, the last thing that was wrong."""
+    """What FFmpeg logged: its version, the audio streams, the first problem."""
 
     def __init__(self, text: str):
         version = re.search(r"^(?:\[info\] )?ffmpeg version (\S+)", text, re.MULTILINE)
@@ -151,7 +151,7 @@ class _Log:
         taken = re.search(r"Stream #0:(\d+) -> #0:0", text)
         self.taken = taken[1] if taken else "?"
         wrong = r"^(?:\[[^\]]* @ 0x[0-9a-f]+\] )*(?:\[(?:error|fatal)\] (.+)|\[warning\] (Packet corrupt.*))$"
-        # The first says what happened; those behind it, what came of it.
+        # The first message names the cause; later ones are consequences.
         found = [first or second for first, second in re.findall(wrong, text, re.MULTILINE)]
         self.problem = _without_paths(found[0]) if found else ""
 
@@ -163,34 +163,35 @@ def _by_torchcodec(kind: Any, source: Path | bytes, what: str, stream: int | Non
         promised = about.duration_seconds_from_header or 0.0
         if promised * (about.sample_rate or 0) * (about.num_channels or 1) > MAX_SAMPLES:
             raise too_long(what)
-        # Played from the very start: time stamps of some containers begin above 0.
+        # Decode from the very start: time stamps of some containers begin above 0.
         decoded = decoder.get_all_samples()
     except AudioError:
         raise
     except Exception as error:
         raise AudioError(
-            f"{what} cannot be decoded: torchcodec says {_first_line(error)!r}. Is it complete, and does it hold sound?"
+            f"{what} cannot be decoded: torchcodec reports {_first_line(error)!r}. "
+            "Check that the file is complete and contains audio."
         ) from error
     samples = np.ascontiguousarray(decoded.data.cpu().float().numpy().T)
     rate = int(decoded.sample_rate)
     alerts: tuple[str, ...] = ()
     if promised - len(samples) / rate > 0.1:
-        alerts = (f"breaks off after {len(samples) / rate:.3f} s of the {promised:.3f} s that its header promises",)
+        alerts = (f"truncated: ends after {len(samples) / rate:.3f} s, but its header promises {promised:.3f} s",)
     if until_s is not None:
         samples = samples[: round(until_s * rate)]
     return Decoded(samples, rate, ("decoded by torchcodec",), alerts)
 
 
 def too_long(what: str) -> AudioError:
-    """Return the error for a recording that no memory could hold."""
+    """Return the error for a recording that is too long to read into memory."""
     return AudioError(
-        f"{what} holds more than {MAX_SAMPLES} samples, the most that are read at once; cut it first, as in "
+        f"{what} has more than {MAX_SAMPLES} samples, the most that can be read at once; cut it first: "
         "`ffmpeg -ss START -t SECONDS -i input part.wav`."
     )
 
 
 def _ends(log: Path, size: int = 1 << 16) -> str:
-    """Return the start and the end of a log, which a damaged file can make long."""
+    """Return the start and the end of a log; a damaged file can make the log very long."""
     with log.open("rb") as lines:
         start = lines.read(size)
         rest = log.stat().st_size - size

@@ -1,4 +1,4 @@
-"""Files of audio, decoded with soundfile where it can and by `codecs` where it cannot; and whether they are whole."""
+"""Audio files, decoded with soundfile if it can read them and with `codecs` otherwise; truncated files are detected."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from spes_hf.errors import AudioError
 SEGMENT_TOLERANCE_S = 0.1
 _BLOCK, _LARGE_BLOCK = 1 << 10, 1 << 18
 _MAX_OGG_PAGE = 65_307
-# Sizes that programs write which do not know the length: pipes, live recordings.
+# Programs that do not know the length (pipes, live recordings) write sizes like this one.
 _UNKNOWN_SIZE = 0x7FFF0000
 _FAILURES = (soundfile.SoundFileError, OSError, TypeError, ValueError)
 
@@ -27,19 +27,19 @@ def decode(source: Path | bytes, what: str, stream: int | None = None) -> Decode
     """Return all samples of an audio file.
 
     Args:
-        source: A local file, or the content of one.
-        what: What to call it in errors.
-        stream: Index of the stream, for containers that hold several; None: the best.
+        source: A local file, or its content.
+        what: Name of the source in error messages.
+        stream: Index of the stream, for containers with several; None: the best.
 
     Raises:
         AudioError: If it cannot be decoded.
     """
-    if stream:  # what soundfile reads has one
+    if stream:  # the formats that soundfile reads have only one stream
         return decode_container(source, what, stream)
     try:
         with soundfile.SoundFile(_opened(source)) as file:
             return _whole(file, source, what)
-    except AudioError:  # refused, and not for want of a decoder
+    except AudioError:  # refused on purpose, not because a decoder is missing
         raise
     except _FAILURES as error:
         return _otherwise(source, what, error, stream)
@@ -48,16 +48,16 @@ def decode(source: Path | bytes, what: str, stream: int | None = None) -> Decode
 def decode_segment(
     source: Path | bytes, what: str, offset_s: Any, duration_s: Any, stream: int | None = None
 ) -> Decoded:
-    """Return a stretch of a recording; the rest is not read if soundfile can read it.
+    """Return a segment of a recording; the rest is not read if soundfile supports the format.
 
     Raises:
-        AudioError: If it cannot be decoded, or the stretch does not lie within it.
+        AudioError: If it cannot be decoded, or the segment does not lie within the recording.
     """
     offset_s, duration_s = check_seconds(offset_s, "offset_s"), check_seconds(duration_s, "duration_s")
     if offset_s < 0:
-        raise AudioError(f"offset_s={offset_s} is negative; it counts seconds from the start of the file.")
+        raise AudioError(f"offset_s={offset_s} is negative; give seconds from the start of the file, 0 or more.")
     if duration_s <= 0:
-        raise AudioError(f"duration_s={duration_s} leaves nothing to read; it must be above 0.")
+        raise AudioError(f"duration_s={duration_s} leaves nothing to read; give a duration above 0 s.")
     try:
         if stream:
             raise ValueError(f"stream_index={stream}")
@@ -77,26 +77,26 @@ def decode_segment(
             raise undecodable(what, error) from error
     if len(samples) < stop - start:
         raise AudioError(
-            f"{what} broke off after {len(samples)} of the {stop - start} samples of the segment at "
-            f"offset_s={offset_s}; it is truncated: fetch it again."
+            f"{what} is truncated: only {len(samples)} of the {stop - start} samples of the segment at "
+            f"offset_s={offset_s} could be read. Download or copy the file again."
         )
     return Decoded(samples, rate, notes, alerts)
 
 
 class Blocks:
-    """A file that soundfile reads, block by block; afterwards, ``alerts`` say what is wrong with it.
+    """A file that soundfile reads block by block; afterwards, ``alerts`` lists the problems found.
 
     Attributes:
         rate: Samples per second.
-        channels: How many there are.
-        alerts: Of a file that breaks off, once the blocks have been read.
+        channels: Number of channels.
+        alerts: Says that the file is truncated; set once all blocks have been read.
 
     Args:
         path: The file.
-        what: What to call it in errors.
+        what: Name of the file in error messages.
 
     Raises:
-        AudioError: If it is longer than anything that is read.
+        AudioError: If the file is too long to read.
     """
 
     def __init__(self, path: Path, what: str):
@@ -109,10 +109,10 @@ class Blocks:
         self.alerts: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield blocks of (N, channels) float32, at most some seconds each.
+        """Yield blocks of (N, channels) float32, a few seconds each at most.
 
         Raises:
-            AudioError: If nothing of it can be decoded.
+            AudioError: If no part of the file can be decoded.
         """
         read = 0
         with soundfile.SoundFile(self.path) as file:
@@ -129,7 +129,7 @@ class Blocks:
             self.alerts = _what_is_missing(file, self.path, read, self.promised)
 
     def _after(self, read: int) -> Iterator[np.ndarray]:
-        """Yield what there is between the last whole block and the place where the decoder gives up."""
+        """Yield the samples between the last whole block and the point where the decoder gives up."""
         with soundfile.SoundFile(self.path) as file:
             at = 0
             try:
@@ -144,7 +144,7 @@ class Blocks:
 def segment_bounds(
     what: str, frames: int, rate: int, offset_s: float, duration_s: float, alerts: tuple[str, ...] = ()
 ) -> tuple[int, int, tuple[str, ...]]:
-    """Return the first sample of a segment, the one behind the last, and notes."""
+    """Return the first sample of a segment, the one after the last, and notes."""
     total_s = frames / rate
     start, stop = round(offset_s * rate), round((offset_s + duration_s) * rate)
     where = f"offset_s={offset_s}, duration_s={duration_s} of {what}, which is {total_s:.3f} s long"
@@ -152,7 +152,7 @@ def segment_bounds(
     if start >= frames:
         raise AudioError(f"the segment starts past the end: {where}. Check that it belongs to this recording.")
     if stop - frames > SEGMENT_TOLERANCE_S * rate:
-        raise AudioError(f"the segment ends past the end: {where}. The longest there is {total_s - offset_s:.3f} s.")
+        raise AudioError(f"the segment ends past the end: {where}. Give at most {total_s - offset_s:.3f} s.")
     if stop <= start:
         raise AudioError(f"the segment is shorter than one sample: {where}. Give a longer one.")
     if stop > frames:
@@ -161,10 +161,10 @@ def segment_bounds(
 
 
 def undecodable(what: str, error: BaseException | str) -> AudioError:
-    """Return the error for what is no audio, or none that can be read here."""
+    """Return the error for input that is not audio, or is in a format that cannot be read."""
     return AudioError(
-        f"{what} cannot be decoded: {error} Is it complete, and audio? WAV, FLAC, OGG and MP3 are read; convert others "
-        "first, as in `ffmpeg -i input out.wav`."
+        f"{what} cannot be decoded: {error} Check that it is complete and contains audio. Supported: WAV, FLAC, OGG "
+        "and MP3; convert others first: `ffmpeg -i input out.wav`."
     )
 
 
@@ -182,7 +182,7 @@ def _whole(file: soundfile.SoundFile, source: Path | bytes, what: str) -> Decode
 
 
 def _as_far_as_it_goes(source: Path | bytes) -> np.ndarray:
-    """Return the samples in front of the place where a decoder gives up; all of a format that cannot be searched."""
+    """Return the samples before the point where a decoder gives up; all samples of a format that cannot be seeked."""
     blocks: list[np.ndarray] = []
     with soundfile.SoundFile(_opened(source)) as file:
         channels = file.channels
@@ -197,12 +197,12 @@ def _as_far_as_it_goes(source: Path | bytes) -> np.ndarray:
 def _what_is_missing(
     file: soundfile.SoundFile, source: Path | bytes, frames: int, promised: int | None
 ) -> tuple[str, ...]:
-    """Return what tells that a file is longer than the frames that are there; nothing where nothing tells."""
+    """Return an alert if the file is known to be truncated after these frames; empty if there is no sign of it."""
     rate = file.samplerate
     if promised is not None and promised > frames:
-        return (f"breaks off after {frames / rate:.3f} s of the {promised / rate:.3f} s that its header promises",)
+        return (f"truncated: ends after {frames / rate:.3f} s, but its header promises {promised / rate:.3f} s",)
     if file.format == "OGG" and not _ogg_ends(source):
-        return (f"breaks off after {frames / rate:.3f} s: its last page is not marked as the end",)
+        return (f"truncated: ends after {frames / rate:.3f} s, and its last page is not marked as the end",)
     return ()
 
 
@@ -218,7 +218,7 @@ def _ogg_ends(source: Path | bytes) -> bool:
 
 
 def _promised(file: soundfile.SoundFile, source: Path | bytes) -> int | None:
-    """Return how many frames the header promises; None: it does not say."""
+    """Return the number of frames that the header promises; None if it does not say."""
     if file.format == "FLAC" or (file.format == "MP3" and re.search(rb"Xing|Info|VBRI", _start(source, 1 << 16))):
         return int(file.frames)  # without such a tag, the length of an MP3 is a guess
     if file.format == "NIST":
@@ -234,7 +234,7 @@ def _promised(file: soundfile.SoundFile, source: Path | bytes) -> int | None:
     promised, there = int(found[1]), int(found[2])
     if there <= 0 or promised <= there or (promised >= _UNKNOWN_SIZE and there < promised // 2):
         return None
-    # In bytes; near enough in frames, also for formats that compress in blocks.
+    # The ratio is in bytes; it is close enough for frames, even for formats that compress in blocks.
     return max(file.frames + 1, round(file.frames * promised / there))
 
 
@@ -260,21 +260,21 @@ def _end(source: Path | bytes, size: int) -> bytes:
 def _otherwise(
     source: Path | bytes, what: str, error: Exception, stream: int | None, until_s: float | None = None
 ) -> Decoded:
-    """Return what the decoders of other formats make of it; if they fail too, both have their say."""
+    """Decode with the decoders for other formats; if they fail too, raise an error with both reasons."""
     try:
         return decode_container(source, what, stream, until_s)
     except AudioError as second:
         if stream:
             raise
         reason = str(second).split(" cannot be decoded: ", 1)[-1]
-        raise AudioError(f"{undecodable(what, error)} Other formats: {reason}") from second
+        raise AudioError(f"{undecodable(what, error)} Other decoders: {reason}") from second
 
 
 def check_seconds(value: Any, name: str) -> float:
-    """Return a number of seconds, which may be given as text.
+    """Return a number of seconds; numbers given as text are accepted.
 
     Raises:
-        AudioError: If it is no finite number.
+        AudioError: If the value is not a finite number.
     """
     try:
         seconds = float(value)

@@ -1,7 +1,7 @@
-"""One mono waveform at the processor's rate, from whatever form the user's audio has.
+"""One mono waveform at the processor's rate, from any form of audio.
 
-Files are decoded with soundfile, those that it cannot read by FFmpeg, and resampled with soxr. `datasets` is not
-imported: its audio dicts and decoders are recognised by what they offer.
+Files are decoded with soundfile, or with FFmpeg if soundfile cannot read them, and resampled with soxr. `datasets` is
+not imported: its audio dicts and decoders are recognised by their keys and methods.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ class Waveform:
 
 @dataclass(frozen=True, eq=False)
 class AudioAs:
-    """Audio, and how it is to be heard, as an `Audio` feature of `datasets` says.
+    """Audio, and how to decode it, as an `Audio` feature of `datasets` says.
 
     Attributes:
-        audio: The audio in any form, a file as a rule.
-        sampling_rate: Rate in Hz that it is brought to before it is brought to the processor's; None: its own.
-        num_channels: 1 to mix down without a warning, 2 for at most two, None for what there is.
-        stream_index: Index of the stream among all of the container; None: the best audio stream.
+        audio: The audio in any form, usually a file.
+        sampling_rate: Rate in Hz to resample to before resampling to the processor's rate; None: its own rate.
+        num_channels: 1 to mix down without a warning, 2 for at most two channels, None for any number.
+        stream_index: Index of the stream among all streams of the container; None: the best audio stream.
     """
 
     audio: Any
@@ -74,9 +74,9 @@ class AudioAs:
 
 @dataclass(frozen=True, eq=False)
 class _Raw:
-    """Samples as they were handed over: (N,) or (N, channels), integer PCM or float; `rate` in Hz if it is known.
+    """Samples as the user passed them: (N,) or (N, channels), integer PCM or float; `rate` in Hz if known.
 
-    `alerts` are notes that are worth a warning.
+    `alerts` are notes that deserve a warning.
     """
 
     samples: np.ndarray
@@ -90,23 +90,23 @@ def load_audio(audio: Any, sampling_rate: int, source_rate: int | None = None) -
     """Return `audio` as one mono float32 waveform at `sampling_rate`.
 
     Args:
-        audio: Path (str or `os.PathLike`) or address that fsspec knows, such as ``zip://talk.wav::corpus.zip``; bytes
-            of an audio file; file that is open for reading bytes, which is read from its start; NumPy array, torch
-            tensor or list of floats, (N,) or two-dimensional with the shorter axis as channels; `datasets` audio dict
-            (`{"array", "sampling_rate"}` or `{"bytes", "path"}`), a stretch of a recording as `load_mustc` has it
-            (`{"path", "offset", "duration"}`) or a decoder; a `Waveform`; or any of them in an `AudioAs`. Integer PCM
+        audio: Path (str or `os.PathLike`) or fsspec address, such as ``zip://talk.wav::corpus.zip``; bytes of an audio
+            file; file opened for reading bytes, which is read from its start; NumPy array, torch tensor or list of
+            floats, (N,) or two-dimensional with the shorter axis as channels; `datasets` audio dict
+            (`{"array", "sampling_rate"}` or `{"bytes", "path"}`), segment of a recording as `load_mustc` returns it
+            (`{"path", "offset", "duration"}`) or decoder; a `Waveform`; or any of these in an `AudioAs`. Integer PCM
             (int16, int32, uint8) is scaled to [-1, 1]. It is never modified, and the result does not share its memory.
-        sampling_rate: The processor's rate in Hz, at which the waveform is returned.
-        source_rate: Rate of `audio` in Hz: what the user gave as `sampling_rate`. A bare array without one is taken to
-            be at the processor's rate; for audio that carries its own rate it may only repeat it.
+        sampling_rate: The processor's rate in Hz; the waveform is returned at this rate.
+        source_rate: Rate of `audio` in Hz, which the user passed as `sampling_rate`. A bare array without one is
+            assumed to be at the processor's rate; for audio that carries its own rate, it must match that rate.
 
     Returns:
-        The waveform; its notes say how it was decoded, mixed down, scaled and resampled. Mixing down also warns
-        (UserWarning), and so does a file that breaks off.
+        The waveform; its notes say how it was decoded, mixed down, scaled and resampled. Mixing down and truncated
+        files also raise a UserWarning.
 
     Raises:
-        AudioError: The audio is missing, unreadable, empty, of an unknown type or shape, has NaN, infinite or
-            far too large values, or a rate is impossible or contradicts the audio's own.
+        AudioError: If the audio is missing, unreadable, empty, of an unknown type or shape, contains NaN, infinite or
+            far too large values, or if a rate is impossible or contradicts the audio's own.
     """
     target = check_rate(sampling_rate, "the processor's sampling_rate")
     given = None if source_rate is None else check_rate(source_rate, "sampling_rate")
@@ -121,15 +121,15 @@ def load_audio(audio: Any, sampling_rate: int, source_rate: int | None = None) -
 
 
 def load_segment(path: str | os.PathLike[str], offset_s: float, duration_s: float, sampling_rate: int) -> Waveform:
-    """Return the stretch `[offset_s, offset_s + duration_s)` of a recording.
+    """Return the segment `[offset_s, offset_s + duration_s)` of a recording.
 
-    The rest is not read if the file is local and soundfile reads its format.
+    The rest is not read if the file is local and soundfile supports its format.
 
     Args:
-        path: Audio file, or address that fsspec knows.
+        path: Audio file, or fsspec address.
         offset_s: Start of the segment in seconds, at least 0.
-        duration_s: Length of the segment in seconds, above 0. An end up to 0.1 s behind the end of the file, as rounded
-            time stamps have, is cut there and noted.
+        duration_s: Length of the segment in seconds, above 0. If rounded time stamps put the end up to 0.1 s past the
+            end of the file, the segment is cut there and a note is added.
         sampling_rate: Rate in Hz at which the segment is returned.
 
     Raises:
@@ -164,7 +164,7 @@ def _open(audio: Any, stream: int | None = None) -> _Raw:
 
 
 def _read_path(path: Any, stream: int | None = None, stretch: tuple[Any, Any] | None = None) -> _Raw:
-    """Return the samples of a file, or of a stretch of it in seconds."""
+    """Return the samples of a file, or of a segment of it in seconds."""
     text = os.fsdecode(path)
     source = fetch(text) if is_address(text) else local_file(path)
     what, name = f"file {text!r}", name_of(text)
@@ -183,7 +183,7 @@ def _of_file(decoded: Decoded, name: str, source: str) -> _Raw:
 def _read_bytes(content: bytes, name: str | None = None, stream: int | None = None) -> _Raw:
     what = f"audio bytes of {name!r}" if name else f"audio bytes ({len(content)} B)"
     if not content:
-        raise AudioError(f"{what} are empty; give the whole content of an audio file.")
+        raise AudioError(f"{what} are empty; give the complete content of an audio file.")
     return _of_file(decode(content, what, stream), name or what, f"file {name}" if name else what)
 
 
@@ -203,20 +203,20 @@ def _read_dict(audio: Mapping[str, Any], stream: int | None = None) -> _Raw:
     if path:
         return _read_path(path, stream)
     raise AudioError(
-        f'the audio dict has the keys {sorted(map(str, audio))} and no audio; it needs {{"array", "sampling_rate"}} or '
-        f'{{"bytes", "path"}} with one of "bytes" and "path" set.'
+        f'the audio dict has the keys {sorted(map(str, audio))} but no audio; it needs {{"array", "sampling_rate"}} or '
+        f'{{"bytes", "path"}} with "bytes" or "path" set.'
     )
 
 
 def _read_decoder(decoder: Any) -> _Raw:
-    """Return all samples of a torchcodec-like decoder, whose data is (channels, N)."""
+    """Return all samples of a torchcodec-like decoder with data (channels, N)."""
     try:
         decoded = decoder.get_all_samples()
     except Exception as error:
         raise undecodable(f"audio decoder {type(decoder).__name__}", error) from error
     samples = np.atleast_2d(_to_numpy(decoded.data))
     if samples.ndim > 2:
-        raise AudioError(f"the audio decoder returned shape {samples.shape}; (channels, samples) is expected.")
+        raise AudioError(f"the audio decoder returned shape {samples.shape}; expected (channels, samples).")
     rate = check_rate(decoded.sample_rate, "the audio decoder's sample_rate")
     return _Raw(samples.T, rate, f"decoder {type(decoder).__name__}")
 
@@ -261,19 +261,21 @@ def _channels_last(samples: np.ndarray) -> np.ndarray:
         raise AudioError(f"audio has shape {samples.shape}; give (samples,), (channels, samples), (samples, channels).")
     rows, columns = samples.shape
     if rows == columns > 1:
-        raise AudioError(f"audio has shape {samples.shape}: which axis is the channels? Give one channel, (samples,).")
+        raise AudioError(
+            f"audio has shape {samples.shape}: the channel axis is ambiguous; give one channel, (samples,)."
+        )
     if min(rows, columns) > MAX_CHANNELS:
         raise AudioError(
-            f"audio has shape {samples.shape}: {min(rows, columns)} channels, where at most {MAX_CHANNELS} pass. "
+            f"audio has shape {samples.shape}: {min(rows, columns)} channels, at most {MAX_CHANNELS} are allowed. "
             "Give a waveform, not a spectrogram, and one utterance, not a batch."
         )
     return samples if columns <= rows else samples.T
 
 
 def _finish(raw: _Raw, rate: int, target: int, via: int | None = None, num_channels: int | None = None) -> Waveform:
-    """Scale, check, mix down and resample, by way of the rate that a feature asks for; call it from a public function.
+    """Scale, check, mix down and resample, first to the rate `via` if a feature asks for it.
 
-    Warnings point to the line that called that.
+    Call it directly from a public function: warnings then point to that function's caller.
     """
     if raw.samples.size == 0:
         raise AudioError(f"audio is empty: {raw.source} has no samples; give at least one.")
@@ -292,7 +294,7 @@ def _finish(raw: _Raw, rate: int, target: int, via: int | None = None, num_chann
 
 
 def _to_float(samples: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the samples as float32 of their own memory, integer PCM scaled to [-1, 1)."""
+    """Return a float32 copy of the samples, with integer PCM scaled to [-1, 1)."""
     dtype = samples.dtype.newbyteorder("=")
     if dtype in (np.dtype(np.int16), np.dtype(np.int32)):
         scale = 2.0 ** (8 * dtype.itemsize - 1)
@@ -302,23 +304,23 @@ def _to_float(samples: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     if dtype.kind != "f":
         raise AudioError(
             f"audio has dtype {dtype}; allowed are floats in [-1, 1] and int16, int32 or uint8 PCM. "
-            "Convert it, as in `audio.astype('int16')` for 16-bit samples."
+            "Convert it, for example `audio.astype('int16')` for 16-bit samples."
         )
     with np.errstate(over="ignore"):
         return np.array(samples, dtype=np.float32), ()
 
 
 def check_values(samples: np.ndarray, rate: int, source: str, before: int = 0) -> None:
-    """Refuse NaN, infinity, and amplitudes that cannot be meant.
+    """Refuse NaN, infinity, and amplitudes that are too large to be real.
 
     Args:
         samples: (N,) or (N, channels).
         rate: Samples per second.
-        source: Where they are from, for errors.
-        before: How many samples came before these.
+        source: Origin of the samples, for error messages.
+        before: Number of samples before these.
 
     Raises:
-        AudioError: Saying where.
+        AudioError: If there is such a value; the message says where.
     """
     frames = samples.reshape(len(samples), -1)
     bad = np.flatnonzero(~np.isfinite(frames).all(axis=1))
@@ -336,7 +338,7 @@ def check_values(samples: np.ndarray, rate: int, source: str, before: int = 0) -
 
 
 def mix_down(samples: np.ndarray, source: str, num_channels: int | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return (N, channels) as the mean over the channels, (N,); no warning for one that was asked for."""
+    """Return (N, channels) as the mean over the channels, (N,); does not warn if one channel was requested."""
     if num_channels not in (None, 1, 2):
         raise AudioError(f"the Audio feature's num_channels is {num_channels!r}; allowed are 1, 2 and None.")
     if samples.ndim == 1 or samples.shape[1] == 1:
@@ -344,12 +346,14 @@ def mix_down(samples: np.ndarray, source: str, num_channels: int | None = None) 
     channels = samples.shape[1]
     if num_channels == 2 < channels:
         raise AudioError(
-            f"audio ({source}) has {channels} channels, and the Audio feature's num_channels is 2: how to make two of "
-            "them is not known here. Leave num_channels out for their mean, or mix them first."
+            f"audio ({source}) has {channels} channels, but the Audio feature's num_channels is 2, and this mix is not "
+            "supported. Leave num_channels out to use the mean of all channels, or mix them first."
         )
     note = f"{'stereo' if channels == 2 else f'{channels} channels'} mixed down to mono"
     if num_channels != 1 or channels > 2:
-        warnings.warn(f"audio ({source}): {note}; give one channel to explain that one.", UserWarning, stacklevel=4)
+        warnings.warn(
+            f"audio ({source}): {note}; to explain one channel, pass only that one.", UserWarning, stacklevel=4
+        )
     return samples.mean(axis=1, dtype=np.float32), (note,)
 
 
@@ -367,15 +371,13 @@ def _resample(samples: np.ndarray, rate: int, target: int, source: str) -> tuple
 
 
 def _agree(raw: _Raw, given: int | None, via: int | None) -> int | None:
-    """Return the one rate that the audio and the caller agree on, or None where neither has any.
+    """Return the rate that the audio and the caller agree on, or None if neither gives one.
 
-    What a feature resamples to is the rate that the caller knows it by.
+    If a feature resamples the audio, the caller's rate is compared with the feature's.
     """
     own = raw.rate if via is None else via
     if own is not None and given is not None and own != given:
-        raise AudioError(
-            f"audio ({raw.source}) says {own} Hz, you said sampling_rate={given}; leave sampling_rate out."
-        )
+        raise AudioError(f"audio ({raw.source}) is at {own} Hz, but sampling_rate={given}; leave sampling_rate out.")
     return given if raw.rate is None else raw.rate
 
 

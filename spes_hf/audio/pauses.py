@@ -1,4 +1,4 @@
-"""Where a speaker pauses: a recording cut into utterances, by level alone."""
+"""Where a speaker pauses: cuts a recording into utterances by its level alone."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import Any
 import numpy as np
 
 FRAME_S = 0.02
-# A pause is a stretch of this length whose level is in the lowest quarter between quiet and loud, in dB; so much of it
-# stays with the speech on either side.
+# A pause lasts at least this long, with its level in the lowest quarter between quiet and loud, in dB; a margin of it
+# is kept with the speech on either side.
 PAUSE_S, QUIET_SHARE, MARGIN_S = 0.4, 0.25, 0.1
-# What is shorter than this is no utterance of its own.
+# Anything shorter than this is not an utterance of its own.
 SHORTEST_S = 0.3
 _QUIET, _LOUD = 5, 95
 _SILENCE_DB, _BELOW_PEAK_DB = -100.0, 20.0
 
 
 def cut_at_pauses(samples: Any, sampling_rate: int, longest_s: float = 30.0) -> list[tuple[int, int]]:
-    """Return where utterances start and end, in samples; pauses between them are left out, but for their edges.
+    """Return where utterances start and end, in samples; pauses between them are left out, except for their edges.
 
-    What lasts longer without a pause is cut where it is quietest in its second half.
+    Speech that lasts longer than ``longest_s`` without a pause is cut at the quietest point of its second half.
 
     Args:
         samples: (N,) amplitudes; slices of it are read, a minute at a time.
         sampling_rate: In Hz.
-        longest_s: The longest that an utterance may be, in seconds.
+        longest_s: Maximum length of an utterance, in seconds.
     """
     step = round(FRAME_S * sampling_rate)
     level = _levels(samples, step)
@@ -34,7 +34,7 @@ def cut_at_pauses(samples: Any, sampling_rate: int, longest_s: float = 30.0) -> 
         start, stop = max(0, start - margin), min(len(level), stop + margin)
         while stop - start > most:
             half = start + most // 2
-            last = min(start + most, max(half + 1, stop - least))  # so that the rest is an utterance as well
+            last = min(start + most, max(half + 1, stop - least))  # so that the rest is long enough to be an utterance
             cut = half + int(level[half:last].argmin())
             found.append((start, cut))
             start = cut
@@ -49,7 +49,7 @@ def _spoken(level: np.ndarray) -> list[tuple[int, int]]:
     if not len(level):
         return []
     quiet, loud = np.percentile(level, (_QUIET, _LOUD))
-    loud = max(loud, level.max() - _BELOW_PEAK_DB)  # of a recording that is quiet for the most part
+    loud = max(loud, level.max() - _BELOW_PEAK_DB)  # for a recording that is mostly quiet
     still = level < quiet + QUIET_SHARE * (loud - quiet)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], still, [False]]).astype(np.int8))).reshape(-1, 2)
     pauses = [(a, b) for a, b in edges.tolist() if b - a >= PAUSE_S / FRAME_S]

@@ -1,4 +1,4 @@
-"""Entries of Arrow tables as they are stored: audio is not decoded, and numbers keep their type."""
+"""Entries of Arrow tables as stored: audio is not decoded, and numbers keep their type."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ASKED = ("sampling_rate", "num_channels", "stream_index")
 
 
 def asked_of(feature: Any) -> dict[str, int]:
-    """Return what an `Audio` feature of `datasets` asks for (``cast_column("audio", Audio(sampling_rate=8000))``)."""
+    """Return the settings of an `Audio` feature of `datasets` (``cast_column("audio", Audio(sampling_rate=8000))``)."""
     if getattr(feature, "_type", None) != "Audio":
         return {}
     found = {name: getattr(feature, name, None) for name in _ASKED}
@@ -24,10 +24,10 @@ def asked_of(feature: Any) -> dict[str, int]:
 
 
 def entries(column: pa.Array | pa.ChunkedArray, feature: Any = None) -> list[Any]:
-    """Return the entries of a column; audio comes with what its feature asks for.
+    """Return the entries of a column; audio comes with the settings of its feature.
 
     Args:
-        column: As it is stored.
+        column: The column as stored.
         feature: Its type in `datasets`.
     """
     asked = asked_of(feature)
@@ -41,9 +41,9 @@ def row_of(table: pa.Table, features: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_column(value: Any, row: Mapping[str, Any]) -> bool:
-    """Return whether the audio of a "row" is a column of audio, so that the row is a batch.
+    """Return whether the audio of a "row" is a whole column of audio, which makes the row a batch.
 
-    A list of numbers is samples, and so is an array of one type unless the other columns are as long as it.
+    A list of numbers is samples; so is an array of numbers, unless the other columns are as long as it.
     """
     if isinstance(value, np.ndarray) and value.ndim == 1:
         return value.dtype.kind in "OUST"
@@ -65,20 +65,20 @@ def _is_list(value: Any) -> bool:
 
 
 def _value(entry: pa.Scalar) -> Any:
-    """Return an entry as Python has it, lists of numbers as arrays of the type that is stored."""
+    """Return an entry as a Python object, lists of numbers as arrays of the stored type."""
     if isinstance(entry, pa.ExtensionScalar):
         entry = entry.value
     if entry is None or not entry.is_valid:
         return None
     if pa.types.is_struct(entry.type):
         return {name: _value(value) for name, value in entry.items()}
-    if not isinstance(entry, pa.ListScalar):  # the base of all kinds of lists
+    if not isinstance(entry, pa.ListScalar):  # the base class of all list types
         return entry.as_py()
     return _numbers(entry.values)
 
 
 def _numbers(values: pa.Array) -> Any:
-    """Return an array of numbers, of any number of axes, as one of NumPy's; anything else as a list."""
+    """Return an array of numbers with any number of axes as a NumPy array; anything else as a list."""
     kind = values.type
     if (pa.types.is_integer(kind) or pa.types.is_floating(kind)) and not values.null_count:
         return values.to_numpy(zero_copy_only=False)

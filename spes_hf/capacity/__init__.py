@@ -1,1 +1,1 @@
-"""What a corpus will cost before anything runs: passes, operations, seconds, bytes."""
+"""What a corpus will cost, known before the job runs: passes, operations, seconds, bytes."""

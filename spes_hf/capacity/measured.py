@@ -1,4 +1,4 @@
-"""How many seconds an explanation takes here: a part of every step is run for real, and the rest is worked out."""
+"""How many seconds an explanation takes on this machine: runs a part of every step and extrapolates the rest."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from spes_hf.runtime.batching import Batch, starting_batch_size
 from spes_hf.scoring.encoder import EncoderOutput
 from spes_hf.scoring.objective import TokenObjective
 
-# How long each step is run for, after its first batch, which warms up.
+# How long to run each step, after its first batch, which warms up.
 SECONDS = 4.0
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds that were measured.
+    """Measured seconds of one explanation.
 
     Attributes:
-        device: Where, and in which type.
-        writing: To make features and to write the text.
-        around: For all but the passes: patches, the clean passes, maps.
-        steps: For every step of the method, its passes and the seconds that all of them take.
-        whole: A copy forwards through encoder and decoder, in a batch.
-        heard: A copy forwards through the decoder.
-        tokens: How many tokens the model wrote, the end-of-sequence token included.
+        device: Device and dtype of the measurement.
+        writing: Seconds to compute the features and generate the text.
+        around: Seconds for everything except the passes under masks: patches, the clean passes, maps.
+        steps: For every step of the method, its number of passes and the seconds that all of them take.
+        whole: Seconds for one copy to pass forward through encoder and decoder, in a batch.
+        heard: Seconds for one copy to pass forward through the decoder.
+        tokens: Number of tokens the model wrote, including the end-of-sequence token.
     """
 
     device: str
@@ -63,18 +63,18 @@ def measure(
     running: Mapping[str, Any] | None = None,
     limit: float = SECONDS,
 ) -> Measured:
-    """Return how long the explanation of an utterance takes here.
+    """Return how long the explanation of an utterance takes on this machine.
 
     Args:
         model: A speech-to-text model of a known family.
         processor: Its processor.
         config: Method and settings.
-        seconds: Length of the utterance, which is noise.
-        tokens: How many tokens the model is made to write.
+        seconds: Length of the utterance in seconds; it is noise.
+        tokens: Number of tokens that the model is made to write.
         over: As for `spes_hf.explain`.
         options: ``language``, ``task``, ``tgt_lang`` and ``generate_kwargs``, as for `spes_hf.explain`.
         running: ``batch_size``, ``autocast`` and ``compile``, as for `spes_hf.explain`.
-        limit: Seconds that each step is run for.
+        limit: How long to run each step, in seconds.
 
     Raises:
         AudioError: If the utterance is too short or too long for the model.
@@ -100,7 +100,7 @@ def measure(
 def _explaining(
     explainer: Explainer, output: Output, over: str, limit: float
 ) -> tuple[float, list[tuple[int, float]], float, float]:
-    """Return the seconds around the passes; of each step, its passes and their seconds; seconds of single passes."""
+    """Return the seconds around the passes; the passes of each step and their seconds; the seconds of single passes."""
     adapter, utterance, target = explainer.adapter, output.utterance, output.target
     config = explainer.config.with_impact_for(text_given=False)
     config.check_over(over)
@@ -142,7 +142,7 @@ def _explaining(
         objective(features=features.expand(len(rows), -1, -1))
 
     with torch.no_grad():
-        for _ in batch.over(range(size), look):  # until it is known how many fit
+        for _ in batch.over(range(size), look):  # to find out how many fit
             pass
         whole = _seconds_each(lambda: look(range(batch.size)), adapter.device) / batch.size
         heard = _seconds_each(lambda: adapter.logits(utterance, target, states=objective.states), adapter.device)
@@ -150,7 +150,7 @@ def _explaining(
 
 
 def _seconds_of(step: Step, objective: TokenObjective, batch: Batch, device: torch.device, limit: float) -> float:
-    """Return how long a step takes, from what a part of it takes."""
+    """Return how long a step takes, extrapolated from a part of it."""
 
     def impact_of(masks: Any, apply: Any, **how: Any) -> Any:
         return objective(**apply(masks), **how)
@@ -172,7 +172,7 @@ def _seconds_of(step: Step, objective: TokenObjective, batch: Batch, device: tor
 
 
 def _seconds_each(run: Callable[[], Any], device: torch.device) -> float:
-    """Return the seconds of a run, the second of two."""
+    """Return the seconds of the second of two runs."""
     run()
     started = _now(device)
     run()
@@ -180,12 +180,12 @@ def _seconds_each(run: Callable[[], Any], device: torch.device) -> float:
 
 
 def _now(device: torch.device) -> float:
-    """Return the time once the device is done."""
+    """Return the time after the device has finished its work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
     return time.perf_counter()
 
 
 def _name(device: torch.device) -> str:
-    """Return what a device is called."""
+    """Return the name of a device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

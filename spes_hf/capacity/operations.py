@@ -1,4 +1,4 @@
-"""How many floating-point operations a pass takes: counted while the model itself runs, without weights or numbers."""
+"""How many floating-point operations a pass takes: counted while the real model runs on tensors without values."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from spes_hf.names import TINY_MODELS
 
 @dataclass(frozen=True)
 class Operations:
-    """Floating-point operations of one copy; a multiplication and an addition are two.
+    """Floating-point operations per copy; a multiplication and an addition count as two.
 
     Attributes:
-        encoder: Forwards through the encoder.
-        whole: Forwards through encoder and decoder.
-        backward: Backwards through both, to the spectrogram; no gradient of a weight is worked out.
-        decoder: Forwards through the decoder, with keys and values of the encoder's output that are known.
-        heard: Forwards through the decoder, with those of another output of the encoder.
-        decoder_backward: Backwards through the decoder, to the encoder's output.
+        encoder: Forward pass through the encoder.
+        whole: Forward pass through encoder and decoder.
+        backward: Backward pass through both, to the spectrogram, without gradients for the weights.
+        decoder: Forward pass through the decoder, with cached keys and values of the encoder's output.
+        heard: Forward pass through the decoder, with new keys and values from another encoder output.
+        decoder_backward: Backward pass through the decoder, to the encoder's output.
     """
 
     encoder: int
@@ -48,10 +48,10 @@ class Operations:
         """Return the operations of a model.
 
         Args:
-            adapter: Of the model.
-            utterance: What it hears.
-            target: What it writes.
-            weightless: The mode that a model without weights was made in, as `Weightless` has it; None for a model.
+            adapter: The model's adapter.
+            utterance: The input.
+            target: The output.
+            weightless: The mode in which a model without weights was created, `Weightless.mode`; None for a real model.
         """
         features = utterance.features[None].to(adapter.device)
         keep = torch.ones(1, len(target.context_ids), dtype=torch.bool, device=adapter.device)
@@ -83,19 +83,19 @@ class Operations:
         return cls(encoder, whole, back("features", features), decoder, heard, back("states", states))
 
     def of(self, passes: Passes) -> int:
-        """Return the operations of these passes, generation left out."""
+        """Return the operations of these passes, without generation."""
         names = ("whole", "backward", "decoder", "heard", "decoder_backward")
         return sum(getattr(self, name) * getattr(passes, name) for name in names)
 
 
 @dataclass(frozen=True)
 class Weightless:
-    """A model at its full size whose tensors have shapes and no numbers, with its real processor.
+    """A model at its full size with its real processor; its tensors have shapes but no values.
 
     Attributes:
-        adapter: Of the model.
-        mode: In which it runs.
-        bytes: That its weights would take in 16 bits.
+        adapter: The model's adapter.
+        mode: The mode in which it runs.
+        bytes: Size of its weights at 16 bits each.
     """
 
     adapter: Adapter
@@ -104,21 +104,21 @@ class Weightless:
 
     @classmethod
     def of(cls, config: Any, processor: Any) -> Weightless:
-        """Return the model of a configuration of transformers.
+        """Return the model of a transformers configuration.
 
         Raises:
             UnsupportedModelError: If the family has no adapter.
         """
         mode = FakeTensorMode(allow_non_fake_inputs=True)
-        # Matrix products, since torch counts nothing of the attention that it has for CPUs.
+        # "eager" computes attention with matrix products; torch does not count its own attention for CPUs.
         how: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
         with mode:
-            model = auto_class_of(config).from_config(copy.deepcopy(config), **how).eval()  # it writes into it
+            model = auto_class_of(config).from_config(copy.deepcopy(config), **how).eval()  # from_config() modifies it
         return cls(get_adapter(model, processor), mode, 2 * sum(p.numel() for p in model.parameters()))
 
     @classmethod
     def load(cls, name: str) -> Weightless:
-        """Return the model of a name: of the Hub or a folder, whose weights are not read, or one for use without a hub.
+        """Return a model by name: from the Hub or a folder, without reading its weights, or a shipped model.
 
         Raises:
             OSError: If there is no such checkpoint.
@@ -132,7 +132,7 @@ class Weightless:
 
 
 def noise_of(adapter: Adapter, seconds: float) -> Waveform:
-    """Return noise of that length, at the processor's rate."""
+    """Return noise of this length in seconds, at the processor's rate."""
     count = round(seconds * adapter.sampling_rate)
     samples = uniform(mask_key(0, "", "noise"), 0, 1, count)[0]
     return Waveform((0.1 * (samples - 0.5)).astype(np.float32), adapter.sampling_rate, "noise")

@@ -1,4 +1,4 @@
-"""How many copies an explanation runs through the model: its own plan, run with nothing behind it that costs."""
+"""How many copies an explanation runs through the model: its real plan is run against a stand-in that only counts."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from spes_hf.scoring.encoder import EncoderOutput
 from spes_hf.scoring.evidence import Evidence
 from spes_hf.scoring.objective import Objective
 
-# Start and prompt tokens: as many as Whisper has.
+# Number of start and prompt tokens, as in Whisper.
 PREFIX = 4
 
-# The number of passes does not depend on how large the spectrogram is.
+# The number of passes does not depend on the size of the spectrogram.
 _FRAMES, _BINS, _FRAME_S = 24, 16, 0.01
 
 
@@ -34,12 +34,12 @@ class Passes:
     """How many copies run through the model for one utterance.
 
     Attributes:
-        whole: Forwards through encoder and decoder.
-        backward: Backwards through both.
-        decoder: Forwards through the decoder, with the keys and values of the clean sound.
-        heard: Forwards through the decoder, with another output of the encoder.
-        decoder_backward: Backwards through the decoder alone.
-        forward: All that the provenance counts as forward passes; `backward` is what it counts backwards.
+        whole: Forward passes through encoder and decoder.
+        backward: Backward passes through both.
+        decoder: Forward passes through the decoder, with the keys and values of the clean sound.
+        heard: Forward passes through the decoder, with another encoder output.
+        decoder_backward: Backward passes through the decoder alone.
+        forward: All passes that the provenance counts as forward; it counts `backward` as backward passes.
     """
 
     whole: int = 0
@@ -51,15 +51,15 @@ class Passes:
 
 
 def passes_of(config: ExplainConfig, tokens: int, over: str = "spectrogram", prefix: int = PREFIX) -> Passes:
-    """Return the passes of an explanation of a text that was generated.
+    """Return the passes of an explanation of a generated text.
 
-    An explanation may stop earlier, where the config asks for a reliability: all masks are counted.
+    If the config sets a target reliability, the explanation may stop earlier; here all masks are counted.
 
     Args:
         config: Method and settings.
-        tokens: K, how many tokens the model writes, the end-of-sequence token included.
+        tokens: K, the number of tokens the model writes, including the end-of-sequence token.
         over: As for `spes_hf.explain`.
-        prefix: How many start and prompt tokens come before them.
+        prefix: Number of start and prompt tokens before them.
     """
     seconds = _FRAMES * _FRAME_S
     noise = uniform(mask_key(0, "", "noise"), 0, _FRAMES, _BINS)
@@ -74,25 +74,25 @@ def passes_of(config: ExplainConfig, tokens: int, over: str = "spectrogram", pre
 
 
 def made_up_target(tokens: int, prefix: int = PREFIX, token: int = 0) -> Target:
-    """Return an output with these numbers of tokens.
+    """Return an output with this many tokens.
 
     Args:
         tokens: K.
-        prefix: How many start and prompt tokens come before them.
+        prefix: Number of start and prompt tokens before them.
         token: Id of all of them.
     """
     ids = torch.full((prefix + tokens,), token, dtype=torch.int64, device="cpu")
-    return Target(ids[:prefix], ids[prefix:], complete=True, audio_at=0)  # which only speech LLMs read
+    return Target(ids[:prefix], ids[prefix:], complete=True, audio_at=0)  # only speech LLMs read audio_at
 
 
 def dry_run(
     config: ExplainConfig, utterance: Utterance, target: Target, over: str = "spectrogram"
 ) -> tuple[Passes, Found]:
-    """Return the passes of an explanation, and what is found where the model answers nothing of interest.
+    """Return the passes of an explanation, and its result, which is meaningless but has the right shapes.
 
     Args:
         config: Method and settings.
-        utterance: What is explained.
+        utterance: The input to explain.
         target: Its output.
         over: As for `spes_hf.explain`.
     """
@@ -104,7 +104,7 @@ def dry_run(
     problem = Problem(utterance, target, torch.device("cpu"), 0, "", over=over, encoder_output=encoder)
     found = run_plan(config, problem, objective, None, FoundSizes(), progress=False)
     passes = objective.counted
-    # The clean pass and the one without text; the one without sound. What reads the attention.
+    # heard: the clean pass and any that read the attention; decoder: the pass without text; whole: without sound.
     passes.heard += 1 + encoder.passes
     passes.decoder += 1
     passes.whole += 1
@@ -114,7 +114,7 @@ def dry_run(
 
 
 class _Counting(Objective):
-    """Counts what is asked of the model, and answers with the mean of what it is given.
+    """Counts the passes that the model would run, and returns the mean of each input.
 
     Args:
         target: The output.
@@ -136,7 +136,7 @@ class _Counting(Objective):
 
     @property
     def logits_shape(self) -> tuple[int, int]:
-        """Tokens, and a vocabulary of one."""
+        """(K, 1): the tokens, and a vocabulary of one."""
         return (len(self.target.token_ids), 1)
 
     def __call__(
@@ -179,7 +179,7 @@ class _Counting(Objective):
 
 
 class _EvenAttention(EncoderOutput):
-    """An encoder's output that all tokens attend to evenly; reading the attention is a pass, as it is of a model."""
+    """An encoder output that all tokens attend to evenly; reading the attention counts as a pass, as with a model."""
 
     def __init__(self, utterance: Utterance, target: Target, states: Tensor, tokens: Sequence[Sequence[int]]):
         nobody: Any = None
@@ -197,7 +197,7 @@ class _EvenAttention(EncoderOutput):
 
     @property
     def token_attention(self) -> Tensor:
-        """(layers, heads, tokens, S) with more layers and heads than a config names."""
+        """(layers, heads, tokens, S), with more layers and heads than any config names."""
         self.passes += 1
         shape = (1, 1, len(self._target.token_ids), len(self.positions))
         return torch.full(shape, 1 / shape[-1], dtype=torch.float32, device="cpu").expand(128, 128, -1, -1)

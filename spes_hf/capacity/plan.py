@@ -1,4 +1,4 @@
-"""A plan of capacity: a number of hours of speech on a number of devices, in passes, hours and bytes."""
+"""A capacity plan: what hours of speech cost on a number of devices, in passes, hours and bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spes_hf.methods import ExplainConfig
 from spes_hf.metrics import WORD_DELETION_FRACTIONS, WORD_INSERTION_FRACTIONS
 from spes_hf.metrics.deletion import check_fractions
 
-# Dense bfloat16 (T4, V100: float16) operations a second, in units of 10^12, as the makers give them.
+# Dense bfloat16 (T4, V100: float16) operations per second, in units of 10^12, from the makers' data sheets.
 PEAKS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "A10": 125, "V100": 125, "T4": 65}
 
 TOKENS_PER_WORD = 4 / 3
@@ -25,15 +25,15 @@ TOKENS_PER_WORD = 4 / 3
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done for one utterance.
+    """The work for one utterance.
 
     Attributes:
         seconds: Length of the utterance.
-        tokens: How many tokens the model writes, the end-of-sequence token included.
-        passes: Of the explanation.
-        generations: How many times the model writes the text: once, and at every step of a curve.
+        tokens: Number of tokens the model writes, including the end-of-sequence token.
+        passes: Passes of the explanation.
+        generations: How many times the model generates the text: once, plus once per step of a curve.
         metrics: Passes of the metrics.
-        row_bytes: What its row takes on disk.
+        row_bytes: Size of its row on disk.
     """
 
     seconds: float
@@ -55,16 +55,16 @@ class Work:
         max_words: int | None = None,
         over: str = "spectrogram",
     ) -> Work:
-        """Return what is to be done.
+        """Return the work for an utterance.
 
         Args:
-            adapter: Of the model, with weights or without.
+            adapter: The model's adapter, with or without weights.
             config: Method and settings.
             seconds: Length of the utterance.
-            tokens: How many tokens the model writes.
+            tokens: Number of tokens the model writes.
             metrics: Any of "deletion", "insertion", "size", "word_deletion", "word_insertion".
             fractions: "paper" or "fine", the steps of deletion and insertion.
-            max_words: How many words the word metrics judge, at most.
+            max_words: Maximum number of words that the word metrics score.
             over: As for `spes_hf.explain`.
         """
         steps = len(check_fractions(fractions))
@@ -85,21 +85,21 @@ class Work:
         )
 
     def operations(self, each: Operations) -> int:
-        """Return the operations of all passes under masks and of the metrics; those of generation are few."""
+        """Return the operations of all passes under masks and of the metrics, without those of generation (few)."""
         return each.of(self.passes) + each.of(self.metrics)
 
 
 def row_bytes(adapter: Adapter, config: ExplainConfig, seconds: float, tokens: int, over: str = "spectrogram") -> int:
-    """Return what the row of an utterance takes, from one of noise with the same shapes.
+    """Return the size of an utterance's row in bytes, from an utterance of noise with the same shapes.
 
     Args:
-        adapter: Of the model, with weights or without.
+        adapter: The model's adapter, with or without weights.
         config: Method and settings.
         seconds: Length of the utterance.
-        tokens: How many tokens the model writes.
+        tokens: Number of tokens the model writes.
         over: As for `spes_hf.explain`.
     """
-    for masks in (4, 32, 256):  # as few as the config takes: how many there are changes no shape
+    for masks in (4, 32, 256):  # as few as the config allows: the number of masks does not change any shape
         try:
             counts = {"num_spectrogram_masks": masks, "num_token_masks": min(masks, 4)}
             config = config.changed(**config.read(counts))
@@ -111,7 +111,7 @@ def row_bytes(adapter: Adapter, config: ExplainConfig, seconds: float, tokens: i
     _, found = dry_run(config, utterance, target, over)
     provenance: dict[str, Any] = {"config": config.to_dict()}
     explanation = found.explanation(adapter, Output(utterance, target, None), provenance)
-    numbers = 3 * 8 * tokens  # a probability, and bits from sound and text, for every token
+    numbers = 3 * 8 * tokens  # probability, sound bits and text bits of every token
     return len(explanation.to_row()["explanation"]) + numbers
 
 
@@ -120,13 +120,13 @@ class Plan:
     """Capacity for a corpus.
 
     Attributes:
-        work: For one utterance.
-        hours: Of speech.
-        devices: How many there are.
-        each: Operations of a pass; None where seconds were measured.
-        teraflops: Operations a second that a device reaches, in units of 10^12, likewise.
-        token_ms: Milliseconds that a token takes to write, one utterance at a time, likewise.
-        measured: Seconds that were measured, on one device like those; None where they were not.
+        work: The work for one utterance.
+        hours: Hours of speech.
+        devices: Number of devices.
+        each: Operations per pass; None if seconds were measured.
+        teraflops: Operations per second that a device reaches, in units of 10^12; NaN if seconds were measured.
+        token_ms: Milliseconds to write a token, one utterance at a time; NaN if seconds were measured.
+        measured: Seconds measured on one such device; None if they were not measured.
     """
 
     work: Work
@@ -139,12 +139,12 @@ class Plan:
 
     @property
     def utterances(self) -> int:
-        """How many utterances the hours are cut into."""
+        """Number of utterances in those hours."""
         return math.ceil(self.hours * 3600 / self.work.seconds)
 
     @property
     def seconds(self) -> float:
-        """Seconds of a device for one utterance."""
+        """Device seconds per utterance."""
         work = self.work
         if self.measured is not None:
             own = self.measured
@@ -156,15 +156,15 @@ class Plan:
 
     @property
     def device_hours(self) -> float:
-        """Hours of a device for the whole corpus."""
+        """Device hours for the whole corpus."""
         return self.utterances * self.seconds / 3600
 
     @property
     def wall_hours(self) -> float:
-        """Hours until it is done, with utterances enough for all devices."""
+        """Hours until the job is done, if there are enough utterances for all devices."""
         return self.device_hours / self.devices
 
     @property
     def bytes(self) -> int:
-        """What the rows of the corpus take on disk."""
+        """Size of the corpus's rows on disk."""
         return self.utterances * self.work.row_bytes

@@ -18,7 +18,7 @@ from spes_hf.rows import RowTransform, is_lazy, is_lazy_batch, raw
 
 
 class _Heard(dict[str, Any]):
-    """A row whose audio was read by the transform that it goes to next."""
+    """A row with its audio already read by the transform that will process it."""
 
     def __init__(self, row: Mapping[str, Any], waveform: Waveform):
         super().__init__(row)
@@ -44,7 +44,7 @@ class AudioTransform(RowTransform):
         self.sampling_rate = sampling_rate
         self.options: dict[str, Any] = {k: v for k, v in options.items() if k != "prompt" or v is not None}
         self.generate_kwargs = {} if generate_kwargs is None else dict(generate_kwargs)
-        # Once, and not as an error in every row.
+        # Check once here, rather than fail in every row.
         self.adapter.options_of(**self.options, generate_kwargs=self.generate_kwargs)
 
     @property
@@ -62,16 +62,16 @@ class AudioTransform(RowTransform):
 
     @abstractmethod
     def empty(self) -> dict[str, Any]:
-        """Return the columns of an utterance that failed, empty but of their types."""
+        """Return the columns of an utterance that failed: empty values of the right types."""
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The columns that must be there."""
+        """The columns that a row must have."""
         return tuple(name for name in (self.audio_column, self.text_column) if name is not None)
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The columns that the transform looks at."""
+        """The columns that the transform reads."""
         return (*self.needs, self.id_column)
 
     @property
@@ -84,17 +84,17 @@ class AudioTransform(RowTransform):
 
         Args:
             row: A row that has the columns that this transform reads.
-            rank: Of a worker, as ``Dataset.map(…, with_rank=True)`` passes it: the model moves to that accelerator.
+            rank: Rank of a worker, passed by ``Dataset.map(…, with_rank=True)``; the model moves to that accelerator.
 
         Raises:
-            ConfigError: If there is no such column.
+            ConfigError: If a column is missing.
         """
         self.take_place(rank)
         for name in self.needs:
             if name not in row:
                 own = next(a for a, value in vars(self).items() if a.endswith("_column") and value == name)
                 has = ", ".join(map(str, row))
-                raise ConfigError(f"row has no column {name!r} (it has {has}); pass {own}=… as the data set names it")
+                raise ConfigError(f"row has no column {name!r}; it has {has}. Pass {own}=… with the column's name")
         batch = is_lazy_batch(row) if is_lazy(row) else is_column(row[self.audio_column], row)
         if batch:
             return self.of_batch(row)
@@ -110,11 +110,11 @@ class AudioTransform(RowTransform):
         return {**as_dict(row), **found, "error": ""}
 
     def together(self) -> AbstractContextManager[Any]:
-        """Return the context in which a row is worked on: none, unless processes share it."""
+        """Return the context in which a row is processed: empty, unless processes share the row."""
         return nullcontext()
 
     def prepare(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the row with its audio read; as it is if that fails, for the call to say why."""
+        """Return the row with its audio read; unchanged if reading fails, so that the later call raises the error."""
         try:
             return _Heard(row, self.waveform_of(row))
         except Exception:

@@ -17,28 +17,29 @@ from spes_hf.runtime.batching import BatchSize
 
 
 class Diagnose(AudioTransform):
-    """Diagnoses every error of what the model writes for the audio of a row, against the row's reference.
+    """Diagnoses every error in the model's output for the audio of a row, compared with the row's reference.
 
-    The columns that it adds: "diagnosis" (texts and errors as JSON) and "diagnosis_maps" (their maps as bytes), which
-    `diagnosis_of` reads; to look at, "prediction", "word_errors" and their number by verdict: "misheard", "guessed",
-    "not_heard", "unsure", "not_known"; and "error". A row that an earlier transform failed on is left as it is. See
+    Adds these columns: "diagnosis" (texts and errors as JSON) and "diagnosis_maps" (their maps as bytes), which
+    `diagnosis_of` reads; for inspection, "prediction", "word_errors" and the number of errors per verdict: "misheard",
+    "guessed", "not_heard", "unsure", "not_known"; and "error". Skips rows on which an earlier transform failed. See
     `spes_hf.diagnose`; takes the arguments of `Explain`.
 
     Args:
         model: A speech-to-text model of a known family.
         processor: Its processor.
         config: Method and settings of the maps; None for `SpesConfig()`.
-        reference_column: Where the text is that was said.
-        times_column: Where start and end of every word of the reference are, in seconds; None: they are found.
-        audio_column: Where the audio is.
-        id_column: Where the id of the utterance is; may be missing.
-        text_column: Where a text is to diagnose instead of what the model generates; None: none.
-        sampling_rate: Of bare samples that are not at the processor's rate, in Hz.
+        reference_column: The column with the text that was said.
+        times_column: The column with the start and end of every word of the reference, in seconds; None: they are
+            found automatically.
+        audio_column: The column with the audio.
+        id_column: The column with the id of the utterance; may be missing.
+        text_column: The column with a text to diagnose instead of the model's own output; None: none.
+        sampling_rate: Rate in Hz of bare samples that are not at the processor's rate.
         language: Language of the speech.
         task: "transcribe" or "translate".
         tgt_lang: Language of the text.
         generate_kwargs: Further arguments of ``model.generate()``.
-        batch_size: Perturbed copies in one forward pass; "auto" or None: found automatically, and remembered.
+        batch_size: Perturbed copies per forward pass; "auto" or None: found automatically, and remembered.
         seed: Same seed, same masks.
         autocast: As for `spes_hf.explain`.
         compile: As for `spes_hf.explain`.
@@ -103,13 +104,13 @@ class Diagnose(AudioTransform):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The columns that must be there."""
+        """The columns that a row must have."""
         own = (self.reference_column, self.times_column)
         return (*super().needs, *(name for name in own if name is not None))
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The columns that the transform looks at."""
+        """The columns that the transform reads."""
         return (*super().reads, "error")
 
     def columns(self) -> dict[str, Any]:
@@ -146,7 +147,9 @@ class Diagnose(AudioTransform):
         Raises:
             ConfigError: Always: see `of_row`.
         """
-        raise ConfigError(f"reference_column {self.reference_column!r} is needed as well; pass a row")
+        raise ConfigError(
+            f"audio alone cannot be diagnosed: reference_column {self.reference_column!r} is missing; pass a whole row"
+        )
 
     def empty(self) -> dict[str, Any]:
         """Return the columns of an utterance that could not be diagnosed."""

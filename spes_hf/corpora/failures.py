@@ -1,4 +1,4 @@
-"""Errors of single rows: how they are written down, and which end a job."""
+"""Errors of single rows: how they are recorded, and which of them end a job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def describe_error(error: Exception) -> str:
 
 
 def is_fatal(error: Exception) -> bool:
-    """Return whether all later utterances would fail in the same way: the accelerator is gone, or another process."""
+    """Return whether all later utterances would fail in the same way: the accelerator or another process is lost."""
     if isinstance(error, RankError):
         return error.lost
     kind = getattr(torch, "AcceleratorError", None)

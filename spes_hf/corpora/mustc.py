@@ -1,10 +1,10 @@
-"""MuST-C as a data set: talks in long recordings, cut into utterances by offset and duration.
+"""MuST-C as a data set: long recordings of talks, cut into utterances by offset and duration.
 
-The layout is that of the releases, v1 to v3:
+The layout is that of the releases v1 to v3:
 
     <root>/en-de/data/<split>/wav/ted_1.wav, …
-    <root>/en-de/data/<split>/txt/<split>.yaml      one segment a line: duration, offset, speaker_id, wav (v1: rW, uW)
-    <root>/en-de/data/<split>/txt/<split>.en, .de   one text a line, in the same order
+    <root>/en-de/data/<split>/txt/<split>.yaml      one segment per line: duration, offset, speaker_id, wav (v1: rW, uW)
+    <root>/en-de/data/<split>/txt/<split>.en, .de   one text per line, in the same order
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
 SHOWN_PROBLEMS = 20
 STREAM_SHARDS = 64
 
-# A segment as the releases write it; anything else that is YAML goes through a parser.
+# A segment as the releases write it; other YAML goes through a parser.
 _SEGMENT = re.compile(r"-\s*\{(.*)\}\s*$")
-# What YAML does not allow, or takes for the end of a line, where only a line feed is one.
+# Characters that YAML forbids or treats as line ends; here only a line feed ends a line.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _ENTRY = re.compile(r"\s*(\w+)\s*:\s*(\"[^\"]*\"|'[^']*'|[^,\"'{}\[\]]+?)\s*(?:,|$)")
 
 
 class CorpusError(SpesError, ValueError):
-    """A corpus on disk is not whole.
+    """A corpus on disk is incomplete or damaged.
 
     Attributes:
-        problems: All that was found, each with its file and line.
+        problems: All problems found, each with its file and line.
     """
 
     def __init__(self, message: str, problems: tuple[str, ...] = ()):
@@ -55,11 +55,11 @@ class Segment:
     """A line of the segment file.
 
     Attributes:
-        line: Its number, from 1.
-        wav: Name of the recording.
-        offset: Where it starts, in seconds.
-        duration: How long it is, in seconds.
-        speaker: Who speaks.
+        line: Line number, from 1.
+        wav: File name of the recording.
+        offset: Start of the segment, in seconds.
+        duration: Length of the segment, in seconds.
+        speaker: Id of the speaker.
     """
 
     line: int
@@ -82,22 +82,22 @@ def load_mustc(
 
     Columns: "id" (recording and number of the utterance in it), "transcript", "translation", "speaker", "duration" (s)
     and "audio", which says where the sound is: ``{"path", "offset", "duration"}``. `explain`, `Explain` and
-    `load_audio` read just that stretch of the recording, when they get to it. The corpus is checked first, recordings
-    by their headers.
+    `load_audio` read only that segment of the recording, when they need it. The corpus is checked first; for
+    recordings, only the headers are read.
 
     Args:
-        root: Folder that holds the folder of the pair, or that folder itself.
+        root: Folder that contains the folder of the pair, or that folder itself.
         pair: Languages, such as "en-de".
         split: "train", "dev", "tst-COMMON", "tst-HE", ….
-        streaming: Whether to return an `IterableDataset`; nothing is written to disk then.
+        streaming: Whether to return an `IterableDataset`, which writes nothing to disk.
         problems: What to do with utterances that cannot be used (an empty text, a recording that is missing or too
             short): "raise" an error that lists them, or "skip" them with a warning.
         cache_dir: Where `datasets` keeps its tables.
 
     Raises:
         ConfigError: If there is no such pair or split.
-        CorpusError: If numbers of lines disagree or a segment cannot be read; with "raise", for every other problem
-            too. The message names files and lines.
+        CorpusError: If the line counts of the files differ or a segment cannot be read; with "raise", for every other
+            problem too. The message names files and lines.
 
     Examples:
         >>> rows = load_mustc(corpus, "en-de", "tst-COMMON")
@@ -113,12 +113,12 @@ def load_mustc(
     if found:
         _report(folder, found, problems, len(rows))
     if not rows:
-        raise CorpusError(f"{folder} has no utterance that can be used", tuple(found))
+        raise CorpusError(f"{folder} has no usable utterance", tuple(found))
     features, name = _features(), NamedSplit(re.sub(r"\W", "_", split))
     if streaming:
         whole = Dataset.from_list(rows, features=features, split=name)
         return whole.to_iterable_dataset(num_shards=min(STREAM_SHARDS, len(rows)))
-    # On disk under a name that says what is in it, so that what is mapped over it is found again.
+    # Cached on disk under a digest of its content, so that `datasets` also finds cached results of map().
     digest = hashlib.blake2b(repr((__version__, rows, _stamps(rows))).encode(), digest_size=16).hexdigest()
     shown = is_progress_bar_enabled()
     disable_progress_bars()
@@ -132,7 +132,7 @@ def load_mustc(
 
 
 class _Rows:
-    """A generator function of rows which `datasets` knows by a digest of them."""
+    """A generator function of rows, which `datasets` identifies by a digest of the rows."""
 
     def __init__(self, digest: str, rows: list[dict[str, Any]]):
         self.digest = digest
@@ -151,21 +151,21 @@ class _Rows:
 def _folder(root: Path, pair: str, split: str) -> Path:
     """Return the folder of a split."""
     if not re.fullmatch(r"[a-z]{2,3}-[a-zA-Z]{2,6}", pair):
-        raise ConfigError(f'pair is {pair!r}; allowed: two languages with a hyphen, such as "en-de"')
+        raise ConfigError(f'pair is {pair!r}; allowed: two language codes joined by a hyphen, such as "en-de"')
     base = next((b for b in (root / pair / "data", root / "data") if b.is_dir()), None)
     if base is None:
         raise ConfigError(
-            f"root is {str(root)!r}, which has no folder {pair}/data; pass the folder that holds {pair!r} as MuST-C is "
-            "unpacked"
+            f"root is {str(root)!r}, which has no folder {pair}/data; pass the folder into which MuST-C was unpacked, "
+            f"which contains {pair!r}"
         )
     if not (base / split / "txt").is_dir():
         known = sorted(f.parent.name for f in base.glob("*/txt"))
-        raise ConfigError(f"split is {split!r}; {base} has {', '.join(known) or 'none'}")
+        raise ConfigError(f"split is {split!r}; allowed: {', '.join(known) or 'none'} (in {base})")
     return base / split
 
 
 def _read(folder: Path, pair: str, split: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the rows that can be used, and what is wrong with the others."""
+    """Return the usable rows, and the problems of the others."""
     source, target = pair.split("-")
     paths = {kind: folder / "txt" / f"{split}.{kind}" for kind in ("yaml", source, target)}
     missing = [str(path) for path in paths.values() if not path.is_file()]
@@ -176,7 +176,7 @@ def _read(folder: Path, pair: str, split: str) -> tuple[list[dict[str, Any]], li
     counts = {str(paths["yaml"]): len(segments), **{str(paths[k]): len(lines) for k, lines in texts.items()}}
     if len(set(counts.values())) > 1:
         told = [f"{path}: {count} lines" for path, count in counts.items()]
-        raise CorpusError(f"numbers of lines disagree: {'; '.join(told)}. Unpack the corpus again", tuple(told))
+        raise CorpusError(f"line counts differ: {'; '.join(told)}. Unpack the corpus again", tuple(told))
     recordings = {name: _length(folder / "wav" / name) for name in dict.fromkeys(s.wav for s in segments)}
     problems = [f"{folder / 'wav' / name}: {length}" for name, length in recordings.items() if isinstance(length, str)]
     rows, numbers = [], dict.fromkeys(recordings, 0)
@@ -205,10 +205,10 @@ def _read(folder: Path, pair: str, split: str) -> tuple[list[dict[str, Any]], li
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text; only a line feed ends one, as texts may hold other separators of Unicode.
+    """Return the lines of a text file; only a line feed ends a line, since texts may contain other Unicode separators.
 
     Raises:
-        CorpusError: If its encoding cannot be known; with the line.
+        CorpusError: If the encoding is unknown; the message names the line.
     """
     try:
         return files.read_lines(path)
@@ -220,7 +220,7 @@ def read_segments(path: Path) -> list[Segment]:
     """Return the segments of a YAML file.
 
     Raises:
-        CorpusError: If it is no list of segments; with the line.
+        CorpusError: If it is not a list of segments; the message names the line.
     """
     lines = read_lines(path)
     entries: list[tuple[int, dict[str, Any]]] = []
@@ -236,25 +236,25 @@ def read_segments(path: Path) -> list[Segment]:
 
 
 def _parse(path: Path, lines: list[str]) -> list[tuple[int, dict[str, Any]]]:
-    """Return line and entries of every segment, by a YAML parser."""
+    """Return line and entries of every segment, using a YAML parser."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         node = yaml.compose(_CONTROLS.sub(" ", "\n".join(lines)), Loader=loader)
         if not isinstance(node, yaml.SequenceNode):
-            raise CorpusError(f"{path}:1: holds no list of segments", (f"{path}:1",))
+            raise CorpusError(f"{path}:1: not a list of segments; unpack the corpus again", (f"{path}:1",))
         found = []
         for item in node.value:
             line = item.start_mark.line + 1
             if not isinstance(item, yaml.MappingNode):
                 raise CorpusError(
-                    f"{path}:{line}: is no segment such as {{duration: …, offset: …, wav: …}}", (str(line),)
+                    f"{path}:{line}: not a segment; expected {{duration: …, offset: …, wav: …}}", (str(line),)
                 )
             found.append((line, {key.value: value.value for key, value in item.value}))
         return found
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise CorpusError(f"{where}: is no YAML: {error}; unpack the corpus again", (where,)) from error
+        raise CorpusError(f"{where}: not valid YAML: {error}; unpack the corpus again", (where,)) from error
 
 
 def _segment(path: Path, line: int, entry: dict[str, Any]) -> Segment:
@@ -262,9 +262,9 @@ def _segment(path: Path, line: int, entry: dict[str, Any]) -> Segment:
         offset, duration = float(entry["offset"]), float(entry["duration"])
         return Segment(line, str(entry["wav"]), offset, duration, str(entry.get("speaker_id", "")))
     except (KeyError, TypeError, ValueError) as error:
-        kind = "lacks" if isinstance(error, KeyError) else "holds a number that is none:"
+        kind = "missing" if isinstance(error, KeyError) else "not a number:"
         where = f"{path}:{line}: {kind} {error}"
-        raise CorpusError(f"{where}; a segment has duration, offset, speaker_id and wav", (where,)) from error
+        raise CorpusError(f"{where}; a segment needs duration, offset, speaker_id and wav", (where,)) from error
 
 
 def _length(path: Path) -> float | str:
@@ -284,7 +284,7 @@ def _problem(segment: Segment, length: float | str, path: Path) -> str | None:
         return f"{where}: {segment.wav}: {length}"
     end = segment.offset + segment.duration
     if not (math.isfinite(end) and segment.offset >= 0 and segment.duration > 0):
-        return f"{where}: offset {segment.offset} and duration {segment.duration} are no stretch of a recording"
+        return f"{where}: offset {segment.offset} and duration {segment.duration} are not a valid segment"
     if end > length + SEGMENT_TOLERANCE_S:
         return f"{where}: ends at {end:.3f} s, but {segment.wav} is {length:.3f} s long"
     return None
@@ -297,14 +297,14 @@ def _report(folder: Path, problems: list[str], what: str, usable: int) -> None:
     told = "\n  ".join([f"{folder} has {len(problems)} problems:", *shown])
     if what == "raise":
         raise CorpusError(
-            f'{told}\nMend them, or pass problems="skip" to go on with the {usable} utterances that can be used',
+            f'{told}\nFix them, or pass problems="skip" to continue with the {usable} usable utterances',
             tuple(problems),
         )
-    warnings.warn(f"{told}\n{usable} utterances can be used", UserWarning, stacklevel=3)
+    warnings.warn(f"{told}\nContinuing with the {usable} usable utterances", UserWarning, stacklevel=3)
 
 
 def _stamps(rows: list[dict[str, Any]]) -> list[tuple[str, int, int]]:
-    """Return size and time of change of every recording."""
+    """Return the size and modification time of every recording."""
     stats = {path: Path(path).stat() for path in dict.fromkeys(row["audio"]["path"] for row in rows)}
     return [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()]
 

@@ -1,4 +1,4 @@
-"""A corpus by its path or name: MuST-C, a folder of audio, a manifest, a saved data set, a data set of the Hub."""
+"""Loads a corpus by its path or name: MuST-C, a folder of audio, a manifest, a saved data set, a Hub data set."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def load_corpus(
     name: str | None = None,
     problems: Literal["raise", "skip"] = "raise",
 ) -> Dataset:
-    """Return a corpus, its audio not yet decoded.
+    """Return a corpus without decoding its audio.
 
     Args:
         source: A folder with MuST-C (with ``pair``), a folder of audio files (with the texts of its metadata.csv or
-            metadata.jsonl, if there is one), a .jsonl manifest, a folder that ``Dataset.save_to_disk()`` wrote, or a
+            metadata.jsonl, if there is one), a .jsonl manifest, a folder written by ``Dataset.save_to_disk()``, or a
             name on the Hub.
-        audio_column: Where the audio is; in a manifest, paths, relative to it.
+        audio_column: The column with the audio; in a manifest, paths relative to the manifest.
         pair: Languages of MuST-C, such as "en-de".
-        split: "tst-COMMON" for MuST-C by default, else the only one there is.
-        name: Configuration of a data set of the Hub.
+        split: None for "tst-COMMON" of MuST-C, or for the only split of another data set.
+        name: Configuration of a Hub data set.
         problems: What to do with unusable utterances of MuST-C.
 
     Raises:
@@ -48,7 +48,7 @@ def load_corpus(
         return read_listing(path, audio_column, audio_column)
     if path.is_file():
         raise ConfigError(
-            f"--dataset is {str(path)!r}, a file; allowed: a folder, a .jsonl manifest, a name of the Hub"
+            f"--dataset is {str(path)!r}, a file; allowed: a folder, a .jsonl manifest, a name on the Hub"
         )
     on_disk = any((path / file).is_file() for file in ("state.json", "dataset_dict.json"))
     if path.is_dir() and not on_disk:
@@ -73,8 +73,8 @@ def read_folder(folder: Path, audio_column: str = "audio") -> Dataset:
     """Return the recordings in a folder, with the texts of its metadata.csv or metadata.jsonl if there is one.
 
     Args:
-        folder: Where they are; folders in it are searched too.
-        audio_column: What to call the column of their paths.
+        folder: The folder; subfolders are searched too.
+        audio_column: Name for the column of paths.
 
     Raises:
         ConfigError: If there is no recording.
@@ -88,29 +88,31 @@ def read_folder(folder: Path, audio_column: str = "audio") -> Dataset:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in endings)
     if not files:
         raise ConfigError(
-            f"--dataset is {str(folder)!r}, which holds no audio file; libsndfile reads {sorted(endings)}"
+            f"--dataset is {str(folder)!r}, a folder without audio files; supported endings: {sorted(endings)}"
         )
     ids = [path.relative_to(folder).with_suffix("").as_posix() for path in files]
     return Dataset.from_dict({"id": ids, audio_column: [str(path) for path in files]})
 
 
 def read_listing(path: Path, path_column: str, audio_column: str = "audio") -> Dataset:
-    """Return the rows of a listing (JSON lines, or CSV), with the paths in it, relative to it, as audio.
+    """Return the rows of a listing (JSON lines or CSV); paths in it are relative to it and become the audio.
 
     Args:
         path: The listing.
-        path_column: Where it names the recordings.
-        audio_column: What to call that column in the data set.
+        path_column: The column with the paths of the recordings.
+        audio_column: Name of that column in the data set.
 
     Raises:
-        ConfigError: If a row names no recording.
+        ConfigError: If a row has no path.
     """
     from datasets import Dataset
 
     rows: list[dict[str, Any]] = [*(read_table(path) if path.suffix.lower() == ".csv" else read_json_lines(path))]
     missing = next((i for i, row in enumerate(rows, 1) if not row.get(path_column)), None)
     if missing is not None or not rows:
-        raise ConfigError(f"{path}: row {missing or 1} has no {path_column!r}; --audio-column says where the path is")
+        raise ConfigError(
+            f"{path}: row {missing or 1} has no {path_column!r}; name the column with the path: --audio-column NAME"
+        )
     return Dataset.from_list(
         [
             {k: v for k, v in row.items() if k != path_column} | {audio_column: str(path.parent / row[path_column])}

@@ -2,7 +2,7 @@
 
     load_mustc(root, "en-de", "tst-COMMON").map(Explain(model, processor)).map(Deletion(model, processor)).map(Size())
 
-`summarize` makes corpus scores of the rows, and `Explanation.from_row` gives the whole explanation of one back.
+`summarize` turns the rows into corpus scores, and `Explanation.from_row` restores the whole explanation of a row.
 """
 
 from __future__ import annotations
@@ -46,39 +46,41 @@ __all__ = [
     "WordInsertion",
 ]
 
-# Columns with a number for each token.
+# Columns with one number per token.
 _NUMBERS = ("token_probabilities", "sound_bits", "text_bits")
 
 
 class Explain(AudioTransform):
-    """Explains the audio of a row, and puts the explanation next to it.
+    """Explains the audio of a row, and adds the explanation to the row.
 
-    The columns that it adds: "explanation", the whole of it as bytes (`Explanation.from_row` reads them); to look at,
-    "prediction", "tokens", "token_probabilities", "sound_bits" and "text_bits" (of each token), "bits_per_token",
-    "verdict" ("heard", "made up", "nothing written"; "given" for a text of yours), "reliability" (of the sentence map;
-    NaN where there is none) and "reached_length_limit"; and "error". An utterance that cannot be explained has the
-    reason there, and nothing in the others; the job continues. Where all is well, "error" is empty.
+    Adds these columns: "explanation", the whole explanation as bytes (`Explanation.from_row` reads it); for inspection,
+    "prediction", "tokens", "token_probabilities", "sound_bits" and "text_bits" (per token), "bits_per_token",
+    "verdict" ("heard", "made up", "nothing written"; "given" if you passed the text), "reliability" (of the sentence
+    map; NaN if there is none) and "reached_length_limit"; and "error". If an utterance cannot be explained, "error"
+    gives the reason, the other columns are empty, and the job continues. On success, "error" is empty.
 
-    Mask i of an utterance depends on the seed, its id and i alone. Without an id, the id is a digest of the audio.
+    Mask i of an utterance depends only on the seed, the utterance's id and i. Without an id, a digest of the audio is
+    used.
 
     Args:
         model: A speech-to-text model of a known family.
         processor: Its processor.
         config: Method and settings; None for `SpesConfig()`.
-        audio_column: Where the audio is: anything that `explain` takes. An `Audio` feature's sampling_rate,
+        audio_column: The column with the audio: anything that `explain` takes. An `Audio` feature's sampling_rate,
             num_channels and stream_index are honoured; a stream with ``decode=False`` does not pass them on.
-        id_column: Where the id of the utterance is; "id" may be missing.
-        text_column: Where a text is to explain instead of what the model generates; None: none.
-        sampling_rate: Of bare samples that are not at the processor's rate, in Hz.
+        id_column: The column with the id of the utterance; "id" may be missing.
+        text_column: The column with a text to explain instead of the model's own output; None: none.
+        sampling_rate: Rate in Hz of bare samples that are not at the processor's rate.
         language: Language of the speech, for families whose ``generate()`` takes it.
         task: "transcribe" or "translate", likewise.
         tgt_lang: Language of the text, likewise.
         generate_kwargs: Further arguments of ``model.generate()``.
-        batch_size: Perturbed copies in one forward pass; "auto" or None: found automatically, and remembered.
+        batch_size: Perturbed copies per forward pass; "auto" or None: found automatically, and remembered.
         seed: Same seed, same masks.
-        segment: "pauses" to cut all audio where speech pauses; None: the model's own way through what is longer than
-            its window. Such a row holds a `Recording` at "explanation", and its verdict is that of the whole.
-        over: "encoder" for saliency over the encoder's output as well, as for `explain`.
+        segment: "pauses" to cut all audio where speech pauses; None: audio longer than the model's window is handled
+            the model's own way. Such a row has a `Recording` at "explanation", and its verdict covers the whole
+            recording.
+        over: "encoder" to compute saliency over the encoder's output too, as for `explain`.
         autocast: As for `explain`.
         compile: As for `explain`.
         prompt: Instruction for speech LLMs, as for `explain`.
@@ -119,11 +121,11 @@ class Explain(AudioTransform):
         prompt: str | None = None,
     ):
         self.segment = segment
-        self.over = None if over == "spectrogram" else over  # jobs of before go on
-        self.recordings: Path | None = None  # where a job keeps the windows of those that it has begun
+        self.over = None if over == "spectrogram" else over  # so that existing jobs can be resumed
+        self.recordings: Path | None = None  # where a job keeps the windows of unfinished recordings
         running: dict[str, Any] = {"batch_size": batch_size, "autocast": autocast, "compile": compile}
         self.explainer = Explainer(model, processor, config, seed=seed, progress=False, **running)
-        self.explainer.config.check_over(over)  # once, and not as an error in every row
+        self.explainer.config.check_over(over)  # check once here, rather than fail in every row
         super().__init__(
             prompt=prompt,
             audio_column=audio_column,
@@ -161,7 +163,7 @@ class Explain(AudioTransform):
 
     @contextmanager
     def shared_by(self, ranks: Ranks) -> Iterator[None]:
-        """Explain rows together with other processes, which are given the same ones."""
+        """Explain rows together with other processes, which must get the same rows."""
         before, self.explainer.ranks = self.explainer.ranks, ranks
         try:
             yield
@@ -175,7 +177,7 @@ class Explain(AudioTransform):
     def of_audio(self, waveform: Waveform, text: str | None, utterance_id: str) -> dict[str, Any]:
         """Return the columns of one utterance, or of one recording."""
         explanation = self._explained(waveform, text, utterance_id)
-        # A row is the same whenever, and by whichever process, it is computed.
+        # A row must not depend on when, or by which process, it is computed.
         if isinstance(explanation, Explanation):
             explanation = replace(explanation, provenance=without_time(explanation.provenance))
         found = explanation.to_row()
@@ -204,7 +206,7 @@ class Explain(AudioTransform):
         return self.explainer(waveform, text=text, utterance_id=utterance_id, **settings)
 
     def empty(self) -> dict[str, Any]:
-        """Return the columns of an utterance that could not be explained; empty, not None, which would have no type."""
+        """Return the columns of an utterance that could not be explained: empty, not None, which would have no type."""
         return {
             "explanation": b"",
             "prediction": "",
@@ -218,12 +220,11 @@ class Explain(AudioTransform):
 
 
 class SoundCheck(AudioTransform):
-    """Says of the audio of a row whether the model heard what it writes or made it up: three passes, no map.
+    """Checks whether the model heard or made up what it writes for the audio of a row: three passes, no map.
 
-    The columns that it adds: "prediction", "words", "word_bits" (of each word, from the sound), "bits_per_word",
+    Adds these columns: "prediction", "words", "word_bits" (per word, from the sound), "bits_per_word",
     "bits_per_token", "probability_made_up", "verdict" (as in `Explain`), "reached_length_limit" and "error". Takes the
-    arguments of `Explain` but config, batch_size, compile, segment and over; see
-    `spes_hf.sound_check`.
+    arguments of `Explain` except config, batch_size, compile, segment and over; see `spes_hf.sound_check`.
 
     Examples:
         >>> rows = dataset.map(SoundCheck(model, processor))

@@ -1,1 +1,1 @@
-"""Corpus jobs: rows on disk that survive being killed, work split by cost, a summary. Start with `jobs.run`."""
+"""Corpus jobs: rows on disk that survive a kill, work split by cost, a summary. Start with `jobs.run`."""

@@ -1,4 +1,4 @@
-"""What a job does while the model runs: one thread reads the next row, another writes the one before."""
+"""What a job does while the model runs: one thread reads the next row, another writes the previous one."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ RowT = TypeVar("RowT")
 
 
 def read_ahead(indices: Sequence[int], read: Callable[[int], RowT]) -> Generator[tuple[int, RowT], None, None]:
-    """Yield every index, and what is read for it; meanwhile a thread reads for the next one, and no further.
+    """Yield every index with the row read for it, while a thread reads the next row (and only that one).
 
-    An error in reading comes up where the row would. The thread ends with the iterator; close it.
+    A read error is raised when its row is due. The thread ends with the iterator; close it.
 
     Args:
-        indices: Of the rows.
-        read: Reads one.
+        indices: Indices of the rows.
+        read: Reads one row.
     """
     with ThreadPoolExecutor(1, "read ahead") as thread:
         coming = [thread.submit(read, index) for index in indices[:1]]
@@ -29,13 +29,13 @@ def read_ahead(indices: Sequence[int], read: Callable[[int], RowT]) -> Generator
 
 
 class BackgroundWriter:
-    """Has a thread add rows to a `ShardWriter`, one at a time: a row waits until the one before is added.
+    """Adds rows to a `ShardWriter` in a thread, one at a time: a row waits until the previous one is added.
 
-    An error in adding comes up with the next row, or in `flush`. Where rows are not to wait in memory
-    (``flush_seconds=0``), `add` returns once they are on disk.
+    An error is raised at the next row, or in `flush`. With ``flush_seconds=0``, `add` returns only when the row is on
+    disk.
 
     Args:
-        writer: Where rows go; nobody else may add to it meanwhile.
+        writer: The writer; nothing else may add to it meanwhile.
     """
 
     def __init__(self, writer: ShardWriter):
@@ -50,10 +50,10 @@ class BackgroundWriter:
         self._thread.shutdown()
 
     def add(self, index: int, row: dict[str, Any]) -> None:
-        """Take a finished row, as `ShardWriter.add`.
+        """Take a finished row, as `ShardWriter.add` does.
 
         Raises:
-            ShardError: If the row before cannot be written, or this one at once.
+            ShardError: If the previous row cannot be written; with ``flush_seconds=0``, also if this one cannot.
         """
         self._wait()
         self._adding = self._thread.submit(self._writer.add, index, row)
@@ -61,7 +61,7 @@ class BackgroundWriter:
             self._wait()
 
     def flush(self) -> None:
-        """Write the rows that wait, if there are any.
+        """Write the waiting rows, if any.
 
         Raises:
             ShardError: If they cannot be written.

@@ -1,4 +1,4 @@
-"""A corpus job: what it is, so that it continues where it stopped and never mixes with another; how it ended."""
+"""A corpus job: its identity, so that it resumes where it stopped and never mixes with another; its summary."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class JobSummary:
-    """How far a job is, and what failed.
+    """Progress and failures of a job.
 
     Attributes:
-        out: Its folder.
-        rows: How many rows the data set has.
-        finished: How many are done, failed ones included.
+        out: The job's folder.
+        rows: Number of rows in the data set.
+        finished: Number of rows that are done, including failed ones.
         failures: Index, id and error of the rows that failed.
-        reached_length_limit: Index and id of the rows whose text a length limit cut.
-        reports: Whether this process is the one to tell; others finish in silence.
+        reached_length_limit: Index and id of the rows with a text cut by a length limit.
+        reports: Whether this process reports the result; the others finish silently.
     """
 
     out: Path
@@ -50,7 +50,7 @@ class JobSummary:
 
     @classmethod
     def of(cls, out: Path, rows: int, finished: Finished, reports: bool = True) -> JobSummary:
-        """Return the summary of what the shards hold."""
+        """Return the summary of the rows in the shards."""
         cut = tuple(finished.reached_length_limit)
         return cls(out, rows, len(finished.indices), tuple(finished.failures), cut, reports)
 
@@ -61,9 +61,9 @@ class JobSummary:
 
     @property
     def exit_code(self) -> int:
-        """1 where the job is complete, rows failed and this process is the one to tell; else 0.
+        """1 if the job is complete, rows failed and this process reports the result; else 0.
 
-        Others say 0: launchers kill the rest when one says anything else.
+        The other processes return 0: launchers kill the rest if any process returns something else.
         """
         return int(self.reports and self.complete and bool(self.failures))
 
@@ -79,7 +79,10 @@ class JobSummary:
 
     def __str__(self) -> str:
         if not self.complete:
-            return f"{self.finished} of {self.rows} rows are done; other processes go on, or start the job again"
+            return (
+                f"{self.finished} of {self.rows} rows are done; other processes may still be running, else start the "
+                "job again"
+            )
         lines = [f"{self.rows - len(self.failures)} of {self.rows} rows explained in {self.out}"]
         if self.failures:
             lines.append(f"{len(self.failures)} failed:")
@@ -93,7 +96,7 @@ class JobSummary:
 
 
 def describe_job(dataset: Dataset, transforms: Sequence[RowTransform], audio_column: str | None) -> dict[str, Any]:
-    """Return what a job is: which rows, and what is done to them."""
+    """Return the identity of a job: its rows, and what is done to them."""
     asked = asked_of(dataset.features.get(audio_column))
     return {
         "format": FORMAT,
@@ -106,9 +109,9 @@ def describe_job(dataset: Dataset, transforms: Sequence[RowTransform], audio_col
 
 
 def dataset_digest(dataset: Dataset, audio_column: str | None) -> str:
-    """Return a digest of the rows: all columns but the audio, and the names of its files.
+    """Return a digest of the rows: all columns except the audio, and the names of the audio files.
 
-    It stays the same where the data set lies elsewhere, or was loaded in another way.
+    It does not depend on where the data set is stored or how it was loaded.
     """
     arrow = dataset.with_format("arrow")
     digest = hashlib.blake2b(digest_size=16)
@@ -122,13 +125,13 @@ def dataset_digest(dataset: Dataset, audio_column: str | None) -> str:
 
 
 def claim_folder(out: Path, identity: dict[str, Any]) -> None:
-    """Make the folder of a job, or check that it is that of this job.
+    """Create the folder of a job, or check that it belongs to this job.
 
     Raises:
-        ConfigError: If it holds another job; the message says what differs.
+        ConfigError: If it belongs to another job; the message says what differs.
     """
     if out.exists() and not out.is_dir():
-        raise ConfigError(f"out is {str(out)!r}, which is no folder; pass a folder for the rows")
+        raise ConfigError(f"out is {str(out)!r}, which is not a folder; pass a folder for the rows")
     path = out / MANIFEST
     if path.is_file():
         known = _read_manifest(path)
@@ -138,11 +141,11 @@ def claim_folder(out: Path, identity: dict[str, Any]) -> None:
             differences = [f"its {MANIFEST} is nested too deeply"]
         if differences:
             raise ConfigError(
-                f"out is {str(out)!r}, which holds rows of another job: {'; '.join(differences[:SHOWN])}. Pass the "
-                "same model, settings and data set to go on with it, or another folder"
+                f"out is {str(out)!r}, which contains another job: {'; '.join(differences[:SHOWN])}. Pass the same "
+                "model, settings and data set to resume that job, or pass another folder"
             )
     elif (out / FOLDER).is_dir() and any((out / FOLDER).iterdir()):
-        raise ConfigError(f"out is {str(out)!r}, which has a folder {FOLDER!r} of something else; pass another folder")
+        raise ConfigError(f"out is {str(out)!r}, which has a folder {FOLDER!r} that no job wrote; pass another folder")
     else:
         (out / FOLDER).mkdir(parents=True, exist_ok=True)
         write_json(path, identity)
@@ -153,19 +156,19 @@ def _read_manifest(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
-            f"out is {str(path.parent)!r}, whose {path.name} is damaged ({type(error).__name__}: {error}); remove that "
+            f"out is {str(path.parent)!r}, where {path.name} is damaged ({type(error).__name__}: {error}); delete the "
             "folder and start again, or pass another folder"
         ) from error
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a whole file or none."""
+    """Write the file completely or not at all."""
     with whole_file(path) as file:
         file.write((json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def _differences(then: Any, now: Any, where: str = "") -> Iterator[str]:
-    """Yield what differs between two JSON values."""
+    """Yield the differences between two JSON values."""
     if isinstance(then, dict) and isinstance(now, dict):
         for key in dict.fromkeys([*then, *now]):
             yield from _differences(then.get(key), now.get(key), f"{where}.{key}" if where else str(key))
@@ -182,7 +185,7 @@ def _short(value: Any) -> str:
 
 
 def _names(audio: Any) -> list[Any]:
-    """Return the names of files, and the stretches of them, that a column of audio refers to; no sound is read."""
+    """Return the file names, and the segments of those files, that a column of audio refers to; reads no audio."""
     kind = audio.type
     if pa.types.is_struct(kind):
         fields = [kind.field(i).name for i in range(kind.num_fields)]

@@ -1,4 +1,4 @@
-"""How far a job is: a bar over all processes, and the wait for those that are still busy."""
+"""Progress of a job: one bar over all processes, and waiting for processes that are still busy."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _PATIENCE_SECONDS = 3600.0
 
 
 class JobBar:
-    """Progress over the whole job: rows on disk, whoever wrote them, and those that wait here."""
+    """Progress of the whole job: rows on disk from all processes, plus rows waiting in this one."""
 
     def __init__(self, out: Path, rows: int, writer: ShardWriter, shown: bool):
         self.out, self.writer = out, writer
         self.others = self._listed = 0.0
         self.started = time.monotonic()
         before = count_rows(out) if shown else 0
-        # smoothing=0: time left by the mean rate, since utterances differ and shards come in bursts.
+        # smoothing=0: estimate the time left from the mean rate, since utterances differ and shards come in bursts.
         self.bar = tqdm(total=rows, initial=before, desc="explaining", unit="row", disable=not shown, smoothing=0)
         self.shown = shown
 
@@ -33,7 +33,7 @@ class JobBar:
         self.bar.close()
 
     def update(self) -> None:
-        """Show how far the job is."""
+        """Update the bar."""
         if not self.shown:
             return
         now = time.monotonic()
@@ -46,16 +46,16 @@ class JobBar:
 def wait_for_others(out: Path, rows: int, bar: JobBar) -> None:
     """Wait until the other processes have written their rows.
 
-    On disk, not in a collective, which gives up after ten minutes. Launchers end this process if another one dies;
-    where none does, it gives up once nothing has come for far longer than a shard takes.
+    This watches the disk, since a collective operation gives up after ten minutes. Launchers end this process if
+    another one dies; without a launcher, it gives up if no row has arrived for far longer than a shard takes.
 
     Raises:
-        ShardError: If rows are missing and no one seems to be left to bring them.
+        ShardError: If rows are missing and no process seems to be left to write them.
     """
     found, since, started = count_rows(out), time.monotonic(), bar.started
     looked = -1
     while True:
-        # Names may count a row twice, where a process of an earlier run is still alive.
+        # Names may count a row twice if a process of an earlier run is still alive.
         if found >= rows and found != looked:
             looked = found
             if len(read_finished(out).indices) >= rows:
@@ -68,6 +68,6 @@ def wait_for_others(out: Path, rows: int, bar: JobBar) -> None:
         if now - since > max(_PATIENCE_SECONDS, (now - started) / 4):
             missing = rows - len(read_finished(out).indices)
             raise ShardError(
-                f"{missing} of {rows} rows are missing in {str(out)!r}, and none has come for {now - since:.0f} s: "
-                "another process must be lost. Start the job again, it goes on from there"
+                f"{missing} of {rows} rows are missing in {str(out)!r}, and no new row has arrived for "
+                f"{now - since:.0f} s: another process has probably died. Start the job again; it resumes from there"
             )

@@ -1,4 +1,4 @@
-"""A whole corpus on any number of processes, devices and nodes, in a job that can be killed and resumed."""
+"""Explains a whole corpus on any number of processes, devices and nodes, in a job that can be killed and resumed."""
 
 from __future__ import annotations
 
@@ -77,52 +77,52 @@ def explain_dataset(
     compile: bool = False,
     prompt: str | None = None,
 ) -> JobSummary:
-    """Explain a whole data set into a folder, and return how it ended.
+    """Explain a whole data set into a folder, and return a summary.
 
     Call it in every process of ``accelerate launch`` or torchrun, with the model on the process's own device. The work
-    is split by estimated cost. Rows are written to ``out/data`` as Parquet files as they are finished; what a job that
-    was killed has on disk is never computed again, whatever the number of processes that go on with it. An utterance
-    that fails is a row with an "error". Rows do not depend on who computes them; `load_explained` reads them. While
-    the model runs, one thread reads the audio of the next row and another writes what is finished. On a CPU, warns when
-    the number of threads does not suit the cores; under a launcher, only the first process warns.
+    is split by estimated cost. Finished rows are written to ``out/data`` as Parquet files. If a job is killed, start it
+    again with any number of processes: rows on disk are not computed again. An utterance that fails becomes a row with
+    an "error". Rows do not depend on the process that computes them; `load_explained` reads them. While the model runs,
+    one thread reads the audio of the next row and another writes finished rows. On CPU, warns when the thread count
+    does not match the available cores; under a launcher, only the first process warns.
 
     Args:
         model: A speech-to-text model of a known family, the same in every process.
         processor: Its processor; None for a pipeline's own.
-        dataset: A `datasets.Dataset`, the same in every process. All its columns but the audio go into the rows.
+        dataset: A `datasets.Dataset`, the same in every process. All columns except the audio go into the rows.
         out: Folder of the job.
         config: Method and settings; None for `SpesConfig()`.
-        metrics: What to compute of every explanation, in this order, such as ``[Deletion(model, processor), Size()]``.
-        audio_column: Where the audio is.
-        id_column: Where the id of the utterance is; "id" may be missing.
-        text_column: Where a text is to explain instead of what the model generates; None: none.
-        duration_column: Where the length of the audio is, in seconds; where it is missing, headers tell.
-        sampling_rate: Of bare samples that are not at the processor's rate, in Hz.
+        metrics: What to compute for every explanation, in this order, such as ``[Deletion(model, processor), Size()]``.
+        audio_column: The column with the audio.
+        id_column: The column with the id of the utterance; "id" may be missing.
+        text_column: The column with a text to explain instead of the model's own output; None: none.
+        duration_column: The column with the length of the audio, in seconds; if it is missing, headers are read.
+        sampling_rate: Rate in Hz of bare samples that are not at the processor's rate.
         language: Language of the speech, for families whose ``generate()`` takes it.
         task: "transcribe" or "translate", likewise.
         tgt_lang: Language of the text, likewise.
         generate_kwargs: Further arguments of ``model.generate()``.
-        batch_size: Perturbed copies in one forward pass; "auto" or None: found automatically, and remembered.
+        batch_size: Perturbed copies per forward pass; "auto" or None: found automatically, and remembered.
         seed: Same seed, same masks.
-        progress: Whether process 0 shows a bar over the whole job.
-        process_index: Index of this process among processes that were not launched together, such as those of an array
-            of Slurm jobs; None: as the launcher says.
-        num_processes: How many such processes there are.
+        progress: Whether process 0 shows a progress bar for the whole job.
+        process_index: Index of this process among processes that were not launched together, such as a Slurm job
+            array; None: set by the launcher.
+        num_processes: Number of such processes.
         flush_seconds: How long a finished row may wait in memory at first.
-        segment: "pauses" to cut audio where speech pauses; None: the model's own way through audio that is longer than
-            its window. The row of a recording holds all its windows; those of a job that was killed are not lost.
-        over: "encoder" for saliency over the encoder's output as well, as for `explain`.
+        segment: "pauses" to cut audio where speech pauses; None: audio longer than the model's window is handled the
+            model's own way. The row of a recording contains all its windows; a killed job keeps its finished windows.
+        over: "encoder" to compute saliency over the encoder's output too, as for `explain`.
         autocast: As for `explain`.
         compile: As for `explain`.
         prompt: Instruction for speech LLMs, as for `explain`.
 
     Returns:
-        The summary. Process 0 waits for the others, those that were launched together, and is the one that reports;
-        of processes that were not, the one that finishes last.
+        The summary. If the processes were launched together, process 0 waits for the others and reports; otherwise
+        the process that finishes last reports.
 
     Raises:
-        ConfigError: If an argument has a value outside what is allowed, or ``out`` holds another job.
-        ShardError: If rows cannot be written; those written before are safe.
+        ConfigError: If an argument has a value outside what is allowed, or ``out`` contains another job.
+        ShardError: If rows cannot be written; rows written earlier are safe.
         UnsupportedModelError: If the family has no adapter.
 
     Examples:
@@ -156,7 +156,7 @@ def explain_dataset(
         if name is not None and name not in dataset.column_names:
             raise ConfigError(f"dataset has no column {name!r}; it has {', '.join(dataset.column_names)}")
     place = find_place(process_index, num_processes)
-    # One of those that were launched together speaks for all; others know nothing of each other.
+    # Among processes launched together, only the first warns; others do not know of each other, so each warns.
     speaks = place.index == 0 or not place.together
     advice = advise_threads(place.together) if speaks and adapter.device.type == "cpu" else None
     if advice is not None:
@@ -174,7 +174,7 @@ def explain_dataset(
         flush_seconds=flush_seconds,
     )
     if summary.complete and summary.reports:
-        shutil.rmtree(explain.recordings, ignore_errors=True)  # what they held is in the rows
+        shutil.rmtree(explain.recordings, ignore_errors=True)  # their content is in the rows now
     return summary
 
 
@@ -195,12 +195,12 @@ def map_rows(
 
     Args:
         dataset: A `datasets.Dataset`, the same in every process.
-        transforms: One after the other; one that raises makes the row a failed one.
+        transforms: Applied one after the other; if one raises an error, the row is recorded as failed.
         out: Folder of the job.
-        costs: Returns what every row costs; None: all the same.
+        costs: Returns the cost of every row; None: all rows cost the same.
         audio_column: A column that does not go into the rows.
-        id_column: What to call a row by in the summary; None: its index.
-        progress: Whether process 0 shows a bar over the whole job.
+        id_column: The column that names a row in the summary; None: its index.
+        progress: Whether process 0 shows a progress bar for the whole job.
         process_index: As for `explain_dataset`.
         num_processes: As for `explain_dataset`.
         flush_seconds: How long a finished row may wait in memory at first.
@@ -238,7 +238,7 @@ def map_rows(
                     row = _apply([sharing], row_of(arrow[index], dataset.features), added)
                 if number % place.count == place.index:
                     explained.append((index, row))
-            for index, row in explained:  # only now: nobody waits for another one's metrics
+            for index, row in explained:  # only now, so that no process waits for another's metrics
                 keep(index, _apply(transforms[1:], row, added))
             for index, given in rows:
                 keep(index, _apply(transforms, given, added))
@@ -262,20 +262,20 @@ def map_rows(
 
 
 def load_explained(out: str | Path, cache_dir: str | Path | None = None) -> Dataset:
-    """Return the rows of a job, in the order of the data set, each once; those that are there, if it is not complete.
+    """Return the rows of a job in the order of the data set, each row once; for an unfinished job, those done so far.
 
     Args:
         out: Folder of the job.
         cache_dir: Where `datasets` keeps its tables.
 
     Raises:
-        ConfigError: If the folder holds no rows.
+        ConfigError: If the folder has no rows.
     """
     from datasets import Dataset
 
     files = shard_files(Path(out))
     if not files:
-        raise ConfigError(f"out is {str(out)!r}, which holds no finished rows; pass the folder of explain_dataset()")
+        raise ConfigError(f"out is {str(out)!r}, which has no finished rows; pass the folder of explain_dataset()")
     rows = Dataset.from_parquet([str(path) for path in files], cache_dir=None if cache_dir is None else str(cache_dir))
     return rows.select(row_order(rows.with_format("numpy")[INDEX][:]))
 
@@ -285,8 +285,8 @@ def _check_dataset(dataset: Any) -> None:
 
     if not isinstance(dataset, Dataset):
         raise ConfigError(
-            f"dataset is a {type(dataset).__name__}; pass a datasets.Dataset: a split, and not a streaming one (map "
-            "Explain over that)"
+            f"dataset is a {type(dataset).__name__}; pass a datasets.Dataset: one split, not streaming (for a stream, "
+            "use dataset.map(Explain(…)))"
         )
     if not len(dataset):
         raise ConfigError("dataset has no rows")
@@ -296,7 +296,7 @@ def _features(dataset: Dataset, transforms: Sequence[RowTransform], audio_column
     """Return the features of the rows.
 
     Raises:
-        ConfigError: If the data set has a column that the job would write over.
+        ConfigError: If the data set has a column that the job would overwrite.
     """
     from datasets import Features, Value
 
@@ -307,7 +307,7 @@ def _features(dataset: Dataset, transforms: Sequence[RowTransform], audio_column
     taken = sorted(kept.keys() & {INDEX, *added})
     if taken:
         raise ConfigError(
-            f"dataset has the columns {', '.join(taken)}, which the job would write over; rename them: "
+            f"dataset has the columns {', '.join(taken)}, which the job would overwrite; rename them: "
             f"dataset.rename_column({taken[0]!r}, …)"
         )
     return Features({INDEX: Value("int64"), **kept, **added})
@@ -322,10 +322,10 @@ def _prepare(
     audio_column: str | None,
     sharing: bool,
 ) -> tuple[list[int], list[int]]:
-    """Return the rows that all processes are to do together, and those that this one is to do by itself.
+    """Return the rows that all processes do together, and the rows that this process does alone.
 
-    Processes that were launched together talk once, here: process 0 looks at the folder and deals out what is left.
-    Others cannot know what their peers saw there, so they deal out all rows and leave out what is done.
+    Processes launched together communicate once, here: process 0 reads the folder and assigns the remaining rows.
+    Separate processes cannot know what the others saw there, so each assigns all rows and then skips the finished ones.
     """
     identity = describe_job(dataset, transforms, audio_column)
 
@@ -362,12 +362,15 @@ def _prepare(
     if failure:
         raise ConfigError(f"process 0 cannot start the job: {failure}")
     if theirs != identity:
-        raise ConfigError(f"model, settings or data set of process {place.index} are not those of process 0")
+        raise ConfigError(
+            f"model, settings or data set of process {place.index} differ from those of process 0; pass the same to "
+            "every process"
+        )
     return work.shared, work.own[place.index]
 
 
 def _apply(transforms: Sequence[RowTransform], row: dict[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the row after all transforms; one that fails leaves its columns empty, and the reason."""
+    """Return the row after all transforms; one that fails leaves its columns empty and sets "error" to the reason."""
     for transform in transforms:
         try:
             row = transform(row)

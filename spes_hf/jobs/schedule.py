@@ -1,4 +1,4 @@
-"""Who does what: utterances split by estimated cost, the same way on every machine."""
+"""Which process does which utterances: split by estimated cost, the same way on every machine."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from spes_hf.errors import ConfigError
 from spes_hf.runtime.ranks import ALONE, Ranks
 from spes_hf.runtime.workers import count_cores, count_launched
 
-# A pass through the decoder, per second of speech, in the time that the encoder takes for a second of its window.
+# Cost of the decoder per second of speech, relative to the encoder's cost per second of its window.
 DECODER_SHARE = 0.4
 PCM_BYTES_PER_SECOND = 32_000
-# Of MP4, WebM and others whose header soundfile does not read, and of recordings that lie elsewhere.
+# For MP4, WebM and other formats with headers that soundfile cannot read, and for remote recordings.
 CODED_BYTES_PER_SECOND = 16_000
 TYPICAL_SECONDS = 10.0
 
-# Of the time that an utterance takes one process, the part that each of several takes as well: it writes the text,
-# looks for patches, runs the clean passes.
+# Share of the time for an utterance that every process spends even if several share it: to generate the text, segment
+# patches and run the clean passes.
 UNSHARED = 0.15
-# Rows that are shared at most, for each process; and the share of the time that must be saved to share any.
+# Maximum number of shared rows per process. Sharing must bring the time below this fraction to be worth it.
 MOST_SHARED = 4
 WORTH_SHARING = 0.95
 
@@ -40,9 +40,9 @@ class Place:
     """Which process this is.
 
     Attributes:
-        index: Its index, from 0.
-        count: How many there are.
-        together: Whether they were launched together and can talk.
+        index: Index of the process, from 0.
+        count: Number of processes.
+        together: Whether they were launched together and can communicate.
     """
 
     index: int
@@ -51,62 +51,62 @@ class Place:
 
     @property
     def ranks(self) -> Ranks:
-        """The processes, if they can talk, as `spes_hf.explain` needs them to share an utterance."""
+        """The processes if they can communicate, in the form that `spes_hf.explain` needs to share an utterance."""
         from accelerate import PartialState
 
         return Ranks.of(PartialState()) if self.together else ALONE
 
 
 def find_place(process_index: int | None = None, num_processes: int | None = None) -> Place:
-    """Return the place that the caller, or else the launcher (``accelerate launch``, torchrun), gave this process.
+    """Return this process's place, as given by the caller or else by the launcher (``accelerate launch``, torchrun).
 
     Raises:
-        ConfigError: If only one of the two is given, or the index is out of range.
+        ConfigError: If only one of the two arguments is given, or the index is out of range.
     """
     if process_index is None and num_processes is None:
         from accelerate import PartialState
 
-        # Without cpu=True, processes on a machine that has no accelerator would each believe to be alone.
+        # Without cpu=True, each process on a machine without an accelerator would believe that it is the only one.
         state = PartialState(cpu=not torch.accelerator.is_available())
         launched = os.environ.get("WORLD_SIZE", "1")
         if launched.isdigit() and int(launched) > state.num_processes == 1:
             raise ConfigError(
-                f"WORLD_SIZE is {launched}, but Accelerate knows of one process; make no Accelerator or PartialState "
-                "before, or pass process_index and num_processes"
+                f"WORLD_SIZE is {launched}, but Accelerate knows of only one process; do not create an Accelerator or "
+                "PartialState before this call, or pass process_index and num_processes"
             )
         return Place(state.process_index, state.num_processes, state.num_processes > 1)
     if process_index is None or num_processes is None or not 0 <= process_index < num_processes:
         raise ConfigError(
-            f"process_index is {process_index!r} and num_processes {num_processes!r}; allowed: both None (the launcher "
-            "says), or an index from 0 and a number above it"
+            f"process_index is {process_index!r} and num_processes is {num_processes!r}; allowed: both None (the "
+            "launcher sets them), or 0 <= process_index < num_processes"
         )
     return Place(process_index, num_processes, False)
 
 
 def advise_threads(together: bool) -> str | None:
-    """Return what to do if the threads of the processes on this machine do not suit its cores; None: they do.
+    """Return advice if the thread count does not match the cores of this machine; None if it does.
 
     Args:
-        together: Whether a launcher started the processes: then a warning also covers threads that leave cores idle.
+        together: Whether a launcher started the processes; if so, too few threads (idle cores) also count.
     """
     cores, processes = count_cores(), count_launched()
     threads, fitting = torch.get_num_threads(), max(1, cores // processes)
-    # torch takes one thread for each physical core, which may be two of these.
+    # torch uses one thread per physical core, which may count as two cores here.
     if threads <= fitting and (not together or 2 * threads >= fitting):
         return None
     return (
-        f"processes on this machine: {processes}, threads of each: {threads}, cores: {cores}; start them with "
-        f"OMP_NUM_THREADS={fitting}"
+        f"thread count does not match the cores: {processes} processes on this machine with {threads} threads each, "
+        f"{cores} cores; start them with OMP_NUM_THREADS={fitting}"
     )
 
 
 @dataclass(frozen=True)
 class Work:
-    """Who does which rows.
+    """Which process does which rows.
 
     Attributes:
         shared: Rows that all processes do together, one after the other, before their own; the most expensive first.
-        own: Rows that each process does by itself.
+        own: Rows that each process does alone.
     """
 
     shared: list[int]
@@ -114,18 +114,18 @@ class Work:
 
 
 def divide_work(costs: Sequence[float], todo: Sequence[int], parts: int) -> Work:
-    """Return who does which rows, so that all are done at about the same time.
+    """Return which process does which rows, so that all processes finish at about the same time.
 
-    Rows are shared where processes would have nothing left to do while others are busy: of few rows, or with a few very
-    long ones. A shared row costs every process its part, and what cannot be shared.
+    Rows are shared if some processes would otherwise sit idle while others are busy: with few rows, or a few very long
+    ones. A shared row costs each process its part of the work, plus the work that cannot be shared.
 
     Args:
-        costs: Of every row of the data set.
+        costs: Cost of every row of the data set.
         todo: Indices of the rows to do.
-        parts: How many processes there are.
+        parts: Number of processes.
 
     Returns:
-        The work. The same arguments give the same everywhere.
+        The work. The same arguments give the same result everywhere.
     """
     by_cost = sorted(todo, key=lambda i: (-costs[i], i))
     before = list(accumulate((costs[i] for i in by_cost), initial=0.0))
@@ -135,7 +135,7 @@ def divide_work(costs: Sequence[float], todo: Sequence[int], parts: int) -> Work
         alone = by_cost[shared:]
         if len(alone) <= MOST_SHARED * parts:
             longest = max(sum(costs[i] for i in share) for share in split_by_cost(costs, alone, parts))
-        else:  # so many are spread evenly, unless one of them is longer than all that others do
+        else:  # this many rows spread evenly, unless one of them is longer than an even share
             longest = max((before[-1] - before[shared]) / parts, costs[alone[0]])
         return (UNSHARED + (1 - UNSHARED) / parts) * before[shared] + longest
 
@@ -145,12 +145,12 @@ def divide_work(costs: Sequence[float], todo: Sequence[int], parts: int) -> Work
 
 
 def split_by_cost(costs: Sequence[float], todo: Sequence[int], parts: int) -> list[list[int]]:
-    """Return which rows each process does: the most expensive first, always to the one with the least to do.
+    """Return which rows each process does: assigns the most expensive rows first, each to the least loaded process.
 
     Args:
-        costs: Of every row of the data set.
+        costs: Cost of every row of the data set.
         todo: Indices of the rows to do.
-        parts: How many processes there are.
+        parts: Number of processes.
 
     Returns:
         Indices for each process, ascending. The same arguments give the same lists everywhere.
@@ -167,14 +167,14 @@ def split_by_cost(costs: Sequence[float], todo: Sequence[int], parts: int) -> li
 def estimate_costs(
     dataset: Any, audio_column: str, window_s: float | None = None, duration_column: str = "duration"
 ) -> list[float]:
-    """Return what every row costs, in seconds of audio that the encoder reads in each pass.
+    """Return the cost of every row, in seconds of audio that the encoder reads in each pass.
 
     Args:
         dataset: A `datasets.Dataset`.
-        audio_column: Where the audio is.
-        window_s: Length that the encoder reads at once whatever the audio's length is (Whisper: 30 s); None: the
-            audio's own.
-        duration_column: Where the length in seconds is, if the data set knows it; else headers and sizes tell.
+        audio_column: The column with the audio.
+        window_s: Fixed length that the encoder reads, whatever the audio's length (Whisper: 30 s); None: the audio's
+            own length.
+        duration_column: The column with the length in seconds; if it is missing, file headers and sizes are used.
     """
     arrow = dataset.with_format("arrow")
     if duration_column in dataset.column_names and str(dataset.features[duration_column].dtype).startswith(
@@ -189,7 +189,7 @@ def estimate_costs(
 
 
 def _without_gaps(durations: list[float]) -> list[float]:
-    """Return the lengths with the mean of those that are known where one is NaN."""
+    """Return the lengths, with NaN replaced by the mean of the known lengths."""
     known = [d for d in durations if d > 0]
     typical = sum(known) / len(known) if known else TYPICAL_SECONDS
     return [typical if math.isnan(d) else d for d in durations]
@@ -203,7 +203,7 @@ def _batches(arrow: Any, column: str) -> Any:
 def _durations(audio: pa.Array) -> list[float]:
     """Return the lengths of a column of audio in seconds, without reading the sound.
 
-    0 for what is for later to fail on; NaN for recordings that lie elsewhere.
+    0 for unreadable entries, which will fail later; NaN for remote recordings.
     """
     audio = audio.storage if isinstance(audio, pa.ExtensionArray) else audio
     if isinstance(audio, pa.ChunkedArray):
@@ -234,12 +234,12 @@ def _durations(audio: pa.Array) -> list[float]:
 
 
 def _lengths(content: pa.Array) -> list[int | None]:
-    """Return how many bytes there are in every value."""
+    """Return the number of bytes in every value."""
     return [None] * len(content) if pa.types.is_null(content.type) else pc.binary_length(content).to_pylist()
 
 
 def _length(path: str | None) -> float:
-    """Return the length of a recording by its header or size; 0 for one that is for later to fail on."""
+    """Return the length of a recording from its header or size; 0 for an unreadable one, which will fail later."""
     if is_address(path):
         return math.nan
     try:

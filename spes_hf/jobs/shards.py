@@ -1,9 +1,9 @@
-"""Finished rows on disk: Parquet files, each of which is complete or not there.
+"""Finished rows on disk: Parquet files, each either complete or absent.
 
-A process writes the rows that it finished under a hidden name and gives the file its real one in one step. The names
-end in the number of rows, so that progress can be read off a listing. No file is changed in place, so processes need
-not agree on anything, and what a killed one leaves behind is a hidden file at most. Only `drop_repeated` takes a file
-away, once all that it held is in others.
+A process writes its finished rows to a file with a hidden name, then renames the file in one step. Names end in the
+number of rows, so a listing shows the progress. No file is changed in place, so processes need no coordination, and a
+killed process leaves a hidden file behind at most. Only `drop_repeated` deletes files, once all their rows are in
+others.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class ShardError(SpesError, OSError):
 
 @dataclass
 class Finished:
-    """What the shards hold.
+    """The rows in the shards.
 
     Attributes:
-        indices: Which rows of the data set are finished.
-        failures: Index, id and error of those that failed.
-        reached_length_limit: Index and id of those whose text a length limit cut.
+        indices: Indices of the finished rows of the data set.
+        failures: Index, id and error of the rows that failed.
+        reached_length_limit: Index and id of the rows with a text cut by a length limit.
     """
 
     indices: set[int] = field(default_factory=set)
@@ -58,7 +58,7 @@ def shard_files(out: Path) -> list[Path]:
 
 
 def count_rows(out: Path) -> int:
-    """Return how many rows the shards hold, by their names."""
+    """Return the number of rows in the shards, according to their names."""
     try:
         names = [entry.name for entry in os.scandir(out / FOLDER)]
     except OSError:
@@ -67,11 +67,11 @@ def count_rows(out: Path) -> int:
 
 
 def remove_litter(out: Path, mine: Callable[[int], bool]) -> None:
-    """Remove what dead processes left half written.
+    """Remove temporary files that dead processes left behind.
 
     Args:
         out: Folder of the job.
-        mine: Whether the temporary files of a process, by its index, may be removed.
+        mine: Returns whether the temporary files of the process with this index may be removed.
     """
     for path in (out / FOLDER).glob(".*.tmp"):
         rank = path.name[1:].split("-")[0]
@@ -80,7 +80,7 @@ def remove_litter(out: Path, mine: Callable[[int], bool]) -> None:
 
 
 def read_finished(out: Path, id_column: str | None = None) -> Finished:
-    """Return what the shards of a job hold; a row that is there twice counts once.
+    """Return the rows in the shards of a job; duplicate rows count once.
 
     Raises:
         ShardError: If a shard cannot be read.
@@ -103,11 +103,11 @@ def read_finished(out: Path, id_column: str | None = None) -> Finished:
 
 
 def drop_repeated(out: Path) -> set[int]:
-    """Leave every row in one shard, and return the indices of all rows.
+    """Remove duplicate rows from the shards, and return the indices of all rows.
 
-    A row is there twice if a process outlived its launcher, or two jobs ran at once. Both wrote the same; what stays is
-    written first, then the old file goes. Where that cannot be done (a full disk, a file that is gone meanwhile) it is
-    left: whoever reads shards counts a row once.
+    A row occurs twice if a process outlived its launcher, or two jobs ran at once; both wrote the same content. The
+    rows to keep are written to a new file before the old one is deleted. If that fails (a full disk, a file that has
+    vanished), the duplicates stay: readers count each row once.
 
     Raises:
         ShardError: If a shard cannot be read.
@@ -130,17 +130,18 @@ def drop_repeated(out: Path) -> set[int]:
 
 
 class ShardWriter:
-    """Keeps finished rows and writes them as shards, now and then.
+    """Collects finished rows and writes them as shards from time to time.
 
-    A shard is written when it has enough rows or bytes, or when the oldest row has waited for a minute (later: for a
-    twentieth of the time since the start). What a killed process loses is bounded, and the files stay few.
+    Writes a shard when it has enough rows or bytes, or when the oldest row has waited for a minute (after the first
+    twenty minutes: a twentieth of the time since the start). This limits what a killed process loses, and keeps the
+    number of files small.
 
     Args:
         out: Folder of the job.
-        inputs: Returns the columns of the data set that are kept, for given rows, as an Arrow table.
-        schema: Of the shards.
+        inputs: Returns the kept columns of the data set for given rows, as an Arrow table.
+        schema: Schema of the shards.
         rank: Index of this process.
-        flush_seconds: How long a finished row waits in the first twenty minutes, and in proportion later.
+        flush_seconds: Maximum wait of a finished row in the first twenty minutes; later it grows in proportion.
     """
 
     def __init__(
@@ -164,18 +165,18 @@ class ShardWriter:
 
     @property
     def waiting(self) -> int:
-        """How many finished rows are in memory only."""
+        """Number of finished rows that are only in memory."""
         return len(self._rows)
 
     def add(self, index: int, row: dict[str, Any]) -> None:
-        """Take a finished row, and write a shard if it is time.
+        """Take a finished row, and write a shard if one is due.
 
         Args:
-            index: Of the row in the data set.
+            index: Index of the row in the data set.
             row: The columns that were added to it.
 
         Raises:
-            ShardError: If it cannot be written; rows that were written before are safe.
+            ShardError: If the shard cannot be written; rows written earlier are safe.
         """
         now = time.monotonic()
         if not self._rows:
@@ -188,7 +189,7 @@ class ShardWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write the rows that wait, if there are any.
+        """Write the waiting rows, if any.
 
         Raises:
             ShardError: If they cannot be written.
@@ -202,16 +203,16 @@ class ShardWriter:
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
             raise ShardError(
-                f"{'no space is left for' if full else 'cannot write'} {len(self._rows)} finished rows "
-                f"({table.nbytes / 1e6:.1f} MB) in {str(self.folder)!r}: {error}. What was written before is complete: "
-                f"{'free some space' if full else 'mend that'} and start the job again, it goes on from there"
+                f"{'no space left for' if full else 'cannot write'} {len(self._rows)} finished rows "
+                f"({table.nbytes / 1e6:.1f} MB) in {str(self.folder)!r}: {error}. Rows written earlier are safe: "
+                f"{'free some space' if full else 'fix the cause'} and start the job again; it resumes from there"
             ) from error
         count = len(self._rows)
         self._rows, self._indices, self._bytes = [], [], 0
-        self.written += count  # last: whoever looks meanwhile counts no row twice
+        self.written += count  # last, so that a concurrent reader counts no row twice
 
     def _table(self) -> pa.Table:
-        """Return the rows that wait, with their columns of the data set."""
+        """Return the waiting rows, with their columns from the data set."""
         kept = self.inputs(self._indices)
         added = {name: [row.get(name) for row in self._rows] for name in self.schema.names if name != INDEX}
         columns = []
@@ -227,36 +228,36 @@ class ShardWriter:
 
 
 def row_order(indices: Sequence[int]) -> np.ndarray:
-    """Return where the rows stand in the shards, in the order of the data set, each once."""
+    """Return the positions of the rows in the shards, in the order of the data set, each row once."""
     return np.unique(np.asarray(indices, dtype=np.int64), return_index=True)[1]
 
 
 def _write(table: pa.Table, path: Path) -> None:
-    """Write a whole shard or none."""
+    """Write a shard completely or not at all."""
     with whole_file(path) as file:
         pq.write_table(table, file, compression="zstd")
 
 
 def _columns(path: Path, names: Sequence[str | None]) -> dict[str, list[Any]]:
-    """Return those of the named columns that a shard has; nothing if it is gone meanwhile."""
+    """Return the named columns that a shard has; empty if the shard has been deleted meanwhile."""
     try:
         metadata = pq.read_metadata(path)
         if metadata.num_rows > MAX_ROWS:
-            raise ValueError(f"it promises {metadata.num_rows} rows, and a shard has {MAX_ROWS} at most")
+            raise ValueError(f"its header promises {metadata.num_rows} rows, but a shard has at most {MAX_ROWS}")
         known = set(metadata.schema.to_arrow_schema().names)
         found = dict(pq.read_table(path, columns=[name for name in names if name in known]).to_pydict())
         if not {INDEX, "error"}.intersection(names) <= found.keys():
             raise ValueError(f"its columns are {', '.join(sorted(known))}")
         if not all(type(index) is int for index in found[INDEX]):
-            raise ValueError(f"its column {INDEX} holds other things than numbers")
+            raise ValueError(f"its column {INDEX} has values that are not integers")
         if not all(isinstance(entry, (str, type(None))) for entry in found.get("error", ())):
-            raise ValueError("its column error holds other things than texts")
+            raise ValueError("its column error has values that are not text")
         return found
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, MemoryError, OverflowError, pa.ArrowException) as error:
         raise ShardError(
-            f"shard {str(path)!r} cannot be read: {error}. Remove it, and its rows are computed again"
+            f"shard {str(path)!r} cannot be read: {error}. Delete it and start the job again to recompute its rows"
         ) from error
 
 

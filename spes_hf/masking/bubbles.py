@@ -1,4 +1,4 @@
-"""Bubble Noise: the spectrogram heard through a few elliptic holes in noise (A.3.2; Trinh and Mandel, 2020)."""
+"""Bubble Noise: noise over the spectrogram, with a few elliptical holes (A.3.2; Trinh and Mandel, 2020)."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class BubblePerturbation(Perturbation):
 
     Attributes:
         features: (T, C) clean spectrogram, on the model's device.
-        bubbles: How many bubbles there are, at least 1.
+        bubbles: Number of bubbles, at least 1.
         radii: Half the width of a bubble, in frames, and half its height, in mel bins.
-        bubble_key: Key of the places of the bubbles.
-        noise_key: Key of the noise.
+        bubble_key: Key for the positions of the bubbles.
+        noise_key: Key for the noise.
         num_masks: N^X.
     """
 

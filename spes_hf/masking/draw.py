@@ -17,7 +17,7 @@ _FLOATS_PER_STEP = 8
 # (key, start, count, width) → (count, width) float32 in [0, 1): some rows of a table of uniform numbers.
 Uniform = Callable[[int, int, int, int], np.ndarray]
 
-# Masks of a block of the "balanced" design.
+# Number of masks in a block of the "balanced" design.
 BLOCK = 8
 
 # The step between float32 numbers that the generator yields.
@@ -29,7 +29,7 @@ def mask_key(seed: int, utterance_id: str, stream: str) -> int:
 
     Args:
         seed: The user's seed.
-        utterance_id: What tells this utterance from the others of a corpus.
+        utterance_id: Unique id of the utterance within its corpus.
         stream: What the masks are for ("spectrogram/0", "token", …); different streams are independent.
     """
     name = f"{seed}\x00{utterance_id}\x00{stream}".encode(errors="surrogateescape")
@@ -46,8 +46,8 @@ def uniform(key: int, start: int, count: int, width: int) -> np.ndarray:
     Args:
         key: From `mask_key`.
         start: First row.
-        count: How many rows.
-        width: Numbers in a row.
+        count: Number of rows.
+        width: Numbers per row.
 
     Returns:
         (count, width) float32 in [0, 1).
@@ -63,10 +63,10 @@ def keep_bits(key: int, start: int, count: int, units: int, mask_prob: float, nu
     Args:
         key: From `mask_key`.
         start: First mask.
-        count: How many masks.
-        units: Bits of a mask.
+        count: Number of masks.
+        units: Bits per mask.
         mask_prob: Probability that a unit is perturbed.
-        numbers: The table that the masks are made of; independent numbers unless a design balances them.
+        numbers: Table from which the masks are made; independent numbers unless a design balances them.
 
     Returns:
         (count, units) bool; True = keep.
@@ -75,7 +75,7 @@ def keep_bits(key: int, start: int, count: int, units: int, mask_prob: float, nu
 
 
 def on_device(values: np.ndarray, device: torch.device) -> Tensor:
-    """Return an array as a tensor on a device; a GPU fetches it by itself while the CPU draws more masks."""
+    """Return an array as a tensor on a device; copies to a GPU run while the CPU draws more masks."""
     tensor = torch.from_numpy(values)
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
@@ -84,11 +84,12 @@ def on_device(values: np.ndarray, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class Design:
-    """A table of uniform numbers in [0, 1), (masks, units), whose rows make masks: a unit is kept where it is ≥ p.
+    """A table of uniform numbers in [0, 1), (masks, units); a row makes a mask that keeps units with numbers ≥ p.
 
     Attributes:
-        numbers: Some rows of the table, as `uniform` (which is the table of independent masks).
-        block: So many masks in a row balance one another; they must not be set against each other as if by chance.
+        numbers: Returns rows of the table, as `uniform` does (the table of independent masks).
+        block: Number of consecutive masks that are balanced against each other; they are not independent, so a block
+            is never split between halves.
     """
 
     numbers: Uniform
@@ -96,9 +97,9 @@ class Design:
 
 
 def antithetic(key: int, start: int, count: int, width: int) -> np.ndarray:
-    """Return rows of pairs u, 1 − u: at p = ½ the second mask keeps what the first perturbs.
+    """Return rows in pairs u, 1 − u: at p = ½ the second mask keeps what the first perturbs.
 
-    Over a pair every unit is once kept and once perturbed, under what are by themselves two ordinary random masks.
+    Each pair keeps every unit once and perturbs it once; taken alone, each mask is an ordinary random mask.
     """
     first, last = start // 2, (start + count + 1) // 2
     drawn = uniform(key, first, last - first, width)
@@ -107,15 +108,15 @@ def antithetic(key: int, start: int, count: int, width: int) -> np.ndarray:
 
 
 def balanced(key: int, start: int, count: int, width: int) -> np.ndarray:
-    """Return rows of a Latin hypercube: of the n = `BLOCK` masks of a block, n · p perturb a unit, rounded up or down.
+    """Return rows of a Latin hypercube: in a block of n = `BLOCK` masks, n · p (rounded up or down) perturb each unit.
 
-    A unit's numbers in a block are a random order of 0 … `BLOCK` − 1, each plus a uniform number, over `BLOCK`.
+    A unit's numbers in a block are a random order of 0 … `BLOCK` − 1, each plus a uniform number, divided by `BLOCK`.
     """
     first, last = start // BLOCK, -(-(start + count) // BLOCK)
     drawn = uniform(key, 2 * BLOCK * first, 2 * BLOCK * (last - first), width).reshape(-1, 2, BLOCK, width)
     order = drawn[:, 0].argsort(axis=1, kind="stable").argsort(axis=1, kind="stable").astype(np.float32)
     rows = ((order + drawn[:, 1]) / BLOCK).reshape(-1, width)
-    return np.minimum(rows[start - BLOCK * first :][:count], 1 - _STEP)  # what rounding took up to 1
+    return np.minimum(rows[start - BLOCK * first :][:count], 1 - _STEP)  # rounding may have produced 1
 
 
 DESIGNS: dict[str, Design] = {

@@ -19,10 +19,10 @@ class Masks:
     """A batch of masks of one level.
 
     Attributes:
-        keep: (B, F) 1 = keep, 0 = perturb; a fraction keeps a part.
-        level: Which level of patches the units belong to.
+        keep: (B, F) 1 = keep, 0 = perturb; a fraction keeps that share of the unit.
+        level: The level of patches that the units belong to.
         rows: Index of every mask within its level.
-        block: So many masks in a row balance one another.
+        block: Number of consecutive masks that are balanced against each other.
     """
 
     keep: Tensor
@@ -55,7 +55,7 @@ class Perturbation(ABC):
     Attributes:
         num_masks: N.
         levels: Number of levels; mask i belongs to level i mod ``levels``.
-        block: So many masks of a level in a row balance one another.
+        block: Number of consecutive masks of a level that are balanced against each other.
     """
 
     num_masks: int
@@ -72,7 +72,7 @@ class Perturbation(ABC):
 
     @abstractmethod
     def apply(self, masks: Masks) -> dict[str, Tensor]:
-        """Return what the masks make of the input, as keyword arguments of `Adapter.logits`."""
+        """Return the input perturbed by these masks, as keyword arguments of `Adapter.logits`."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,11 @@ class SpectrogramPerturbation(Perturbation):
         features: (T, C) clean spectrogram, on the model's device.
         fill: (C,) fill value of every mel bin, on the model's device.
         labels: (L, T, C) patch of every feature at every level, on the model's device.
-        units: Number of patches of every level.
-        keys: Key of the masks of every level.
+        units: Number of patches at each level.
+        keys: Key of the masks at each level.
         mask_prob: p_spec.
         num_masks: N^X.
-        design: How masks balance one another, a name in `DESIGNS`.
+        design: How masks are balanced against each other, a name in `DESIGNS`.
     """
 
     features: Tensor
@@ -106,7 +106,7 @@ class SpectrogramPerturbation(Perturbation):
 
     @property
     def block(self) -> int:  # type: ignore[override]
-        """So many masks of a level in a row balance one another."""
+        """Number of consecutive masks of a level that are balanced against each other."""
         return DESIGNS[self.design].block
 
     def draw(self, level: int, rows: range) -> Masks:
@@ -121,14 +121,14 @@ class SpectrogramPerturbation(Perturbation):
 
     def kept(self, masks: Masks) -> Tensor:
         """Return the masks by feature, (B, T, C)."""
-        # The masks of a unit lie side by side, so that all of them are fetched at once.
+        # Transposed, all masks of a unit are contiguous in memory and are gathered together.
         bits = masks.keep.T.contiguous().index_select(0, self.labels[masks.level].flatten())
         return bits.T.reshape(len(masks.keep), *self.features.shape)
 
 
 @dataclass(frozen=True)
 class SoftSpectrogramPerturbation(SpectrogramPerturbation):
-    """The same masks, by feature instead of by patch, as numbers that can be differentiated."""
+    """The same masks, per feature instead of per patch, as numbers that can be differentiated."""
 
     def draw(self, level: int, rows: range) -> Masks:
         """Return the masks of these rows of a level, (B, T·C) in the features' dtype."""
@@ -136,14 +136,14 @@ class SoftSpectrogramPerturbation(SpectrogramPerturbation):
         return replace(masks, keep=self.kept(masks).flatten(1).to(self.features.dtype))
 
     def apply(self, masks: Masks) -> dict[str, Tensor]:
-        """Return the perturbed spectrograms, (B, T, C): what is kept in part lies between feature and fill."""
+        """Return the perturbed spectrograms, (B, T, C): partly kept features lie between their value and the fill."""
         keep = masks.keep.unflatten(1, self.features.shape)
         return {"features": keep * self.features + (1 - keep) * self.fill}
 
 
 @dataclass(frozen=True)
 class TokenPerturbation(Perturbation):
-    """Decoder inputs; the embedding of a perturbed one becomes zero, its position stays (§4.1.2).
+    """Decoder inputs; the embedding of a perturbed one becomes zero, its position embedding stays (§4.1.2).
 
     Attributes:
         units: J.
@@ -171,13 +171,13 @@ class TokenPerturbation(Perturbation):
 
 @dataclass(frozen=True)
 class EncoderPerturbation(Perturbation):
-    """Positions of the encoder's output; perturbed ones take the mean of all that hold sound, and padding stays.
+    """Positions of the encoder's output; perturbed ones take the mean of all positions with sound, and padding stays.
 
-    The mean, since a decoder has never seen a state of zeros: it would notice the gap.
+    The fill is the mean because a decoder has never seen a state of zeros and would notice the gap.
 
     Attributes:
         states: (1, S, D) the encoder's output for the clean sound, on the model's device.
-        units: How many positions hold sound; they are the first ones.
+        units: Number of positions with sound; they come first.
         key: Key of the masks.
         mask_prob: p_spec.
         num_masks: N.
@@ -195,7 +195,7 @@ class EncoderPerturbation(Perturbation):
         return Masks(on_device(keep, self.states.device), level, rows)
 
     def apply(self, masks: Masks) -> dict[str, Tensor]:
-        """Return the perturbed states, (B, S, D), in the dtype of the model's."""
+        """Return the perturbed states, (B, S, D), in the dtype of the model's states."""
         sound, padding = self.states[:, : self.units], self.states[:, self.units :]
         mean = sound.to(torch.promote_types(sound.dtype, torch.float32)).mean(1, keepdim=True).to(sound.dtype)
         mixed = torch.where(masks.keep.unsqueeze(-1), sound, mean)
@@ -216,17 +216,17 @@ class JointPerturbation(Perturbation):
 
     @property
     def num_masks(self) -> int:  # type: ignore[override]
-        """N, that of the spectrogram."""
+        """N, the number of masks of the spectrogram."""
         return self.spectrogram.num_masks
 
     @property
     def levels(self) -> int:  # type: ignore[override]
-        """Number of levels, those of the spectrogram."""
+        """Number of levels of the spectrogram."""
         return self.spectrogram.levels
 
     @property
     def block(self) -> int:  # type: ignore[override]
-        """So many masks of a level in a row balance one another, those of the spectrogram."""
+        """Number of consecutive masks of a level that are balanced against each other, as for the spectrogram."""
         return self.spectrogram.block
 
     def draw(self, level: int, rows: range) -> Masks:

@@ -15,10 +15,10 @@ from spes_hf.functional import num_patches
 from spes_hf.runtime.ranks import ALONE, Ranks
 from spes_hf.runtime.workers import own_cores
 
-# Of features, by their id, that are segmented ahead: label maps by k, sigma and compactness.
+# Label maps that threads compute in advance: by the id of the features, then by k, sigma and compactness.
 _ahead: dict[int, dict[tuple[int, float, float], Future[Tensor]]] = {}
 
-# At this width of smoothing nothing of the spectrogram is left for SLIC to follow ("− clustering", §7.2).
+# With this much smoothing, no structure of the spectrogram is left for SLIC to follow ("− clustering", §7.2).
 GRID_SIGMA = 10.0
 
 
@@ -61,7 +61,7 @@ def segment(
     sigma: float,
     compactness: float,
 ) -> Tensor:
-    """Return the label maps of all levels, k of each by Eq. 2.
+    """Return the label maps of all levels, with k for each from Eq. 2.
 
     Returns:
         (L, T, C) int64.
@@ -73,10 +73,10 @@ def segment(
 def label_maps(
     features: Tensor, counts: Sequence[int], sigma: float, compactness: float, ranks: Ranks = ALONE
 ) -> Tensor:
-    """Return the label maps of these numbers of patches; levels of the same k are segmented once.
+    """Return the label maps for these numbers of patches; levels with the same k are segmented once.
 
-    Several processes divide the levels among themselves. A level that a thread ahead has begun is waited for, the rest
-    is segmented now, on all cores of the process's own.
+    Several processes divide the levels among themselves. Waits for levels that `segmented_ahead` has begun; segments
+    the others now, on all of the process's own cores.
 
     Args:
         features: (T, C) spectrogram, true frames only, the same in all processes.
@@ -108,16 +108,16 @@ def label_maps(
 def segmented_ahead(
     features: Tensor, counts: Sequence[int], sigma: float, compactness: float, threads: int
 ) -> Iterator[None]:
-    """Segment in threads meanwhile what `label_maps` will be asked for of these very features.
+    """Segment in background threads what `label_maps` will be asked for, for this same tensor of features.
 
-    An error comes up there, too. No thread is left afterwards.
+    Errors are raised in `label_maps`. No thread is left afterwards.
 
     Args:
         features: (T, C) spectrogram, true frames only.
         counts: Number of patches of each level.
         sigma: As for `slic_labels`.
         compactness: As for `slic_labels`.
-        threads: How many; 0 for none, and `label_maps` does the work.
+        threads: Number of threads; 0 for none, which leaves the work to `label_maps`.
     """
     before = _ahead.get(id(features), {})
     rest = [k for k in counts if threads and (k, sigma, compactness) not in before]
@@ -135,14 +135,14 @@ def segmented_ahead(
 def _segmenting(
     features: Tensor, counts: Sequence[int], sigma: float, compactness: float, threads: int
 ) -> Iterator[dict[tuple[int, float, float], Future[Tensor]]]:
-    """Yield the label maps that threads, which SLIC gives their own cores, work out; they end with the context."""
+    """Yield futures of label maps, computed in threads (SLIC releases the GIL); the threads end with the context."""
     levels = list(dict.fromkeys(counts))
     if not levels:
         yield {}
         return
-    import skimage.segmentation  # noqa: F401  Threads that import may wait for one another.
+    import skimage.segmentation  # noqa: F401  Importing inside threads may deadlock.
 
-    # All that torch may do in parallel, which a fork does not survive in a thread, is done here.
+    # Do everything here that torch may run in parallel: in a thread, it would not survive a fork.
     exact = features.detach().cpu().double()
     pool = ThreadPoolExecutor(min(threads, len(levels)), "slic")
     try:

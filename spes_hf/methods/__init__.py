@@ -1,4 +1,4 @@
-"""The methods: each a file with its config and its plan. The type of the config chooses the method, as in PEFT."""
+"""The methods: one file each, with config and plan. The type of the config selects the method, as in PEFT."""
 
 from spes_hf.methods.attention import AttentionConfig
 from spes_hf.methods.base import ExplainConfig, list_methods, register_method
@@ -10,7 +10,7 @@ from spes_hf.methods.paper_table import ablations
 from spes_hf.methods.spes import SpesConfig
 from spes_hf.names import FORMER_METHODS
 
-# A method is a file, and a line here.
+# To add a method, write a file and add a line here.
 register_method(SpesConfig)
 register_method(FeatureWiseConfig)
 register_method(BubbleNoiseConfig)

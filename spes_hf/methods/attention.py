@@ -1,4 +1,4 @@
-"""Cross-attention as a map: what a decoder looks at, which is not all of what it uses."""
+"""Cross-attention as a map: what a decoder looks at, which is not everything that it uses."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from spes_hf.methods.run import Maps, Problem
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionConfig(ExplainConfig):
-    """Cross-attention of the clean run: why not just look at where the decoder looks? A pass of the decoder, no mask.
+    """Cross-attention of the clean run: why not just see where the decoder looks? One decoder pass, no masks.
 
-    Attention says when, at the positions of the encoder's output, and nothing of frequencies. By default it is the mean
-    over all heads and layers, which nobody had to choose and every family has, times the loudness of each feature: in
-    deletion, a map that is constant over frequencies would lose for its silent features alone. It covers the encoder's
-    output, which has mixed the frames before, so it tells half of the story at best (Papi et al., 2025, arXiv
-    2509.18010). Weights on padding, which Whisper has, are left out.
+    Attention says when, at the positions of the encoder's output, but nothing about frequencies. By default it is the
+    mean over all heads and layers, which works for every family without any choice, times the loudness of each feature:
+    in deletion, a map that is constant over frequencies would lose just because of its silent features. It covers the
+    encoder's output, in which frames are already mixed, so it tells half of the story at best (Papi et al., 2025, arXiv
+    2509.18010). Weights on padding, as in Whisper, are left out.
 
-    The map over the encoder's output is the attention itself; of tokens attention says nothing, and their map is
-    constant. With a foil, a row has the attention of the words that the model wrote there; it does not know the foil.
+    The map over the encoder's output is the attention itself. Attention says nothing about tokens, so their map is
+    constant. With a foil, a row has the attention of the model's own words there; it ignores the foil.
 
     Attributes:
-        layers: Which layers of the decoder the mean is over, −1 being the last; None for all. With `heads="all"` only.
-        heads: "all", "alignment" (those that Whisper takes its word times from) or pairs (layer, head).
-        energy: Whether the attention over time is multiplied by the features, from their minimum up, as in
-            `EnergyConfig`; if not, the map is constant over frequencies.
+        layers: Decoder layers to average over, −1 being the last; None for all. Only with `heads="all"`.
+        heads: "all", "alignment" (the heads from which Whisper derives word times) or pairs (layer, head).
+        energy: Whether to multiply the attention over time by the features minus their minimum, as in `EnergyConfig`;
+            if not, the map is constant over frequencies.
 
     Examples:
         >>> explain(model, processor, clip, config=AttentionConfig(heads="all", energy=False)).method
@@ -61,7 +61,7 @@ class AttentionConfig(ExplainConfig):
             pairs = tuple(tuple(pair) if isinstance(pair, list) else pair for pair in self.heads)
             object.__setattr__(self, "heads", pairs)
         super().__post_init__()
-        allowed = "indices of layers of the decoder, each once, for example (-2, -1), or None"
+        allowed = "distinct indices of decoder layers, for example (-2, -1), or None"
         check(self, "layers", self.layers is None or _are_indices(self.layers), allowed)
         named = isinstance(self.heads, str) and self.heads in ("all", "alignment")
         pairs = self.heads if isinstance(self.heads, tuple) else ()
@@ -74,14 +74,14 @@ class AttentionConfig(ExplainConfig):
         """Return the fields that a config with these values does not read, each with the reason."""
         found = super().unread(values)
         if values["heads"] != "all":
-            found["layers"] = "heads says which layers they are in"
+            found["layers"] = "heads already names the layers"
         return found
 
     def plan(self, problem: Problem) -> Sequence[Maps]:
         """Return the attention of every row, over time or by feature, and a constant map of tokens.
 
         Raises:
-            ConfigError: If the model has no such layers or heads, or nobody has said which its alignment heads are.
+            ConfigError: If the model has no such layers or heads, or its alignment heads are not known.
             UnsupportedModelError: If the family's attention cannot be read.
         """
         positions, features = problem.encoder.positions, problem.utterance.features
@@ -111,8 +111,8 @@ class AttentionConfig(ExplainConfig):
         pairs = problem.encoder.alignment_heads if self.heads == "alignment" else self.heads
         if pairs is None:
             raise ConfigError(
-                'AttentionConfig.heads is "alignment", but the model\'s generation config names no alignment heads, as '
-                'that of Whisper does; pass heads="all", or pairs (layer, head)'
+                'AttentionConfig.heads is "alignment", but the model\'s generation config has no alignment heads (as '
+                'Whisper\'s has); pass heads="all", or pairs (layer, head)'
             )
         assert not isinstance(pairs, str)
         outside = [(i, h) for i, h in pairs if not (-layers <= i < layers and -heads <= h < heads)]
@@ -123,8 +123,8 @@ class AttentionConfig(ExplainConfig):
         if outside:
             value = getattr(self, name)
             raise ConfigError(
-                f"AttentionConfig.{name} is {value!r}, of which the model has no {outside[0]!r}; allowed: layers 0 … "
-                f"{layers - 1}, heads 0 … {heads - 1}, or both counted from the end, −1 being the last"
+                f"AttentionConfig.{name} is {value!r}, but the model has no {outside[0]!r}; allowed: layers 0 … "
+                f"{layers - 1}, heads 0 … {heads - 1}, or negative indices counted from the end, −1 being the last"
             )
 
 

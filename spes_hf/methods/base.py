@@ -1,4 +1,4 @@
-"""What the configs of all methods share: fields, checks, JSON, a plan, and that no setting is without effect."""
+"""What the configs of all methods share: fields, checks, JSON, a plan, and refusing settings without effect."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from spes_hf.scoring.impact import IMPACTS
 ConfigT = TypeVar("ConfigT", bound="ExplainConfig")
 
 OVERS = ("spectrogram", "encoder")
-"""What maps are drawn over: the spectrogram alone, or the encoder's output as well."""
+"""What maps cover: the spectrogram alone, or the encoder's output too."""
 
 _METHODS: dict[str, type[ExplainConfig]] = {}
 
 
 def register_method(config_class: type[ConfigT], *former_names: str) -> type[ConfigT]:
-    """Make a method known by the name that its config has as ``method``, and return the config.
+    """Register a method under its config's ``method`` name, and return the config class.
 
-    It is then found by `ExplainConfig.from_dict` and `list_methods`. A config of a class that is not registered can be
-    passed to `explain` all the same.
+    `ExplainConfig.from_dict` and `list_methods` then know it. Configs of unregistered classes can still be passed to
+    `explain`.
 
     Args:
         config_class: A subclass of `ExplainConfig`.
-        *former_names: Names that stored configs may still have.
+        *former_names: Former names, which stored configs may still use.
 
     Raises:
-        ConfigError: If the class is no config, has no plan or no name, or a name is taken.
+        ConfigError: If the class is not a config, has no plan or no name, or a name is taken.
 
     Examples:
         >>> from dataclasses import dataclass
@@ -58,7 +58,7 @@ def register_method(config_class: type[ConfigT], *former_names: str) -> type[Con
     if not (isinstance(config_class, type) and issubclass(config_class, ExplainConfig)):
         raise ConfigError(f"config_class is {config_class!r}; pass a subclass of ExplainConfig")
     if config_class.plan is ExplainConfig.plan:
-        raise ConfigError(f"{config_class.__name__} has no plan; write its method plan(self, problem)")
+        raise ConfigError(f"{config_class.__name__} has no plan; define its method plan(self, problem)")
     name = getattr(config_class, "method", None)
     if not isinstance(name, str) or not name:
         raise ConfigError(f"{config_class.__name__}.method is {name!r}; allowed: a name such as 'my-method'")
@@ -71,7 +71,7 @@ def register_method(config_class: type[ConfigT], *former_names: str) -> type[Con
 
 
 def list_methods() -> list[str]:
-    """Return the names of the methods that are known.
+    """Return the names of the registered methods.
 
     Examples:
         >>> list_methods()
@@ -82,22 +82,22 @@ def list_methods() -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainConfig:
-    """What every method shares. Use one of its subclasses. A setting that would have no effect is refused.
+    """Settings that every method shares. Use one of the subclasses. Settings without effect raise an error.
 
     Attributes:
-        num_spectrogram_masks: N^X, how many times the spectrogram is perturbed.
-        num_token_masks: N^Y, how many times the previous tokens are perturbed on their own.
+        num_spectrogram_masks: N^X, number of masks of the spectrogram.
+        num_token_masks: N^Y, number of masks of the previous tokens alone.
         spectrogram_mask_prob: p_spec, the probability that a unit of the spectrogram is perturbed.
         token_mask_prob: p_tok, the probability that a previous token is perturbed.
-        impact: "kl" (§4.2), "log-probability" (fall of the token's log-probability, in nats), "probability" (fall of
-            the token's probability) or "contrastive" (fall of the token's log-odds against the runner-up of the clean
-            run). "auto", the default, is "kl" for what the model wrote and "log-probability" for a given text: KL
-            tells how the whole distribution moves, whichever token is explained. With a foil, "log-odds" (the default:
-            fall of log2 p(target)/p(foil), in bits), "difference" (of the two probabilities) or "relative" (of the
-            target's share in their sum).
-        word_probability: With a foil, how probable a word is: "word-boundary" (its tokens, and then the end of the
-            word), "chain" (its tokens) or "length-normalised" (the geometric mean of its tokens).
-        fill: What perturbed features become: "mean" (of each mel bin over the utterance), "zero", "min" (of the
+        impact: "kl" (§4.2), "log-probability" (drop of the token's log-probability, in nats), "probability" (drop of
+            the token's probability) or "contrastive" (drop of the token's log-odds against the runner-up in the clean
+            run). "auto", the default, is "kl" for the model's own output and "log-probability" for a given text, since
+            KL measures how the whole distribution moves, whichever token is explained. With a foil: "log-odds" (the
+            default: drop of log2 p(target)/p(foil), in bits), "difference" (drop of the difference of the two
+            probabilities) or "relative" (drop of the target's share of their sum).
+        word_probability: With a foil, the probability of a word: "word-boundary" (of its tokens and then the end of the
+            word), "chain" (of its tokens) or "length-normalised" (geometric mean over its tokens).
+        fill: Value of perturbed features: "mean" (of each mel bin over the utterance), "zero", "min" (of the
             spectrogram) or a number.
 
     Examples:
@@ -117,16 +117,16 @@ class ExplainConfig:
 
     method: ClassVar[str]
     unused: ClassVar[tuple[str, ...]] = ()
-    """Fields that have no part in the method, and keep their defaults."""
+    """Fields that the method does not use; they must keep their defaults."""
     absent: ClassVar[Mapping[str, Any]] = MappingProxyType({})
-    """What configs did that were stored before these fields came."""
+    """Values of fields for configs that were stored before those fields existed."""
     overs: ClassVar[tuple[str, ...]] = ("spectrogram",)
-    """What the method can draw maps over, of `OVERS`."""
+    """What the method's maps can cover, from `OVERS`."""
 
     def __post_init__(self) -> None:
         if type(self) is ExplainConfig:
             raise ConfigError("ExplainConfig names no method; use one of its subclasses, such as SpesConfig")
-        for entry in fields(self):  # NumPy's numbers become Python's, which JSON can hold
+        for entry in fields(self):  # convert NumPy numbers to Python numbers, which JSON supports
             value = getattr(self, entry.name)
             if isinstance(value, Real) and not isinstance(value, (bool, int, float)):
                 object.__setattr__(self, entry.name, int(value) if isinstance(value, Integral) else float(value))
@@ -148,69 +148,70 @@ class ExplainConfig:
         self._refuse_unread()
 
     def with_impact_for(self: ConfigT, text_given: bool, foil: bool = False) -> ConfigT:
-        """Return the config with the impact that it takes for what the model wrote, for a given text, or with a foil.
+        """Return the config with the right impact for the model's own output, for a given text, or for a foil.
 
         Raises:
-            ConfigError: If the impact was asked for and goes without a foil, or with one, alone.
+            ConfigError: If the user set an impact that needs a foil but there is none, or one that excludes a foil.
         """
         if not foil and self.word_probability != "word-boundary":
             raise ConfigError(
-                f"config.word_probability is {self.word_probability!r}, which only a foil reads; pass foil=… as well"
+                f"config.word_probability is {self.word_probability!r}, which has an effect only with a foil; pass "
+                "foil=… too, or leave it out"
             )
         if isinstance(self.impact, DerivedStr):
             own = "log-probability" if text_given else str(self.impact)
             return self.changed(**self.read({"impact": "log-odds" if foil else own}))
         default = self._defaults()["impact"]
-        if foil and self.impact == default and not isinstance(default, DerivedStr):  # nothing was asked for
+        if foil and self.impact == default and not isinstance(default, DerivedStr):  # the user did not set it
             return self.changed(**self.read({"impact": "log-odds"}))
         if foil and self.impact not in CONTRASTS and self.read({"impact": self.impact}):
             raise ConfigError(f"config.impact is {self.impact!r}; allowed with foil: {', '.join(CONTRASTS)}, auto")
         if not foil and self.impact in CONTRASTS:
             raise ConfigError(
-                f"config.impact is {self.impact!r}, which compares with another text; pass it as foil=…, or use one of "
+                f"config.impact is {self.impact!r}, which needs a foil; pass the other text as foil=…, or use one of "
                 f"{', '.join(IMPACTS)}, auto"
             )
         return self
 
     def check_over(self, over: Any) -> str:
-        """Return what maps are asked for over, a name in `OVERS`.
+        """Return ``over`` if it is a name in `OVERS` that the method supports.
 
         Raises:
-            ConfigError: If it is none, or the method cannot draw it.
+            ConfigError: If the name is unknown, or the method cannot draw such a map.
         """
         if over not in OVERS:
             raise ConfigError(f"over is {over!r}; allowed: {', '.join(map(repr, OVERS))}")
         if over not in self.overs:
             able = ", ".join(sorted(c.__name__ for c in set(_METHODS.values()) if over in c.overs))
             raise ConfigError(
-                f"over is {over!r}, but config is a {type(self).__name__}, which draws no such map; pass one of "
+                f"over is {over!r}, but config is a {type(self).__name__}, which cannot draw such a map; pass one of "
                 f"{able} as config, or leave over out"
             )
         return str(over)
 
     def prepare(self, utterance: Utterance, device: torch.device) -> AbstractContextManager[None]:
-        """Return a context in which threads work out what `plan` will need of the utterance alone; by default nothing.
+        """Return a context in which threads compute in advance what `plan` needs from the utterance; empty by default.
 
-        It is entered as soon as the utterance is known, before the model writes, and left when all is explained. `plan`
-        may be called without it.
+        It is entered as soon as the utterance is known, before the model generates, and left when the explanation is
+        finished. `plan` also works without it.
 
         Args:
             utterance: The utterance.
-            device: Where the model is.
+            device: Device of the model.
         """
         return nullcontext()
 
     def plan(self, problem: Problem) -> Sequence[Step | Maps]:
-        """Return what the method does for an utterance: runs of the model, or maps that need none.
+        """Return what the method does for an utterance: runs of the model, or maps that need no run.
 
         Raises:
-            UnsupportedModelError: If the model cannot do what the method needs.
+            UnsupportedModelError: If the model does not support what the method needs.
         """
-        raise ConfigError(f"{type(self).__name__} has no plan; write its method plan(self, problem)")
+        raise ConfigError(f"{type(self).__name__} has no plan; define its method plan(self, problem)")
 
     @classmethod
     def derived(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the fields that follow from these values where the user says nothing."""
+        """Return the fields that follow from these values if the user does not set them."""
         return {}
 
     def _resolve(self) -> None:
@@ -238,40 +239,40 @@ class ExplainConfig:
         return {f.name: f.default for f in fields(cls)}
 
     def read(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return those of the settings that the config would read."""
+        """Return the settings that the config would read."""
         void = self.unread({**self._values(), **settings})
         return {name: value for name, value in settings.items() if name not in void}
 
     @classmethod
     def reading(cls: type[ConfigT], presets: Mapping[str, Any], **settings: Any) -> ConfigT:
-        """Return a config with these settings, and those of the presets that it then reads.
+        """Return a config with these settings, plus the presets that still have an effect.
 
         Args:
-            presets: Fields that give way where a setting makes them void.
-            **settings: Fields that are refused if they are void.
+            presets: Fields that are dropped if a setting makes them ineffective.
+            **settings: Fields that raise an error if they have no effect.
         """
         void = cls.unread({**cls._defaults(), **presets, **settings})
         return cls(**{**{name: value for name, value in presets.items() if name not in void}, **settings})
 
     def changed(self: ConfigT, **settings: Any) -> ConfigT:
-        """Return the config with other settings, as `dataclasses.replace`; what they make void becomes its default."""
+        """Return a changed copy, as `dataclasses.replace` does; fields that lose their effect get their defaults."""
         return type(self).reading(self._values(), **settings)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, the method and the version of the library, ready for JSON."""
         values = {name: to_json_value(value) for name, value in asdict(self).items()}
         if isinstance(self.impact, DerivedStr):
-            values["impact"] = "auto"  # another config than one whose impact was asked for
+            values["impact"] = "auto"  # differs from a config with an explicit impact
         return {"method": self.method, "spes_hf_version": __version__, **values}
 
     @classmethod
     def from_dict(cls: type[ConfigT], values: dict[str, Any]) -> ConfigT:
-        """Return the config that `to_dict` wrote; called on `ExplainConfig` it finds the class by the method.
+        """Return the config that `to_dict` wrote; on `ExplainConfig`, the method selects the class.
 
-        What a stored config sets without effect, as older versions let it, is left out with a warning.
+        Older versions allowed settings without effect; in a stored config they are ignored with a warning.
 
         Raises:
-            ConfigError: If the method or a field is unknown, or a value out of range.
+            ConfigError: If the method or a field is unknown, or a value is not allowed.
         """
         values = {name: value for name, value in values.items() if (name, value) != ("impact", "auto")}
         method = values.pop("method", getattr(cls, "method", None))
@@ -284,8 +285,8 @@ class ExplainConfig:
         unknown = sorted(values.keys() - {f.name for f in fields(config_class)})
         if unknown:
             raise ConfigError(
-                f"{config_class.__name__} has no field {', '.join(unknown)} (written by spes_hf {version}, this is "
-                f"{__version__}); its fields: {', '.join(f.name for f in fields(config_class))}"
+                f"{config_class.__name__} has no field {', '.join(unknown)} (written by spes_hf {version}; this is "
+                f"{__version__}); allowed: {', '.join(f.name for f in fields(config_class))}"
             )
         defaults = config_class._defaults()
         if stored:
@@ -297,7 +298,7 @@ class ExplainConfig:
         if stored:
             for name in config_class.unread({**defaults, **values}):
                 if to_json_value(values.pop(name, defaults[name])) != to_json_value(defaults[name]):
-                    warnings.warn(f"stored {config_class.__name__}.{name} has no effect and is left out", stacklevel=2)
+                    warnings.warn(f"stored {config_class.__name__}.{name} has no effect and is ignored", stacklevel=2)
         return config_class(**values)
 
     def to_json(self, path: str | Path) -> None:
@@ -309,12 +310,12 @@ class ExplainConfig:
         """Return the config in a JSON file.
 
         Raises:
-            ConfigError: If the file is no JSON object, or holds no valid config.
+            ConfigError: If the file does not contain a JSON object with a valid config.
         """
         try:
             values = read_json(path)
         except (OSError, TextFileError) as error:
             raise ConfigError(f"path {str(path)!r} cannot be read as JSON: {error}") from error
         if not isinstance(values, dict):
-            raise ConfigError(f"path {str(path)!r} holds a {type(values).__name__}; expected a JSON object")
+            raise ConfigError(f"path {str(path)!r} contains a {type(values).__name__}; expected a JSON object")
         return cls.from_dict(values)

@@ -15,14 +15,14 @@ from spes_hf.methods.run import Problem, Run, read_audio, token_run
 
 @dataclass(frozen=True, kw_only=True)
 class BubbleNoiseConfig(ExplainConfig):
-    """Bubble Noise, a baseline of the paper: noise everywhere but in a few ellipses (A.3.2; Trinh and Mandel, 2020).
+    """Bubble Noise, a baseline of the paper: noise except in a few ellipses (A.3.2; Trinh and Mandel, 2020).
 
-    The noise is uniform over the utterance's range of intensities. Outside the bubbles it replaces the spectrogram; in
-    a bubble it is attenuated, to nothing in the centre and with the square of the distance from there, and added to the
-    spectrogram. Tokens are perturbed as in SPES.
+    The noise is uniform over the utterance's range of intensities. Outside the bubbles it replaces the spectrogram.
+    Inside a bubble it is added to the spectrogram, attenuated to zero at the centre and growing with the square of the
+    distance from it. Tokens are perturbed as in SPES.
 
     Attributes:
-        bubbles_per_second: How many bubbles there are in a second of audio.
+        bubbles_per_second: Number of bubbles per second of audio.
         bubble_width_s: Width of a bubble, from edge to edge, in seconds.
         bubble_height_bins: Height of a bubble, from edge to edge, in mel bins.
 
@@ -48,7 +48,7 @@ class BubbleNoiseConfig(ExplainConfig):
             check(self, name, is_number(value) and 0 < value < float("inf"), "a number above 0")
 
     def plan(self, problem: Problem) -> Sequence[Run]:
-        """Return a run through bubbles in noise, and the one over tokens."""
+        """Return a run through bubbles in noise, and the run over tokens."""
         utterance = problem.utterance
         seconds_per_frame = float(utterance.times[1] - utterance.times[0])
         perturbation = BubblePerturbation(

@@ -26,12 +26,12 @@ from spes_hf.runtime.batching import Batch
 class CaptumConfig(ExplainConfig):
     """Gradients of a token's probability with respect to the spectrogram, through Captum (the extra "captum").
 
-    Tokens are perturbed as in SPES. The gradient of the KL divergence is 0 at the clean input, so the impact is
-    another: "probability", "log-probability" or "contrastive". `fill` is where integrated gradients start from.
+    Tokens are perturbed as in SPES. The gradient of the KL divergence is 0 at the clean input, so use another impact:
+    "probability", "log-probability" or "contrastive". `fill` is the baseline of integrated gradients.
 
     Attributes:
         attribution: "saliency" (absolute gradient), "input_x_gradient" or "integrated_gradients".
-        steps: How many points integrated gradients takes on the way from the fill to the spectrogram.
+        steps: Number of points of integrated gradients on the path from the fill to the spectrogram.
 
     Examples:
         >>> gradients = CaptumConfig(attribution="saliency", num_token_masks=20)
@@ -68,9 +68,9 @@ class CaptumConfig(ExplainConfig):
 
         Raises:
             ConfigError: If Captum is not installed.
-            UnsupportedModelError: If the model has no gradients.
+            UnsupportedModelError: If no gradients flow through the model.
         """
-        problem.require_gradients("config is a CaptumConfig", "use SpesConfig.paper(task), which needs none")
+        problem.require_gradients("config is a CaptumConfig", "use SpesConfig.paper(task), which needs no gradients")
         return [CaptumStep(self, problem), token_run(self, problem)]
 
 
@@ -79,7 +79,7 @@ GradientConfig = CaptumConfig
 
 
 class CaptumStep:
-    """Attributes each token's probability to the features, some tokens at a time: a `Step`.
+    """A `Step` that attributes each token's probability to the features, some tokens at a time.
 
     Args:
         config: Method and settings.
@@ -100,7 +100,7 @@ class CaptumStep:
 
     @property
     def passes(self) -> int:
-        """How many passes are planned: forwards and backwards at every step of every token."""
+        """Number of planned passes: one forward and one backward at every step of every token."""
         return 2 * self.problem.tokens * self.steps
 
     def run(self, impact_of: ImpactOf, batch: Batch) -> Iterator[int]:
@@ -154,7 +154,7 @@ def _captum() -> ModuleType:
         import captum.attr
     except ImportError as error:
         raise ConfigError(
-            f"config is a CaptumConfig, which needs Captum, and it is not installed: pip install '{EXTRAS['captum']}' "
+            f"config is a CaptumConfig, but Captum is not installed: pip install '{EXTRAS['captum']}' "
             "(the extra 'captum')"
         ) from error
     return captum.attr

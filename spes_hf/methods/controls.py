@@ -1,4 +1,4 @@
-"""Controls that ask nothing of the model: random saliency, and loudness."""
+"""Controls that do not run the model: random saliency, and loudness."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spes_hf.masking.segments import feature_labels
 from spes_hf.methods.base import ExplainConfig
 from spes_hf.methods.run import Maps, Problem
 
-# What only methods read that perturb something.
+# Fields that only methods with perturbations read.
 PERTURBING = (
     "num_spectrogram_masks",
     "num_token_masks",
@@ -29,7 +29,7 @@ PERTURBING = (
 
 @dataclass(frozen=True, kw_only=True)
 class RandomConfig(ExplainConfig):
-    """Random saliency, seeded: what chance reaches. Uniform over [0, 1), for every token anew; costs nothing.
+    """Seeded random saliency, to show what chance achieves. Uniform over [0, 1), new for every token; costs nothing.
 
     Examples:
         >>> chance = explain(model, processor, clip, config=RandomConfig(), seed=1)
@@ -44,10 +44,10 @@ class RandomConfig(ExplainConfig):
     unused: ClassVar[tuple[str, ...]] = PERTURBING
 
     def plan(self, problem: Problem) -> Sequence[Maps]:
-        """Return maps of random numbers, for every token anew."""
+        """Return maps of random numbers, new for every token."""
 
         def numbers(stream: str, units: int) -> Tensor:
-            # What is left out draws as well, so that the others stay as they are.
+            # Draw for tokens that are not explained too, so that the others keep their numbers.
             every = problem.tokens if problem.explained is None else len(problem.target.token_ids)
             drawn = torch.from_numpy(uniform(problem.key(stream), 0, every, units))
             return drawn if problem.explained is None else drawn[list(problem.explained)]
@@ -58,9 +58,9 @@ class RandomConfig(ExplainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class EnergyConfig(ExplainConfig):
-    """The loudest feature first, for every token the same: what the spectrogram shows without the model.
+    """Loudest feature first, the same for every token: what the spectrogram shows without the model.
 
-    Costs nothing, and is hard to beat on some models. Of tokens it says nothing: their map is constant.
+    Costs nothing, and is hard to beat on some models. It says nothing about tokens: their map is constant.
 
     Examples:
         >>> energy = explain(model, processor, clip, config=EnergyConfig())
@@ -75,13 +75,13 @@ class EnergyConfig(ExplainConfig):
     unused: ClassVar[tuple[str, ...]] = PERTURBING
 
     def plan(self, problem: Problem) -> Sequence[Maps]:
-        """Return the features themselves, from their minimum up, as every token's map, and a constant map of tokens."""
+        """Return the features minus their minimum as every token's map, and a constant map of tokens."""
         features, context = problem.utterance.features, len(problem.target.context_ids)
         sound = (features - features.min()).flatten().expand(problem.tokens, -1)
         return _finished(problem, sound, torch.zeros(problem.tokens, context, dtype=torch.float32, device="cpu"))
 
 
 def _finished(problem: Problem, sound: Tensor, token: Tensor) -> list[Maps]:
-    """Return the maps of these scores of features, (K, T·C), and of decoder inputs, (K, J)."""
+    """Return the maps for these scores of features, (K, T·C), and of decoder inputs, (K, J)."""
     audio = PatchMap.of(feature_labels(problem.utterance.features), (sound,))
     return [Maps.of_sound(audio, problem), Maps.of_tokens(token, problem)]

@@ -30,7 +30,7 @@ class FeatureWiseConfig(ExplainConfig):
     method: ClassVar[str] = "feature-wise"
 
     def plan(self, problem: Problem) -> Sequence[Run]:
-        """Return a run over single features, and the one over tokens."""
+        """Return a run over single features, and the run over tokens."""
         features = problem.utterance.features
         labels = feature_labels(features)
         perturbation = SpectrogramPerturbation(

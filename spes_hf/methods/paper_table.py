@@ -1,4 +1,4 @@
-"""The paper's table of methods and ablations, and the methods at next to no cost, as configs."""
+"""The paper's table of methods and ablations, and controls that cost almost nothing, as configs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from spes_hf.methods.spes import SpesConfig
 
 
 def ablations(task: Literal["asr", "st"] = "asr", **overrides: Any) -> dict[str, ExplainConfig]:
-    """Return the rows of the paper's Table 1, then joint perturbation (A.2.2), Table 9 and controls at next to no cost.
+    """Return the rows of the paper's Table 1, then joint perturbation (A.2.2), Table 9, and almost free controls.
 
     Args:
         task: "asr" or "st", as for `SpesConfig.paper`.
-        **overrides: Fields to set differently in all of them that read them, such as ``num_spectrogram_masks``.
+        **overrides: Fields to change in every config that reads them, such as ``num_spectrogram_masks``.
 
     Raises:
-        ConfigError: If the task is neither.
+        ConfigError: If the task is not "asr" or "st".
 
     Examples:
         >>> list(ablations("asr"))[:4]

@@ -1,4 +1,4 @@
-"""Which tokens share a backward pass, as a config asks for and the model allows."""
+"""Which tokens share a backward pass, as far as the config asks for it and the model allows it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from spes_hf.scoring.sharing import Sharing
 
 
 class SharingSettings(Protocol):
-    """What is read of a config."""
+    """The settings that are read from a config."""
 
     @property
     def masks_per_token(self) -> int:
-        """Masks that draw the maps of the tokens."""
+        """Number of masks used for the maps of the tokens."""
 
     @property
     def passes_per_mask(self) -> int | None:
-        """Backward passes under each of them; None for one for every token."""
+        """Backward passes under each of those masks; None for one per token."""
 
 
 def sharing_of(settings: SharingSettings, problem: Problem, perturbation: Perturbation) -> Sharing:
-    """Return which tokens share a backward pass: none where rows are contrasts, or the attention cannot be read."""
+    """Return which tokens share a backward pass: none if rows are contrasts or the attention cannot be read."""
     passes, tokens = settings.passes_per_mask, problem.every
     if passes is None or passes >= tokens or problem.signed:
         return Sharing.alone(tokens)

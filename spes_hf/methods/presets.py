@@ -1,4 +1,4 @@
-"""`SpesConfig`'s presets by name, as command lines take them."""
+"""`SpesConfig`'s presets by name, for command lines."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from spes_hf.names import PRESETS
 
 
 def preset(name: str, task: Literal["asr", "st"] = "asr", **overrides: Any) -> SpesConfig:
-    """Return the `SpesConfig` preset of that name: "fast", "default" or "paper".
+    """Return the `SpesConfig` preset with this name: "fast", "default" or "paper".
 
     Raises:
-        ConfigError: If there is no preset of that name.
+        ConfigError: If there is no preset with this name.
     """
     if name == "fast":
         return SpesConfig.fast(**overrides)

@@ -1,4 +1,4 @@
-"""What a method plans: runs of the model under masks, each read as maps; or maps that need none."""
+"""What a method plans: runs of the model under masks, each turned into maps; or maps that need no run."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from spes_hf.scoring.encoder import EncoderOutput
 from spes_hf.scoring.eq3 import PerturbationEstimator
 from spes_hf.scoring.scores import UnitScores
 
-# Where a run may end once it is as reliable as asked for, as shares of its masks.
+# Points at which a run may end if it has reached the target reliability, as shares of its masks.
 STAGES = (1 / 8, 1 / 4, 1 / 2, 1)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One utterance, its output and the seed: all that a plan depends on besides the config.
+    """One utterance, its output and the seed: everything that a plan depends on apart from the config.
 
     Attributes:
         utterance: The utterance.
         target: The output to explain.
-        device: Where the model is.
+        device: Device of the model.
         seed: The user's seed.
-        utterance_id: What tells the utterance from the others of a corpus.
-        differentiable: Whether gradients pass through all of the model.
-        dtype: What the model computes in.
+        utterance_id: Unique id of the utterance within its corpus.
+        differentiable: Whether gradients flow through the whole model.
+        dtype: The model's dtype.
         rows: (K, J) bool: decoder input j comes before row k of the explanation; None: rows are the explained tokens.
-        signed: Whether what lowers an impact counts against a row, so that scores need a zero.
-        explained: Indices of the rows among the tokens of the output, where they are some of them; else None.
-        over: "encoder" where a map of the encoder's output is asked for besides that of the "spectrogram".
-        sentence: Indices of the tokens that the sentence's map is of: all but those that say when; None: all.
-        encoder_output: The encoder's output and the decoder's attention to it; None where nobody can ask for them.
+        signed: Whether a negative impact counts against a row, so that scores need a zero.
+        explained: Indices of the explained tokens in the output, if only some are explained; else None.
+        over: "encoder" for a map of the encoder's output in addition to that of the "spectrogram".
+        sentence: Indices of the tokens that the sentence's map covers: all except timestamps; None: all.
+        encoder_output: The encoder's output and the decoder's attention to it; None if they are not available.
         ranks: The processes that plan it together.
     """
 
@@ -69,7 +69,7 @@ class Problem:
         """The encoder's output, its positions in time, and the decoder's attention to it.
 
         Raises:
-            ConfigError: If the problem was made without them.
+            ConfigError: If the problem was created without them.
         """
         if self.encoder_output is None:
             raise ConfigError("encoder_output is None, but the method reads the encoder's output; pass it to Problem")
@@ -87,7 +87,7 @@ class Problem:
 
     @property
     def every(self) -> int:
-        """Number of tokens of the output, explained or not; of contrasts, that of the rows."""
+        """Number of output tokens, explained or not; for contrasts, the number of rows."""
         return self.tokens if self.explained is None else len(self.target.token_ids)
 
     def key(self, stream: str) -> int:
@@ -95,38 +95,38 @@ class Problem:
         return mask_key(self.seed, self.utterance_id, stream)
 
     def eq3(self, levels: int = 1) -> PerturbationEstimator:
-        """Return the estimator of Eq. 3 for this number of levels of units."""
+        """Return an estimator of Eq. 3 with this number of levels of units."""
         return PerturbationEstimator(levels, centred=self.signed)
 
     def require_gradients(self, what: str, remedy: str) -> None:
-        """Refuse a model that gradients do not pass through.
+        """Refuse a model through which gradients do not flow.
 
         Args:
-            what: What needs gradients.
-            remedy: What to use instead.
+            what: What needs gradients, for the message.
+            remedy: What to use instead, for the message.
 
         Raises:
-            UnsupportedModelError: If they do not.
+            UnsupportedModelError: If gradients do not flow through the model.
         """
         if not self.differentiable:
             raise UnsupportedModelError(
-                f"{what}, but weights of the model are quantised or made in inference mode, and gradients do not pass "
-                f"through them; {remedy}, or load the model in float32, float16 or bfloat16"
+                f"{what}, but no gradients flow through the model, since some weights are quantised or were created in "
+                f"inference mode; {remedy}, or load the model in float32, float16 or bfloat16"
             )
 
 
 @dataclass(frozen=True)
 class Maps:
-    """What a method found, all or a part of it; parts of several steps are merged. `REQUIRED` says what is needed.
+    """Results of a method, complete or partial; parts from several steps are merged. `REQUIRED` lists what is needed.
 
     Attributes:
         audio: Map of the spectrogram for every token.
-        sound_impact: (K,) impact of the average mask that hides sound; NaN where no mask did.
-        sentence: Map of the spectrogram for the sentence, where the method measures it on its own.
-        reliability: Of the audio map.
+        sound_impact: (K,) impact of the average mask that hides sound; NaN without such masks.
+        sentence: Map of the spectrogram for the sentence, if the method measures it separately.
+        reliability: Reliability of the audio map.
         token: (K, J) float32 raw scores of the decoder inputs; NaN where j is not yet generated.
-        text_impact: (K,) impact of the average mask that hides a token which the model wrote, and no sound; else NaN.
-        encoder: Map of the encoder's output, where it is asked for.
+        text_impact: (K,) impact of the average mask that hides a written token and no sound; NaN without such masks.
+        encoder: Map of the encoder's output, if requested.
     """
 
     REQUIRED: ClassVar[tuple[str, ...]] = ("audio", "sound_impact", "reliability", "token", "text_impact")
@@ -141,82 +141,82 @@ class Maps:
 
     @classmethod
     def of_sound(cls, audio: PatchMap, problem: Problem) -> Maps:
-        """Return a finished map of the spectrogram that no masks drew."""
+        """Return a finished map of the spectrogram that was made without masks."""
         unknown = torch.full((problem.tokens,), torch.nan, dtype=torch.float32, device="cpu")
         return cls(audio=audio, sound_impact=unknown, reliability=Reliability.unknown(problem.tokens))
 
     @classmethod
     def of_tokens(cls, scores: Tensor, problem: Problem) -> Maps:
-        """Return a finished map of the decoder inputs, (K, J), that no masks drew."""
+        """Return a finished map of the decoder inputs, (K, J), that was made without masks."""
         unknown = torch.full((len(scores),), torch.nan, dtype=torch.float32, device="cpu")
         return cls(token=scores.float().masked_fill(~problem.valid, torch.nan), text_impact=unknown)
 
     @staticmethod
     def merged(parts: Iterable[Maps]) -> Maps:
-        """Return the maps that several steps found."""
+        """Return the merged maps of several steps."""
         found = (((f.name, getattr(part, f.name)) for f in fields(part)) for part in parts)
         return Maps(**{name: value for part in found for name, value in part if value is not None})
 
 
 class ImpactOf(Protocol):
-    """What runs the model for a step."""
+    """A function that runs the model for a step."""
 
     def __call__(self, masks: Any, apply: Callable[[Any], dict[str, Tensor]], **how: Any) -> Tensor:
         """Return the impacts, (B, K), under masks.
 
         Args:
-            masks: What ``apply`` makes keyword arguments of `Adapter.logits` of.
-            apply: Does so.
+            masks: Input of ``apply``.
+            apply: Turns the masks into keyword arguments of `Adapter.logits`.
             **how: Further arguments of `spes_hf.scoring.objective.Objective`: ``every``, ``encoded``.
         """
 
 
 class Step(Protocol):
-    """A part of a method that runs the model. `Run` is the usual one."""
+    """A part of a method that runs the model, usually a `Run`."""
 
     @property
     def passes(self) -> int:
-        """How many passes are planned, forwards and backwards."""
+        """Number of planned passes, forwards and backwards."""
 
     @property
     def differentiates(self) -> bool:
-        """Whether backward passes follow the forward passes, which then keep all that they computed."""
+        """Whether backward passes follow the forward passes, which must then keep their intermediate results."""
 
     def run(self, impact_of: ImpactOf, batch: Batch) -> Iterator[int]:
-        """Run the model as often as it takes; yield how many passes were done, batch by batch."""
+        """Run the model as often as needed; yield the number of passes done, batch by batch."""
 
     def maps(self, dtype: torch.dtype) -> Maps:
-        """Return what was found.
+        """Return the resulting maps.
 
         Args:
-            dtype: What the model computes in, for errors.
+            dtype: The model's dtype, for error messages.
         """
 
 
 class Estimator(Protocol):
-    """What watches a run, and makes scores of units from what it saw."""
+    """Observes a run and computes scores of units from its impacts."""
 
     differentiates: bool
     every: bool
-    """Whether it reads the impacts on all tokens of the output, explained or not."""
+    """Whether it needs the impacts on all output tokens, explained or not."""
 
     def backward_passes(self, level: int, rows: range) -> int:
-        """Return how many times these rows of a level run the model backwards."""
+        """Return the number of backward passes for these rows of a level."""
 
     def parts(self, level: int, rows: range) -> Sequence[range]:
-        """Divide rows of a level into those that run through the model together."""
+        """Divide the rows of a level into parts that can run through the model together."""
 
     def update(self, masks: Masks, impact_of: Callable[[Masks], Tensor]) -> None:
-        """Run the model under these masks and add what they show."""
+        """Run the model under these masks and add the results."""
 
     def replace_sums(self, by: SumsOf) -> None:
-        """Replace the sums over masks by what a function makes of them, such as the totals over processes."""
+        """Replace the sums over masks with the result of a function of them, such as the totals over processes."""
 
     def scores(self) -> UnitScores:
         """Return the scores from all masks."""
 
     def half(self, index: int) -> UnitScores:
-        """Return the scores from one half of the masks, as `Masks.halves` has them."""
+        """Return the scores from one half of the masks, as in `Masks.halves`."""
 
 
 @dataclass(frozen=True)
@@ -224,8 +224,8 @@ class Goal:
     """When a run may end early.
 
     Attributes:
-        reliability: Once the map of the sentence is so reliable.
-        least_masks: Not before this number of masks.
+        reliability: Reliability of the sentence's map at which the run may end.
+        least_masks: Minimum number of masks before the run may end.
     """
 
     reliability: float
@@ -234,13 +234,13 @@ class Goal:
 
 @dataclass(frozen=True)
 class Run:
-    """A perturbation, an estimator that watches it, and how to read its scores: a `Step`.
+    """A `Step` made of a perturbation, an estimator that observes it, and a function that reads its scores.
 
     Attributes:
-        perturbation: Where masks come from and what they do.
-        estimator: What is accumulated.
-        read: Makes maps of the scores of units.
-        goal: When the run may end early; None: all masks are drawn.
+        perturbation: Draws the masks and applies them.
+        estimator: Accumulates the impacts.
+        read: Turns the scores of units into maps.
+        goal: When the run may end early; None: all masks are used.
     """
 
     perturbation: Perturbation
@@ -250,7 +250,7 @@ class Run:
 
     @property
     def passes(self) -> int:
-        """How many passes are planned, forwards and backwards."""
+        """Number of planned passes, forwards and backwards."""
         return sum(self._passes(level, self.perturbation.rows(level)) for level in self._levels)
 
     @property
@@ -259,9 +259,9 @@ class Run:
         return self.estimator.differentiates
 
     def run(self, impact_of: ImpactOf, batch: Batch) -> Iterator[int]:
-        """Show the estimator every mask, level by level and batch by batch; yield how many passes were done.
+        """Show the estimator every mask, level by level and batch by batch; yield the number of passes done.
 
-        Processes that work together share the masks, and add up what they found after every stage.
+        Processes that work together share the masks, and sum their results after every stage.
         """
         impact_under = partial(impact_of, apply=self.perturbation.apply, every=getattr(self.estimator, "every", False))
 
@@ -273,7 +273,7 @@ class Run:
             if adds_up and number:
                 self.estimator.replace_sums(ranks.only_first)
             for level, rows in enumerate(stage):
-                room = 0  # in the batch, which may span parts
+                room = 0  # left in the batch, which may span parts
                 for part in ranks.share(self.estimator.parts(level, rows), turn=level):
                     while part:
                         room = room or batch.size
@@ -285,7 +285,7 @@ class Run:
                 self.estimator.replace_sums(ranks.total)
 
     def maps(self, dtype: torch.dtype) -> Maps:
-        """Return the maps that the scores of all masks make, and their reliability.
+        """Return the maps from the scores of all masks, with their reliability.
 
         Raises:
             NumericsError: If scores are NaN or infinite.
@@ -297,11 +297,11 @@ class Run:
         return maps if maps.audio is None else replace(maps, reliability=self._reliability())
 
     def _reliability(self) -> Reliability:
-        """Return the split-half reliability of what the masks so far have drawn."""
+        """Return the split-half reliability of the maps from the masks so far."""
         one, other = (self.read(self.estimator.half(i)) for i in (0, 1))
         if one.audio is None or other.audio is None:
             raise ConfigError(
-                "read makes no map of the spectrogram, whose reliability the goal asks for; leave goal out"
+                "read returns no map of the spectrogram, but the goal asks for its reliability; leave goal out"
             )
         found = split_half(one.audio, other.audio)
         if one.sentence is None or other.sentence is None:
@@ -309,10 +309,10 @@ class Run:
         return replace(found, sentence=split_half(one.sentence, other.sentence).sentence)
 
     def _stages(self, ranks: Ranks) -> Iterator[list[range]]:
-        """Return the rows of each level, part after part, until the map of the sentence is as reliable as asked for.
+        """Yield the rows of each level, stage by stage, until the sentence's map has reached the target reliability.
 
-        Stages end with whole blocks of masks that balance one another, at the least number of masks or later. Where
-        depends on the config alone, so results do not depend on the batch size.
+        Stages end after whole blocks of masks, never before the minimum number of masks. Where they end depends on the
+        config alone, so results do not depend on the batch size.
         """
         rows = [self.perturbation.rows(level) for level in self._levels]
         if self.goal is None:
@@ -338,14 +338,14 @@ class Run:
 
 
 def read_audio(labels: Tensor) -> Callable[[UnitScores], Maps]:
-    """Return what reads scores of patches, (L, T, C), as the map of the spectrogram."""
+    """Return a function that turns scores of patches, (L, T, C), into the map of the spectrogram."""
     return lambda scores: Maps(
         audio=PatchMap.of(labels, scores.values, scores.weights), sound_impact=scores.mean_impact
     )
 
 
 def read_encoder(problem: Problem) -> Callable[[UnitScores], Maps]:
-    """Return what reads scores of positions of the encoder's output, of one level, as their map."""
+    """Return a function that turns scores of positions of the encoder's output, of one level, into their map."""
 
     def read(scores: UnitScores) -> Maps:
         (values,) = scores.values
@@ -356,13 +356,13 @@ def read_encoder(problem: Problem) -> Callable[[UnitScores], Maps]:
 
 
 def read_tokens(problem: Problem) -> Callable[[UnitScores], Maps]:
-    """Return what reads the sums of Eq. 3 over decoder inputs, of one level, as their map."""
+    """Return a function that turns the sums of Eq. 3 over decoder inputs, of one level, into their map."""
 
     def read(scores: UnitScores) -> Maps:
         (values,), (weights,) = scores.values, scores.weights or ()
         counts = weights.expand_as(values)
         raw = ratio(values, counts).float().masked_fill(~problem.valid, torch.nan)
-        # Text is what the model wrote itself.
+        # Text means the tokens that the model itself wrote.
         written = problem.valid.clone()
         written[:, : len(problem.target.prefix_ids)] = False
         return Maps(token=raw, text_impact=ratio((values * written).sum(1), (counts * written).sum(1)).float())
@@ -371,12 +371,12 @@ def read_tokens(problem: Problem) -> Callable[[UnitScores], Maps]:
 
 
 def optional_goal(reliability: float | None, **details: Any) -> Goal | None:
-    """Return the goal of a run; None where no reliability is asked for."""
+    """Return the goal of a run; None without a target reliability."""
     return None if reliability is None else Goal(reliability, **details)
 
 
 class TokenSettings(Protocol):
-    """What the run over tokens reads of a config."""
+    """The settings that the run over tokens reads from a config."""
 
     @property
     def num_token_masks(self) -> int:
@@ -388,13 +388,13 @@ class TokenSettings(Protocol):
 
 
 def token_run(settings: TokenSettings, problem: Problem) -> Run:
-    """Return the run over previous tokens that methods share: the spectrogram is clean (§4.1.2)."""
+    """Return the run over previous tokens that all methods share, with a clean spectrogram (§4.1.2)."""
     perturbation = token_perturbation(settings, problem, "token")
     return Run(perturbation, problem.eq3(), read_tokens(problem))
 
 
 def token_perturbation(settings: TokenSettings, problem: Problem, stream: str) -> TokenPerturbation:
-    """Return the perturbation of the previous tokens whose masks come from this stream."""
+    """Return the perturbation of the previous tokens, with masks from this stream."""
     return TokenPerturbation(
         units=len(problem.target.context_ids),
         key=problem.key(stream),

@@ -49,52 +49,51 @@ from spes_hf.scoring.scores import UnitScores
 class SpesConfig(ExplainConfig):
     """SPES: patches of the spectrogram at several levels, masked at random (Fucci et al., 2024, §4).
 
-    `SpesConfig()` is the best we know for its cost, `SpesConfig.fast()` a first look, both by gradients;
-    `SpesConfig.paper("asr")` and `SpesConfig.paper("st")` are the paper to the letter. `num_spectrogram_masks` is 32
-    by default with gradients, and 3,000 with Eq. 3.
+    `SpesConfig()` is the best setting we know for its cost, and `SpesConfig.fast()` gives a first look; both use
+    gradients. `SpesConfig.paper("asr")` and `SpesConfig.paper("st")` follow the paper to the letter. By default,
+    `num_spectrogram_masks` is 32 with gradients and 3,000 with Eq. 3.
 
-    Over the encoder's output (``over="encoder"``), `num_token_masks` masks hide positions with probability
-    `spectrogram_mask_prob`; with `perturb="joint"`, as many as hide the spectrogram. It is always Eq. 3: on the shipped
-    Speech2Text, 94 % of 145 maps peaked within the spoken word, 70 % by gradients. For Whisper use 800 masks.
+    For the encoder's output (``over="encoder"``), `num_token_masks` masks hide positions with probability
+    `spectrogram_mask_prob`; with `perturb="joint"`, `num_spectrogram_masks` do. This always uses Eq. 3: on the shipped
+    Speech2Text, 94 % of 145 maps peaked within the spoken word, but 70 % with gradients. For Whisper, use 800 masks.
 
     Attributes:
         patches_per_second: φ of each level (Eq. 2).
-        max_duration_s: τ, in seconds: the number of patches stops growing there; None for no limit.
+        max_duration_s: τ, in seconds: beyond it, the number of patches stops growing; None for no limit.
         segmentation: "slic" (superpixels that follow the spectrogram) or "grid" (SLIC on a heavily smoothed image, the
             paper's "− clustering" ablation).
-        patches: k of each level, whatever the length, instead of by φ and τ (the paper's "− duration adaptation"
-            ablation); None: k by Eq. 2.
+        patches: k of each level, fixed for every length instead of derived from φ and τ (the paper's "− duration
+            adaptation" ablation); None: k from Eq. 2.
         slic_sigma: Width of the Gaussian that smooths the spectrogram before SLIC, in features.
-        slic_compactness: Weight of nearness against likeness in SLIC, on a spectrogram scaled to [0, 1].
-        mask_design: How the masks of the spectrogram balance one another: "independent" (the paper's), "antithetic" (in
-            pairs; at p = ½ the second keeps what the first perturbs) or "balanced" (of every 8 masks, 8 p perturb a
-            patch); None for "antithetic" with gradients and "independent" with Eq. 3. Reliability needs masks that do
-            not balance one another: two pairs, or twice 8.
+        slic_compactness: Weight of nearness against similarity in SLIC, on a spectrogram scaled to [0, 1].
+        mask_design: How masks of the spectrogram are balanced: "independent" (the paper's), "antithetic" (in pairs; at
+            p = ½ the second keeps what the first perturbs) or "balanced" (in every 8 masks, 8 p perturb each patch);
+            None for "antithetic" with gradients and "independent" with Eq. 3. Reliability compares masks from different
+            blocks, so it needs at least two pairs, or two blocks of 8.
         perturb: "separate" (spectrogram with clean tokens, then tokens with the clean spectrogram; A.2.2) or "joint".
-        estimator: "perturbation" (Eq. 3: forward passes alone) or "gradient" (its linear part by backward passes, which
-            need far fewer masks; docs/gradient.md).
-        masks_per_token: How many of the `num_spectrogram_masks` draw the maps of the tokens too; all draw that of the
-            sentence. If it is the larger number it counts for both. "gradient" only.
+        estimator: "perturbation" (Eq. 3: forward passes alone) or "gradient" (its linear part from backward passes,
+            which needs far fewer masks; docs/gradient.md).
+        masks_per_token: Number of the `num_spectrogram_masks` that are also used for the maps of the tokens; all are
+            used for the sentence. If it is the larger of the two, it counts for both. "gradient" only.
         passes_per_mask: Backward passes for the tokens under each of those masks. If the output has more tokens, some
-            share a pass, separated by signs and by cross-attention; there are more passes where signs run out (n
-            antithetic masks have n / 2 signs if 8 divides n, else one or two). None for a pass for every token, which
-            is exact. Contrasts never share. "gradient" only.
-        prior_weight: How much of the prior a token's map in [0, 1] gets, in its standard deviations: where the evidence
-            for the sentence lies, and what stands out from the fill. It settles the order of what the token's own
-            gradients do not tell apart; raw maps and evidence do not have it. 0 for the gradients alone. "gradient"
-            only, and not for contrasts.
-        pool_patches_per_second: φ of the patches that share the mean of their features' scores in the maps of tokens,
-            averaged over levels; None for no pooling; "gradient" only.
-        sentence_patches_per_second: φ of the patches whose means the map of the sentence is made of, besides the
-            features themselves, every level in its standard deviations; None to pool it as the tokens' maps;
+            share a pass, separated by signs and cross-attention; if signs run out, there are more passes (n antithetic
+            masks have n / 2 signs if 8 divides n, else one or two). None for one pass per token, which is exact.
+            Contrasts never share. "gradient" only.
+        prior_weight: Weight of the prior added to a token's map in [0, 1], in standard deviations of the map. The prior
+            is the evidence for the sentence and the distance from the fill. It ranks features that the token's own
+            gradients do not separate; raw maps and evidence do not include it. 0 for gradients alone. "gradient" only,
+            and not for contrasts.
+        pool_patches_per_second: φ of the patches in which features share their mean score in the maps of tokens,
+            averaged over levels; None for no pooling. "gradient" only.
+        sentence_patches_per_second: φ of the patches that the sentence's map averages over, in addition to single
+            features, with every level divided by its standard deviation; None to pool it like the tokens' maps.
             "gradient" only.
-        sentence_impact: What adds up to the impact on the sentence, whose gradient its map is: "relative" (Σ_k log(1 +
-            r_k / 0.01), so that tokens count alike however far they move) or "sum" (Σ_k r_k); None for "relative" with
-            the impact "kl" and "sum" with the others, whose gradient does not vanish where they are small. "gradient"
-            only.
+        sentence_impact: The impact on the sentence, which is differentiated for its map: "relative" (Σ_k log(1 +
+            r_k / 0.01), so that all tokens count equally, however far they move) or "sum" (Σ_k r_k); None for
+            "relative" with "kl", and "sum" with other impacts, which keep a gradient when small. "gradient" only.
         target_reliability: Stop after an eighth, a quarter or half of the `num_spectrogram_masks` if the sentence's map
-            has this split-half reliability by then; None to draw all of them. The `masks_per_token` are drawn in any
-            case. A run that stops early did so at a lucky moment, so its reliability is a little too high.
+            has reached this split-half reliability; None to use all of them. The `masks_per_token` always run. An early
+            stop happens at a lucky moment, so its reliability is slightly too high.
 
     Examples:
         >>> SpesConfig.paper("asr").num_spectrogram_masks
@@ -162,7 +161,7 @@ class SpesConfig(ExplainConfig):
             self,
             "perturb",
             not joint,
-            'separate, since gradients are taken of the sound alone; or estimator="perturbation"',
+            'separate, since gradients cover only the sound; or use estimator="perturbation"',
         )
         check(self, "sentence_impact", self.sentence_impact in ("relative", "sum", None), "relative, sum, None")
         check(self, "masks_per_token", is_count(self.masks_per_token), "a whole number, at least 1")
@@ -182,7 +181,7 @@ class SpesConfig(ExplainConfig):
 
     @classmethod
     def derived(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the number of masks and how they balance, which follow from the estimator."""
+        """Return the number of masks and their design, which follow from the estimator."""
         gradient = values["estimator"] == "gradient"
         return {
             "num_spectrogram_masks": DerivedInt(32 if gradient else 3_000),
@@ -199,13 +198,13 @@ class SpesConfig(ExplainConfig):
             names = ("masks_per_token", "passes_per_mask", "prior_weight", *pools, "sentence_impact")
             found |= dict.fromkeys(names, 'estimator="perturbation" does not read it')
         if values["segmentation"] == "grid":
-            found["slic_sigma"] = 'segmentation="grid" has a width of its own'
+            found["slic_sigma"] = 'segmentation="grid" sets its own width'
         if values["perturb"] == "joint":
-            found["num_token_masks"] = 'perturb="joint" hides tokens under the masks of the spectrogram'
+            found["num_token_masks"] = 'perturb="joint" hides tokens together with the spectrogram'
         if values["patches"] is not None:
-            found["patches_per_second"] = "patches says how many there are"
+            found["patches_per_second"] = "patches sets the number of patches"
             if not gradient or all(values[name] is None for name in pools):
-                found["max_duration_s"] = "patches says how many there are"
+                found["max_duration_s"] = "patches sets the number of patches"
         return found
 
     @property
@@ -215,14 +214,14 @@ class SpesConfig(ExplainConfig):
 
     @classmethod
     def paper(cls, task: Literal["asr", "st"], **overrides: Any) -> SpesConfig:
-        """Return the paper's own setting (§6 and A.2): 20,000 + 2,000 masks, φ = 400, 500, 600.
+        """Return the paper's own settings (§6 and A.2): 20,000 + 2,000 masks, φ = 400, 500, 600.
 
         Args:
             task: "asr" (τ = 7.5 s) or "st" (τ = 5 s).
-            **overrides: Fields to set differently.
+            **overrides: Fields to change.
 
         Raises:
-            ConfigError: If the task is neither.
+            ConfigError: If the task is not "asr" or "st".
         """
         if task not in ("asr", "st"):
             raise ConfigError(f'task is {task!r}; allowed: "asr" (speech recognition) or "st" (speech translation)')
@@ -241,27 +240,27 @@ class SpesConfig(ExplainConfig):
 
     @classmethod
     def fast(cls, **overrides: Any) -> SpesConfig:
-        """Return a setting for a first look: a quarter of the masks, a third for single tokens; as many with Eq. 3."""
+        """Return settings for a first look: a quarter of the masks, a third per token; with Eq. 3, all masks."""
         masks = {"num_spectrogram_masks": 8} if overrides.get("estimator", "gradient") == "gradient" else {}
         return cls.reading({**masks, "masks_per_token": 8, "passes_per_mask": 4, "num_token_masks": 100}, **overrides)
 
     def prepare(self, utterance: Utterance, device: torch.device) -> AbstractContextManager[None]:
-        """Return a context in which threads segment the spectrogram, at all levels that `plan` will ask for."""
+        """Return a context in which threads segment the spectrogram at all levels that `plan` will need."""
         levels = [*(self.patches or ()), *_counts(self, utterance, sum(_levels(self), ()))]
         threads = spare_cores(device)
         return segmented_ahead(utterance.features, levels, _sigma(self), self.slic_compactness, threads)
 
     def plan(self, problem: Problem) -> Sequence[Run]:
-        """Return the runs over spectrogram and tokens, or the joint one (§4.1, A.2.2), and over the encoder's output.
+        """Return the runs over spectrogram and tokens, or the joint run (§4.1, A.2.2), and over the encoder's output.
 
         Raises:
-            UnsupportedModelError: If the estimator needs gradients and the model has none.
+            UnsupportedModelError: If the estimator needs gradients and the model does not support them.
         """
         runs = self._plan(problem)
         return [*runs, _encoder_run(self, problem)] if problem.over == "encoder" else runs
 
     def _plan(self, problem: Problem) -> Sequence[Run]:
-        """Return the runs over spectrogram and tokens, or the joint one."""
+        """Return the runs over spectrogram and tokens, or the joint run."""
         if self.estimator == "gradient":
             return [*_gradient_runs(self, problem), token_run(self, problem)]
         labels = _patches(self, problem).to(problem.device)
@@ -276,7 +275,7 @@ class SpesConfig(ExplainConfig):
 
 
 def _read_joint(joint: JointPerturbation, labels: Tensor, problem: Problem) -> Callable[[UnitScores], Maps]:
-    """Return what reads scores of patches and tokens, under the same masks, as the maps of both."""
+    """Return a function that turns scores of patches and tokens, from the same masks, into the maps of both."""
 
     def part(index: int, sums: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return tuple(joint.split(units, level)[index] for level, units in enumerate(sums))
@@ -286,7 +285,7 @@ def _read_joint(joint: JointPerturbation, labels: Tensor, problem: Problem) -> C
         # Tokens are the same units at every level.
         of_tokens = [(torch.stack(part(1, sums)).sum(0),) for sums in (scores.values, scores.weights or ())]
         text = read_tokens(problem)(UnitScores(of_tokens[0], of_tokens[1], scores.mean_impact))
-        # Masks that hide sound as well say nothing about text alone.
+        # Masks that also hide sound say nothing about text alone.
         assert text.text_impact is not None
         unknown = torch.full_like(text.text_impact, torch.nan)
         audio = PatchMap.of(labels, values, weights)
@@ -296,10 +295,10 @@ def _read_joint(joint: JointPerturbation, labels: Tensor, problem: Problem) -> C
 
 
 def _gradient_runs(config: SpesConfig, problem: Problem) -> list[Run]:
-    """Return the runs of the gradient estimator: a pilot where tokens share passes, then sound, tokens and sentence.
+    """Return the runs of the gradient estimator: a pilot if tokens share passes, then the maps of tokens and sentence.
 
     Raises:
-        UnsupportedModelError: If the model has no gradients.
+        UnsupportedModelError: If no gradients flow through the model.
     """
     problem.require_gradients('config.estimator is "gradient"', 'use estimator="perturbation"')
     features = problem.utterance.features
@@ -312,7 +311,7 @@ def _gradient_runs(config: SpesConfig, problem: Problem) -> list[Run]:
     singles = feature_labels(features)
     pools = pools if len(pools) else singles
     perturbation = SoftSpectrogramPerturbation(**_spectrogram(config, problem, labels, "gradient"))
-    if config.masks_per_token > perturbation.num_masks:  # the sentence's map is then drawn by as many, at no cost
+    if config.masks_per_token > perturbation.num_masks:  # the sentence's map then uses the extra masks at no cost
         perturbation = replace(perturbation, num_masks=config.masks_per_token)
     kind = config.sentence_impact or ("relative" if config.impact == "kl" else "sum")
     sharing = sharing_of(config, problem, perturbation)
@@ -345,7 +344,7 @@ def _gradient_runs(config: SpesConfig, problem: Problem) -> list[Run]:
 
 
 def _encoder_run(config: SpesConfig, problem: Problem) -> Run:
-    """Return the run over the encoder's output, by Eq. 3 as that over tokens: passes of the decoder alone."""
+    """Return the run over the encoder's output: Eq. 3, as for tokens, with decoder passes alone."""
     perturbation = EncoderPerturbation(
         states=problem.encoder.states,
         units=len(problem.encoder.positions),
@@ -357,7 +356,7 @@ def _encoder_run(config: SpesConfig, problem: Problem) -> Run:
 
 
 def _spectrogram(config: SpesConfig, problem: Problem, labels: Tensor, stream: str) -> dict[str, Any]:
-    """Return the arguments of a `SpectrogramPerturbation` of these patches, (L, T, C)."""
+    """Return the arguments of a `SpectrogramPerturbation` with these patches, (L, T, C)."""
     features = problem.utterance.features
     return dict(
         features=features.to(problem.device),
@@ -372,7 +371,7 @@ def _spectrogram(config: SpesConfig, problem: Problem, labels: Tensor, stream: s
 
 
 def _patches(config: SpesConfig, problem: Problem) -> Tensor:
-    """Return the patches of all levels, (L, T, C): k by Eq. 2, or as many as the config fixes."""
+    """Return the patches of all levels, (L, T, C): with k from Eq. 2, or as fixed in the config."""
     if config.patches is None:
         return _segments(config, problem, config.patches_per_second)
     features = problem.utterance.features
@@ -380,7 +379,7 @@ def _patches(config: SpesConfig, problem: Problem) -> Tensor:
 
 
 def _levels(config: SpesConfig) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
-    """Return φ of the levels of masks, of tokens' maps, and of the sentence's map, those whose k Eq. 2 gives."""
+    """Return φ of the levels of masks, of tokens' maps, and of the sentence's map, if Eq. 2 determines their k."""
     masks = config.patches_per_second if config.patches is None else ()
     if config.estimator == "perturbation":
         return masks, (), ()
@@ -388,13 +387,13 @@ def _levels(config: SpesConfig) -> tuple[tuple[float, ...], tuple[float, ...], t
 
 
 def _segments(config: SpesConfig, problem: Problem, levels: tuple[float, ...]) -> Tensor:
-    """Return the patches of these levels, φ of each, (L, T, C)."""
+    """Return the patches of levels with these φ, (L, T, C)."""
     counts = _counts(config, problem.utterance, levels)
     return label_maps(problem.utterance.features, counts, _sigma(config), config.slic_compactness, problem.ranks)
 
 
 def _counts(config: SpesConfig, utterance: Utterance, levels: tuple[float, ...]) -> list[int]:
-    """Return k of these levels, φ of each, by Eq. 2."""
+    """Return k of levels with these φ, by Eq. 2."""
     return [num_patches(utterance.duration_s, phi, config.max_duration_s) for phi in levels]
 
 

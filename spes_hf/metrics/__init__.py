@@ -1,7 +1,7 @@
 """Is an explanation right, and is it small? Deletion, insertion, size; corpus scores with intervals (§5).
 
 Map `Deletion`, `Insertion`, `Size` and, with a foil, `ContrastiveDeletion` over rows, then `summarize` them; `compare`
-tests two methods against each other. `WordDeletion` and `WordInsertion` judge the maps of single words.
+tests two methods against each other. `WordDeletion` and `WordInsertion` score the maps of single words.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def evaluate_module(name: str) -> str:
     """Return the path of a module for ``evaluate.load``: "deletion", "insertion" or "size"; it needs no network.
 
     Raises:
-        ConfigError: If there is none of that name.
+        ConfigError: If there is no module with this name.
     """
     folder = Path(__file__).parent / "evaluate_modules"
     known = sorted(path.parent.name for path in folder.glob("*/*.py") if path.stem == path.parent.name)

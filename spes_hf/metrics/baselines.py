@@ -1,4 +1,4 @@
-"""The maps of a method that needs no model, instead of an explanation's own: what every score is compared with."""
+"""Baselines for every score: an explanation with the maps of a method that needs no model, instead of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from spes_hf.methods import EnergyConfig, ExplainConfig, RandomConfig
 from spes_hf.methods.run import Maps, Problem
 
 BASELINES: dict[str, ExplainConfig] = {"random": RandomConfig(), "energy": EnergyConfig()}
-"""Methods that ask nothing of the model, by name."""
+"""Methods that do not run the model, by name."""
 
 
 @overload
@@ -24,12 +24,12 @@ def baseline_of(found: Explanation, config: ExplainConfig, seed: int = 0) -> Exp
 @overload
 def baseline_of(found: Recording, config: ExplainConfig, seed: int = 0) -> Recording: ...
 def baseline_of(found: Explanation | Recording, config: ExplainConfig, seed: int = 0) -> Explanation | Recording:
-    """Return an explanation, or a recording, with the maps of another method, which runs no model.
+    """Return an explanation, or a recording, with the maps of another method that runs no model.
 
     Args:
-        found: What is explained.
-        config: Of the other method, one of `BASELINES`.
-        seed: Of random maps.
+        found: The explanation or recording.
+        config: Config of the other method, one of `BASELINES`.
+        seed: Seed for random maps.
 
     Raises:
         ConfigError: If the rows are contrasts, or the method runs the model.
@@ -37,12 +37,14 @@ def baseline_of(found: Explanation | Recording, config: ExplainConfig, seed: int
     if isinstance(found, Recording):
         return _OtherMaps(found, config, seed)
     if found.contrasts is not None:
-        raise ConfigError(f"explanation of {found.text!r} has a foil; baselines are of tokens: explain without foil")
+        raise ConfigError(
+            f"explanation of {found.text!r} has a foil, but baselines are for tokens; explain it without foil"
+        )
     plan = config.plan(_problem(found, seed))
     steps = [part for part in plan if isinstance(part, Maps)]
     if len(steps) < len(plan):
         raise ConfigError(f"config is {config!r}, which runs the model; allowed: {', '.join(BASELINES)}")
-    maps: Any = Maps.merged(steps)  # a finished method leaves no part out
+    maps: Any = Maps.merged(steps)  # a method that runs no model returns all parts
     return replace(
         found,
         audio_map=maps.audio,
@@ -59,10 +61,10 @@ def baseline_of(found: Explanation | Recording, config: ExplainConfig, seed: int
 
 
 def _problem(explanation: Explanation, seed: int) -> Problem:
-    """Return what the method was asked, as far as an explanation tells: nothing of the model."""
+    """Return the problem of an explanation, as far as the explanation records it, without the model."""
     waveform = Waveform(explanation.waveform.numpy(), explanation.sampling_rate, explanation.origin.source)
     utterance = Utterance(waveform, explanation.features, {}, explanation.times, explanation.frequencies)
-    prefix = torch.zeros(explanation.prefix_length, dtype=torch.int64, device="cpu")  # only how many there are counts
+    prefix = torch.zeros(explanation.prefix_length, dtype=torch.int64, device="cpu")  # only its length matters
     tokens = torch.tensor(explanation.written_ids, dtype=torch.int64, device="cpu")
     target = Target(prefix, tokens, complete=not explanation.origin.reached_length_limit)
     rows = None if explanation.part is None else list(explanation.part.rows)
@@ -72,11 +74,11 @@ def _problem(explanation: Explanation, seed: int) -> Problem:
 
 
 class _OtherMaps(Recording):
-    """A recording whose windows have the maps of another method."""
+    """A recording with the maps of another method in its windows."""
 
     def __init__(self, recording: Recording, config: ExplainConfig, seed: int):
         super().__init__(recording.folder)
-        self._recording = recording  # keeps a temporary folder
+        self._recording = recording  # keeps its temporary folder alive
         self._config, self._seed = config, seed
 
     def __getitem__(self, index: Any) -> Any:

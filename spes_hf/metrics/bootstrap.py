@@ -1,4 +1,4 @@
-"""How sure is a corpus score? Bootstrap over utterances, on counts that add up."""
+"""How certain is a corpus score? Bootstrap over utterances, using additive counts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Interval:
     Attributes:
         low: Lower end.
         high: Upper end.
-        confidence: Share of such intervals that hold the true value.
+        confidence: Share of such intervals that contain the true value.
     """
 
     low: float
@@ -42,7 +42,7 @@ class Comparison:
 
     Attributes:
         difference: First score minus second.
-        interval: Of the difference.
+        interval: Interval of the difference.
         p_value: Probability of a difference at least as large, in either direction, if the methods were equal.
     """
 
@@ -56,13 +56,13 @@ class Comparison:
 
 
 def resample(statistics: np.ndarray, samples: int = SAMPLES, seed: int = 0) -> np.ndarray:
-    """Return the sums of corpora drawn from the utterances with replacement, each of as many utterances.
+    """Return the sums of corpora of the same size, drawn from the utterances with replacement.
 
-    The draws depend on the number of utterances and the seed alone, so that two methods get the same ones.
+    The draws depend only on the number of utterances and the seed, so two methods get the same draws.
 
     Args:
         statistics: (U, …) statistics of every utterance.
-        samples: B, how many corpora to draw.
+        samples: B, number of corpora to draw.
         seed: Same seed, same draws.
 
     Returns:
@@ -72,7 +72,7 @@ def resample(statistics: np.ndarray, samples: int = SAMPLES, seed: int = 0) -> n
         ConfigError: If there are no utterances, or ``samples`` is below 1.
     """
     if not len(statistics):
-        raise ConfigError("statistics holds no utterance; pass at least one")
+        raise ConfigError("statistics has no utterances; pass at least one")
     if not isinstance(samples, int) or samples < 1:
         raise ConfigError(f"samples is {samples!r}; allowed: a whole number, at least 1")
     count = len(statistics)
@@ -104,9 +104,9 @@ def bootstrap_interval(
 
     Args:
         statistics: (U, …) statistics of every utterance.
-        score: Makes scores, (B,), of sums over utterances, (B, …).
-        samples: How many corpora to draw.
-        confidence: Share of such intervals that hold the true value.
+        score: Computes scores, (B,), from sums over utterances, (B, …).
+        samples: Number of corpora to draw.
+        confidence: Share of such intervals that contain the true value.
         seed: Same seed, same interval.
     """
     return percentile_interval(score(resample(statistics, samples, seed)), confidence)
@@ -122,15 +122,15 @@ def paired_bootstrap(
 ) -> Comparison:
     """Return how two methods differ on the same utterances, and how likely that is by chance.
 
-    Both are scored on the same resampled corpora. The p-value is two-sided: the share of the resampled differences that
-    lie as far from their mean as the observed one lies from 0, the observed one counted in.
+    Both are scored on the same resampled corpora. The p-value is two-sided: the share of resampled differences that are
+    at least as far from their mean as the observed difference is from 0, including the observed difference.
 
     Args:
-        first: (U, …) statistics of every utterance by the first method.
-        second: The same by the second.
-        score: Makes scores, (B,), of sums over utterances, (B, …).
-        samples: How many corpora to draw.
-        confidence: Of the interval.
+        first: (U, …) statistics of every utterance for the first method.
+        second: The same for the second method.
+        score: Computes scores, (B,), from sums over utterances, (B, …).
+        samples: Number of corpora to draw.
+        confidence: Confidence of the interval.
         seed: Same seed, same result.
 
     Raises:
@@ -140,7 +140,7 @@ def paired_bootstrap(
         raise ConfigError(f"statistics have shapes {first.shape} and {second.shape}; compare the same utterances")
     observed = float(score(first.sum(0)[None])[0] - score(second.sum(0)[None])[0])
     drawn = score(resample(first, samples, seed)) - score(resample(second, samples, seed))
-    # A little slack, so that differences that are equal but for rounding count as equal.
+    # A small tolerance, so that differences that are equal up to rounding count as equal.
     as_far = np.abs(drawn - drawn.mean()) >= abs(observed) - 1e-9
     p_value = (1 + int(as_far.sum())) / (1 + samples)
     return Comparison(observed, percentile_interval(drawn, confidence), p_value)

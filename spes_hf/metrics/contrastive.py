@@ -1,4 +1,4 @@
-"""Contrastive deletion: does the model write the foil while what speaks for the target goes? (Conti et al., 2025)."""
+"""Contrastive deletion: does the model write the foil when the target's evidence is gone? (Conti et al., 2025)."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ CONTRASTIVE_FRACTIONS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2)
 
 
 class ContrastiveDeletion(RewritingMetric):
-    """Deletes what speaks most for the target first, at "contrastive_deletion" (Conti et al., arXiv 2509.26543, §5).
+    """Deletes the strongest evidence for the target first, at "contrastive_deletion" (Conti et al., 2509.26543, §5).
 
     For every contrast and fraction s, the first ⌊T·C·s⌋ features of the contrast's signed map (`Explanation.evidence`)
     take the fill value, and the model writes again at that place: the target, the foil, or something else. A good
-    contrastive map makes it write the foil. `spes_hf.metrics.summarize` makes corpus rates of the rows.
+    contrastive map makes it write the foil. `spes_hf.metrics.summarize` turns the rows into corpus rates.
 
     Args:
         model: The model that was explained; left exactly as it was.
         processor: Its processor.
         fractions: Shares of the features, increasing, in [0, 1].
-        fill: What deleted features become: "mean" (of each mel bin over the utterance), "zero", "min" or a number.
-        by: How to see what the model writes. "continuation": its most probable continuation of the clean text in front
-            of the contrast, as far as the word's end, so that nothing but the place in question can change.
-            "generation": all of the output, generated anew with the clean run's settings and aligned with the clean one
-            over words; costs a whole output for every fraction, and counts as "other" what earlier changes did.
+        fill: Value of deleted features: "mean" (of each mel bin over the utterance), "zero", "min" or a number.
+        by: How to find out what the model writes. "continuation": its most probable continuation of the clean text
+            before the contrast, up to the end of the word, so that only the place in question can change. "generation":
+            the whole output, generated again with the clean run's settings and aligned with the clean output by words;
+            costs a whole output for every fraction, and effects of earlier changes count as "other".
         generate_kwargs: Arguments of ``model.generate()`` for "generation"; None for those of the explanation.
-        batch_size: Perturbed copies at once, at most; "auto" or None: found automatically, and remembered. Beam search
-            keeps ``num_beams`` of each. Where what is written for one could depend on the others, as in sampling, it is
-            one at a time.
+        batch_size: Maximum number of perturbed copies at once; "auto" or None: found automatically, and remembered.
+            Beam search keeps ``num_beams`` of each. If outputs of a batch could influence each other, as in sampling,
+            copies run one at a time.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
@@ -83,7 +83,7 @@ class ContrastiveDeletion(RewritingMetric):
             raise ConfigError(f'by is {by!r}; allowed: "continuation", "generation"')
         if by == "continuation" and generate_kwargs is not None:
             raise ConfigError(
-                f'generate_kwargs is {generate_kwargs!r}, which by="continuation" does not read; leave it out'
+                f'generate_kwargs is {generate_kwargs!r}, which has no effect with by="continuation"; leave it out'
             )
 
     def columns(self) -> dict[str, Any]:
@@ -104,14 +104,14 @@ class ContrastiveDeletion(RewritingMetric):
     def __call__(self, row: Row | Explanation, saliency: Any = None) -> dict[str, Any]:
         """Return the row with what the model writes for every contrast at every fraction.
 
-        The entry has "fractions" (S); of the K contrasts "contrasts" (their names), "written" (K, S) and "clean" (K),
+        The entry has "fractions" (S); for the K contrasts, "contrasts" (their names), "written" (K, S) and "clean" (K),
         each "target", "foil" or "other", and "log_odds" (K, S), in bits, of target against foil.
 
         Args:
-            row: An explanation with contrasts, or a row that has one, or the folder of one, at "explanation". A row
+            row: An explanation with contrasts, or a row with one, or with the folder of one, at "explanation". A row
                 with an "error" gets None.
             saliency: Maps to rank the features by, (K, T, C), or one for all contrasts, (T, C); None: the contrasts'
-                own. A whole number is the rank of a worker, which ``Dataset.map(…, with_rank=True)`` puts here.
+                own maps. A whole number is the rank of a worker, which ``Dataset.map(…, with_rank=True)`` passes here.
 
         Raises:
             ConfigError: If the explanation is missing, has no contrasts or is of another model, or maps do not fit it.
@@ -158,7 +158,7 @@ class ContrastiveDeletion(RewritingMetric):
     def _measure(self, scene: _Scene, contrast: Contrast, saliency: Tensor) -> tuple[list[Written], list[float]]:
         """Return what the model writes for clean features and at every fraction, and the log-odds in bits."""
         adapter, clean = self.adapter, scene.utterance.features
-        # The clean features come first, so that a contrast is known that the model does not write to begin with.
+        # Clean features come first, to find contrasts with a target that the model does not write to begin with.
         masks = deletion_masks(saliency, (0.0, *self.fractions))
         fill = fill_values(self.fill, clean)
         scene.reader.contrasts = (contrast,)
@@ -196,10 +196,10 @@ class _Scene:
     """What all contrasts of an explanation share.
 
     Attributes:
-        utterance: What the model hears.
-        text: What it wrote.
-        reader: Reads the log-odds of a contrast.
-        options: How it generates; None: it continues the text.
+        utterance: The model's input.
+        text: The model's output.
+        reader: Measures the log-odds of a contrast.
+        options: Generation settings; None to continue the text instead.
     """
 
     utterance: Utterance
@@ -216,8 +216,8 @@ def contrasts_in(explanation: Explanation) -> tuple[Contrast, ...]:
     """
     if not explanation.contrasts:
         raise ConfigError(
-            f"explanation of {explanation.text!r} has no contrasts; pass what the model did not write to explain(), "
-            'such as foil={"country": "county"}'
+            f"explanation of {explanation.text!r} has no contrasts; pass a foil to explain(), such as "
+            'foil={"country": "county"}'
         )
     return explanation.contrasts
 
@@ -225,11 +225,11 @@ def contrasts_in(explanation: Explanation) -> tuple[Contrast, ...]:
 def target_maps(plain: Explanation, contrasts: Sequence[Contrast]) -> Tensor:
     """Return the maps of the targets' own words in an explanation without a foil, (C, T, C'), for comparison.
 
-    A map is the mean over the tokens of the target, after both normalisations, as `Explanation.words` has it.
+    A map is the mean over the tokens of the target, after both normalisations, as in `Explanation.words`.
 
     Args:
-        plain: Explanation, without a foil, of the same output.
-        contrasts: Of the explanation with one; their order is kept.
+        plain: Explanation of the same output without a foil.
+        contrasts: Contrasts of the explanation with a foil; their order is kept.
 
     Raises:
         ConfigError: If the explanation has a foil itself, or is of another output.
@@ -251,7 +251,7 @@ def target_maps(plain: Explanation, contrasts: Sequence[Contrast]) -> Tensor:
 
 
 def check_shares(fractions: Any) -> tuple[float, ...]:
-    """Return fractions of the features.
+    """Return the fractions as a tuple.
 
     Raises:
         ConfigError: If they are not increasing numbers in [0, 1].

@@ -1,4 +1,4 @@
-"""Deletion and insertion: what the model writes while the most salient features go, or come back (§5)."""
+"""Deletion and insertion: what the model writes as the most salient features are deleted, or put back (§5)."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ FINE_FRACTIONS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.075, *PAPER_FRACTIONS[2:])
 class _Curve(RewritingMetric):
     """Perturbs a growing share of the features and lets the model write again.
 
-    The class is a map-style transform: an instance takes a row and returns it with one more entry, and it can be
-    pickled. `spes_hf.metrics.summarize` makes corpus scores of the rows.
+    The class is a map-style transform: an instance takes a row, returns it with one more entry, and is picklable.
+    `spes_hf.metrics.summarize` turns the rows into corpus scores.
     """
 
     key: ClassVar[str]
@@ -71,19 +71,19 @@ class _Curve(RewritingMetric):
         """Return the masks of all fractions, (S, T, C) bool, for a map (T, C); True = keep."""
 
     def __call__(self, row: Row | Explanation | Recording, saliency: Any = None) -> dict[str, Any]:
-        """Return the row with, under the name of the metric, what the model writes at every fraction.
+        """Return the row with what the model writes at every fraction, under the name of the metric.
 
-        Of a recording, the texts of its windows are joined at every fraction, and the probability is the mean over all
+        For a recording, the texts of its windows are joined at every fraction, and the probability is the mean over all
         of its tokens.
 
-        Beside the texts there is a cheap curve, "token_probability": the mean probability of the tokens of the clean
-        output, teacher-forced, at every fraction.
+        In addition to the texts there is a cheap curve, "token_probability": the mean probability of the tokens of the
+        clean output, teacher-forced, at every fraction.
 
         Args:
-            row: An explanation or a recording, or a row that has one, or the folder of one, at "explanation". A row
+            row: An explanation or a recording, or a row with one, or with the folder of one, at "explanation". A row
                 with an "error" gets None.
             saliency: (T, C) map to rank the features by; None: the sentence map of the explanation. A whole number is
-                the rank of a worker, which ``Dataset.map(…, with_rank=True)`` puts here.
+                the rank of a worker, which ``Dataset.map(…, with_rank=True)`` passes here.
 
         Raises:
             ConfigError: If the explanation is missing, has a foil or is of another model, or the map does not fit it.
@@ -94,8 +94,8 @@ class _Curve(RewritingMetric):
         """Return the entry of an explanation over tokens."""
         if explanation.contrasts is not None:
             raise ConfigError(
-                f"explanation of {explanation.text!r} has a foil, so its maps are of contrasts, not of the text; use "
-                "ContrastiveDeletion, or explain without foil"
+                f"explanation of {explanation.text!r} has a foil, so its maps show contrasts, not the text; use "
+                "ContrastiveDeletion, or explain it without foil"
             )
         check_model(self.adapter.model, explanation)
         check_map(explanation.features, explanation, "features")
@@ -117,13 +117,15 @@ class _Curve(RewritingMetric):
         }
 
     def of_recording(self, recording: Recording, saliency: Any) -> dict[str, Any] | None:
-        """Return the entry of a recording, from those of its windows; None where nothing was written.
+        """Return the entry of a recording, from the entries of its windows; None if the model wrote nothing.
 
         Raises:
             ConfigError: If a map is given.
         """
         if saliency is not None:
-            raise ConfigError("saliency is given with a recording, whose windows have maps of their own; leave it out")
+            raise ConfigError(
+                "saliency is not allowed with a recording, since its windows have their own maps; leave it out"
+            )
         found = [(self(explanation)[self.key], len(explanation.written_ids)) for explanation in recording]
         if not found:
             return None
@@ -144,13 +146,13 @@ class _Curve(RewritingMetric):
         target = clean_target(explanation, adapter, utterance, options)
         clean, fill = explanation.features, fill_values(self.fill, explanation.features)
 
-        # In a window of a recording, the model writes more, about sound that the next window explains.
+        # In a window of a recording, the model writes more than is explained: the next window covers the rest.
         other = explanation.text_given or self.generate_kwargs is not None or explanation.origin.in_recording
         prediction = explanation.text
         if other:
             prediction = adapter.text(adapter.generate(utterance, options, clean).token_ids)
 
-        # With fewer features than steps some steps change nothing.
+        # With fewer features than steps, some steps change nothing.
         moved = [i == 0 or not torch.equal(mask, keep[i - 1]) for i, mask in enumerate(keep)]
         new = torch.tensor(moved, dtype=torch.bool, device="cpu")
         fresh = keep[new]
@@ -186,22 +188,21 @@ class _Curve(RewritingMetric):
 class Deletion(_Curve):
     """Deletes the most salient features first, at "deletion" (§5).
 
-    For every fraction s the first ⌊T·C·s⌋ features of the sentence map take the fill value in the clean features, and
-    the model generates again with the settings of the clean run, the language fixed. A good explanation makes the text
-    go wrong early.
+    For every fraction s, the first ⌊T·C·s⌋ features of the sentence map take the fill value, and the model generates
+    again with the settings and the language of the clean run. With a good explanation, the text goes wrong early.
 
     Args:
         model: The model that was explained; left exactly as it was.
         processor: Its processor.
         fractions: "paper" (0, 5, …, 100 %), "fine" (also 1, 2, 3 and 7.5 %, where most of the change is) or shares of
             the features, increasing, in [0, 1].
-        fill: What deleted features become: "mean" (of each mel bin over the utterance), "zero", "min" or a number.
-        against: What `summarize` is to compare the texts with: the data set's "reference", or the model's own clean
+        fill: Value of deleted features: "mean" (of each mel bin over the utterance), "zero", "min" or a number.
+        against: What `summarize` compares the texts with: the data set's "reference", or the model's own clean
             "prediction".
         generate_kwargs: Arguments of ``model.generate()``; None for those of the explanation.
-        batch_size: Perturbed copies at once, at most; "auto" or None: found automatically, and remembered. Beam search
-            keeps ``num_beams`` of each. Where what is written for one could depend on the others, as in sampling, it is
-            one at a time.
+        batch_size: Maximum number of perturbed copies at once; "auto" or None: found automatically, and remembered.
+            Beam search keeps ``num_beams`` of each. If outputs of a batch could influence each other, as in sampling,
+            copies run one at a time.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
@@ -221,10 +222,10 @@ class Deletion(_Curve):
 
 
 class Insertion(_Curve):
-    """Puts the most salient features back first, into a spectrogram of nothing but fill, at "insertion".
+    """Puts the most salient features back first, into a spectrogram of only fill values, at "insertion".
 
-    The mirror image of `Deletion`: for every fraction s only the first ⌊T·C·s⌋ features of the sentence map are there.
-    A good explanation makes the text right early. Takes the arguments of `Deletion`.
+    The mirror image of `Deletion`: for every fraction s, only the first ⌊T·C·s⌋ features of the sentence map are there.
+    With a good explanation, the text becomes right early. Takes the arguments of `Deletion`.
 
     Examples:
         >>> row = Insertion(model, processor)({"explanation": ex})
@@ -240,10 +241,10 @@ class Insertion(_Curve):
 
 
 def check_fractions(fractions: str | Sequence[float]) -> tuple[float, ...]:
-    """Return the fractions of that name, or those given.
+    """Return the fractions with this name, or the given ones as a tuple.
 
     Raises:
-        ConfigError: If the name is unknown, or they are not at least two, increasing, in [0, 1].
+        ConfigError: If the name is unknown, or they are not at least two increasing numbers in [0, 1].
     """
     named = {"paper": PAPER_FRACTIONS, "fine": FINE_FRACTIONS}
     if isinstance(fractions, str) and fractions in named:
@@ -264,15 +265,15 @@ def check_fractions(fractions: str | Sequence[float]) -> tuple[float, ...]:
 def generation_options(
     explanation: Explanation, adapter: Adapter, generate_kwargs: Mapping[str, Any] | None = None
 ) -> GenerationOptions:
-    """Return the generation settings of the clean run, with the start that the model worked out then.
+    """Return the generation settings of the clean run, with the same start of the output.
 
     Args:
-        explanation: Of the clean run.
-        adapter: Of the model.
-        generate_kwargs: Used instead of the clean run's.
+        explanation: Explanation of the clean run.
+        adapter: The model's adapter.
+        generate_kwargs: Arguments to use instead of the clean run's.
 
     Raises:
-        ConfigError: If the clean run had arguments that the explanation could not keep.
+        ConfigError: If the clean run had arguments that the explanation could not store.
     """
     origin = explanation.origin
     if generate_kwargs is None:
@@ -282,8 +283,8 @@ def generation_options(
             others = {name: from_plain(value) for name, value in kept.items() if name not in lost}
             wanted = ", ".join([f"{name!r}: …" for name in lost] + [f"{k!r}: {v!r}" for k, v in others.items()])
             raise ConfigError(
-                f"generate_kwargs of the clean run held {', '.join(lost)}, which the explanation keeps as a note only; "
-                f"pass generate_kwargs={{{wanted}}}"
+                f"the clean run had generate_kwargs that the explanation could not store: {', '.join(lost)}; pass them "
+                f"again: generate_kwargs={{{wanted}}}"
             )
         generate_kwargs = from_plain(kept)
     named = {name: getattr(origin, name) for name in OPTIONS}
@@ -297,10 +298,10 @@ def generation_options(
 def clean_target(
     explanation: Explanation, adapter: Adapter, utterance: Utterance, options: GenerationOptions
 ) -> Target:
-    """Return the output that was explained, as the adapter wants it.
+    """Return the explained output in the form that the adapter needs.
 
     Raises:
-        ConfigError: If the model starts its output differently now.
+        ConfigError: If the model now starts its output differently.
     """
     origin = explanation.origin
     known = options.prefix if origin.audio_at is None else origin.prefix_ids
@@ -311,7 +312,7 @@ def clean_target(
     pieces, then = tuple(adapter.pieces(prefix)), explanation.context_pieces[: explanation.prefix_length]
     if pieces != then:
         raise ConfigError(
-            f"model starts its output with {' '.join(pieces)}, but the explanation's starts with {' '.join(then)}; "
+            f"model starts its output with {' '.join(pieces)}, but the explained output starts with {' '.join(then)}; "
             "pass the model that was explained, with its own generation config"
         )
     tokens = torch.tensor(explanation.written_ids, dtype=torch.int64, device="cpu")

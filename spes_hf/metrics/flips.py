@@ -21,18 +21,18 @@ _RATES = {
 
 
 def flip_scores(entries: Sequence[Mapping[str, Any]], **resampling: Any) -> dict[str, Score]:
-    """Return the corpus scores of what `ContrastiveDeletion` put into rows.
+    """Return the corpus scores of the entries that `ContrastiveDeletion` added to rows.
 
-    A contrast whose target the model does not write even for clean features cannot flip and is left out. The rates are
-    over contrasts; their intervals are bootstrapped over utterances, whose contrasts belong together.
+    A contrast is left out if the model does not write the target even for clean features, since it cannot flip. Rates
+    are over contrasts; intervals are bootstrapped over utterances, so the contrasts of an utterance stay together.
 
     Args:
         entries: For every utterance, the entry "contrastive_deletion".
         **resampling: ``samples``, ``confidence`` and ``seed`` of the intervals.
 
     Returns:
-        "flip_to_foil", "flip_to_other" and "coverage" (target or foil), each a curve over the fractions, in %, whose
-        mean height is the value; of one fraction, the rate there.
+        "flip_to_foil", "flip_to_other" and "coverage" (target or foil), each a curve over the fractions, in %. The
+        value is the mean height of the curve, or the rate itself if there is only one fraction.
 
     Raises:
         ConfigError: If no contrast is left.
@@ -42,8 +42,8 @@ def flip_scores(entries: Sequence[Mapping[str, Any]], **resampling: Any) -> dict
     left_out = sum(len(entry["clean"]) for entry in entries) - sum(map(len, counted))
     if not kept:
         raise ConfigError(
-            f"rows hold no contrast whose target the model writes for clean features ({left_out} others); explain "
-            "what the model generates, without text=…"
+            f"rows have no contrast with a target that the model writes for clean features ({left_out} contrasts left "
+            "out); explain the model's own output, without text=…"
         )
     first = entries[0]
     fractions = list(first["fractions"])
@@ -73,6 +73,6 @@ def flip_scores(entries: Sequence[Mapping[str, Any]], **resampling: Any) -> dict
 
 
 def _counted(entry: Mapping[str, Any]) -> np.ndarray:
-    """Return what the model writes, (K, S), for the contrasts whose target it writes for clean features."""
+    """Return what the model writes, (K, S), for the contrasts with a target that it writes for clean features."""
     rows = [row for row, clean in zip(entry["written"], entry["clean"], strict=True) if clean == "target"]
     return np.array(rows, dtype=object).reshape(len(rows), len(entry["fractions"]))

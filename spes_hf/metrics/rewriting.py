@@ -1,4 +1,4 @@
-"""What the metrics share that perturb the sound and let the model write again."""
+"""Shared code of metrics that perturb the sound and let the model write again."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class RewritingMetric(PerturbingMetric, ABC):
     Args:
         model: The model that was explained; left exactly as it was.
         processor: Its processor.
-        fill: What deleted features become: "mean" (of each mel bin over the utterance), "zero", "min" or a number.
+        fill: Value of deleted features: "mean" (of each mel bin over the utterance), "zero", "min" or a number.
         generate_kwargs: Arguments of ``model.generate()``; None for those of the explanation.
-        batch_size: Perturbed copies at once, at most; "auto" or None: found automatically, and remembered. Beam search
-            keeps ``num_beams`` of each. Where what is written for one could depend on the others, as in sampling, it is
-            one at a time.
+        batch_size: Maximum number of perturbed copies at once; "auto" or None: found automatically, and remembered.
+            Beam search keeps ``num_beams`` of each. If outputs of a batch could influence each other, as in sampling,
+            copies run one at a time.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
@@ -45,17 +45,17 @@ class RewritingMetric(PerturbingMetric, ABC):
     def batch_of_copies(
         self, utterance: Utterance, logits: tuple[int, int], options: GenerationOptions | None
     ) -> Batch:
-        """Return how many perturbed copies of an utterance run at once.
+        """Return the batch size for perturbed copies of an utterance.
 
         Args:
-            utterance: What the model hears.
-            logits: (K, V), how many logits of a copy are read: tokens, vocabulary.
-            options: How the model writes; None: it does not.
+            utterance: The model's input.
+            logits: (K, V), the shape of the logits of a copy: tokens, vocabulary.
+            options: Generation settings; None if nothing is generated.
         """
         adapter = self.adapter
         beams = 1 if options is None else adapter.num_beams(options)
         found = starting_batch_size(logits[0] * logits[1], adapter.device, utterance.inputs) // beams
         size = max(1, found) if self.batch_size is None else self.batch_size
         if options is not None and not adapter.generates_in_batches(options):
-            size = 1  # nothing is drawn twice where memory runs out
+            size = 1  # so that nothing is sampled twice after memory runs out
         return Batch(size, self.key, (*utterance.features.shape, *logits, beams), self.sizes)

@@ -1,4 +1,4 @@
-"""Rows of a corpus: where their explanation is, and which model and method it came from."""
+"""Rows of a corpus: finds their explanation, and checks which model and method it came from."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ Row = Mapping[str, Any]
 
 
 def failed(row: Row | Explanation | Recording) -> bool:
-    """Return whether a row carries an error instead of an explanation."""
+    """Return whether a row has an error instead of an explanation."""
     return isinstance(row, Mapping) and bool(row.get("error"))
 
 
 def explanation_of(row: Row | Explanation | Recording) -> Explanation:
     """Return the explanation, over tokens, of a row.
 
-    At "explanation" there may be an `Explanation`, the path of a saved one, or the bytes that `Explain` made.
+    "explanation" may be an `Explanation`, the path of a saved one, or the bytes that `Explain` made.
 
     Raises:
-        ConfigError: If there is none.
-        ExplanationFormatError: If the path, or the bytes, hold no explanation.
+        ConfigError: If the row has no explanation.
+        ExplanationFormatError: If the path or the bytes do not contain an explanation.
     """
     found: Any = row
     if isinstance(row, Mapping):
         if row.get("explanation") in (None, b""):
             raise ConfigError(
-                f"row has no 'explanation' (it has {', '.join(map(str, row)) or 'nothing'}); explain it first, and put "
-                "the Explanation, or the folder that it was saved to, there"
+                f"row has no 'explanation' (it has {', '.join(map(str, row)) or 'nothing'}); explain it first, and "
+                "store the Explanation, or the folder of a saved one, in that column"
             )
         found = row["explanation"]
     if isinstance(found, (str, PathLike)):
         found = Explanation.load(Path(found))
     if isinstance(found, Recording) or is_packed(found):
-        raise ConfigError("explanation is a recording of several windows; pass these one by one: for ex in recording")
+        raise ConfigError("explanation is a recording of several windows; pass them one by one: for ex in recording")
     if isinstance(found, (bytes, bytearray, memoryview)):
         found = unpack(bytes(found))
     if not isinstance(found, Explanation):
@@ -62,9 +62,9 @@ def explanation_of(row: Row | Explanation | Recording) -> Explanation:
 
 
 def recording_of(row: Row | Explanation | Recording) -> Recording | None:
-    """Return the recording of a row; None where it has none.
+    """Return the recording of a row; None if it has none.
 
-    At "explanation" there may be a `Recording`, the path of a saved one, or the bytes that `Explain` made.
+    "explanation" may be a `Recording`, the path of a saved one, or the bytes that `Explain` made.
     """
     found: Any = row.get("explanation") if isinstance(row, Mapping) else row
     if isinstance(found, (str, PathLike)) and (Path(found) / DESCRIPTION).is_file():
@@ -77,7 +77,7 @@ def recording_of(row: Row | Explanation | Recording) -> Recording | None:
 def as_dict(row: Row | Explanation | Recording) -> dict[str, Any]:
     """Return the row as a new dictionary; an explanation alone becomes a row of its own.
 
-    Of a row that ``Dataset.map`` merges into the result itself, nothing: reading a column would decode it.
+    If ``Dataset.map`` merges the row into the result itself, the dictionary is empty: reading a column would decode it.
     """
     if is_lazy(row):
         return {}
@@ -85,15 +85,15 @@ def as_dict(row: Row | Explanation | Recording) -> dict[str, Any]:
 
 
 class ExplanationMetric(RowTransform):
-    """A transform that adds an entry, under its key, which it makes of a row's explanation, or of its recording."""
+    """A transform that adds an entry under its key, computed from a row's explanation or recording."""
 
     def entry_of_row(self, row: Row | Explanation | Recording, saliency: Any = None) -> dict[str, Any]:
-        """Return the row, or a batch of rows, with the entry; a row that carries an error gets None.
+        """Return the row, or a batch of rows, with the entry; a row with an error gets None.
 
         Args:
-            row: An explanation or a recording, or a row that has one, or the folder of one, at "explanation".
+            row: An explanation or a recording, or a row with one, or with the folder of one, at "explanation".
             saliency: Maps to rank the features by. A whole number is the rank of a worker, which
-                ``Dataset.map(…, with_rank=True)`` puts here.
+                ``Dataset.map(…, with_rank=True)`` passes here.
 
         Raises:
             ConfigError: If there is no explanation, or it cannot be measured.
@@ -115,15 +115,15 @@ class ExplanationMetric(RowTransform):
         """Return the entry of an explanation over tokens."""
 
     def of_recording(self, recording: Recording, saliency: Any) -> dict[str, Any] | None:
-        """Return the entry of a recording; None without any window."""
-        raise ConfigError("explanation is a recording of several windows; pass these one by one: for ex in recording")
+        """Return the entry of a recording; None if it has no windows."""
+        raise ConfigError("explanation is a recording of several windows; pass them one by one: for ex in recording")
 
 
 def check_map(saliency: Any, explanation: Explanation, name: str) -> Tensor:
     """Return a map over the spectrogram, (T, C) on the CPU.
 
     Raises:
-        ConfigError: If its shape is not that of the features, or it holds NaN or infinities.
+        ConfigError: If its shape is not that of the features, or it contains NaN or infinity.
     """
     if not isinstance(saliency, Tensor):
         saliency = torch.from_numpy(np.array(saliency, dtype=getattr(saliency, "dtype", np.float32)))
@@ -135,21 +135,21 @@ def check_map(saliency: Any, explanation: Explanation, name: str) -> Tensor:
         )
     if not saliency.isfinite().all():
         bad = int((~saliency.isfinite()).sum())
-        raise ConfigError(f"{name} holds {bad} values that are NaN or infinite; explain again")
+        raise ConfigError(f"{name} contains {bad} values that are NaN or infinite; explain again")
     return saliency
 
 
 def check_maps(saliency: Any, explanation: Explanation, count: int, what: str) -> list[Tensor]:
-    """Return a map for each of several things, (T, C) each, of maps (count, T, C) or of one, (T, C), for all.
+    """Return ``count`` maps, (T, C) each, from maps (count, T, C) or from a single map (T, C) for all.
 
     Args:
         saliency: The maps.
-        explanation: Of the spectrogram that they are over.
-        count: How many there are to be.
-        what: What each of them is of, for messages: "contrasts", "words".
+        explanation: Explanation with the spectrogram that they cover.
+        count: Required number of maps.
+        what: What the maps are for, for messages: "contrasts", "words".
 
     Raises:
-        ConfigError: If there are more or fewer, or one does not fit.
+        ConfigError: If there are more or fewer maps, or one does not fit.
     """
     if not isinstance(saliency, (Tensor, np.ndarray)):
         saliency = torch.stack([torch.as_tensor(each, dtype=torch.float32, device="cpu") for each in saliency])
@@ -163,12 +163,12 @@ def check_maps(saliency: Any, explanation: Explanation, count: int, what: str) -
 def check_model(model: Any, explanation: Explanation) -> None:
     """Refuse an explanation of another model.
 
-    The digests of the weights decide, wherever the model was loaded from. Where there are none to compare (an
-    explanation of an older version, another precision, weights on disk), class, number of parameters and the last part
-    of the name do; a local folder counts as the same checkpoint elsewhere.
+    Compares the digests of the weights, wherever the model was loaded from. If there are none to compare (an
+    explanation by an older version, another precision, weights on disk), compares class, number of parameters and the
+    last part of the name; so a local folder counts as the same checkpoint elsewhere.
 
     Raises:
-        ConfigError: Naming both models.
+        ConfigError: If the models differ; the message names both.
     """
     known = explanation.origin.model
     if not known:
@@ -178,8 +178,8 @@ def check_model(model: Any, explanation: Explanation) -> None:
         if weights_digest(model) == known["weights"]:
             return
         raise ConfigError(
-            f"model is a {here['class']} {here['name']!r} with other weights than the {known['class']} "
-            f"{known['name']!r} that was explained; pass the model that was explained, as it was then"
+            f"model is a {here['class']} {here['name']!r}, but its weights differ from those of the {known['class']} "
+            f"{known['name']!r} that was explained; pass the model that was explained, with its old weights"
         )
     names = [str(m["name"]).rstrip("/").rsplit("/", 1)[-1] for m in (known, here)]
     same = all(known[key] == here[key] for key in ("class", "parameters"))
@@ -194,8 +194,8 @@ def method_signature(explanation: Explanation, of_part: bool = True) -> str:
     """Return the method, its masks, a digest of all its settings, and the seed, on one line.
 
     Args:
-        explanation: By the method.
-        of_part: Whether to say which share of the tokens is explained. The map of a word does not depend on it.
+        explanation: Explanation by the method.
+        of_part: Whether to include the share of explained tokens; the map of a word does not depend on it.
     """
     origin = explanation.origin
     config = {**origin.config, "method": origin.method}

@@ -1,4 +1,4 @@
-"""A corpus score: value, interval, curve, and one line that says how to get it again."""
+"""A corpus score: value, interval, curve, and one line that says how to reproduce it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_BANDS = 4  # with more methods than this their intervals hide the curves
+_BANDS = 4  # with more methods than this, intervals would hide the curves
 _MARKERS = "osD^vP*X<>h"
-# Dark to light by turns (after Okabe and Ito), so that neighbours differ without colour.
+# Alternately dark and light (after Okabe and Ito), so that neighbours differ even without colour.
 _COLORS = ("#000000", "#d55e00", "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#7f7f7f")
 
 
@@ -33,8 +33,8 @@ class Curve:
         y: (S,) in 0–100.
         low: (S,) lower end of the interval of every point.
         high: (S,) upper end.
-        x_label: What x is.
-        y_label: What y is.
+        x_label: Label of x.
+        y_label: Label of y.
     """
 
     x: np.ndarray
@@ -50,16 +50,16 @@ class Score:
     """A corpus score.
 
     Attributes:
-        name: Which score, such as "deletion".
+        name: Name of the score, such as "deletion".
         value: In 0–100.
         interval: Percentile bootstrap interval over utterances.
         higher_is_better: Whether a better explanation scores higher.
-        signature: How to get the number again: method, masks, fill, reference, versions.
-        num_utterances: How many utterances went in.
-        curve: What the value is the area under; None where it is no area.
-        statistics: (U, S, D) counts of every utterance at every point, which add up.
-        score_points: Makes scores, (…, S), of summed counts, (…, S, D).
-        utterances: Identity of the utterances; scores of the same ones can be compared.
+        signature: How to reproduce the number: method, masks, fill, reference, versions.
+        num_utterances: Number of utterances in the score.
+        curve: The curve, if the value is the area under one; else None.
+        statistics: (U, S, D) additive counts of every utterance at every point.
+        score_points: Computes scores, (…, S), from summed counts, (…, S, D).
+        utterances: Identity of the utterances; scores on the same utterances can be compared.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Score:
 
     @property
     def points(self) -> list[float]:
-        """The curve's ordinates, or the value alone where there is no curve."""
+        """The curve's y values, or only the value if there is no curve."""
         return [self.value] if self.curve is None else self.curve.y.tolist()
 
     def of_sums(self, sums: np.ndarray) -> np.ndarray:
@@ -89,7 +89,7 @@ class Score:
 
 
 def area(y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Return the area under y(x) by the trapezoidal rule, over the length of x: in 0–100 if y is.
+    """Return the area under y(x) by the trapezoidal rule, divided by the range of x: in 0–100 if y is.
 
     Args:
         y: (…, S).
@@ -125,16 +125,16 @@ def make_score(
     """Return the score of a corpus with its bootstrap interval.
 
     Args:
-        name: Which score.
+        name: Name of the score.
         statistics: (U, S, D) counts of every utterance at every point.
-        score_points: Makes scores, (…, S), of summed counts, (…, S, D).
+        score_points: Computes scores, (…, S), from summed counts, (…, S, D).
         higher_is_better: Whether a better explanation scores higher.
-        signature: How to get the number again.
+        signature: How to reproduce the number.
         utterances: Identity of the utterances.
-        x: (S,) where the points lie; the value is then the area under the curve. None: the value is the only point.
-        labels: What x and y are.
-        samples: How many corpora to draw for the interval.
-        confidence: Of the interval.
+        x: (S,) positions of the points; the value is then the area under the curve. None: the value is the only point.
+        labels: Labels of x and y.
+        samples: Number of corpora to draw for the interval.
+        confidence: Confidence of the interval.
         seed: Same seed, same interval.
     """
     points = score_points(statistics.sum(0))
@@ -163,20 +163,20 @@ def make_score(
 def compare(
     first: Score, second: Score, samples: int = bootstrap.SAMPLES, confidence: float = 0.95, seed: int = 0
 ) -> Comparison:
-    """Return how the scores of two methods on the same utterances differ, by a paired bootstrap test.
+    """Return how the scores of two methods on the same utterances differ, from a paired bootstrap test.
 
     Args:
         first: Score of the first method.
         second: The same score of the second method.
-        samples: How many corpora to draw.
-        confidence: Of the interval of the difference.
+        samples: Number of corpora to draw.
+        confidence: Confidence of the interval of the difference.
         seed: Same seed, same result.
 
     Raises:
         ConfigError: If the two are not the same score of the same utterances.
     """
     if first.name != second.name:
-        raise ConfigError(f"first is a score of {first.name}, second one of {second.name}; compare like with like")
+        raise ConfigError(f"first is a {first.name} score, but second is a {second.name} score; pass the same score")
     if first.utterances != second.utterances or first.num_utterances != second.num_utterances:
         raise ConfigError(
             f"first ({first.num_utterances} utterances) and second ({second.num_utterances}) are not scores of the "
@@ -189,13 +189,13 @@ def compare(
 
 
 def plot_curves(scores: Mapping[str, Score] | Sequence[Score]) -> tuple[Figure, Axes]:
-    """Return a figure of the curves of one score by several methods (Fig. 5 and 6); up to four with their intervals.
+    """Return a figure of the curves of one score for several methods (Fig. 5 and 6); for up to four, with intervals.
 
     Args:
         scores: Method's name → score; or scores alone.
 
     Raises:
-        ConfigError: If there are none, or one has no curve.
+        ConfigError: If there are no scores, or one has no curve.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -217,7 +217,7 @@ def plot_curves(scores: Mapping[str, Score] | Sequence[Score]) -> tuple[Figure, 
             raise ConfigError(
                 f"scores[{label!r}] is {score.name}, which has no curve; pass deletion, insertion or size"
             )
-        # Markers and dashes tell the methods apart in greyscale too.
+        # Markers and dashes distinguish the methods in greyscale too.
         (line,) = axes.plot(
             100 * curve.x,
             curve.y,
@@ -239,5 +239,5 @@ def plot_curves(scores: Mapping[str, Score] | Sequence[Score]) -> tuple[Figure, 
 
 
 def _wrapped(label: str, width: int = 32) -> str:
-    """Return a label in lines that leave room for the curves; names of methods with many settings are long."""
+    """Return a label wrapped so that it leaves room for the curves; names of methods with many settings are long."""
     return re.sub(rf".{{1,{width}}}(?:(?<=[,: ])|$)", lambda part: part[0].strip() + "\n", label).strip()

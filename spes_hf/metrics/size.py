@@ -17,10 +17,10 @@ THRESHOLDS = tuple(step / 20 for step in range(21))
 
 
 class Size(ExplanationMetric):
-    """Adds to a row how much of its maps lies at or above every threshold, at "size".
+    """Adds the share of its maps at or above every threshold to a row, under "size".
 
     Per utterance, over all its tokens together: the percentage of values ≥ t, for t = 0, 0.05, …, 1, of the normalised
-    maps; the map of the spectrogram and that of earlier tokens separately. `summarize` makes corpus scores of the rows.
+    maps, separately for the spectrogram and for earlier tokens. `summarize` turns the rows into corpus scores.
 
     Examples:
         >>> row = Size()({"explanation": ex})
@@ -39,14 +39,14 @@ class Size(ExplanationMetric):
         return {self.key: entry}
 
     def __call__(self, row: Row | Explanation | Recording, rank: int | None = None) -> dict[str, Any]:
-        """Return the row with its sizes; a row that carries an error gets None.
+        """Return the row with its sizes; a row with an error gets None.
 
         Args:
-            row: An explanation, or a row that has one, or the folder of one, at "explanation".
-            rank: Of a worker, as ``Dataset.map(…, with_rank=True)`` passes it; nothing depends on it.
+            row: An explanation, or a row with an explanation, or with the folder of one, at "explanation".
+            rank: Rank of a worker, passed by ``Dataset.map(…, with_rank=True)``; it has no effect.
 
         Raises:
-            ConfigError: If the row has no explanation, or its maps hold NaN.
+            ConfigError: If the row has no explanation, or its maps contain NaN.
         """
         return self.entry_of_row(row)
 
@@ -55,11 +55,11 @@ class Size(ExplanationMetric):
         audio, token = explanation.audio_saliency, explanation.token_saliency
         shape = (len(explanation), *explanation.features.shape)
         if audio.shape != shape:
-            raise ConfigError(f"audio_saliency has shape {tuple(audio.shape)}, but the features ask for {shape}")
+            raise ConfigError(f"audio_saliency has shape {tuple(audio.shape)}, but the features require {shape}")
         position = explanation.prefix_length + torch.tensor(explanation.starts, dtype=torch.int64, device="cpu")
         later = torch.arange(token.shape[1], dtype=torch.int64, device="cpu") >= position[:, None]
         if audio.isnan().any() or token[~later].isnan().any():
-            raise ConfigError("explanation has maps that hold NaN; explain again")
+            raise ConfigError("explanation has maps that contain NaN; explain again")
         return {
             "thresholds": list(THRESHOLDS),
             "audio": size_curve(audio, THRESHOLDS).tolist(),
@@ -69,7 +69,7 @@ class Size(ExplanationMetric):
         }
 
     def of_recording(self, recording: Recording, saliency: Any) -> dict[str, Any] | None:
-        """Return the sizes over all windows of a recording, shares of all their values together; None without any."""
+        """Return the sizes over all values of all windows of a recording; None if it has no windows."""
         entries, audio, token = [], [], []
         for each in recording:
             explanation = explanation_of(each)

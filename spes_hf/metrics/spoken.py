@@ -1,4 +1,4 @@
-"""Which words of an output are judged: explained ones with a letter or digit, at most a given number of them."""
+"""Which words of an output are scored: explained words with a letter or digit, up to a maximum number."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class SpokenWord:
     """A word of an output that has a letter or digit.
 
     Attributes:
-        index: Among all words of the output, punctuation marks included: as ``explain(words=[index])`` counts.
-        text: How it reads.
-        tokens: Indices of its tokens among those of the output.
-        row: Its row in `Explanation.words`; None where it is not explained.
+        index: Index among all words of the output, including punctuation marks, as in ``explain(words=[index])``.
+        text: Text of the word.
+        tokens: Indices of its tokens in the output.
+        row: Its row in `Explanation.words`; None if it is not explained.
     """
 
     index: int
@@ -30,7 +30,7 @@ class SpokenWord:
 
 
 def groups_of(explanation: Explanation) -> list[tuple[int, ...]]:
-    """Return the words of an output, explained or not, punctuation marks included, as indices of its tokens."""
+    """Return all words of an output, explained or not, including punctuation marks, as indices of its tokens."""
     whole = explanation if explanation.part is None else explanation.part
     return word_groups(whole.pieces, whole.special)
 
@@ -39,7 +39,7 @@ def spoken_words(explanation: Explanation) -> list[SpokenWord]:
     """Return the words of an output that have a letter or digit, explained or not.
 
     Args:
-        explanation: Over tokens, without a foil.
+        explanation: Explanation over tokens, without a foil.
     """
     pieces = (explanation if explanation.part is None else explanation.part).pieces
     place = range(len(pieces)) if explanation.part is None else explanation.part.rows
@@ -53,11 +53,11 @@ def spoken_words(explanation: Explanation) -> list[SpokenWord]:
 
 
 def spread(items: Sequence[T], most: int | None) -> list[T]:
-    """Return at most a number of items, evenly spread.
+    """Return at most ``most`` items, evenly spread.
 
     Args:
-        items: In order.
-        most: How many, at least 1; None: all.
+        items: The items, in order.
+        most: Maximum number, at least 1; None: all.
     """
     if most is None or most >= len(items):
         return list(items)

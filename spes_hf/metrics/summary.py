@@ -18,7 +18,7 @@ from spes_hf.metrics.rows import Row, failed
 from spes_hf.metrics.score import Score, make_score, mean_points, with_ones
 from spes_hf.metrics.word_scores import WORD_DELETION, WORD_INSERTION, word_scores
 
-# What the metrics call their entries in a row.
+# Names of the metrics' entries in a row.
 _KEYS = (Deletion.key, Insertion.key, "size", "contrastive_deletion", WORD_DELETION, WORD_INSERTION)
 _SHARE = {Deletion.key: "features deleted, most salient first", Insertion.key: "features inserted, most salient first"}
 
@@ -33,46 +33,46 @@ def summarize(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Score]:
-    """Return the corpus scores of whatever the metrics of this package put into the rows (§5).
+    """Return the corpus scores for all entries that the metrics of this package added to the rows (§5).
 
-    Rows that carry an "error" are left out.
+    Rows with an "error" are left out.
 
     Args:
         rows: Rows, or a `datasets.Dataset`.
-        references: What the model should have written: one text per row, or the name of the column that has it.
-        metric: "wer" or "cer" (speech recognition), "bleu" or "bleu:zh" and other tokenizers of sacrebleu
+        references: What the model should have written: one text per row, or the name of the column with the texts.
+        metric: "wer" or "cer" (speech recognition), "bleu", or "bleu:zh" and other tokenizers of sacrebleu
             (translation), or a `Quality`. Languages without spaces need "cer", or a tokenizer of their own.
-        against: Compare with the "reference", or with the model's own clean "prediction"; None: as `Deletion` and
-            `Insertion` were given.
-        samples: How many corpora to draw for the intervals.
-        confidence: Of the intervals.
+        against: Compare with the "reference", or with the model's own clean "prediction"; None: as set in `Deletion`
+            and `Insertion`.
+        samples: Number of corpora to draw for the intervals.
+        confidence: Confidence of the intervals.
         seed: Same seed, same intervals.
 
     Returns:
-        By name, as far as the rows have them: "deletion" and "insertion" (area under the curve of the metric over the
-        fraction of features), "deletion_probability" and "insertion_probability" (the same of the mean probability of
-        the clean tokens, times 100), "size_audio" and "size_token", and "clean", the metric of the clean output; of
-        `ContrastiveDeletion`, "flip_to_foil", "flip_to_other" and "coverage"; of `WordDeletion`, "word_deletion" (area
-        under the probability of the word, times 100), "word_specificity" (what the other words keep at the largest
-        fraction) and "word_margin" (what they keep more than the word, 0 for maps that are the same for all words), and
-        of `WordInsertion`, "word_insertion".
+        Scores by name, for the entries that the rows have: "deletion" and "insertion" (area under the curve of the
+        metric over the fraction of features), "deletion_probability" and "insertion_probability" (the same for the mean
+        probability of the clean tokens, times 100), "size_audio" and "size_token", and "clean", the metric of the clean
+        output; from `ContrastiveDeletion`, "flip_to_foil", "flip_to_other" and "coverage"; from `WordDeletion`,
+        "word_deletion" (area under the probability of the word, times 100), "word_specificity" (the probability that
+        other words keep at the largest fraction) and "word_margin" (how much more they keep than the word; 0 for maps
+        that are the same for all words); and from `WordInsertion`, "word_insertion".
 
     Raises:
-        ConfigError: If there are no rows or nothing to score, references are missing or not one for each row, or the
-            rows were made by different methods or settings.
+        ConfigError: If there are no rows or nothing to score, if references are missing or not one per row, or if the
+            rows were made with different methods or settings.
     """
     rows = list(rows)
     texts = _references(rows, references)
     kept = [i for i, row in enumerate(rows) if not failed(row) and not _is_empty(row)]
     if not kept:
-        raise ConfigError(f"rows holds no explained utterance ({len(rows)} rows, all with an error); explain some")
+        raise ConfigError(f"rows has no explained utterance: all {len(rows)} rows have an error; explain some first")
     rows = [rows[i] for i in kept]
     texts = None if texts is None else [texts[i] for i in kept]
     present = [key for key in _KEYS if any(row.get(key) for row in rows)]
     if not present:
         raise ConfigError(
-            f"rows have none of {', '.join(_KEYS)}; map Deletion, Insertion, Size, ContrastiveDeletion, WordDeletion "
-            "or WordInsertion over them first"
+            f"rows have no entry to score; expected one of {', '.join(_KEYS)}. Map Deletion, Insertion, Size, "
+            "ContrastiveDeletion, WordDeletion or WordInsertion over them first"
         )
     quality = get_quality(metric)
     resampling: dict[str, Any] = dict(samples=samples, confidence=confidence, seed=seed)
@@ -110,13 +110,13 @@ def score_texts(
         key: "deletion" or "insertion".
         texts: For every utterance, what the model wrote at every fraction.
         references: What it should have written.
-        fractions: Where the texts stand.
+        fractions: The fractions of the texts.
         metric: "wer", "cer", "bleu", "bleu:zh" and the like, or a `Quality`.
-        signature: How the texts came about.
+        signature: How the texts were made.
         **resampling: ``samples``, ``confidence`` and ``seed`` of the interval.
 
     Raises:
-        ConfigError: If there is not one text for every fraction, and one reference for every utterance.
+        ConfigError: If there is not one text per fraction and one reference per utterance.
     """
     quality = get_quality(metric)
     score = _text_score(key, texts, references, fractions, quality, signature, **resampling)
@@ -138,7 +138,7 @@ def _text_score(
     uneven = next((i for i, row in enumerate(texts) if len(row) != len(at)), None)
     if uneven is not None:
         raise ConfigError(
-            f"row {uneven} has {len(texts[uneven])} texts, but there are {len(at)} fractions; one for each"
+            f"row {uneven} has {len(texts[uneven])} texts, but there are {len(at)} fractions; pass one text for each"
         )
     check_texts([row[0] for row in texts], references)
     by_step = [quality.statistics([row[s] for row in texts], references) for s in range(len(at))]
@@ -162,43 +162,45 @@ def _references(rows: Sequence[Row], references: str | Sequence[str] | None) -> 
         missing = next((i for i, row in enumerate(rows) if references not in row), None)
         if missing is not None:
             columns = ", ".join(map(str, rows[missing]))
-            raise ConfigError(
-                f"references is {references!r}, which row {missing} does not have; its columns: {columns}"
-            )
+            raise ConfigError(f"references is {references!r}, but row {missing} has no such column; allowed: {columns}")
         return [row[references] for row in rows]
     if references is not None:
         references = list(references)
         if len(references) != len(rows):
             raise ConfigError(
-                f"references has {len(references)} texts, but there are {len(rows)} rows; pass one for each row, those "
-                "with an error included"
+                f"references has {len(references)} texts, but there are {len(rows)} rows; pass one for each row, "
+                "including rows with an error"
             )
     return references
 
 
 def _is_empty(row: Row) -> bool:
-    """Return whether a row is of a recording for which nothing was written: its metrics are there, and None."""
+    """Return whether a row is a recording for which the model wrote nothing, so that all its metrics are None."""
     own = [row[key] for key in _KEYS if key in row]
     return bool(own) and row.get("verdict") == "nothing written" and all(entry is None for entry in own)
 
 
 def _entries(rows: Sequence[Row], key: str) -> list[Mapping[str, Any]]:
-    """Return what a metric put into every row, made by one method with one setting."""
+    """Return a metric's entries of all rows, after checking that they come from one method with one setting."""
     missing = next((i for i, row in enumerate(rows) if not row.get(key)), None)
     if missing is not None:
-        raise ConfigError(f"row {missing} (not counting errors) has no {key!r}, but others have; map it over all rows")
+        raise ConfigError(
+            f"row {missing} (not counting rows with errors) has no {key!r}, but other rows have; map it over all rows"
+        )
     entries = [row[key] for row in rows]
     for name in ("method", "fill", "against", "by", "fractions", "thresholds", "max_words"):
         values = {str(entry[name]) for entry in entries if name in entry}
         if len(values) > 1:
-            raise ConfigError(f"rows have {key} by different {name}: {'; '.join(sorted(values))}; summarize each apart")
+            raise ConfigError(
+                f"rows have {key} with different {name}: {'; '.join(sorted(values))}; summarize each separately"
+            )
     return entries
 
 
 def _expected(
     entries: Sequence[Mapping[str, Any]], references: Sequence[str] | None, against: str | None
 ) -> tuple[Sequence[str], str]:
-    """Return the texts to compare with, and what they are."""
+    """Return the texts to compare with, and their kind: "reference" or "prediction"."""
     against = entries[0]["against"] if against is None else against
     if against not in ("reference", "prediction"):
         raise ConfigError(f'against is {against!r}; allowed: "reference", "prediction"')
@@ -206,8 +208,8 @@ def _expected(
         return [entry["prediction"] for entry in entries], against
     if references is None:
         raise ConfigError(
-            "references is missing; pass the data set's texts, or the name of their column, or score against the "
-            'model\'s own clean output with against="prediction"'
+            "references is missing; pass the data set's texts or the name of their column, or compare with the model's "
+            'own clean output: against="prediction"'
         )
     return references, against
 
@@ -220,7 +222,7 @@ def _curve_scores(
     against: str,
     **resampling: Any,
 ) -> dict[str, Score]:
-    """Return the scores of `Deletion` or `Insertion`, and that of the clean output."""
+    """Return the scores of `Deletion` or `Insertion`, and of the clean output."""
     first, deleting = entries[0], key == Deletion.key
     predictions = [entry["prediction"] for entry in entries]
     texts = [entry["texts"] for entry in entries]

@@ -7,7 +7,7 @@ from typing import Any
 
 from spes_hf.metrics.score import Score
 
-# What a table shows of a method's scores: name of the score, heading.
+# Scores that a table shows for a method: name of the score, heading.
 COLUMNS = (
     ("deletion", "deletion, {metric}"),
     ("insertion", "insertion, {metric}"),
@@ -30,14 +30,14 @@ def table_of(
     further: Mapping[str, Mapping[str, str]] | None = None,
     intervals: bool = True,
 ) -> list[str]:
-    """Return the lines of a Markdown table of scores, a method a row; the best of every column is bold.
+    """Return the lines of a Markdown table of scores, one row per method; the best value of every column is bold.
 
     Args:
         scores: Method's name → its scores, as `summarize` returns them.
-        metric: What the quality of texts is called.
-        columns: Which scores, and their headings.
-        further: Heading → method's name → cell, for columns behind the scores.
-        intervals: Whether to show the intervals, which say nothing of a single utterance.
+        metric: Name of the quality of texts.
+        columns: Scores to show, and their headings.
+        further: Heading → method's name → cell, for columns after the scores.
+        intervals: Whether to show the intervals, which are meaningless for a single utterance.
     """
     further = {} if further is None else further
     first = next(iter(scores.values()))
@@ -66,7 +66,7 @@ def brief(score: Score) -> str:
 
 
 def score_to_json(score: Score) -> dict[str, Any]:
-    """Return a score as JSON holds it."""
+    """Return a score in a form that JSON can represent."""
     return {
         "value": score.value,
         "interval": [score.interval.low, score.interval.high],

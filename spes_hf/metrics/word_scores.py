@@ -1,4 +1,4 @@
-"""Corpus scores of the maps of single words: deletion, insertion, and whether a map is of its own word."""
+"""Corpus scores of the maps of single words: deletion, insertion, and whether a map is specific to its word."""
 
 from __future__ import annotations
 
@@ -21,29 +21,30 @@ _SHARES = {
 
 
 def word_scores(key: str, entries: Sequence[Mapping[str, Any]], **resampling: Any) -> dict[str, Score]:
-    """Return the corpus scores of what `WordDeletion` or `WordInsertion` put into rows.
+    """Return the corpus scores of the entries that `WordDeletion` or `WordInsertion` added to rows.
 
-    Values are means over words, of probabilities in percent, as they are: not relative to the clean ones. An utterance
-    counts by its words; the intervals are bootstrapped over utterances, whose words belong together.
+    Values are means over words of probabilities in percent, not relative to the clean ones. Utterances are weighted by
+    their number of words; intervals are bootstrapped over utterances, so the words of an utterance stay together.
 
     Args:
         key: "word_deletion" or "word_insertion".
-        entries: For every utterance, the entry of that name.
+        entries: For every utterance, the entry with this name.
         **resampling: ``samples``, ``confidence`` and ``seed`` of the intervals.
 
     Returns:
-        The metric's own score, a curve over the fractions, whose mean height is the value. Of deletion two more, which
-        words that are alone do not have; if all are, the scores are missing. "word_specificity" is the probability that
-        the other words keep at the largest fraction: read it next to "word_deletion", for a map that points at nothing
-        takes nothing from them. "word_margin" is what the others keep less what the word keeps, a curve: exactly 0 for
-        any maps that are the same for all words of an utterance, such as those of loudness, if all are judged.
+        The metric's own score, a curve over the fractions; the value is its mean height. Deletion has two more scores,
+        over words that are not the only word of their utterance; without such words they are missing.
+        "word_specificity" is the probability that the other words keep at the largest fraction. Read it together with
+        "word_deletion": a map that points at nothing takes nothing from them. "word_margin" is a curve: the other
+        words' probability minus the word's own. It is exactly 0 for maps that are the same for all words of an
+        utterance, such as loudness, if all words are scored.
 
     Raises:
         ConfigError: If no utterance has a word.
     """
     kept = [entry for entry in entries if entry["words"]]
     if not kept:
-        raise ConfigError(f"rows hold no word for {key!r} ({len(entries)} utterances); explain utterances with words")
+        raise ConfigError(f"rows have no word for {key!r} ({len(entries)} utterances); explain utterances with words")
     fractions = list(kept[0]["fractions"])
     scores = {
         key: _score(
@@ -75,13 +76,13 @@ def word_scores(key: str, entries: Sequence[Mapping[str, Any]], **resampling: An
 
 
 def _in_company(entry: Mapping[str, Any], name: str) -> np.ndarray:
-    """Return the probabilities of the words that are not alone, (words, S)."""
+    """Return the probabilities of the words that are not the only one of their utterance, (words, S)."""
     values = [own for own, others in zip(entry[name], entry["others"], strict=True) if len(others)]
     return np.array(values, dtype=np.float64)
 
 
 def _score(name: str, entries: Sequence[Mapping[str, Any]], values: Sequence[np.ndarray], **settings: Any) -> Score:
-    """Return the mean over words, of probabilities, (words, S), for every utterance."""
+    """Return the score that is the mean over words of the probabilities, (words, S) per utterance."""
     first, fractions = entries[0], entries[0]["fractions"]
     words = sum(map(len, values))
     at = f"fractions:{fractions[0]:g}-{fractions[-1]:g}:{len(fractions)}" if len(values[0][0]) > 1 else ""

@@ -1,7 +1,7 @@
-"""Is the map of a single word right? Its probability, and the other words', while its evidence goes or comes back.
+"""Is the map of a single word right? Probabilities of it and of other words as its evidence is deleted or put back.
 
-A map of the whole sentence can win deletion by pointing at whatever is loud. The map of a word cannot: what it points
-at has to cost *this* word its probability, and leave the others theirs.
+A map of the whole sentence can win deletion by pointing at whatever is loud. The map of a word cannot: deleting what it
+points at must lower the probability of *this* word and leave the other words alone.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from spes_hf.runtime.batching import Batch, BatchSize, starting_batch_size
 WORD_DELETION_FRACTIONS = (0.0025, 0.005, 0.01, 0.02, 0.05)
 WORD_INSERTION_FRACTIONS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 
-# Of an entry: what there is for each word.
+# Keys of an entry with one value per word.
 _OF_WORDS = ("words", "indices", "clean", "probabilities", "others")
 
 
 class _WordCurve(PerturbingMetric):
-    """Perturbs a growing share of what is salient for a word, and reads the probability of all words.
+    """Perturbs a growing share of what is salient for a word, and measures the probabilities of all words.
 
-    The class is a map-style transform: an instance takes a row and returns it with one more entry, and it can be
-    pickled. `spes_hf.metrics.summarize` makes corpus scores of the rows.
+    The class is a map-style transform: an instance takes a row, returns it with one more entry, and is picklable.
+    `spes_hf.metrics.summarize` turns the rows into corpus scores.
     """
 
     key: ClassVar[str]
@@ -69,7 +69,7 @@ class _WordCurve(PerturbingMetric):
 
     @abstractmethod
     def checked(self, fractions: Sequence[float]) -> tuple[float, ...]:
-        """Return the fractions at which probabilities are read.
+        """Return the fractions at which probabilities are measured.
 
         Raises:
             ConfigError: If they are not increasing numbers in [0, 1], or too few for an area.
@@ -97,22 +97,22 @@ class _WordCurve(PerturbingMetric):
         return {self.key: entry}
 
     def __call__(self, row: Row | Explanation | Recording, saliency: Any = None) -> dict[str, Any]:
-        """Return the row with, under the name of the metric, the probabilities of W words at S fractions.
+        """Return the row with the probabilities of W words at S fractions, under the name of the metric.
 
-        The entry has "fractions" (S); of the words "words" (their texts), "indices" (W, among all words of the output,
-        as ``explain(words=…)`` counts them), "clean" (W, the probability for clean features), "probabilities" (W, S)
-        and "others" (W, S, the mean probability of all other words of the output at the same fraction; empty for a word
-        that is alone). Probabilities are products over a word's tokens, in [0, 1], the clean text before it given.
+        The entry has "fractions" (S); for the words, "words" (their texts), "indices" (W, among all words of the
+        output, as in ``explain(words=…)``), "clean" (W, the probability for clean features), "probabilities" (W, S) and
+        "others" (W, S, the mean probability of all other words of the output at the same fraction; empty for a word
+        that is alone). Probabilities are products over a word's tokens, in [0, 1], given the clean text before it.
 
-        Of a recording, the words of all explained windows are listed one after the other, "indices" counting through;
-        other words are those of the same window, and ``max_words`` holds for every window.
+        For a recording, the words of all explained windows are listed one after the other, with "indices" running on.
+        Other words are those of the same window, and ``max_words`` applies to every window.
 
         Args:
-            row: An explanation (over tokens or words, of all of an output or a part) or a recording, or a row that has
-                one, or the folder of one, at "explanation". A row with an "error" gets None.
+            row: An explanation (over tokens or words, of a whole output or a part) or a recording, or a row with one,
+                or with the folder of one, at "explanation". A row with an "error" gets None.
             saliency: Maps to rank the features by: (K, T, C), one for each of the K words of ``explanation.words()``,
                 or one for all of them, (T, C); None: their `Explanation.audio_saliency`. A whole number is the rank of
-                a worker, which ``Dataset.map(…, with_rank=True)`` puts here.
+                a worker, which ``Dataset.map(…, with_rank=True)`` passes here.
 
         Raises:
             ConfigError: If the explanation is missing, has a foil or is of another model, or a map does not fit it.
@@ -124,7 +124,7 @@ class _WordCurve(PerturbingMetric):
         if explanation.contrasts is not None:
             raise ConfigError(
                 f"explanation of {explanation.text!r} has a foil, so its rows are contrasts, not words; use "
-                "ContrastiveDeletion, or explain without foil"
+                "ContrastiveDeletion, or explain it without foil"
             )
         check_model(self.adapter.model, explanation)
         check_map(explanation.features, explanation, "features")
@@ -150,13 +150,15 @@ class _WordCurve(PerturbingMetric):
         return entry
 
     def of_recording(self, recording: Recording, saliency: Any) -> dict[str, Any] | None:
-        """Return the entry of a recording, from those of its windows; None where nothing was written.
+        """Return the entry of a recording, from the entries of its windows; None if the model wrote nothing.
 
         Raises:
             ConfigError: If a map is given.
         """
         if saliency is not None:
-            raise ConfigError("saliency is given with a recording, whose windows have maps of their own; leave it out")
+            raise ConfigError(
+                "saliency is not allowed with a recording, since its windows have their own maps; leave it out"
+            )
         entries, before = [], 0
         for each in recording:
             explanation = explanation_of(each)
@@ -172,14 +174,14 @@ class _WordCurve(PerturbingMetric):
     def _measure(
         self, explanation: Explanation, words: Sequence[SpokenWord], maps: dict[int, Tensor]
     ) -> dict[str, list[Any]]:
-        """Return what there is for each word with a map.
+        """Return the entry's values for each word with a map.
 
         Args:
-            explanation: Of the output.
+            explanation: Explanation of the output.
             words: All spoken words of the output.
             maps: Index among these words → map, (T, C).
         """
-        # Words share what is the same for all of them: clean features, nothing but fill, a map without a word.
+        # Words share passes with equal masks: clean features, only fill values, or one map for all words.
         passes: dict[bytes, int] = {_packed(torch.ones_like(explanation.features, dtype=torch.bool)): 0}
         steps = {
             w: [passes.setdefault(_packed(mask), len(passes)) for mask in self.keep(saliency)]
@@ -226,15 +228,16 @@ class _WordCurve(PerturbingMetric):
 
 
 class WordDeletion(_WordCurve):
-    """Deletes what is most salient for a word, at "word_deletion": is its map right, and is it of this word alone?
+    """Deletes what is most salient for a word, at "word_deletion": is its map right, and specific to this word?
 
     For every explained word and fraction s, the first ⌊T·C·s⌋ features of *its* map (`Explanation.audio_saliency` over
-    words) take the fill value, and the probability that the model gives to *that* word is read, the clean text before
-    it given. A good map makes it fall early. In the same pass the probability of every other word is read: a map that
-    is of this word, and not of whatever is loud, leaves the others theirs. Fraction 0, the clean run, is always there.
+    words) take the fill value, and the model's probability of *that* word is measured, given the clean text before it.
+    With a good map, it drops early. The same pass measures the probability of every other word: a map that shows this
+    word, and not just whatever is loud, leaves them alone. Fraction 0, the clean run, is always included.
 
-    Words are those of `Explanation.words` that have a letter or digit: a punctuation mark is not heard as a word is, so
-    it is neither judged nor one of the others. A word of which only some tokens are explained is judged whole.
+    Words are those of `Explanation.words` with a letter or digit: a punctuation mark is not heard in the same way, so
+    it is neither scored nor counted among the others. If only some tokens of a word are explained, the whole word is
+    scored.
 
     Costs words × fractions passes through encoder and decoder, in batches, and one for the clean features. Nothing is
     generated.
@@ -243,9 +246,9 @@ class WordDeletion(_WordCurve):
         model: The model that was explained; left exactly as it was.
         processor: Its processor.
         fractions: Shares of the features, increasing, in [0, 1].
-        max_words: At most this many words of an utterance, evenly spread over it; None: all that are explained.
-        fill: What deleted features become: "mean" (of each mel bin over the utterance), "zero", "min" or a number.
-        batch_size: Perturbed copies in one pass; "auto" or None: found automatically.
+        max_words: Maximum number of words per utterance, evenly spread over it; None: all explained words.
+        fill: Value of deleted features: "mean" (of each mel bin over the utterance), "zero", "min" or a number.
+        batch_size: Perturbed copies per pass; "auto" or None: found automatically.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
@@ -275,14 +278,16 @@ class WordDeletion(_WordCurve):
         super().__init__(model, processor, fractions, max_words, fill, batch_size)
 
     def checked(self, fractions: Sequence[float]) -> tuple[float, ...]:
-        """Return the fractions, with 0 in front.
+        """Return the fractions, with 0 first.
 
         Raises:
-            ConfigError: If they are not increasing numbers in [0, 1], one of them above 0.
+            ConfigError: If they are not increasing numbers in [0, 1] with at least one above 0.
         """
         above = [s for s in check_shares(fractions) if s > 0]
         if not above:
-            raise ConfigError(f"fractions is {fractions!r}, which deletes nothing; pass one above 0 (5 % is 0.05)")
+            raise ConfigError(
+                f"fractions is {fractions!r}, which deletes nothing; pass at least one above 0 (5 % is 0.05)"
+            )
         return (0.0, *above)
 
     def keep(self, saliency: Tensor) -> Tensor:
@@ -291,11 +296,11 @@ class WordDeletion(_WordCurve):
 
 
 class WordInsertion(_WordCurve):
-    """Puts what is most salient for a word back first, into nothing but fill, at "word_insertion".
+    """Puts what is most salient for a word back first, into only fill values, at "word_insertion".
 
-    The mirror image of `WordDeletion`: for every fraction s only the first ⌊T·C·s⌋ features of the word's map are
-    there. A good map makes the word probable early. Takes the arguments of `WordDeletion` and costs the same; no
-    features and all features are passes that the words share.
+    The mirror image of `WordDeletion`: for every fraction s, only the first ⌊T·C·s⌋ features of the word's map are
+    there. With a good map, the word becomes probable early. Takes the arguments of `WordDeletion` and costs the same;
+    words share the passes with no features and with all features.
 
     Examples:
         >>> row = WordInsertion(model, processor, max_words=3)({"explanation": ex})
@@ -326,7 +331,7 @@ class WordInsertion(_WordCurve):
         found = check_shares(fractions)
         if len(found) < 2:
             raise ConfigError(
-                f"fractions is {fractions!r}; allowed: at least two, for the area under them is the score"
+                f"fractions is {fractions!r}; allowed: at least two, since the score is the area under the curve"
             )
         return found
 
@@ -336,13 +341,13 @@ class WordInsertion(_WordCurve):
 
 
 def target_of(explanation: Explanation, adapter: Adapter, utterance: Utterance) -> Target:
-    """Return the output that was explained, behind what it started from then.
+    """Return the explained output with its start tokens at that time.
 
-    Nothing is generated, so that arguments of ``generate()`` that the explanation could not keep do not matter, except
-    in explanations of before, which did not keep the ids of the start.
+    Nothing is generated, so arguments of ``generate()`` that the explanation could not store do not matter, except in
+    explanations of older versions, which did not store the ids of the start.
 
     Raises:
-        ConfigError: If the start of the output cannot be known, or reads differently now.
+        ConfigError: If the start of the output is not known, or is different now.
     """
     prefix = explanation.origin.prefix_ids
     options = generation_options(explanation, adapter) if prefix is None else GenerationOptions(prefix=prefix)
@@ -350,7 +355,7 @@ def target_of(explanation: Explanation, adapter: Adapter, utterance: Utterance) 
 
 
 def _packed(mask: Tensor) -> bytes:
-    """Return a mask at a bit a feature, equal for equal masks."""
+    """Return a mask packed to one bit per feature; equal masks give equal bytes."""
     return np.packbits(mask.numpy()).tobytes()
 
 

@@ -22,18 +22,18 @@ from spes_hf.text import ends_word, normalise
 Written = Literal["target", "foil", "other"]
 
 
-# A word may be written with other tokens than its tokenizer divides it into, or behind a punctuation mark.
+# A word may be written with other tokens than those of the tokenizer, or after a punctuation mark.
 _SPARE_TOKENS = 2
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """Continues the text in front of a contrast greedily, as far as it takes to see which of the two it is.
+    """Continues the text before a contrast greedily, until it is clear whether it is the target or the foil.
 
     Args:
-        adapter: Of the model.
-        utterance: What it hears.
-        text: What it wrote: of this the tokens in front of a contrast are kept.
+        adapter: The model's adapter.
+        utterance: The model's input.
+        text: The model's output; the tokens before a contrast are kept.
     """
 
     adapter: Adapter
@@ -43,8 +43,8 @@ class Continuation:
     def written(self, contrast: Contrast, states: Tensor) -> list[Written]:
         """Return what the most probable continuation writes for every encoder output, (B, S, D).
 
-        Words count as the same whatever their case and punctuation, unless target and foil differ in these alone. A
-        word counts where the model also ends it: "county" is not written in "countywide".
+        Case and punctuation are ignored unless target and foil differ only in these. A word counts only if the model
+        also ends it: "countywide" does not contain the word "county".
 
         Args:
             contrast: Target and foil.
@@ -56,7 +56,7 @@ class Continuation:
         judge = _Judge(self.adapter, contrast)
         found: dict[int, Written] = {}
         runs: dict[tuple[int, ...], list[int]] = {(): list(range(len(states)))}
-        while runs:  # rows that continue alike share a pass through the decoder
+        while runs:  # rows with the same continuation share a decoder pass
             longer: dict[tuple[int, ...], list[int]] = defaultdict(list)
             for ids, rows in runs.items():
                 for row, token in zip(rows, self._next(contrast.start, ids, states[rows]), strict=True):
@@ -70,8 +70,8 @@ class Continuation:
         return [found[row] for row in range(len(states))]
 
     def _next(self, start: int, ids: tuple[int, ...], states: Tensor) -> list[int]:
-        """Return the most probable token behind the first ``start`` tokens and these, for every encoder output."""
-        behind = torch.tensor([*ids, 0], dtype=torch.int64, device="cpu")  # the last token is no decoder input
+        """Return the most probable token after the first ``start`` tokens and these, for every encoder output."""
+        behind = torch.tensor([*ids, 0], dtype=torch.int64, device="cpu")  # the last token is not a decoder input
         text = replace(self.text, token_ids=torch.cat([self.text.token_ids[:start], behind]), complete=True)
         with torch.no_grad():
             logits = self.adapter.logits(self.utterance, text, states=states)[:, -1].float()
@@ -81,7 +81,7 @@ class Continuation:
         return logits.argmax(-1).tolist()
 
     def _never(self, first: bool, vocabulary: int) -> list[int]:
-        """Return the tokens that ``generate()`` does not write, or not as the first."""
+        """Return the tokens that ``generate()`` never writes, or never writes first."""
         config = self.adapter.model.generation_config
         names = ("suppress_tokens", "begin_suppress_tokens") if first else ("suppress_tokens",)
         named = [i for name in names for i in getattr(config, name, None) or () if 0 <= i < vocabulary]
@@ -89,7 +89,7 @@ class Continuation:
 
 
 class _Judge:
-    """Says of the tokens of a continuation whether they are the target, the foil, or neither, as soon as it is sure."""
+    """Decides whether the tokens of a continuation are the target, the foil, or neither, as soon as that is certain."""
 
     def __init__(self, adapter: Adapter, contrast: Contrast):
         self.adapter = adapter
@@ -102,8 +102,8 @@ class _Judge:
         self.texts = {name: self._read(ids) for name, ids in self.ids.items()}
 
     def __call__(self, ids: tuple[int, ...]) -> Written | None:
-        """Return what the tokens write; None: not to be seen yet."""
-        if not self.words_end:  # single tokens, or all up to the end of the sequence
+        """Return what the tokens write; None if that is not clear yet."""
+        if not self.words_end:  # single tokens, or everything up to the end of the sequence
             match = [name for name, own in self.ids.items() if own == ids]
             still = any(own[: len(ids)] == ids and own != ids for own in self.ids.values())
             return match[0] if match else None if still else "other"
@@ -121,10 +121,10 @@ class _Judge:
         return self.adapter.pieces(tensor), self.adapter.is_special(tensor)
 
     def _read(self, ids: Sequence[int]) -> str:
-        """Return the words of these tokens in a form in which the same words are equal, with the space in front."""
+        """Return the words of these tokens in a normal form for comparison, with the space before them."""
         pieces, special = self._pieces(ids)
         raw = "".join(piece for piece, no_text in zip(pieces, special, strict=True) if not no_text)
-        # The bytes of a character that is not complete yet are left out.
+        # Leave out the bytes of a character that is not complete yet.
         text = raw.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="ignore")
         if self.exact:
             return text
@@ -133,7 +133,7 @@ class _Judge:
 
 
 def written_in(clean: Words, other: Words, contrast: Contrast) -> Written:
-    """Return what a whole other output has where the clean one has the target, by an alignment over words.
+    """Return what another whole output has where the clean output has the target, from a word alignment.
 
     Args:
         clean: Words of the clean output.
@@ -164,18 +164,19 @@ def _split(text: str) -> list[str]:
 
 
 def _within(some: Sequence[str], words: Sequence[str]) -> bool:
-    """Return whether these words stand among others, next to each other."""
+    """Return whether these words occur among the others as one contiguous run."""
     return any(list(words[i : i + len(some)]) == list(some) for i in range(len(words) - len(some) + 1))
 
 
 def text_of(explanation: Explanation, adapter: Adapter) -> Target:
-    """Return the prefix and tokens of the output that was explained, as far as a contrast can have them in front.
+    """Return the prefix and tokens of the explained output, as far as they can precede a contrast.
 
-    An explanation with a foil keeps the pieces of the output, and no ids: they are looked up in the vocabulary.
+    An explanation with a foil stores the pieces of the output but not their ids, so ids are looked up in the
+    vocabulary.
 
     Args:
-        explanation: Of the output.
-        adapter: Of the model.
+        explanation: Explanation of the output.
+        adapter: The model's adapter.
 
     Raises:
         ConfigError: If the model does not have a token.
@@ -185,14 +186,14 @@ def text_of(explanation: Explanation, adapter: Adapter) -> Target:
     known: dict[str, int] = {}
     for number, piece in enumerate(adapter.pieces(ids)):
         known.setdefault(piece, number)
-    # Where two tokens have the same piece, that which the tokenizer uses.
+    # If two tokens have the same piece, prefer the one that the tokenizer uses.
     likely = [*(explanation.origin.prefix_ids or ()), *adapter.text_ids(explanation.text or " ")]
     usual = torch.tensor(likely, dtype=torch.int64, device="cpu")
     known |= dict(zip(adapter.pieces(usual), likely, strict=True))
     missing = [piece for piece in explanation.context_pieces if piece not in known]
     if missing:
         raise ConfigError(
-            f"processor has no token {missing[0]!r}, which the explanation has; pass the processor that was used for it"
+            f"processor has no token {missing[0]!r}, but the explanation has; pass the processor of the explanation"
         )
     found = torch.tensor([known[piece] for piece in explanation.context_pieces], dtype=torch.int64, device="cpu")
     prefix, tokens = found[: explanation.prefix_length], found[explanation.prefix_length :]

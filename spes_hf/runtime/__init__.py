@@ -1,1 +1,1 @@
-"""The user's model while it runs: unwrapped, locked, left as it was; its memory, its threads, its identity."""
+"""The user's model while it runs: unwrapped, locked, restored afterwards; its memory, threads and identity."""

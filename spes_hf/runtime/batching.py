@@ -1,4 +1,4 @@
-"""How many perturbed copies run at once: as many as fit in memory, found by halving, and remembered."""
+"""Batch size of perturbed copies: as many as fit in memory, found by halving, and remembered."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from spes_hf.errors import ConfigError, OutOfMemoryError, SpesError
 from spes_hf.runtime.ranks import ALONE, Ranks
 
 BatchSize = int | Literal["auto"] | None
-"""Perturbed copies in one pass; "auto", like None: as many as fit in memory."""
+"""Perturbed copies per pass; "auto" or None: as many as fit in memory."""
 
-# How drivers and allocators say it, beyond what accelerate knows.
+# Messages of drivers and allocators about memory, in addition to those that accelerate recognises.
 _SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED", "bad_alloc")
 
 
 def check_batch_size(batch_size: Any) -> int | None:
-    """Return the batch size that a user gave, None for one that is found.
+    """Return the batch size that the user passed; None to find it automatically.
 
     Raises:
-        ConfigError: If it is neither None nor "auto" nor a whole number from 1 up.
+        ConfigError: If it is not None, "auto" or a whole number of at least 1.
     """
     if batch_size is None or (isinstance(batch_size, str) and batch_size == "auto"):
         return None
@@ -38,16 +38,16 @@ def check_batch_size(batch_size: Any) -> int | None:
 
 
 def starting_batch_size(logits: int, device: torch.device, inputs: Mapping[str, Tensor], backward: bool = False) -> int:
-    """Return how many perturbed copies to try at first; memory that runs out halves it.
+    """Return the number of perturbed copies to try first; it is halved whenever memory runs out.
 
-    A batch pays off until the encoder's input is a few thousand frames long; beyond that it costs memory alone. On an
-    accelerator the logits, (B, K, V), are what fills the memory.
+    On CPU, batches stop paying off once the encoder's input has a few thousand frames in all; larger ones only cost
+    memory. On an accelerator, the logits, (B, K, V), take up most of the memory.
 
     Args:
-        logits: How many logits one copy has, K · V.
-        device: Where the model is.
+        logits: Number of logits per copy, K · V.
+        device: Device of the model.
         inputs: The model's encoder inputs, a batch of one.
-        backward: Whether backward passes follow, which need all that the forward pass computed: a quarter.
+        backward: Whether backward passes follow; they need all results of the forward pass, so the size is a quarter.
     """
     values = max(v.numel() for v in inputs.values())
     if device.type == "cpu":
@@ -58,26 +58,26 @@ def starting_batch_size(logits: int, device: torch.device, inputs: Mapping[str, 
 
 
 class FoundSizes:
-    """Batch sizes where memory ran out and that fitted then, by what was run and how large one copy is.
+    """Batch sizes to use after memory ran out, by what was run and the size of one copy.
 
-    A larger copy does not fit where a smaller one did not, so what was found holds for larger shapes, too.
+    If a smaller copy did not fit, a larger one will not either, so a size found for one shape also limits larger ones.
     """
 
     def __init__(self) -> None:
         self._found: dict[str, list[tuple[tuple[int, ...], int]]] = {}
 
     def fitting(self, kind: str, shape: tuple[int, ...], size: int) -> int:
-        """Return a batch size of at most ``size`` that memory has not run out at.
+        """Return a batch size of at most ``size`` at which memory has not run out so far.
 
         Args:
             kind: What is run.
-            shape: How large one copy is, every number of which costs memory.
-            size: What to start with where nothing is known.
+            shape: Size of one copy; memory use grows with each of the numbers.
+            size: Size to start with if nothing is known.
         """
         return min([size, *(found for known, found in self._found.get(kind, ()) if _within(known, shape))])
 
     def remember(self, kind: str, shape: tuple[int, ...], size: int) -> None:
-        """Take down that memory ran out, and which size is next."""
+        """Record that memory ran out, and the size to try next."""
         others = [(s, n) for s, n in self._found.get(kind, ()) if n < size or not _within(shape, s)]
         self._found[kind] = [*others, (shape, size)]
 
@@ -97,11 +97,11 @@ class Running(Protocol):
 
 
 def found_sizes_of(running: Running, dtype: torch.dtype) -> FoundSizes:
-    """Return the sizes that were found for a model while it lives: no call runs out of memory where another did.
+    """Return the sizes found for this model object so far, so that no call runs out of memory where another one did.
 
     Args:
-        running: The model itself, since another copy has sizes of its own, and where it runs.
-        dtype: What it computes in.
+        running: The adapter of the model. Sizes belong to one model object on one device.
+        dtype: The dtype it computes in.
     """
     return _remembered.setdefault(running.model, {}).setdefault((running.device, dtype), FoundSizes())
 
@@ -111,9 +111,9 @@ class Batch:
     """The batch size of one run.
 
     Attributes:
-        size: Rows at once.
+        size: Rows per pass.
         kind: What is run, as in `FoundSizes`.
-        shape: How large one copy is.
+        shape: Size of one copy.
         found: Where the size is remembered.
         ranks: The processes that share the rows.
     """
@@ -128,11 +128,11 @@ class Batch:
         self.size = self.found.fitting(self.kind, self.shape, self.size)
 
     def over(self, rows: range, work: Callable[[range], None]) -> Iterator[range]:
-        """Do the work for these rows, as many at once as fit; yield those that are done.
+        """Do the work for these rows, as many at once as fit in memory; yield the rows that are done.
 
         Args:
-            rows: Which rows.
-            work: Does it for some of them, or runs out of memory and leaves nothing behind.
+            rows: The rows.
+            work: Does the work for some rows, or runs out of memory without side effects.
         """
         while rows:
             some, fits = rows[: self.size], True
@@ -146,7 +146,7 @@ class Batch:
                 rows = rows[len(some) :]
                 yield some
             else:
-                # Only now, when nothing refers to the tensors of the failed pass any more.
+                # Only here, where nothing refers to the tensors of the failed pass any more.
                 clear_device_cache(garbage_collection=True)
                 self.size = len(some) // 2
                 self.found.remember(self.kind, self.shape, self.size)
@@ -154,13 +154,13 @@ class Batch:
 
 @contextmanager
 def enough_memory(what: str) -> Iterator[None]:
-    """Say what helps when memory runs out for a single copy.
+    """Raise an error with remedies if memory runs out even for a single copy.
 
     Args:
         what: What was to be run, for the message.
 
     Raises:
-        OutOfMemoryError: In that case.
+        OutOfMemoryError: If memory runs out.
     """
     try:
         yield
@@ -169,19 +169,19 @@ def enough_memory(what: str) -> Iterator[None]:
             raise
         reason = str(error).strip().split("\n")[0][:300] or type(error).__name__
         raise OutOfMemoryError(
-            f"{what} does not fit in memory, not even one copy at a time ({reason}). Free memory that others hold; "
-            'give a shorter clip; load the model in bfloat16, or pass Explainer(autocast="bfloat16"); or use '
+            f"{what} does not fit in memory, not even one copy at a time ({reason}). Free memory that other programs "
+            'use, pass a shorter clip, load the model in bfloat16 or pass Explainer(autocast="bfloat16"), or use '
             'SpesConfig(estimator="perturbation"), which runs no backward passes'
         ) from error
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    """Return whether memory ran out, of a device or of the machine."""
+    """Return whether a device or the machine ran out of memory."""
     return isinstance(error, (TorchOutOfMemoryError, MemoryError)) or any(sign in str(error) for sign in _SIGNS)
 
 
 def _asks_for_less(error: Exception) -> bool:
-    """Return whether a smaller batch may run where this error came up."""
+    """Return whether a smaller batch may avoid this error."""
     return _out_of_memory(error) or should_reduce_batch_size(RuntimeError(str(error)))
 
 

@@ -1,4 +1,4 @@
-"""Which model, and which processor, it was, wherever they lie and came from: names, settings, digests."""
+"""Identity of a model and a processor, independent of where they are stored: names, settings, digests."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from spes_hf.runtime.wrapping import active_adapters, unwrap
 
 _CHUNK = 1 << 24
 
-# Hashing reads every byte, and moves those on a GPU: once for each model, and again when it has learnt.
+# Hashing reads every byte and copies weights from the GPU, so do it once per model, and again only after a change.
 _known: weakref.WeakKeyDictionary[Any, tuple[Any, str]] = weakref.WeakKeyDictionary()
 
-# Whole numbers by their size in bytes.
+# Integer dtypes by their size in bytes.
 _WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def names_of(model: Any) -> dict[str, Any]:
-    """Return what a model says that it is: class, name, and how many parameters it has."""
+    """Return a model's class, name and number of parameters."""
     return {
         "class": type(model).__name__,
         "name": getattr(model.config, "_name_or_path", "") or "",
@@ -33,7 +33,7 @@ def names_of(model: Any) -> dict[str, Any]:
 
 
 def describe_model(model: Any) -> dict[str, Any]:
-    """Return what provenance says of a model: names, type, and a digest of its weights where they say which it is."""
+    """Return a model's entry in the provenance: names, type, and a digest of its weights if all are in memory."""
     adapters = sorted({name for layer in active_adapters(model).get("layers", {}).values() for name in layer})
     return {
         **names_of(model),
@@ -45,9 +45,9 @@ def describe_model(model: Any) -> dict[str, Any]:
 
 
 def model_identity(model: Any) -> dict[str, Any]:
-    """Return what a model is: class, configuration, and a digest of its weights; wherever it lies and came from.
+    """Return the identity of a model, wherever it is stored: class, configuration, and a digest of its weights.
 
-    Wrappers do not count. Adapters of PEFT do: their weights, and which are active.
+    Wrappers do not count. PEFT adapters do: their weights, and which of them are active.
     """
     model = unwrap(model)
     configs = {
@@ -63,7 +63,7 @@ def model_identity(model: Any) -> dict[str, Any]:
 
 
 def processor_identity(processor: Any) -> str:
-    """Return a digest of a processor: its settings, its vocabulary, and its chat template where it has one."""
+    """Return a digest of a processor: its settings, its vocabulary, and its chat template if it has one."""
     extractor, tokenizer = getattr(processor, "feature_extractor", None), processor.tokenizer
     extractor = processor.audio_processor if extractor is None else extractor
     chat = [template for of in (processor, tokenizer) if (template := getattr(of, "chat_template", None)) is not None]
@@ -79,7 +79,7 @@ def processor_identity(processor: Any) -> str:
 
 
 def _settings(config: Any) -> dict[str, Any]:
-    """Return a configuration without what says where it came from."""
+    """Return a configuration without the entries that say where it came from."""
     values = config.to_dict()
     return {k: v for k, v in values.items() if k not in ("_name_or_path", "_commit_hash", "transformers_version")}
 
@@ -90,9 +90,9 @@ def _digest(value: Any) -> str:
 
 
 def weights_digest(model: Any) -> str:
-    """Return a digest of a model's weights, and of which of PEFT's adapters are active.
+    """Return a digest of a model's weights and of its active PEFT adapters.
 
-    Every byte is hashed once for each model object, and again after a change; `_signature` says what shows one.
+    Every byte is hashed once per model object, and again after a change, which `_signature` detects.
     """
     weights = model.state_dict()
     adapters = active_adapters(model)
@@ -103,7 +103,7 @@ def weights_digest(model: Any) -> str:
         return known[1]
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in named_weights(model):
-        if not _is_here(tensor):  # no weights at all: what it is called
+        if not _is_here(tensor):  # no values at all: use the name
             digest.update(f"{name}={tensor!r};{getattr(model.config, '_name_or_path', '')}".encode())
             continue
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
@@ -117,9 +117,9 @@ def weights_digest(model: Any) -> str:
 
 
 def is_all_here(model: Any) -> bool:
-    """Return whether all of a model's weights are plain tensors in memory, so that their digest says which model it is.
+    """Return whether all of a model's weights are plain tensors in memory, so that their digest identifies the model.
 
-    Quantised layers are not: to read their state may unpack them in place, makes new tensors each time, or fails.
+    Quantised layers are excluded: reading their state may unpack them in place, create new tensors each time, or fail.
     """
     weights = (*model.parameters(), *model.buffers())
     plain = all(type(weight) in (torch.nn.Parameter, Tensor) and type(weight.data) is Tensor for weight in weights)
@@ -135,9 +135,9 @@ def _is_here(tensor: Any) -> bool:
 
 
 def _signature(weights: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what changes when weights do, at the cost of reading them twice: no copy, no transfer, no hashing.
+    """Return a signature that changes with the weights; it reads them twice, without copy, transfer or hashing.
 
-    In-place changes count versions up, but for those by ``weight.data``; these show in the sums.
+    In-place changes increase version counters, except changes through ``weight.data``; those show in the sums.
     """
     here = {name: tensor for name, tensor in sorted(weights.items()) if _is_here(tensor)}
     where = tuple(
@@ -151,19 +151,18 @@ def _signature(weights: Mapping[str, Any]) -> tuple[Any, ...]:
         if t.numel() and t.ndim and not t.is_quantized
     }
     with torch.no_grad():
-        sums = [_sums(t) for t in distinct.values()]  # all are under way before the first is waited for
+        sums = [_sums(t) for t in distinct.values()]  # start all of them before waiting for the first
     return where, b"".join(pair.cpu().numpy().tobytes() for pair in sums)
 
 
 def _sums(tensor: Tensor) -> Tensor:
-    """Return weighted sums of the sums of all rows, and of those of all columns, (2,).
+    """Return a weighted sum over the row sums, and one over the column sums, (2,).
 
-    No two weights are equal, so that numbers, rows and columns that change places show. The bits are added up as whole
-    numbers, without rounding, so that a change of any single number shows, and as wide ones as fit, since that is
-    fastest.
+    All weights differ, so numbers, rows or columns that swap places change the result. Bits are summed as integers,
+    without rounding, so a change of any single number changes the result; the widest integers that fit are fastest.
     """
     values = tensor.detach()
-    if values.device.type == "mps":  # which does not add up whole numbers of 64 bits everywhere
+    if values.device.type == "mps":  # MPS does not support sums of 64-bit integers everywhere
         table = values.reshape(-1, values.shape[-1]).float()
         return torch.stack([_weighted(table.sum(1)), _weighted(table.sum(0))])
     values = values.contiguous()
@@ -179,7 +178,7 @@ def _weighted(sums: Tensor) -> Tensor:
 
 
 def _bytes_of(tensor: Tensor) -> Iterator[memoryview]:
-    """Yield the bytes of a tensor, some megabytes at a time, so that a model on a GPU needs no second home."""
+    """Yield the bytes of a tensor a few megabytes at a time, so that a model on a GPU is never copied as a whole."""
     flat = tensor.detach().reshape(-1)
     for part in flat.split(_CHUNK):
         yield memoryview(part.cpu().contiguous().view(torch.uint8).numpy())

@@ -1,4 +1,4 @@
-"""One thread at a time: for a model, which is switched and hooked, and for what the whole process has only one of."""
+"""Locks: one thread at a time for a model, which is switched and hooked, and for the state that a process shares."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import torch
 
 
 class _Locks:
-    """The locks of a process. Weak keys: a lock keeps no model alive. Not in the model: it can still be pickled."""
+    """The locks of a process. Keys are weak, so a lock keeps no model alive; models stay picklable."""
 
     def __init__(self) -> None:
         self.process = threading.RLock()
         self.models: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
-        # Who needs float32 by default now, and what the user's default is.
+        # How many users need float32 as the default now, and the user's own default.
         self.float32, self.users_dtype = 0, torch.float32
 
     def of(self, model: Any) -> Any:
@@ -33,9 +33,9 @@ _current = threading.local()
 
 
 def _renew() -> None:
-    """Forget the locks that threads of the parent held when this process was forked: nobody will release them.
+    """After a fork, forget the locks that threads of the parent held, since nothing will release them.
 
-    Nor will anybody give the user's default type back.
+    Also restore the user's default dtype, since no other thread will.
     """
     global _LOCKS
     if _LOCKS.float32:
@@ -49,10 +49,10 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def model_to_itself(model: Any) -> Iterator[None]:
-    """Wait until no other thread explains, or measures, with this model, and keep others waiting meanwhile.
+    """Hold this model's lock, so that only one thread at a time explains or measures with it.
 
     Args:
-        model: The model inside all wrappers, which share it.
+        model: The model inside all wrappers; they share its lock.
     """
     with _LOCKS.of(model):
         yield
@@ -60,7 +60,7 @@ def model_to_itself(model: Any) -> Iterator[None]:
 
 @contextmanager
 def float32_by_default() -> Iterator[None]:
-    """Have new tensors be float32, which all threads share: the last that needs it gives the user's type back."""
+    """Make float32 the default dtype. All threads share it; the last one that needs it restores the user's dtype."""
     locks = _LOCKS
     with locks.process:
         if not locks.float32:
@@ -78,11 +78,11 @@ def float32_by_default() -> Iterator[None]:
 
 @contextmanager
 def random_numbers(seed: int, devices: set[torch.device]) -> Iterator[None]:
-    """Have all that this thread runs `alone` meanwhile draw from generators of its own, which start from a seed.
+    """Give this thread its own seeded random generators for everything that it runs under `alone`.
 
     Args:
-        seed: Where they start.
-        devices: Those that the model lies on, but the CPU.
+        seed: Seed of the generators.
+        devices: Devices of the model, except the CPU.
     """
     before = getattr(_current, "numbers", None)
     _current.numbers = _Numbers(seed, devices)
@@ -94,10 +94,10 @@ def random_numbers(seed: int, devices: set[torch.device]) -> Iterator[None]:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Keep other threads of the package out of what the process has only one of, and leave it as it was.
+    """Give this thread exclusive use of the process's shared state among the package's threads, and restore it.
 
-    Namely the random states of torch and NumPy, where the run's own numbers are found meanwhile, and how much
-    transformers logs.
+    Shared state: the random states of torch and NumPy, which are set to the run's own meanwhile, and the logging level
+    of transformers.
     """
     with _LOCKS.process:
         numbers = getattr(_current, "numbers", None)
@@ -114,7 +114,7 @@ def alone() -> Iterator[None]:
 
 
 class _Numbers:
-    """The random states of one run, kept here while the process's generators are in other hands."""
+    """The random states of one run, kept here while others use the process's generators."""
 
     def __init__(self, seed: int, devices: set[torch.device]):
         self.devices = sorted(devices, key=str)
@@ -142,22 +142,22 @@ class _Numbers:
 
 
 def _which(device: torch.device) -> tuple[torch.device, ...]:
-    """Return what names a device to its random state; there is one MPS device, without a name."""
+    """Return the device argument of the functions for random states; there is only one MPS device, so none."""
     return () if device.type == "mps" else (device,)
 
 
 @contextmanager
 def plain_torch(devices: Iterable[torch.device]) -> Iterator[None]:
-    """Compute as torch does out of the box; afterwards all is as it was.
+    """Run torch with its default global settings; restore the user's settings afterwards.
 
-    Inference mode and autocast are off, new tensors are float32 on the CPU unless they say otherwise. What processors
-    and models make inside transformers depends on that.
+    Inference mode and autocast are off, and new tensors are float32 on the CPU by default. The results of processors
+    and models in transformers depend on these settings.
 
     Args:
-        devices: Where the model computes, besides the CPU.
+        devices: Devices that the model computes on, besides the CPU.
     """
     with ExitStack() as stack:
-        # What inference mode makes takes no part in a backward pass, whatever mode the user is in.
+        # Tensors made in inference mode cannot take part in a backward pass, so leave the user's mode.
         stack.enter_context(torch.inference_mode(False))
         for kind in {"cpu", *(device.type for device in devices)}:
             if torch.amp.is_autocast_available(kind):

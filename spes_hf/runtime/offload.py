@@ -1,4 +1,4 @@
-"""Models that Accelerate has spread over several devices, or whose weights wait on the CPU or on disk."""
+"""Models that Accelerate has spread over several devices, or with weights offloaded to the CPU or to disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spes_hf.errors import UnsupportedModelError
 
 
 def execution_device(module: nn.Module) -> torch.device | None:
-    """Return where a module's input goes: as its hooks say, or where its first weight is; None: it has no weights."""
+    """Return the device of a module's input: from its hooks, or else of its first weight; None if it has no weights."""
     for child in module.modules():
         for hook in _hooks(child):
             device = getattr(hook, "execution_device", None)
@@ -33,9 +33,9 @@ def devices(model: nn.Module) -> set[torch.device]:
 
 
 def apart(model: nn.Module) -> list[str]:
-    """Return the devices of a model that lies on several and has nothing that moves tensors between them; else none.
+    """Return the devices of a model on several devices without hooks that move tensors between them; else empty.
 
-    Accelerate's hooks do, and so may hooks of the user's own.
+    Accelerate's hooks move tensors, and the user's own hooks may too.
     """
     found = sorted({str(weight.device) for weight in model.parameters() if not weight.is_meta})
     moved = any(_hooks(module) or module._forward_pre_hooks for module in model.modules()) if len(found) > 1 else True
@@ -44,18 +44,18 @@ def apart(model: nn.Module) -> list[str]:
 
 @contextmanager
 def at_home(model: nn.Module, device: torch.device | None = None) -> Iterator[None]:
-    """Have a model meanwhile say that it is where its input goes, and afterwards leave it the hooks that it had.
+    """Make ``model.device`` report the device of the model's input for a while; restore the model's hooks afterwards.
 
-    ``generate()`` puts its first tokens where ``model.device`` is. That is where the first weight is: "meta" if it
-    waits elsewhere, another device than the encoder's if the first weight is the decoder's. And it adds a hook of its
-    own to the encoder of a model that is spread.
+    ``generate()`` puts its first tokens on ``model.device``, which is the device of the first weight: "meta" if that
+    weight is offloaded, and not the encoder's device if the first weight belongs to the decoder. For a model spread
+    over devices, ``generate()`` also adds a hook of its own to the encoder.
 
     Args:
         model: The model.
-        device: Where its input goes; None: as its hooks say, or where its first weight is.
+        device: The device of its input; None: from its hooks, or else of its first weight.
 
     Raises:
-        UnsupportedModelError: If tensors on several devices meet in the model itself, which its hooks do not move.
+        UnsupportedModelError: If tensors on different devices meet inside the model and its hooks do not move them.
     """
     kind, missing = type(model), object()
     device, first = device or execution_device(model), next(model.parameters(), None)
@@ -79,8 +79,8 @@ def at_home(model: nn.Module, device: torch.device | None = None) -> Iterator[No
         if not spread or "same device" not in str(error):
             raise
         raise UnsupportedModelError(
-            f"{kind.__name__} does not run with its device_map: tensors on several devices meet inside one of its "
-            f"parts ({str(error).splitlines()[0][:300]}). Keep such a part on one device: name it as a whole in "
+            f"{kind.__name__} does not run with its device_map: tensors on different devices meet inside one of its "
+            f"parts ({str(error).splitlines()[0][:300]}). Keep that part on one device: list it as a whole in "
             "device_map, such as the encoder or the decoder, or add its class to the model's _no_split_modules"
         ) from error
     finally:
@@ -94,16 +94,16 @@ def at_home(model: nn.Module, device: torch.device | None = None) -> Iterator[No
 
 
 def missing_weights(model: nn.Module) -> list[str]:
-    """Return the names of the parameters that have no values anywhere."""
+    """Return the names of the parameters without values, neither loaded nor offloaded."""
     empty = [name for name, weight in model.named_parameters(remove_duplicate=False) if weight.is_meta]
     kept = dict(_kept(model)) if empty else {}
     return [name for name in empty if name not in kept]
 
 
 def named_weights(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield the entries of the model's state in order of their names, compiled parts named as if they were not.
+    """Yield the entries of the model's state dict in order of their names, without the name prefix of compiled parts.
 
-    What is kept elsewhere is loaded one entry at a time.
+    Offloaded weights are loaded one at a time.
     """
     state = model.state_dict()
     kept = dict(_kept(model)) if any(isinstance(v, Tensor) and v.is_meta for v in state.values()) else {}
@@ -116,7 +116,7 @@ def named_weights(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return how many parameters the model has; tied ones count once, also where offloading has parted them."""
+    """Return the number of parameters of the model; tied ones count once, even if offloading has separated them."""
     weights = dict(model.named_parameters(remove_duplicate=False))
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     parted = {
@@ -134,7 +134,7 @@ def _hooks(module: nn.Module) -> list[Any]:
 
 
 def _kept(model: nn.Module) -> Iterator[tuple[str, tuple[Mapping[str, Tensor], str]]]:
-    """Yield the name of every weight that is kept elsewhere, and where: a mapping and its key there."""
+    """Yield the name of every offloaded weight, with the mapping that has it and its key there."""
     for prefix, module in model.named_modules():
         for hook in _hooks(module):
             if not getattr(hook, "offload", False) or hook.weights_map is None:

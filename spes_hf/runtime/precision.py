@@ -1,4 +1,4 @@
-"""In which type a model runs, and how compiled code keeps its graphs."""
+"""The dtype in which a model runs, and how compiled code keeps its graphs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from spes_hf.errors import ConfigError
 
 
 def check_autocast(autocast: Any) -> str | None:
-    """Return the type that a user gave for autocast, None for none.
+    """Return the dtype that the user passed for autocast; None for no autocast.
 
     Raises:
         ConfigError: If it is neither "bfloat16" nor "float16" nor None.
@@ -22,7 +22,7 @@ def check_autocast(autocast: Any) -> str | None:
 
 
 def precision_of(autocast: str | None, device: str) -> AbstractContextManager[Any]:
-    """Return a context with autocast to a type, if any.
+    """Return a context with autocast to a dtype, if any.
 
     Args:
         autocast: "bfloat16", "float16" or None.
@@ -32,7 +32,7 @@ def precision_of(autocast: str | None, device: str) -> AbstractContextManager[An
 
 
 def graphs_of(compiled: bool) -> AbstractContextManager[Any]:
-    """Return a context in which compiled code lets many backward passes, one for each token, share a graph."""
+    """Return a context in which several backward passes (one per token) can share the graph of compiled code."""
     if not compiled:
         return nullcontext()
     from torch._functorch import config

@@ -1,4 +1,4 @@
-"""The user's model is left as it was: what has to be switched for a while is switched back, whatever happens."""
+"""Leaves the user's model as it was: every temporary change is undone, even after an error."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from spes_hf.runtime.wrapping import as_it_is
 
 @contextmanager
 def leave_unchanged(model: Any, seed: int = 0, device: torch.device | None = None) -> Iterator[None]:
-    """Put the model in evaluation mode, its weights frozen, and torch's global state aside; then all is as it was.
+    """Put the model in evaluation mode, freeze its weights, set torch's global state aside, and restore all afterwards.
 
-    Random states too. Frozen weights spare a backward pass through the model the gradients that nobody asks for. Other
-    threads that want the same model wait.
+    Random states are restored too. With frozen weights, backward passes compute no gradients that nobody needs. Other
+    threads that use the same model wait.
 
     Args:
         model: The user's model.
-        seed: What sampling in ``generate()`` starts from meanwhile.
-        device: Where the model's input goes, `Adapter.device`; None: as its hooks or its first weight say.
+        seed: Seed for sampling in ``generate()`` meanwhile.
+        device: The device of the model's input, `Adapter.device`; None: the device of its hooks or its first weight.
     """
     share_cores()
     with model_to_itself(model):
-        # By name: where weights are offloaded, every pass puts others into the same places.
+        # By name, since every pass puts new tensors into the same places if weights are offloaded.
         learning = [
             (module._parameters, name, weight.requires_grad)
             for module in model.modules()
@@ -47,7 +47,7 @@ def leave_unchanged(model: Any, seed: int = 0, device: torch.device | None = Non
             with random_numbers(seed, devices), as_it_is(model), at_home(model, device), plain_torch(devices):
                 yield
         finally:
-            # Both ways: generate() may switch on what was off, such as the LoRA of Granite Speech, which then learns.
+            # Restore in both directions: generate() may enable what was off, such as the LoRA of Granite Speech.
             for weights, name, before in learning:
                 weights[name].requires_grad_(before)
             for module, before in training:
@@ -56,7 +56,7 @@ def leave_unchanged(model: Any, seed: int = 0, device: torch.device | None = Non
 
 @contextmanager
 def quiet_thread() -> Iterator[None]:
-    """Keep back what transformers logs in this thread, as `silence_transformers`, and not in others."""
+    """Suppress what transformers logs in this thread, but not in others; see also `silence_transformers`."""
     here, handlers = threading.get_ident(), logging.getLogger("transformers").handlers
 
     def others(record: logging.LogRecord) -> bool:
@@ -73,7 +73,7 @@ def quiet_thread() -> Iterator[None]:
 
 @contextmanager
 def silence_transformers() -> Iterator[None]:
-    """Keep back what transformers logs about settings that spes_hf hands to ``generate()`` on the user's behalf."""
+    """Suppress what transformers logs about settings that spes_hf passes to ``generate()`` on the user's behalf."""
     from transformers.utils import logging as theirs
 
     with alone():

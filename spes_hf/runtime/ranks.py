@@ -1,4 +1,4 @@
-"""Processes that work on one utterance together: who does which masks, and what they found in all."""
+"""Processes that share one utterance: which of them does which masks, and the totals over all."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from torch import Tensor
 from spes_hf.errors import ConfigError, RankError, SpesError
 
 Sums = Sequence[Tensor | None]
-"""What an estimator holds: sums over masks; None where it has seen none yet."""
+"""The state of an estimator: sums over masks; None if it has seen no mask yet."""
 
 SumsOf = Callable[[Sums], list[Any]]
-"""Makes other sums of those that an estimator holds."""
+"""Maps an estimator's sums to other sums."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that make the same call, and which of them this is. A single one by default.
+    """The processes that make the same call, and the index of this one. A single process by default.
 
-    Every method that talks to the others must be called by all of them, in the same order: `together` sees to it that
-    an error in one ends the call in all.
+    All processes must call every method that communicates, in the same order; `together` makes an error in one of them
+    end the call in all.
 
     Attributes:
-        index: Of this process, from 0.
-        count: How many there are.
-        device: Where tensors must be to be added up over processes.
+        index: Index of this process, from 0.
+        count: Number of processes.
+        device: Where tensors must be to be summed over processes.
     """
 
     index: int = 0
@@ -40,10 +40,10 @@ class Ranks:
 
     @classmethod
     def of(cls, accelerator: Any) -> Ranks:
-        """Return the processes of an `accelerate.Accelerator` or `PartialState`; a single one for None.
+        """Return the processes of an `accelerate.Accelerator` or `PartialState`; for None, a single process.
 
         Raises:
-            ConfigError: If it is neither.
+            ConfigError: If `accelerator` is none of these.
         """
         if accelerator is None:
             return cls()
@@ -56,18 +56,18 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes and shows progress."""
+        """Whether this is the process that writes files and shows progress."""
         return self.index == 0
 
     def share(self, parts: Iterable[range], turn: int = 0) -> list[range]:
-        """Return what this process does of each of some parts of the rows.
+        """Return this process's share of each part of the rows.
 
-        Shares of a part are contiguous and differ by one row at most. The processes take turns at the larger one.
+        Shares of a part are contiguous and differ by one row at most; processes take turns at the extra rows.
 
         Args:
             parts: Rows that cost the same.
-            turn: Whose turn it is at the first part. Raise it by one from level to level, so that the larger shares of
-                the same part do not add up in one process.
+            turn: Whose turn it is at the first part. Raise it by one from level to level, so that the extra rows of the
+                same part do not add up in one process.
         """
         return [self._share(part, at) for at, part in enumerate(parts, turn)]
 
@@ -77,9 +77,9 @@ class Ranks:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """End with an error in all processes if one fails, and only when all of them are done.
+        """Wait for all processes at the end, and raise an error in all of them if one fails.
 
-        Within another one it does nothing: the outermost tells the others.
+        Does nothing when nested: the outermost context informs the others.
 
         Raises:
             RankError: If another process fails or is lost.
@@ -100,11 +100,11 @@ class Ranks:
         self.gather("end", None)
 
     def gather(self, what: str, value: Any) -> list[Any]:
-        """Return what every process has, in the order of the processes.
+        """Return the values of all processes, in the order of the processes.
 
         Args:
-            what: What it is: all processes must ask for the same.
-            value: Of this process; it can be pickled.
+            what: Name of the value; all processes must ask for the same.
+            value: Value of this process; must be picklable.
 
         Raises:
             RankError: If a process failed, is lost, or asks for something else.
@@ -117,39 +117,39 @@ class Ranks:
             raise RankError(f"the call failed in {len(failed)} of {self.count} processes: {'; '.join(failed)}")
         if {kind for kind, _ in found} != {what}:
             where = ", ".join(f"process {i}: {kind}" for i, (kind, _) in enumerate(found))
-            raise RankError(f"processes do different things ({where}); make the same call in all of them")
+            raise RankError(f"processes made different calls ({where}); make the same call in all of them")
         return [theirs for _, theirs in found]
 
     def check_same(self, what: str, value: Any) -> None:
-        """Refuse to work together on different things.
+        """Raise an error if the processes work on different inputs.
 
         Args:
             what: What must be the same, for the message.
-            value: Of this process; it can be pickled and compared.
+            value: Value of this process; must be picklable and comparable.
 
         Raises:
-            RankError: If a process has another value.
+            RankError: If a process has a different value.
         """
         values = self.gather(what, value)
         others = [i for i, theirs in enumerate(values) if theirs != values[0]]
         if others:
             raise RankError(
                 f"{what} of process {', '.join(map(str, others))} differs from that of process 0; call explain() in "
-                "every process with the same audio, model, config and seed (text=… where the processes write different "
-                "texts)"
+                "every process with the same audio, model, config and seed (if the processes generate different texts, "
+                "pass text=…)"
             )
 
     def decide(self, what: str, value: bool) -> bool:
-        """Return the decision of the first process: where values are rounded differently, all do the same."""
+        """Return the decision of the first process, so that all do the same even if values are rounded differently."""
         return bool(self.gather(what, value)[0])
 
     def total(self, sums: Sums) -> list[Any]:
-        """Return the sums over all processes; None where no process has any."""
+        """Return the sums over all processes; None for a sum that no process has."""
         if self.count == 1:
             return list(sums)
         kinds = self.gather("sums", [None if s is None else (tuple(s.shape), s.dtype) for s in sums])
         if any(len({kind for kind in of_one if kind is not None}) > 1 for of_one in zip(*kinds, strict=True)):
-            raise RankError("processes sum up different things; make the same call in all of them")
+            raise RankError("processes have sums of different shapes or dtypes; make the same call in all of them")
         found: list[Tensor | None] = []
         for own, *kinds_of_one in zip(sums, *kinds, strict=True):
             known = next((kind for kind in kinds_of_one if kind is not None), None)
@@ -164,7 +164,7 @@ class Ranks:
         return found
 
     def only_first(self, sums: Sums) -> list[Any]:
-        """Return the sums in the first process, and zeros in the others, so that they can be added up again."""
+        """Return the sums in the first process and zeros in the others, so that they can be summed again."""
         return list(sums) if self.is_first else [None if s is None else torch.zeros_like(s) for s in sums]
 
     def _gather(self, what: str, value: Any) -> list[tuple[str, Any]]:
@@ -178,10 +178,10 @@ ALONE = Ranks()
 
 @contextmanager
 def _lost_processes() -> Iterator[None]:
-    """Say what it means when processes cannot reach one another.
+    """Raise a clear error when processes cannot reach one another.
 
     Raises:
-        RankError: In that case.
+        RankError: If another process does not answer.
     """
     try:
         yield
@@ -190,7 +190,7 @@ def _lost_processes() -> Iterator[None]:
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise RankError(
-            f"another process is lost, or took longer than the others wait for it ({reason}); look at its output, and "
-            "start all processes again",
+            f"another process died or did not answer in time ({reason}); check its output, then start all processes "
+            "again",
             lost=True,
         ) from error

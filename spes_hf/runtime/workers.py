@@ -1,8 +1,8 @@
-"""Worker processes: how many threads torch may use in one, before it has used any.
+"""Worker processes: how many threads torch may use in each, set before torch starts any.
 
-OpenMP keeps its threads in a pool, and a process that is forked inherits the pool without the threads: the first
-operation that torch runs in parallel waits for them for ever. A process that starts afresh (spawn) has a pool of its
-own, with a thread for every core, and so has each of its siblings: together they are far slower than one alone.
+OpenMP keeps its threads in a pool. A forked process inherits the pool without the threads, so the first operation that
+torch runs in parallel waits for them forever. A spawned process has its own pool with a thread for every core, and so
+does each of its siblings: together they are far slower than one alone.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import Any
 import torch
 
 _IMPORTED_BY = os.getpid()
-# `datasets` and pathos start their processes by the second, which is a copy of the first.
+# `datasets` and pathos start their processes with the second, which is a copy of the first.
 _PACKAGES = ("multiprocessing", "multiprocess")
 
 _done = threading.local()
 
 
 def share_cores() -> None:
-    """Limit the threads of torch in a worker process, once in each of its threads; elsewhere, do nothing.
+    """Limit torch's threads in a worker process, once in each of its threads; elsewhere, do nothing.
 
-    A process that was forked gets one. Any other that `multiprocessing` started gets the cores of the machine, divided
-    by the number of workers, unless OMP_NUM_THREADS says how many. Threads never become more by it.
+    A forked process gets one thread. Any other process started by `multiprocessing` gets the machine's cores divided by
+    the number of workers, unless OMP_NUM_THREADS is set. The number of threads never increases.
     """
     if getattr(_done, "by", None) == os.getpid():
         return
@@ -38,7 +38,7 @@ def share_cores() -> None:
 
 
 def was_forked() -> bool:
-    """Return whether the process is the copy of one that may have used torch's threads."""
+    """Return whether this process was forked from one that may have used torch's threads."""
     if os.getpid() != _IMPORTED_BY:
         return True
     for name in _PACKAGES:  # the package was imported only after the fork
@@ -56,20 +56,20 @@ def is_datasets_worker() -> bool:
 
 
 def count_cores() -> int:
-    """Return how many cores the process may use."""
+    """Return the number of cores that the process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def count_launched() -> int:
-    """Return how many processes a launcher started on this machine: torchrun and Accelerate say so; else 1."""
+    """Return the number of processes that a launcher (torchrun, Accelerate) started on this machine; 1 without one."""
     launched = os.environ.get("LOCAL_WORLD_SIZE", "1")
     return int(launched) if launched.isdigit() and int(launched) else 1
 
 
 def own_cores() -> int:
-    """Return how many cores the process may take for itself: a share of them if a launcher started several processes.
+    """Return the number of cores this process may take for itself: a share if a launcher started several processes.
 
-    One in a worker process, whose siblings have the others.
+    1 in a worker process, since its siblings use the others.
     """
     if was_forked() or any(_children_of(name) for name in _PACKAGES):
         return 1
@@ -77,17 +77,17 @@ def own_cores() -> int:
 
 
 def spare_cores(device: torch.device) -> int:
-    """Return how many of its own cores the process leaves idle while a model runs on this device.
+    """Return the number of its own cores that the process leaves idle while a model runs on this device.
 
-    Threads that share cores with those of torch slow them down by more than they gain.
+    Threads that share cores with torch's threads slow those down more than they help.
     """
     return max(0, own_cores() - (torch.get_num_threads() if device.type == "cpu" else 1))
 
 
 def count_workers() -> int:
-    """Return how many processes the parent started to work, this one among them.
+    """Return the number of workers that the parent started, including this one.
 
-    A manager, which holds the queue for their results, does no work of its own.
+    A manager process, which holds the queue for results, is not counted.
     """
     import psutil
 
@@ -114,6 +114,6 @@ def _commands(psutil: Any) -> Iterator[str]:
 
 
 def _children_of(package: str) -> Any:
-    """Return the package's module of processes if it started this one, else None."""
+    """Return the package's `process` module if the package started this process, else None."""
     process = sys.modules.get(f"{package}.process")
     return process if process is not None and process.parent_process() is not None else None

@@ -1,4 +1,4 @@
-"""Models in wrappers: what is inside them, and how to run it as it is for a while."""
+"""Wrapped models: finds the model inside, and runs it temporarily without its wrappers."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import torch
 from spes_hf.errors import UnsupportedModelError
 from spes_hf.runtime.sharding import REMEDY, split_over_processes
 
-# Of an adapter's configuration: what says where it came from, not what it does.
+# Entries of an adapter's configuration that say where it came from, not what it does.
 _WHERE_FROM = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"}
 
 
 def unwrap(model: Any) -> Any:
-    """Return the transformers model inside `torch.compile`, DDP, DataParallel, Accelerate's wrappers and PEFT's.
+    """Return the transformers model inside the wrappers of `torch.compile`, DDP, DataParallel, Accelerate and PEFT.
 
-    Nothing is changed. Active adapters of PEFT stay active: their layers are part of the model inside.
+    Changes nothing. Active PEFT adapters stay active: their layers are part of the model inside.
 
     Raises:
-        UnsupportedModelError: If the wrapper holds something that the model inside does not have: a learned prompt, or
-            the weights themselves, split over processes.
+        UnsupportedModelError: If the wrapper adds something that the model inside lacks: a learned prompt, or weights
+            that are split over processes.
     """
     from accelerate.utils import extract_model_from_parallel
 
@@ -44,9 +44,9 @@ def _base_model(model: Any) -> Any:
     config: Any = getattr(model, "active_peft_config", None)
     if getattr(config, "is_prompt_learning", False):
         raise UnsupportedModelError(
-            f"model is a {type(model).__name__} with a learned prompt ({config.peft_type.value}), which is not part of "
-            "the model's layers; pass a model with LoRA or another adapter that is, or the base model: "
-            "model.get_base_model()"
+            f"model is a {type(model).__name__} with a learned prompt ({config.peft_type.value}), which is outside the "
+            "model's layers and not supported; pass a model with LoRA or another adapter inside its layers, or the "
+            "base model: model.get_base_model()"
         )
     if hasattr(model, "get_base_model"):
         return model.get_base_model()
@@ -54,9 +54,9 @@ def _base_model(model: Any) -> Any:
 
 
 def active_adapters(model: Any) -> dict[str, Any]:
-    """Return what PEFT's layers in a model do beyond their weights, ready for JSON; empty: there are none.
+    """Return the state of a model's PEFT layers apart from their weights, ready for JSON; empty if there are none.
 
-    "layers": for each of them, by name, the adapters that are switched on, with their scaling; "configs": of adapters.
+    "layers": the enabled adapters of each layer, by name, with their scaling; "configs": the adapters' configurations.
     """
     layers = {
         name.replace("_orig_mod.", ""): {
@@ -76,7 +76,7 @@ def active_adapters(model: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON can hold it, the same in every process."""
+    """Return a value in a form that JSON can represent, the same in every process."""
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (set, frozenset)):
@@ -88,11 +88,11 @@ def _plain(value: Any) -> Any:
 
 @contextmanager
 def as_it_is(model: Any) -> Iterator[None]:
-    """Run a model meanwhile without what was put around its code: compiled parts, Accelerate's mixed precision.
+    """Run a model temporarily without wrappers around its code: compiled parts and Accelerate's mixed precision.
 
-    Compiled code ignores hooks that were set after it was compiled, and Accelerate's mixed precision covers the decoder
-    alone, since the encoder is run on its own. And on some CPUs a pass without gradients has bitsandbytes pack 4-bit
-    weights anew, for good, so that gradients do not pass any more. Afterwards all is as it was.
+    Compiled code ignores hooks that are set after compilation, and Accelerate's mixed precision would cover only the
+    decoder, since the encoder is run separately. Also stops bitsandbytes from repacking 4-bit weights permanently, as
+    it does on some CPUs in a pass without gradients: afterwards no gradients would flow. All is restored at the end.
 
     Args:
         model: The model inside all wrappers, see `unwrap`.
@@ -124,7 +124,7 @@ def as_it_is(model: Any) -> Iterator[None]:
 
 
 def _own_forward(module: Any, forward: Any) -> Any:
-    """Return a module's forward method from before it was compiled or cast; Accelerate's hooks for devices stay."""
+    """Return a module's forward method from before it was compiled or cast; Accelerate's device hooks stay."""
     while True:
         if hasattr(forward, "_torchdynamo_orig_callable"):
             forward = forward._torchdynamo_orig_callable

@@ -1,1 +1,1 @@
-"""From masks to scores: how far a mask moves the model, and what adds that up by unit."""
+"""From masks to scores: how far a mask moves the model, and the sums of these impacts per unit."""

@@ -1,4 +1,4 @@
-"""Why this and not that: how much likelier a model finds what it wrote than something else in its place.
+"""Why this and not that: how much likelier a model finds its own words than an alternative in the same place.
 
 Conti et al., "The Unheard Alternative" (BlackboxNLP 2025, arXiv 2509.26543), for any words of any model.
 """
@@ -18,35 +18,35 @@ from spes_hf.adapters.types import Target, Utterance
 from spes_hf.finite import allowed, not_finite
 
 CONTRASTS = ("log-odds", "difference", "relative")
-"""Impacts of a contrast: the fall of log2 p(target)/p(foil), of p(target) − p(foil), of p(target)/(p(target)+p(foil)).
+"""Impacts of a contrast: the drop of log2 p(target)/p(foil), of p(target) − p(foil), of p(target)/(p(target)+p(foil)).
 
 The first is in bits; the other two are the scorers of the paper."""
 
 WORD_PROBABILITIES = ("word-boundary", "chain", "length-normalised")
-"""Probabilities of a word: that of its tokens and of a word's end behind them; of its tokens; their geometric mean."""
+"""Probability of a word: its tokens and a word end after them; its tokens; the geometric mean of its tokens."""
 
 NOTHING = "(nothing)"
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """What a model wrote at one place, and what it might have written there.
+    """What a model wrote at one place, and what it could have written there instead.
 
-    Target and foil share the text in front of them. Where one of the two has no words, the next word that both texts
-    have, or the end, belongs to both: the model wrote "the the cat" and not "the cat".
+    Target and foil share the text before them. If one of the two has no words, the next word that both texts share, or
+    the end, is added to both: the model wrote "the the cat" and not "the cat".
 
     Attributes:
-        target: The words that the model wrote; "(nothing)" where it wrote none.
-        foil: The words that it did not write; "(nothing)" where there are none.
+        target: The words that the model wrote; "(nothing)" if it wrote none.
+        foil: The words that it did not write; "(nothing)" if there are none.
         start: Index, among the explained tokens, of the first token of both.
         target_ids: Tokens of the target.
         foil_ids: Tokens of the foil.
-        words_end: Whether both are words, which end behind their tokens; false for single tokens and where the output
-            ends with both.
-        tokens: Indices of the explained tokens that make the target's own words; empty where it has none.
-        question: Index of the foil, among several, that the contrast belongs to.
-        target_log2: log2 of the probability that the model gives the target; NaN where it was not asked.
-        foil_log2: The same of the foil.
+        words_end: Whether both are words, which end after their tokens; false for single tokens and at the end of the
+            output.
+        tokens: Indices of the explained tokens that make up the target's own words; empty if it has none.
+        question: Index of the foil that the contrast belongs to, if there are several.
+        target_log2: log2 of the probability that the model gives the target; NaN if it was not measured.
+        foil_log2: The same for the foil.
     """
 
     target: str
@@ -62,7 +62,7 @@ class Contrast:
 
     @property
     def log_odds(self) -> float:
-        """log2 of how much likelier the model finds the target than the foil; below 0: it prefers the foil."""
+        """log2 of how much likelier the model finds the target than the foil; below 0, it prefers the foil."""
         return self.target_log2 - self.foil_log2
 
     @property
@@ -71,7 +71,7 @@ class Contrast:
         return f"{self.target}, not {self.foil}"
 
     def swapped(self) -> Contrast:
-        """Return the contrast with target and foil exchanged; its text is that of the foil."""
+        """Return the contrast with target and foil swapped; its text is the foil's."""
         own = tuple(range(self.start, self.start + len(self.foil_ids)))
         return Contrast(
             self.foil,
@@ -93,7 +93,7 @@ class Odds:
 
     Attributes:
         target: (B, C) natural logarithm of the probability of the target.
-        foil: (B, C) the same of the foil.
+        foil: (B, C) the same for the foil.
     """
 
     target: Tensor
@@ -101,11 +101,11 @@ class Odds:
 
     @property
     def bits(self) -> Tensor:
-        """(B, C) log2 of how much likelier the target is than the foil; below 0: the foil is likelier."""
+        """(B, C) log2 of how much likelier the target is than the foil; below 0, the foil is likelier."""
         return (self.target - self.foil) / math.log(2)
 
     def score(self, contrast: str) -> Tensor:
-        """Return the score of a name in `CONTRASTS`, (B, C)."""
+        """Return the score with a name from `CONTRASTS`, (B, C)."""
         if contrast == "log-odds":
             return self.bits
         if contrast == "difference":
@@ -115,19 +115,19 @@ class Odds:
 
 @dataclass
 class ContrastReader:
-    """Reads off a model how likely it finds the targets and the foils of some contrasts.
+    """Measures how likely a model finds the targets and the foils of some contrasts.
 
-    Sound is encoded once for all of them; each different run of tokens behind each different text takes a pass through
-    the decoder. For a foil with one difference that is one pass through the encoder and two through the decoder.
+    The sound is encoded once for all contrasts; each distinct pair of preceding text and tokens takes a decoder pass. A
+    foil with one difference takes one pass through the encoder and two through the decoder.
 
     Args:
-        adapter: Of the model.
-        utterance: What it hears.
-        target: What it wrote.
+        adapter: The model's adapter.
+        utterance: The model's input.
+        target: The model's output.
         contrasts: C contrasts.
         word_probability: A name in `WORD_PROBABILITIES`.
         states: (1, S, D) the encoder's output for the clean sound.
-        cross: What `Adapter.cross_attention` returned for them.
+        cross: Return value of `Adapter.cross_attention` for these states.
     """
 
     adapter: Adapter
@@ -147,7 +147,7 @@ class ContrastReader:
         Args:
             features: (B, T, C) perturbed spectrograms on the model's device; None: the clean one.
             token_keep: (B, J) which decoder inputs to keep; None: all. Tokens of target and foil are always kept.
-            states: (B, S, D) the encoder's output; None: that for the clean sound, or for the features.
+            states: (B, S, D) the encoder's output; None: the output for the features, or else for the clean sound.
         """
         cross = self.cross if states is None else None
         states = self.states if states is None else states
@@ -163,12 +163,12 @@ class ContrastReader:
 
     @property
     def logits_shape(self) -> tuple[int, int]:
-        """Number of logits for one copy: tokens of all targets and foils, and of the vocabulary."""
+        """Shape of the logits of one copy: tokens of all targets and foils, and vocabulary size."""
         tokens = sum(start + len(ids) + 1 for start, ids, _ in set(self._runs()))
         return tokens, self.adapter.vocabulary_size
 
     def _runs(self) -> Iterator[tuple[int, tuple[int, ...], bool]]:
-        """Yield start, tokens and whether a word's end counts: target, foil, target, foil, …."""
+        """Yield start, tokens and whether the word's end counts, in the order target, foil, target, foil, …."""
         bounded = self.word_probability == "word-boundary"
         for contrast in self.contrasts:
             for ids in (contrast.target_ids, contrast.foil_ids):
@@ -183,13 +183,13 @@ class ContrastReader:
         cross: Any,
         token_keep: Tensor | None,
     ) -> Tensor:
-        """Return log p of tokens behind the first ``start`` explained ones, (B,) float32."""
+        """Return log p of these tokens after the first ``start`` explained tokens, (B,) float32."""
         own = torch.tensor(ids, dtype=torch.int64, device="cpu")
-        # The last token is no decoder input; where a word's end counts, one more place is looked at.
+        # The last token is not a decoder input; if the word's end counts, one more position is needed.
         tail = [own, own[-1:]] if word_ends else [own]
         text = replace(self.target, token_ids=torch.cat([self.target.token_ids[:start], *tail]), complete=True)
         if token_keep is not None:
-            # The last token of an output that a limit cut is no unit, but comes before what follows it.
+            # If a limit cut the output, its last token is not a unit, but precedes what follows it.
             before = token_keep[:, : len(self.target.prefix_ids) + start]
             rest = before.new_ones(len(before), len(text.context_ids) - before.shape[1])
             token_keep = torch.cat([before, rest], dim=1)
@@ -202,7 +202,7 @@ class ContrastReader:
         return total
 
     def _word_ends(self, logits: Tensor) -> Tensor:
-        """Return the tokens that show that the word in front of them is complete."""
+        """Return the tokens that show that the word before them is complete."""
         if self._ends is None:
             ends = self.adapter.word_ends(logits.shape[-1])
             self._ends = ends.nonzero()[:, 0].to(logits.device)
@@ -210,10 +210,10 @@ class ContrastReader:
 
 
 def check_odds(odds: Odds, what: str, dtype: torch.dtype) -> Odds:
-    """Return odds that are finite.
+    """Return the odds if they are finite.
 
     Raises:
-        NumericsError: If they are not.
+        NumericsError: If they are not finite.
     """
     if not bool(odds.target.isfinite().all() and odds.foil.isfinite().all()):
         raise not_finite(what, dtype)

@@ -1,4 +1,4 @@
-"""The encoder's output of an utterance, and how the decoder attends to it, for methods that ask."""
+"""The encoder's output for an utterance, and the decoder's attention to it, for methods that need them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from spes_hf.adapters.types import Target, Utterance
 
 
 class EncoderOutput:
-    """The encoder's output for the clean utterance; what the model must be asked for is worked out when it is read.
+    """The encoder's output for the clean utterance; values that need the model are computed when first read.
 
     Args:
-        adapter: Of the model.
-        utterance: What it hears.
-        target: What it wrote.
-        states: (1, S, D) the encoder's output, padding included.
-        tokens: For every row of the explanation, the indices of the tokens of the output that it is about.
+        adapter: The model's adapter.
+        utterance: The model's input.
+        target: The model's output.
+        states: (1, S, D) the encoder's output, including padding.
+        tokens: For every row of the explanation, the indices of the output tokens that it is about.
     """
 
     def __init__(
@@ -35,27 +35,27 @@ class EncoderOutput:
         self._adapter, self._utterance, self._target, self._tokens = adapter, utterance, target, tokens
         self.states = states
         self.passes = 0
-        """How many copies ran through the model for what was asked."""
+        """Number of copies that have run through the model so far to compute these values."""
 
     @cached_property
     def positions(self) -> EncoderPositions:
-        """Where the positions lie in time that hold sound, which are the first ones.
+        """The positions in time of the encoder states with sound, which come first.
 
         Raises:
-            UnsupportedModelError: If the family does not say.
+            UnsupportedModelError: If the family's adapter does not define them.
         """
         return self._adapter.encoder_positions(self._utterance)
 
     @property
     def alignment_heads(self) -> tuple[tuple[int, int], ...] | None:
-        """(layer, head) of the heads that follow the speech in time; None where nobody has said."""
+        """(layer, head) of the heads that follow the speech in time; None if they are not known."""
         return self._adapter.alignment_heads
 
     @cached_property
     def token_attention(self) -> Tensor:
-        """(layers, heads, tokens, S) cross-attention of every token of the output, explained or not.
+        """(layers, heads, tokens, S) cross-attention of every output token, explained or not.
 
-        float32 on the CPU, over all positions, padding included. Takes a pass of the decoder when it is first read.
+        float32 on the CPU, over all positions, including padding. Runs one decoder pass when first read.
 
         Raises:
             UnsupportedModelError: If the family's attention cannot be read.
@@ -65,7 +65,7 @@ class EncoderOutput:
 
     @cached_property
     def attention(self) -> Tensor:
-        """(layers, heads, K, S) cross-attention of every row; over the tokens of a row, the mean.
+        """(layers, heads, K, S) cross-attention of every row: the mean over the row's tokens.
 
         Raises:
             UnsupportedModelError: If the family's attention cannot be read.

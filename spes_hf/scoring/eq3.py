@@ -13,14 +13,14 @@ from spes_hf.scoring.scores import UnitScores
 
 
 class PerturbationEstimator:
-    """Accumulates Σ_i r_i (1 − M_i) and Σ_i (1 − M_i) per unit, for the two halves of the masks apart.
+    """Accumulates Σ_i r_i (1 − M_i) and Σ_i (1 − M_i) per unit, separately for the two halves of the masks.
 
-    The two halves give the split-half reliability at no extra pass; their sum is Eq. 3.
+    The two halves give the split-half reliability without extra passes; their sum is Eq. 3.
 
     Args:
         levels: Number of levels.
-        centred: Whether scores are those of r_i less its mean over the masks of the level, so that 0 is no effect and
-            the sign means something. The mean moves all scores of a token alike.
+        centred: Whether to subtract from r_i its mean over the masks of the level, so that 0 means no effect and the
+            sign is meaningful. This shifts all scores of a token equally.
     """
 
     differentiates = False
@@ -28,26 +28,26 @@ class PerturbationEstimator:
 
     def __init__(self, levels: int, centred: bool = False):
         self.centred = centred
-        # Per level (2, K + 1, F): numerators of the halves, and in the last row their denominators. Centred, one more
-        # unit is always perturbed: Σ r_i and N.
+        # Per level (2, K + 1, F): numerators of the halves, with their denominators in the last row. If centred, an
+        # extra unit is always perturbed; it collects Σ r_i and N.
         self.sums: list[Tensor | None] = [None] * levels
 
     def backward_passes(self, level: int, rows: range) -> int:
-        """Return 0: Eq. 3 needs none."""
+        """Return 0: Eq. 3 needs no backward passes."""
         return 0
 
     def parts(self, level: int, rows: range) -> Sequence[range]:
-        """Return the rows: they all run through the model together."""
+        """Return all rows as one part: they can run through the model together."""
         return (rows,)
 
     def update(self, masks: Masks, impact_of: Callable[[Masks], Tensor]) -> None:
-        """Run the model under these masks and add what they show."""
+        """Run the model under these masks and add their impacts."""
         with torch.no_grad():
             self.add(masks, impact_of(masks))
 
     def add(self, masks: Masks, impact: Tensor) -> None:
         """Add masks, (B, F), and their impacts, (B, K)."""
-        # Sums of tens of thousands of terms; MPS devices know no float64.
+        # Sums of tens of thousands of terms need float64, which MPS devices do not support.
         exact = torch.float32 if impact.device.type == "mps" else torch.float64
         perturbed = 1 - masks.keep.to(exact)
         if self.centred:
@@ -59,11 +59,11 @@ class PerturbationEstimator:
         if sums is None:
             shape = (2, impact.shape[1] + 1, perturbed.shape[1])
             sums = self.sums[masks.level] = perturbed.new_zeros(shape)
-        # One step in place: a batch that runs out of memory leaves nothing of itself behind.
+        # A single in-place step, so that a batch that runs out of memory leaves nothing behind.
         sums.flatten(0, 1).addmm_(weights, perturbed)
 
     def replace_sums(self, by: SumsOf) -> None:
-        """Replace the sums over masks by what a function makes of them."""
+        """Replace the sums over masks with the result of a function of them."""
         self.sums = by(self.sums)
 
     def scores(self) -> UnitScores:
@@ -75,7 +75,7 @@ class PerturbationEstimator:
         return self._gather(lambda halves: halves[index])
 
     def _gather(self, pick: Callable[[Tensor], Tensor]) -> UnitScores:
-        # Levels are filled in order, so a level without masks (fewer masks than levels) can only be at the end.
+        # Levels are filled in order, so levels without masks (fewer masks than levels) can only be at the end.
         picked = [pick(sums).cpu() for sums in self.sums if sums is not None]
         if self.centred:
             picked = [_centred(sums) for sums in picked]
@@ -84,16 +84,16 @@ class PerturbationEstimator:
 
 
 def _centred(sums: Tensor) -> Tensor:
-    """Return sums, (K + 1, F), of impacts less their mean, from sums whose last unit is always perturbed."""
+    """Return sums, (K + 1, F), of impacts minus their mean; the last unit of the input is always perturbed."""
     own, total = sums[:, :-1], sums[:, -1:]
     mean = total[:-1] / total[-1:].clamp_min(1)
     return torch.cat([own[:-1] - mean * own[-1:], own[-1:]])
 
 
 def weighted_mean(values: tuple[Tensor, ...], weights: tuple[Tensor, ...]) -> Tensor:
-    """Return Σ values / Σ weights over all units and levels, (K,) float32; NaN where nothing was perturbed.
+    """Return Σ values / Σ weights over all units and levels, (K,) float32; NaN if nothing was perturbed.
 
-    With the sums of Eq. 3 it is the impact of the average mask, weighted by how much the mask perturbs.
+    For the sums of Eq. 3, this is the impact of the average mask, weighted by how much each mask perturbs.
 
     Args:
         values: Per level (K, F), Σ_i r_i (1 − M_i).

@@ -1,4 +1,4 @@
-"""How much likelier the sound, and the written text, made each token: two passes more than the clean one."""
+"""How much likelier the sound, and the written text, made each token: two passes in addition to the clean one."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from spes_hf.finite import check_logits
 from spes_hf.functional import evidence_bits, token_probabilities
 from spes_hf.masking.perturbations import fill_values
 
-# Passes that `measure_evidence` takes.
+# Number of passes of `measure_evidence`.
 PASSES = 2
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What sound and text said of each token.
+    """Evidence from sound and text for each token.
 
     Attributes:
-        probabilities: (K,) float32 of the tokens in the clean run.
-        sound_bits: (K,) float32, log2 of how much likelier the sound made the token, the text before it given.
-        text_bits: (K,) float32, the same for the text that the model wrote before it, the sound given.
-        instruction_bits: (K,) float32, the same for the instruction, sound and text given; None where there is none.
-        all_sound_bits: The sound bits of all tokens of the output, where only some are explained.
+        probabilities: (K,) float32, probabilities of the tokens in the clean run.
+        sound_bits: (K,) float32, log2 of how much likelier the sound made the token, given the text before it.
+        text_bits: (K,) float32, the same for the text that the model wrote before it, given the sound.
+        instruction_bits: (K,) float32, the same for the instruction, given sound and text; None without an instruction.
+        all_sound_bits: Sound bits of all output tokens, if only some are explained.
     """
 
     probabilities: Tensor
@@ -50,20 +50,20 @@ def measure_evidence(
 ) -> Evidence:
     """Return the evidence for each token of an output.
 
-    Without the sound, every true frame of the spectrogram is at its fill value; padding stays. Without the text, the
-    embeddings of the tokens that the model wrote are zero; those of start and prompt tokens stay. Without the
-    instruction, those of its own text are zero (`Target.instruction`), and nothing else.
+    To remove the sound, every true frame of the spectrogram is set to its fill value; padding stays. To remove the
+    text, the embeddings of the tokens that the model wrote are set to zero; start and prompt tokens stay. To remove the
+    instruction, only the embeddings of its own text are set to zero (`Target.instruction`).
 
     Args:
-        adapter: Of the model.
+        adapter: The model's adapter.
         utterance: The utterance.
         target: The output.
-        reference: (K, V) logits of the clean run; None: they are worked out.
+        reference: (K, V) logits of the clean run; None: computed here.
         fill: "mean" (of each mel bin over the utterance), "zero", "min" or a number.
-        states: (1, S, D) the encoder's output for the clean sound, which spares a pass.
-        cross: What `Adapter.cross_attention` returned for them.
-        of_text: Whether to measure the part of text and instruction as well; else the text's bits are NaN, and passes
-            are spared.
+        states: (1, S, D) the encoder's output for the clean sound; saves a pass.
+        cross: Return value of `Adapter.cross_attention` for these states.
+        of_text: Whether to measure the evidence of text and instruction too; if not, the text bits are NaN, which saves
+            passes.
 
     Raises:
         NumericsError: If logits are NaN or infinite.
@@ -92,7 +92,7 @@ def measure_evidence(
 
 
 def without_text(target: Target, device: torch.device) -> Tensor:
-    """Return the mask that hides what the model wrote, (1, J) bool."""
+    """Return the mask that hides the tokens that the model wrote, (1, J) bool."""
     return without(range(len(target.prefix_ids), len(target.context_ids)), target, device)
 
 

@@ -1,4 +1,4 @@
-"""From what a user would have expected a model to write to contrasts between that and what it wrote."""
+"""Turns the text that a user expected into contrasts with the text that the model wrote."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spes_hf.scoring.contrast import NOTHING, Contrast
 from spes_hf.text import join_pieces, normalise, spaceless_script, word_groups
 
 Foil = str | Mapping[Any, Any] | Sequence[Any]
-"""What a model did not write: a text, replacements, or several of them."""
+"""What a model did not write: a text, replacements, or a list of them."""
 
 _HELP = 'pass a whole text, replacements such as {"country": "county"}, or a list of them'
 
@@ -28,7 +28,7 @@ class Words:
 
     Attributes:
         pieces: Text of every explained token.
-        groups: Which tokens make a word, punctuation marks included.
+        groups: The tokens of every word; punctuation marks count as words.
         texts: Text of every word.
         spoken: Indices of the words with a letter or digit.
     """
@@ -47,7 +47,7 @@ class Words:
         return cls(tuple(pieces), tuple(groups), texts, tuple(i for i, text in enumerate(texts) if normalise(text)))
 
     def opening(self, place: int) -> int:
-        """Return the token that opens one of the spoken words: its first, or that of marks like quotes before it."""
+        """Return the token that opens a spoken word: its first token, or that of marks such as quotes before it."""
         token = self.of_range([place])[0]
         words = {k for i in self.spoken for k in self.groups[i]}
         while token and token - 1 not in words and not self.pieces[token][:1].isspace():
@@ -55,30 +55,30 @@ class Words:
         return token
 
     def of_range(self, some: Iterable[int]) -> tuple[int, ...]:
-        """Return the tokens of these of the spoken words, and of the marks between them."""
+        """Return the tokens of these spoken words, and of the marks between them."""
         words = [self.spoken[i] for i in some]
         return tuple(range(self.groups[words[0]][0], self.groups[words[-1]][-1] + 1)) if words else ()
 
 
 def contrasts_of(adapter: Adapter, target: Target, foil: Any) -> tuple[Contrast, ...]:
-    """Return the contrasts between an output and what a user names as its foil, in the order of the text.
+    """Return the contrasts between an output and the user's foil, in the order of the text.
 
     Args:
-        adapter: Of the model.
-        target: What the model wrote.
+        adapter: The model's adapter.
+        target: The model's output.
         foil: A whole alternative text; replacements, from a word (or its index among the words) to words, or from a
             token (or its index) to the id of a token; or a list of such foils, which share the masks.
 
     Raises:
-        ConfigError: If the foil is none of these, equals the output, has tokens that the model does not know, or has
+        ConfigError: If the foil is none of these, equals the output, has tokens that the model cannot write, or has
             nothing in common with the output.
     """
     foils = foil if isinstance(foil, (list, tuple)) else [foil]
     if not foils:
-        raise ConfigError(f"foil is {foil!r}, which holds no foil; {_HELP}")
+        raise ConfigError(f"foil is {foil!r}, which is empty; {_HELP}")
     words = Words.of(adapter, target.token_ids)
     if not words.spoken:
-        raise ConfigError(f"foil is {foil!r}, but the model wrote no word that could be another one; leave foil out")
+        raise ConfigError(f"foil is {foil!r}, but the model wrote no word to compare it with; leave foil out")
     found: list[Contrast] = []
     for question, each in enumerate(foils):
         if isinstance(each, str):
@@ -95,30 +95,32 @@ def contrasts_of(adapter: Adapter, target: Target, foil: Any) -> tuple[Contrast,
 def differing(adapter: Adapter, words: Words, text: str, argument: str) -> list[tuple[Difference, tuple[str, ...]]]:
     """Return where an output and a whole text differ, and the words of the text there.
 
-    Equal words stay as the model wrote them, so case and punctuation count only in a foil that differs in nothing else.
-    A text without capitals, or in capitals alone, takes the case of the words that it replaces.
+    Equal words stay as the model wrote them, so case and punctuation count only if a foil differs in nothing else. A
+    text without capitals, or all in capitals, takes the case of the words that it replaces.
 
     Args:
-        adapter: Of the model.
-        words: Of the output.
+        adapter: The model's adapter.
+        words: The words of the output.
         text: The other text.
-        argument: What messages call it: "foil" or "reference".
+        argument: Name of the argument in error messages: "foil" or "reference".
 
     Raises:
         ConfigError: If the text is empty or shares no word with the output, or a foil equals it.
     """
     if not isinstance(text, str) or not any(normalise(word) for word in text.split()):
-        raise ConfigError(f"{argument} is {text!r}, which has no word; pass the words of the other text")
+        raise ConfigError(f"{argument} is {text!r}, which contains no words; pass the words of the other text")
     own, others = [words.texts[i] for i in words.spoken], words_of_text(adapter, text)
     found, written = differences(own, others), " ".join(own)
     if not found and argument == "foil":
         found = differences(own, others, exact=True)
         if not found:
-            raise ConfigError(f"foil {text!r} equals the output {written!r}; pass a text that differs in a word")
+            raise ConfigError(
+                f"foil {text!r} equals the output {written!r}; pass a text that differs in at least one word"
+            )
     if sum(len(d.first) for d in found) == len(own) and max(len(own), len(others)) > 3:
         raise ConfigError(
-            f"{argument} {text!r} has no word in common with the output {written!r}; pass the same sentence, in the "
-            "language that the model writes"
+            f"{argument} {text!r} has no word in common with the output {written!r}; pass a version of the same "
+            "sentence, in the language of the output"
         )
     others = _in_case_of(own, others)
     return [(d, tuple(others[i] for i in d.second)) for d in found]
@@ -133,14 +135,16 @@ def _of_replacements(adapter: Adapter, target: Target, words: Words, given: Mapp
                 continue
             if not isinstance(each, str):
                 raise ConfigError(
-                    f"foil replaces {key!r} by {each!r}, a {type(each).__name__}; allowed: words, or the id of a token"
+                    f"foil replaces {key!r} with {each!r}, a {type(each).__name__}; allowed: words, or a token id"
                 )
             at = _find(key, words.texts, "word", words.spoken)
             if at not in words.spoken:
-                raise ConfigError(f"foil replaces {key!r}, which is no word; a punctuation mark is replaced by its id")
+                raise ConfigError(
+                    f"foil replaces {key!r}, which is not a word; to replace a punctuation mark, pass a token id"
+                )
             place = words.spoken.index(at)
             if each.strip() == words.texts[at]:
-                raise ConfigError(f"foil replaces {key!r} by itself; pass another word")
+                raise ConfigError(f"foil replaces {key!r} with itself; pass another word")
             others = each.split()
             here = Difference(range(place, place + 1), range(len(others)))
             found.append(contrast_at(adapter, target, words, here, others, "foil"))
@@ -155,9 +159,11 @@ def _of_token(adapter: Adapter, target: Target, words: Words, key: Any, other: i
     own = int(target.token_ids[k])
     vocabulary = adapter.vocabulary_size
     if other >= vocabulary:
-        raise ConfigError(f"foil replaces token {key!r} by id {other}, but the model has {vocabulary} tokens")
+        raise ConfigError(
+            f"foil replaces token {key!r} with id {other}, but the model has {vocabulary} tokens; pass a smaller id"
+        )
     if other == own:
-        raise ConfigError(f"foil replaces token {key!r} by id {other}, which is its own; pass another id")
+        raise ConfigError(f"foil replaces token {key!r} with id {other}, its own id; pass another id")
     (piece,) = adapter.pieces(torch.tensor([other], dtype=torch.int64, device="cpu"))
     shown, foil = (join_pieces([text]).strip() or repr(text) for text in (words.pieces[k], piece))
     return Contrast(shown, foil, k, (own,), (other,), words_end=False, tokens=(k,))
@@ -172,7 +178,7 @@ def _find(key: Any, names: Sequence[str], kind: str, allowed: Sequence[int]) -> 
         if len(hits) == 1:
             return hits[0]
         shown = [names[i] for i in allowed]
-        why = f"occurs at {hits}; pass one of these instead" if hits else f"does not occur; there are {shown}"
+        why = f"occurs at {hits}; pass one of these indices" if hits else f"does not occur; the output has {shown}"
         raise ConfigError(f"foil replaces the {kind} {key!r}, which {why}")
     if not (is_whole(key) and 0 <= key < len(names)):
         raise ConfigError(
@@ -184,15 +190,15 @@ def _find(key: Any, names: Sequence[str], kind: str, allowed: Sequence[int]) -> 
 def contrast_at(
     adapter: Adapter, target: Target, words: Words, here: Difference, others: Sequence[str], argument: str
 ) -> Contrast:
-    """Return the contrast of a difference between the spoken words of an output and other words.
+    """Return the contrast for one difference between the spoken words of an output and other words.
 
     Args:
-        adapter: Of the model.
-        target: What the model wrote.
-        words: Its words.
+        adapter: The model's adapter.
+        target: The model's output.
+        words: The words of the output.
         here: Where the difference is.
         others: The words of the other text there.
-        argument: What messages call the other text.
+        argument: Name of the other text's argument in error messages.
 
     Raises:
         ConfigError: If the model cannot write these words, or has no place for them.
@@ -211,12 +217,12 @@ def contrast_at(
     needed = len(target.prefix_ids) + contrast.start + len(contrast.foil_ids)
     if limit is not None and needed > limit:
         raise ConfigError(
-            f"{argument} has {len(contrast.foil_ids)} tokens for {foil!r}, with which the text is longer than the "
-            f"{limit} tokens that the model writes; ask about fewer words at once"
+            f"{argument} has {len(contrast.foil_ids)} tokens for {foil!r}, which makes the text longer than the "
+            f"model's limit of {limit} tokens; ask about fewer words at once"
         )
     if contrast.target_ids == contrast.foil_ids:
         raise ConfigError(
-            f"{argument} has {foil!r} where the output has {shown!r}, which has the same tokens; pass another word"
+            f"{argument} has {foil!r} where the output has {shown!r}, and both have the same tokens; pass another word"
         )
     return contrast
 
@@ -230,10 +236,10 @@ def _with_next_word(
     other: tuple[int, ...],
     argument: str,
 ) -> Contrast:
-    """Return the contrast where one side has no word: the next word of both, or the end, belongs to both.
+    """Return the contrast if one side has no word: the next word of both texts, or the end, is added to both.
 
-    Marks between the words stay with what the model wrote. Where words are left out, the next one takes their place,
-    behind a space or what else was there; words that are added come before the marks that open the next one.
+    Marks between the words stay with the model's own words. If words are left out, the next one takes their place, with
+    the same spacing before it; added words come before the marks that open the next word.
     """
     following = words.of_range([here.first.stop]) if here.first.stop < len(words.spoken) else ()
     if following and own:
@@ -247,7 +253,7 @@ def _with_next_word(
         start = words.opening(here.first.stop)
         rest = tuple(ids[start : following[-1] + 1])
         return Contrast("", "", start, rest, (*other, *rest))
-    # At the end: all that follows, the end of the sequence included.
+    # At the end: everything that follows, including the end of the sequence.
     behind = words.of_range([len(words.spoken) - 1])[-1] + 1
     start = own[0] if own else behind
     rest = tuple(ids[behind:]) or (adapter.eos_token_id,)
@@ -255,7 +261,7 @@ def _with_next_word(
 
 
 def _ids(adapter: Adapter, text: str, spaced: bool, argument: str) -> tuple[int, ...]:
-    """Return the tokens of words within a text, behind a space or not."""
+    """Return the tokens of words within a text, with or without a space before them."""
     if not text:
         return ()
     ids = adapter.text_ids(text) if spaced else adapter.inner_ids(text)
@@ -266,13 +272,13 @@ def _ids(adapter: Adapter, text: str, spaced: bool, argument: str) -> tuple[int,
         names = adapter.tokenizer.convert_ids_to_tokens(wrong)
         raise ConfigError(
             f"{argument} has {text!r}, with tokens that the model cannot write: {names or 'none at all'}; use the "
-            "spelling and script that the model itself writes"
+            "spelling and script of the model's own output"
         )
     return tuple(ids)
 
 
 def words_of_text(adapter: Adapter, text: str) -> list[str]:
-    """Return the words of a text that have a letter or digit, divided as those of an output."""
+    """Return the words of a text that have a letter or digit, split in the same way as an output."""
     if spaceless_script([text]):  # every token is a word
         pieces = adapter.pieces(torch.tensor(adapter.text_ids(text), dtype=torch.int64, device="cpu"))
     else:
@@ -283,7 +289,7 @@ def words_of_text(adapter: Adapter, text: str) -> list[str]:
 
 
 def _in_case_of(own: Sequence[str], others: Sequence[str]) -> list[str]:
-    """Return words in the case of an output, where their own tells nothing or the output has but one."""
+    """Return words in the case of the output if their own case, or that of the output, is uniform."""
     written, given = "".join(own), "".join(others)
     if written == written.lower():
         return [word.lower() for word in others]

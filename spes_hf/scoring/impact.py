@@ -1,4 +1,4 @@
-"""How far a perturbation moves the model's distribution: KL divergence, fall of probability, contrast (§4.2)."""
+"""How far a perturbation moves the model's distribution: KL divergence, drop of probability, contrast (§4.2)."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from torch import Tensor
 from spes_hf.errors import ConfigError
 from spes_hf.finite import allowed, check_logits, not_finite
 
-# Logits handled at once, so that nothing else of the size of all of them is made. On a CPU they stay in its
-# cache; an accelerator wants fewer, larger steps.
+# Number of logits processed at once, which avoids another tensor of the size of all logits. On a CPU they fit in the
+# cache; an accelerator needs fewer, larger steps.
 _BLOCK, _SHARE = 2**17, 16
 
-# The least log-probability: that of a token that is suppressed.
+# Lowest log-probability, used for suppressed tokens.
 _LEAST = -100.0
 
-# e to this power is far from the ends of float32.
+# e to this power is well within the range of float32.
 _SAFE = 40.0
 
 
 class Impact(ABC):
     """Measures the impact r of perturbations on the distribution of each explained token.
 
-    Logits of -inf are those of suppressed tokens, which have no part in it.
+    Logits of -inf belong to suppressed tokens, which are ignored.
 
     Args:
         reference_logits: (K, V), from the clean input.
         token_ids: (K,) explained tokens.
-        dtype: What the model computes in, for errors; None: the type of the logits.
+        dtype: The model's dtype, for error messages; None: the dtype of the logits.
 
     Raises:
-        NumericsError: If the logits are no distribution.
+        NumericsError: If the logits do not form a distribution.
     """
 
     def __init__(self, reference_logits: Tensor, token_ids: Tensor, dtype: torch.dtype | None = None):
@@ -47,8 +47,8 @@ class Impact(ABC):
         """Return the impacts, (B, K) float32, of the perturbations that led to these logits, (B, K, V).
 
         Raises:
-            NumericsError: If the logits are no distribution. An accelerator, which would have to wait for the answer,
-                is asked after 1, 2, 4, 8, … calls; what comes after the last is seen in the sums.
+            NumericsError: If the logits do not form a distribution. On an accelerator, where the check has to wait for
+                the device, it runs only after 1, 2, 4, 8, … calls; later errors show up in the sums.
         """
         impact = self.measure(logits)
         self.calls += 1
@@ -59,15 +59,15 @@ class Impact(ABC):
 
     @abstractmethod
     def measure(self, logits: Tensor) -> Tensor:
-        """Return the impacts, (B, K) float32; NaN where the logits, (B, K, V), are no distribution."""
+        """Return the impacts, (B, K) float32; NaN where the logits, (B, K, V), do not form a distribution."""
 
 
 class KLImpact(Impact):
     """KL(p ‖ q) in nats, as `functional.kl_divergence`, without a second tensor of the logits' size (§4.2).
 
     With W the clean and Z the perturbed logits, KL = Σ_v p_v (W_v − Z_v) + log Σ_v exp(Z_v − c) − log Σ_v exp(W_v − c)
-    for any c. The last term is worked out once, in float64. With c = log Σ_v exp(W_v) both logarithms are near 0 where
-    Z is near W: small divergences keep their digits, since nothing of the size of the logits cancels.
+    for any c. The last term is computed once, in float64. With c = log Σ_v exp(W_v), both logarithms are near 0 where
+    Z is near W, so small divergences keep their precision: no numbers as large as the logits cancel.
     """
 
     def __init__(self, reference_logits: Tensor, token_ids: Tensor, dtype: torch.dtype | None = None):
@@ -82,7 +82,7 @@ class KLImpact(Impact):
         """Return p, c and log Σ exp(W − c) of one token's clean logits, (V,)."""
         exact = logits.cpu().double()
         normaliser = exact.logsumexp(-1, keepdim=True).float()
-        # Rounded as the perturbed ones will be.
+        # Rounded in the same way as the perturbed logits will be.
         rest = (logits.cpu() - normaliser).double().exp().sum().log().float()
         return exact.softmax(-1).float().to(logits.device), normaliser.to(logits.device), rest.to(logits.device)
 
@@ -102,12 +102,12 @@ class KLImpact(Impact):
     def _divergence(self, logits: Tensor, tokens: slice) -> Tensor:
         """Return the first two terms for some rows and tokens, (b, k), of logits (b, k, V)."""
         c, top = self.normaliser[tokens], logits.detach().amax(-1, keepdim=True).float()
-        # In float32 from here on, once: the gradient q − p of near certain tokens is the difference of two numbers near
-        # each other, which autograd would round to the logits' type first, and add then.
+        # Convert to float32 once, here: for almost certain tokens, the gradient q − p is the difference of two close
+        # numbers, and autograd would otherwise round each to the logits' dtype before adding them.
         logits = allowed(logits.float(), top)
-        # A sum, not a dot product: BLAS adds the vocabulary up in one go and loses three digits.
+        # A sum, not a dot product: BLAS adds up the vocabulary in one run and loses three digits.
         moved = ((self.reference_logits[tokens] - logits) * self.p[tokens]).sum(-1)
-        c = torch.where((top - c).abs() < _SAFE, c, top)  # any c is right; not every one is finite
+        c = torch.where((top - c).abs() < _SAFE, c, top)  # any c is correct, but not every c keeps the sum finite
         return moved + (logits - c).exp().sum(-1).log() + (c - self.normaliser[tokens]).squeeze(-1)
 
 
@@ -128,18 +128,19 @@ class ProbabilityImpact(Impact):
         return torch.stack(found, dim=1)
 
     def _of(self, chosen: Tensor, normaliser: Tensor) -> Tensor:
-        """Return what is compared, from the token's logits and log Σ exp of all."""
+        """Return the value to compare, from the token's logits and log Σ exp of all logits."""
         return (chosen - normaliser).exp()
 
     def measure(self, logits: Tensor) -> Tensor:
-        """Return the falls in probability, (B, K) float32."""
+        """Return the drops in probability, (B, K) float32."""
         return self.reference_probability - self._probability(logits)
 
 
 class LogProbabilityImpact(ProbabilityImpact):
-    """log p(y_k) − log q(y_k), the fall of the token's log-probability, in nats. Not from the paper.
+    """log p(y_k) − log q(y_k), the drop of the token's log-probability, in nats. Not from the paper.
 
-    It depends on the token, also on one that the model would not write: what made it likelier counts for it.
+    Unlike KL, it depends on the token, even one that the model would not write: input that makes it likelier counts in
+    its favour.
     """
 
     def _of(self, chosen: Tensor, normaliser: Tensor) -> Tensor:
@@ -147,7 +148,7 @@ class LogProbabilityImpact(ProbabilityImpact):
 
 
 class ContrastiveImpact(Impact):
-    """Fall of log p(y_k) − log p(foil), the foil being the likeliest other token of the clean run, in nats."""
+    """Drop of log p(y_k) − log p(foil), in nats; the foil is the likeliest other token in the clean run."""
 
     def __init__(self, reference_logits: Tensor, token_ids: Tensor, dtype: torch.dtype | None = None):
         super().__init__(reference_logits, token_ids, dtype)
@@ -158,14 +159,14 @@ class ContrastiveImpact(Impact):
     def _margin(self, logits: Tensor) -> Tensor:
         target = logits.gather(-1, self.token_ids.expand(logits.shape[:-1])[..., None])
         foil = logits.gather(-1, self.foil_ids.expand(logits.shape[:-1])[..., None])
-        # What is suppressed has a margin all the same; what is no distribution has none.
+        # Suppressed tokens still have a margin; logits that do not form a distribution have none.
         top = logits.detach().amax(-1, keepdim=True)
         target, foil = allowed(torch.cat([target, top], dim=-1)), allowed(torch.cat([foil, top], dim=-1))
         margin = target[..., 0].float() - foil[..., 0].float()
         return torch.where(top.squeeze(-1).isfinite(), margin, torch.nan)
 
     def measure(self, logits: Tensor) -> Tensor:
-        """Return the falls of the margin, (B, K) float32."""
+        """Return the drops of the margin, (B, K) float32."""
         return self.reference_margin - self._margin(logits)
 
 
@@ -178,11 +179,11 @@ IMPACTS: dict[str, type[Impact]] = {
 
 
 def make_impact(name: str, reference_logits: Tensor, token_ids: Tensor, dtype: torch.dtype | None = None) -> Impact:
-    """Return the impact measure of that name.
+    """Return the impact measure with this name.
 
     Raises:
-        ConfigError: If there is none.
-        NumericsError: If the logits are no distribution.
+        ConfigError: If there is no such measure.
+        NumericsError: If the logits do not form a distribution.
     """
     if name not in IMPACTS:
         raise ConfigError(f"impact is {name!r}; allowed: {', '.join(IMPACTS)}")

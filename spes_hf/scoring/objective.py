@@ -1,4 +1,4 @@
-"""What is explained: every token that a model wrote, or what it wrote against what it might have written."""
+"""What is explained: every token that a model wrote, or its words compared with a foil."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from spes_hf.scoring.impact import Impact, make_impact
 
 
 class Objective(ABC):
-    """Runs the model on perturbed input and says how far each of R rows of the explanation moves.
+    """Runs the model on perturbed input and returns the impact on each of R rows of the explanation.
 
     Attributes:
         signed: Whether a negative impact counts against the row, so that maps need a zero.
-        passes: Passes that it takes besides those under masks: the clean one, those without sound and text, and that
-            without the instruction, where there is one.
+        passes: Passes in addition to those under masks: clean, without sound, without text, and without the instruction
+            if there is one.
     """
 
     signed: bool = False
@@ -43,12 +43,12 @@ class Objective(ABC):
     @property
     @abstractmethod
     def tokens(self) -> Sequence[Sequence[int]]:
-        """For every row, the indices of the tokens of the output that it is about."""
+        """For every row, the indices of the output tokens that it is about."""
 
     @property
     @abstractmethod
     def logits_shape(self) -> tuple[int, int]:
-        """How many logits one copy has: by token, and by the vocabulary."""
+        """Shape of the logits of one copy: tokens and vocabulary size."""
 
     @abstractmethod
     def __call__(
@@ -64,28 +64,28 @@ class Objective(ABC):
         Args:
             features: (B, T, C) spectrograms.
             token_keep: (B, J) which decoder inputs to keep.
-            states: (B, S, D) the encoder's output, without features.
-            every: Whether to return the impacts on all tokens of the output, explained or not.
-            encoded: Gets the encoder's output for the features, (B, S, D), without a graph, and returns what the
-                decoder reads instead.
+            states: (B, S, D) the encoder's output, instead of features.
+            every: Whether to return the impacts on all output tokens, explained or not.
+            encoded: Receives the encoder's output for the features, (B, S, D), without a graph, and returns the states
+                that the decoder reads instead.
         """
 
     @abstractmethod
     def evidence(self, fill: Any) -> Evidence:
-        """Return what all of the sound, and all of the written text, said of each row."""
+        """Return the evidence from the whole sound, and from the whole written text, for each row."""
 
 
 class TokenObjective(Objective):
     """How far the distribution of every explained token moves (§4.2).
 
     Args:
-        adapter: Of the model.
-        utterance: What it hears.
-        target: What it wrote.
+        adapter: The model's adapter.
+        utterance: The model's input.
+        target: The model's output.
         impact: A name in `spes_hf.scoring.impact.IMPACTS`.
-        dtype: What the model computes in, for errors.
+        dtype: The model's dtype, for error messages.
         rows: Indices of the tokens to explain; None: all.
-        states: (1, S, D) the encoder's output, where generating left it; None: it is worked out.
+        states: (1, S, D) the encoder's output if generation kept it; None: computed here.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class TokenObjective(Objective):
         self.adapter, self.utterance, self.target = adapter, utterance, target
         self.passes += bool(target.instruction)
         self.rows: slice | Tensor | None = None
-        if rows is not None:  # in a row, as a rule: then a view, and no copy of most logits in every pass
+        if rows is not None:  # usually contiguous: then use a view, which saves copying most logits in every pass
             first, stop = min(rows), max(rows) + 1
             whole = len(rows) == stop - first
             self.rows = slice(first, stop) if whole else torch.tensor(list(rows), dtype=torch.int64, device="cpu")
@@ -114,7 +114,7 @@ class TokenObjective(Objective):
         self.impact = make_impact(impact, self._chosen(self.reference), ids, dtype)
 
     def _chosen(self, values: Tensor, axis: int = 0) -> Tensor:
-        """Return those of the values, one for each token along an axis, whose tokens are explained."""
+        """Return the values of the explained tokens, from values with one entry per token along an axis."""
         if self.rows is None:
             return values
         rows = self.rows if isinstance(self.rows, slice) else self.rows.to(values.device)
@@ -133,7 +133,7 @@ class TokenObjective(Objective):
 
     @property
     def logits_shape(self) -> tuple[int, int]:
-        """How many tokens the model wrote, explained or not, and V."""
+        """Number of tokens that the model wrote, explained or not, and V."""
         return (self.reference.shape[0], self.reference.shape[1])
 
     def __call__(
@@ -146,7 +146,7 @@ class TokenObjective(Objective):
     ) -> Tensor:
         """Return the impacts on the K tokens, (B, K)."""
         if features is not None and encoded is not None:
-            with torch.no_grad():  # what the decoder reads is cut off anyway
+            with torch.no_grad():  # the decoder's input is detached from the graph anyway
                 states = self.adapter.encoder_states(self.adapter.model_inputs(self.utterance, features))
             states, features = encoded(states), None
         known = (self.states, self.cross) if states is None else (states, None)
@@ -155,13 +155,13 @@ class TokenObjective(Objective):
 
     @cached_property
     def _every(self) -> Impact:
-        """What measures the impacts on all tokens of the output."""
+        """The measure of the impacts on all output tokens."""
         if self.rows is None:
             return self.impact
         return make_impact(self._name, self.reference, self.target.token_ids.to(self.adapter.device), self._dtype)
 
     def evidence(self, fill: Any) -> Evidence:
-        """Return what sound and text said of each token."""
+        """Return the evidence from sound and text for each token."""
         found = measure_evidence(
             self.adapter, self.utterance, self.target, self.reference, fill, self.states, self.cross
         )
@@ -173,17 +173,17 @@ class TokenObjective(Objective):
 
 
 class ContrastObjective(Objective):
-    """How far the model moves from what it wrote towards a foil (Conti et al., 2025).
+    """How far the model moves from its own words towards a foil (Conti et al., 2025).
 
     Args:
-        adapter: Of the model.
-        utterance: What it hears.
-        target: What it wrote.
+        adapter: The model's adapter.
+        utterance: The model's input.
+        target: The model's output.
         contrasts: C contrasts.
         impact: A name in `spes_hf.scoring.contrast.CONTRASTS`.
         word_probability: A name in `spes_hf.scoring.contrast.WORD_PROBABILITIES`.
-        dtype: What the model computes in, for errors.
-        states: (1, S, D) the encoder's output, where generating left it; None: it is worked out.
+        dtype: The model's dtype, for error messages.
+        states: (1, S, D) the encoder's output if generation kept it; None: computed here.
 
     Raises:
         NumericsError: If the model finds target or foil impossible, or its logits are NaN.
@@ -221,13 +221,13 @@ class ContrastObjective(Objective):
 
     @property
     def tokens(self) -> Sequence[Sequence[int]]:
-        """The target's own tokens; where it has none, the token that the model wrote in its place."""
-        last = len(self.target.token_ids) - 1  # a foil may go on where a limit cut the output
+        """The target's own tokens; if it has none, the token that the model wrote in that place."""
+        last = len(self.target.token_ids) - 1  # a foil may continue where a limit cut the output
         return [contrast.tokens or (min(contrast.start, last),) for contrast in self.contrasts]
 
     @property
     def logits_shape(self) -> tuple[int, int]:
-        """Tokens of all targets and foils, and of the vocabulary."""
+        """Tokens of all targets and foils, and vocabulary size."""
         return self.reader.logits_shape
 
     def __call__(
@@ -238,10 +238,10 @@ class ContrastObjective(Objective):
         every: bool = False,
         encoded: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """Return the falls of the score, (B, C).
+        """Return the drops of the score, (B, C).
 
         Raises:
-            NumericsError: If the logits are no distribution.
+            NumericsError: If the logits do not form a distribution.
         """
         impact = self.clean - self.reader.odds(features, token_keep, states).score(self.impact)
         if impact.device.type == "cpu" and not bool(impact.detach().isfinite().all()):
@@ -261,7 +261,7 @@ class ContrastObjective(Objective):
             return self.reader.odds(features, token_keep).bits
 
     def evidence(self, fill: Any) -> Evidence:
-        """Return the probabilities of the targets, and how many bits of their log-odds came from what."""
+        """Return the probabilities of the targets, and the bits of their log-odds that sound and text contributed."""
         features, device = self.utterance.features, self.adapter.device
         silence = fill_values(fill, features).expand_as(features)[None].to(device)
         own, instruction = self.odds.bits[0], None

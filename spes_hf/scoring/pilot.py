@@ -1,4 +1,4 @@
-"""How large the gradients of tokens are, from a few passes of the decoder: tokens that share a pass must not drown."""
+"""Sizes of tokens' gradients from a few decoder passes, so that no token drowns another in a shared pass."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from spes_hf.masking.perturbations import Masks
 from spes_hf.runtime.ranks import SumsOf
 from spes_hf.scoring.scores import UnitScores
 
-# Masks that are looked at: two antithetic pairs.
+# Number of masks: two antithetic pairs.
 MASKS = 4
 
-# Impacts (nats) below this count as none.
+# Impacts (nats) below this count as zero.
 LEAST = 1e-9
 
 
 class Pilot:
-    """Measures ‖∂r_k/∂h‖ for the encoder's output h, by backward passes of the decoder alone, under a few masks.
+    """Measures ‖∂r_k/∂h‖ for the encoder's output h with backward passes of the decoder alone, under a few masks.
 
-    The KL divergence is quadratic near its minimum, so its gradient goes with the root of it: the norm over √r is what
-    is kept, as the geometric mean over masks, and the root of the impact under a mask then tells the size there. Of
-    other impacts the norm itself is kept, as the root mean square. Masks without a gradient tell nothing.
+    The KL divergence is quadratic near its minimum, so its gradient is proportional to √r. For it, the estimate keeps
+    the geometric mean over masks of norm/√r, and multiplies it by the √r of a mask to get the size there. For other
+    impacts, it keeps the root mean square of the norm. Masks without a gradient are ignored.
 
     Args:
         tokens: K.
-        quadratic: Whether the impact is.
+        quadratic: Whether the impact is quadratic near its minimum, like KL.
     """
 
     differentiates = True
@@ -39,7 +39,7 @@ class Pilot:
         self.sum, self.count = (torch.zeros(tokens, dtype=torch.float32, device="cpu") for _ in range(2))
 
     def backward_passes(self, level: int, rows: range) -> int:
-        """Return 0: none goes through the encoder."""
+        """Return 0: no backward pass goes through the encoder."""
         return 0
 
     def parts(self, level: int, rows: range) -> list[range]:
@@ -47,7 +47,7 @@ class Pilot:
         return [range(row, row + 1) for row in rows]
 
     def update(self, masks: Masks, impact_of: Callable[..., Tensor]) -> None:
-        """Run the model under a mask, its decoder backwards too, and add what it shows."""
+        """Run the model under a mask, run its decoder backwards, and add the gradient norms."""
         leaves: list[Tensor] = []
 
         def cut(states: Tensor) -> Tensor:
@@ -56,25 +56,25 @@ class Pilot:
 
         with torch.inference_mode(False), torch.enable_grad():
             impact = impact_of(replace(masks, keep=masks.keep.clone()), encoded=cut)
-            # In units that do not underflow in half precision.
+            # Scaled so that nothing underflows in half precision.
             scaled = impact / self._scale(impact.detach())
             norms = [_norm(scaled[:, k].sum(), leaves[-1], k == impact.shape[1] - 1) for k in range(impact.shape[1])]
         size = torch.tensor(norms, dtype=torch.float32, device="cpu")
         seen = size.isfinite() & (size > 0)
-        # In place, and only now: what runs out of memory has left nothing behind.
+        # In place, and only now, so that a pass that runs out of memory leaves nothing behind.
         self.sum += torch.where(seen, size.log() if self.quadratic else size.square(), 0.0)
         self.count += seen
 
     def replace_sums(self, by: SumsOf) -> None:
-        """Replace the sums over masks by what a function makes of them."""
+        """Replace the sums over masks with the result of a function of them."""
         self.sum, self.count = by([self.sum, self.count])
 
     def sizes(self, impact: Tensor) -> Tensor:
-        """Return about how large the gradients are, (B, K), where the impacts are these."""
+        """Return the approximate sizes of the gradients, (B, K), for these impacts."""
         mean = self.sum / self.count.clamp_min(1)
         typical = mean.exp() if self.quadratic else mean.sqrt()
         known = self.count > 0
-        # What no mask shows is taken for large, so that it drowns nothing.
+        # Tokens that no mask measured are assumed to be large, so that they drown nothing.
         largest = typical[known].max() if known.any() else torch.ones((), dtype=torch.float32, device="cpu")
         return torch.where(known, typical, largest).to(impact.device) * self._scale(impact)
 
@@ -82,16 +82,16 @@ class Pilot:
         return (impact.float().abs() + LEAST).sqrt() if self.quadratic else torch.ones_like(impact, dtype=torch.float32)
 
     def scores(self) -> UnitScores:
-        """Return no scores: it draws no map."""
+        """Return empty scores: the pilot draws no map."""
         return UnitScores((), None, torch.zeros(0, dtype=torch.float32, device="cpu"))
 
     def half(self, index: int) -> UnitScores:
-        """Return no scores."""
+        """Return empty scores."""
         return self.scores()
 
 
 def _norm(value: Tensor, leaf: Tensor, last: bool) -> float:
-    """Return the norm of a gradient; the graph is kept but for the last."""
+    """Return the norm of a gradient; keeps the graph unless this is the last one."""
     gradient = None
     if value.requires_grad:
         (gradient,) = torch.autograd.grad(value, leaf, retain_graph=not last, allow_unused=True)

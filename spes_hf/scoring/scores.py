@@ -1,4 +1,4 @@
-"""What an estimator ends in: a score for every unit."""
+"""The result of an estimator: a score for every unit."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class UnitScores:
-    """Saliency by unit.
+    """Saliency per unit.
 
     Attributes:
-        values: Per level (K, F). Without weights, the scores; with them, sums that the weights divide, so that levels
-            can be pooled: Σ_i r_i (1 − M_i).
-        weights: Per level (F,), Σ_i (1 − M_i); None where values are scores.
+        values: Per level (K, F). Without weights, the scores; with weights, sums Σ_i r_i (1 − M_i) to be divided by the
+            weights, so that levels can be pooled.
+        weights: Per level (F,), Σ_i (1 − M_i); None if values are scores.
         mean_impact: (K,) impact of the average mask.
-        sentence: (T·C,) scores of the features for the sentence, where they are estimated on their own; else None.
+        sentence: (T·C,) scores of the features for the sentence, if they are estimated separately; else None.
     """
 
     values: tuple[Tensor, ...]

@@ -1,4 +1,4 @@
-"""Tokens that share a backward pass: signs tell their gradients apart, and attention shares out what signs leave."""
+"""Tokens that share a backward pass: random signs separate their gradients, and attention divides the remainder."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool1d, pad
 
-# Attention is smoothed over this many seconds before it shares out a gradient.
+# Attention is smoothed over this many seconds before it divides a gradient.
 SMOOTHING_S = 0.25
 
-# What every token of a group gets everywhere, of the largest attention: evidence may lie where it does not attend.
+# Minimum share of every token everywhere, relative to its largest attention: a token may have evidence where it does
+# not attend.
 FLOOR = 0.05
 
 
 @dataclass(frozen=True, eq=False)
 class Sharing:
-    """Which tokens share a backward pass, and how the pass is taken apart again.
+    """Which tokens share a backward pass, and how their gradients are separated again.
 
     One backward pass of Σ_k s_k w_k r_k gives the sum of the gradients of all tokens k of a group, times sign and
-    weight. Signs differ from mask to mask, and those of two tokens of a group are orthogonal over all masks. So s_k
-    times the gradients, averaged over masks, has token k's own in full, while what the others add has the mean 0,
-    whatever their gradients are like: only how much they vary between masks is left, as noise. Of that, and of the
-    token's own evidence, each feature gets the token's share of the group's attention at that time.
+    weight. Signs differ from mask to mask, and those of two tokens of a group are orthogonal over all masks. Averaged
+    over masks, s_k times the gradient thus contains token k's own gradient in full, while the contribution of the other
+    tokens has mean 0: only their variation between masks remains, as noise. The result is then multiplied, at each
+    frame, by the token's share of the group's attention.
 
     Attributes:
-        groups: Indices of the tokens that share a pass, for every pass; every token of the output once.
-        codes: (L, L) ±1, a row for every token of a group, a column for every block of masks, in turn.
-        shares: (K, T) of every token in its group at every frame; over a group they add up to 1. None for tokens that
-            have passes of their own.
+        groups: For every pass, the indices of the tokens that share it; every output token occurs once.
+        codes: (L, L) ±1, one row per token of a group; blocks of masks use the columns in turn.
+        shares: (K, T) attention share of every token in its group at every frame, summing to 1 over a group. None if
+            every token has its own pass.
     """
 
     groups: tuple[tuple[int, ...], ...]
@@ -40,22 +41,22 @@ class Sharing:
 
     @classmethod
     def alone(cls, tokens: int) -> Sharing:
-        """Return passes of their own for all tokens: nothing is shared, and nothing approximated."""
+        """Return a sharing in which every token has its own pass: exact, nothing is shared."""
         return cls(tuple((k,) for k in range(tokens)), torch.ones(1, 1, dtype=torch.float32, device="cpu"))
 
     @classmethod
     def of(cls, tokens: int, passes: int, blocks: int, attention: Callable[[], Tensor], frame_s: float) -> Sharing:
-        """Return a sharing of the passes under each mask.
+        """Return how tokens share the passes under each mask.
 
-        Neighbours go to different groups, so that the words of a group lie far apart. No group has more tokens than
-        there are codes: if need be, there are more passes.
+        Neighbouring tokens go to different groups, so that the words of a group lie far apart. No group has more tokens
+        than there are codes; if necessary, more passes are used.
 
         Args:
             tokens: K.
             passes: Backward passes under each mask.
-            blocks: Number of blocks of masks whose signs may differ.
-            attention: Returns the cross-attention of every token over frames, (K, T); asked where tokens share.
-            frame_s: Distance of two frames in seconds.
+            blocks: Number of blocks of masks; signs may differ between blocks.
+            attention: Returns the cross-attention of every token over frames, (K, T); called only if tokens share.
+            frame_s: Time between two frames, in seconds.
         """
         codes = orthogonal_codes(blocks)
         count = max(passes, -(-tokens // len(codes)))
@@ -70,12 +71,12 @@ class Sharing:
 
     @property
     def is_shared(self) -> bool:
-        """Whether any pass has more than one token."""
+        """Whether any pass is shared by several tokens."""
         return self.shares is not None
 
     @cached_property
     def places(self) -> dict[int, tuple[int, int]]:
-        """For every token its group and its place in it."""
+        """For every token, its group and its place in the group."""
         return {k: (g, place) for g, group in enumerate(self.groups) for place, k in enumerate(group)}
 
     def signs(self, blocks: Tensor, size: int) -> Tensor:
@@ -84,9 +85,9 @@ class Sharing:
 
 
 def orthogonal_codes(blocks: int) -> Tensor:
-    """Return a Hadamard matrix, (L, L) of ±1, of the largest order L = 2^n or 12 · 2^n that divides a number.
+    """Return a Hadamard matrix, (L, L) of ±1, with the largest order L = 2^n or 12 · 2^n that divides ``blocks``.
 
-    By Sylvester's doubling, from Paley's matrix of order 12 where it fits.
+    Uses Sylvester's doubling, starting from Paley's matrix of order 12 if possible.
     """
     order = blocks & -blocks
     start = torch.ones(1, 1, dtype=torch.float32, device="cpu")
@@ -99,7 +100,7 @@ def orthogonal_codes(blocks: int) -> Tensor:
 
 
 def _paley() -> Tensor:
-    """Return the Hadamard matrix of order 12: I + S, where S has the quadratic residues modulo 11."""
+    """Return the Hadamard matrix of order 12: I + S, where S is built from the quadratic residues modulo 11."""
     matrix = torch.eye(12, dtype=torch.float32, device="cpu")
     matrix[0, 1:], matrix[1:, 0] = 1, -1
     squares = {i * i % 11 for i in range(1, 11)}
@@ -111,7 +112,7 @@ def _paley() -> Tensor:
 
 
 def _smoothed(attention: Tensor, frame_s: float) -> Tensor:
-    """Return attention over frames, (K, T), as running means in units of its largest value, with a floor."""
+    """Return attention over frames, (K, T), as running means divided by their largest value, plus a floor."""
     width = 2 * max(0, round(SMOOTHING_S / frame_s / 2)) + 1
     padded = pad(attention.float()[:, None], (width // 2, width // 2), mode="replicate")
     smooth = avg_pool1d(padded, width, stride=1)[:, 0]

@@ -178,7 +178,7 @@ def test_a_single_position_takes_all_frames():
 
 
 def test_a_family_that_does_not_say_where_positions_lie_is_refused(case):
-    with pytest.raises(UnsupportedModelError, match="write its method encoder_positions"):
+    with pytest.raises(UnsupportedModelError, match="add the method encoder_positions"):
         super(Adapter, case.adapter).encoder_positions(case.utterance)
 
 

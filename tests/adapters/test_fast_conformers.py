@@ -96,7 +96,7 @@ def test_start_token_that_the_prompt_lacks_comes_first(fast):
 
 def test_a_language_that_the_vocabulary_lacks_is_refused(fast):
     """The processors take "fr", which would become an unknown token or a row of letters."""
-    with pytest.raises(ConfigError, match="language is 'fr', which this checkpoint does not have; name one of: de, en"):
+    with pytest.raises(ConfigError, match="language is 'fr', which this checkpoint does not have; allowed: de, en"):
         explain(fast.model, fast.processor, fast.audio, language="fr")
     with pytest.raises(ConfigError, match="language is 3, which this checkpoint does not have"):
         prefix(fast, language=3)
@@ -323,5 +323,9 @@ def test_a_model_of_the_checkpoint_s_own_code_is_refused(fast):
     """What ``trust_remote_code=True`` loads has the names of transformers' classes, and is other code."""
     remote = type(type(fast.model).__name__, (torch.nn.Module,), {"__module__": "transformers_modules.repo.modeling"})()
     remote.config = fast.model.config
-    with pytest.raises(UnsupportedModelError, match="of the checkpoint's own code; load it without trust_remote_code"):
+    with pytest.raises(
+        UnsupportedModelError,
+        match="from the checkpoint's own code, which is not supported; load model and processor without "
+        "trust_remote_code",
+    ):
         get_adapter(remote, fast.processor)

@@ -157,14 +157,17 @@ CALLS = {
         ("other pipeline", 'model is a TextGenerationPipeline.*pipeline("automatic-speech-recognition", model=name)'),
         (
             "feature extractor",
-            "processor is a WhisperFeatureExtractor, a feature extractor alone.*AutoProcessor",
+            "processor is a WhisperFeatureExtractor, only a feature extractor.*AutoProcessor",
         ),
-        ("tokenizer", "processor is a WhisperTokenizer.*a tokenizer alone.*AutoProcessor.from_pretrained('me/mine')"),
+        ("tokenizer", "processor is a WhisperTokenizer.*only a tokenizer.*AutoProcessor.from_pretrained('me/mine')"),
         (
             "processor's name",
             "processor is 'openai/whisper-tiny'.*AutoProcessor.from_pretrained('openai/whis",
         ),
-        ("no processor", "processor is None, which only a pipeline.*AutoProcessor.from_pretrained('me/mine')"),
+        (
+            "no processor",
+            "processor is None, which is allowed only with a pipeline.*AutoProcessor.from_pretrained('me/mine')",
+        ),
         ("processor class", "processor is the class WhisperProcessor.*AutoProcessor.from_pretrained('me/mine')"),
         ("pipeline as processor", "processor is a AutomaticSpeechRecognitionPipeline.*explain(pipe, audio=audio)"),
     ],

@@ -54,7 +54,7 @@ def test_a_prompt_of_then_has_no_instruction_by_the_template_of_now(cases):
 def test_qwen2_audio_reads_thirty_seconds(cases):
     case = cases("qwen2_audio")
     long = np.random.default_rng(0).standard_normal(33_000).astype(np.float32)
-    with pytest.raises(AudioError, match='reads windows of 2 s; pass segment="pauses"'):
+    with pytest.raises(AudioError, match='reads at most 2 s; pass segment="pauses"'):
         case.adapter.encode(load_audio(long, 16_000, 16_000))
 
 
@@ -82,7 +82,7 @@ def test_a_chat_template_that_fails_is_refused_but_a_stored_prompt_needs_none(ca
     processor = copy.deepcopy(processor)
     processor.chat_template = "{{ raise_exception('only for chats') }}{{ content }}"
     adapter = type(case.adapter)(case.model, processor)
-    with pytest.raises(ConfigError, match="makes no prompt: only for chats; load the processor of the checkpoint"):
+    with pytest.raises(ConfigError, match="cannot make a prompt: only for chats; load the processor of the checkpoint"):
         adapter.check_options(case.options)
     again = adapter.as_before(case.options, stored.prefix_ids.tolist(), stored.audio_at)
     adapter.check_options(again)
@@ -120,7 +120,7 @@ def test_a_processor_that_makes_no_prompt_is_not_the_option_s_fault(cases, name,
     processor.chat_template = processor.tokenizer.chat_template = None
     adapter = get_adapter(case.model, processor)
     with pytest.raises(
-        ConfigError, match="^[A-Za-z0-9]*Processor makes no prompt: .*chat.template.*; load the processor"
+        ConfigError, match="^[A-Za-z0-9]*Processor cannot make a prompt: .*chat.template.*; load the processor"
     ):
         adapter.options_of(**case.family.options, **options)
 
@@ -237,7 +237,9 @@ def test_a_model_of_an_older_transformers_is_refused(cases):
     model, processor = cases("qwen2_audio").copy()
     model.model.heard = model.model.language_model
     del model.model.language_model
-    with pytest.raises(UnsupportedModelError, match="is built otherwise in transformers .*; install 5.10 or later"):
+    with pytest.raises(
+        UnsupportedModelError, match="has an unsupported structure in transformers .*; install 5.10 or newer"
+    ):
         get_adapter(model, processor)
 
 

@@ -16,7 +16,10 @@ from spes_hf.adapters import get_adapter, probe
 from spes_hf.runtime.identity import model_identity
 from spes_hf.runtime.wrapping import as_it_is
 
-REFUSED = "weights of the model are quantised or made in inference mode.*estimator=.perturbation"
+REFUSED = (
+    "no gradients flow through the model, since some weights are quantised or were created in inference mode"
+    ".*estimator=.perturbation"
+)
 
 
 def quantised(model, make):

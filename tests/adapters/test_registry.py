@@ -50,7 +50,7 @@ def test_bad_names_are_refused(table, name):
 
 @pytest.mark.parametrize("what", [object, object(), lambda model, processor: None, dict])
 def test_what_is_no_adapter_is_refused(table, what):
-    with pytest.raises(ValueError, match="no subclass of"):
+    with pytest.raises(ValueError, match="is not an adapter; pass a subclass of"):
         register_adapter("mine")(what)
     assert "mine" not in list_adapters()
 
@@ -99,13 +99,13 @@ def test_what_is_no_model_is_refused(model):
 @pytest.mark.parametrize(
     ("name", "config", "reason"),
     [
-        ("MoonshineForConditionalGeneration", "MoonshineConfig", "it reads samples"),
+        ("MoonshineForConditionalGeneration", "MoonshineConfig", "its input is raw samples"),
         ("KyutaiSpeechToTextForConditionalGeneration", "KyutaiSpeechToTextConfig", "codes of a neural codec"),
         ("ParakeetForCTC", "ParakeetCTCConfig", "aligns tokens with frames"),
         ("ParakeetForTDT", "ParakeetTDTConfig", "aligns tokens with frames"),
         ("ParakeetForRNNT", "ParakeetRNNTConfig", "aligns tokens with frames"),
         ("Wav2Vec2ForCTC", "Wav2Vec2Config", "aligns tokens with frames"),
-        ("Qwen2_5OmniTalkerForConditionalGeneration", "Qwen2_5OmniTalkerConfig", "speaks as well as it writes"),
+        ("Qwen2_5OmniTalkerForConditionalGeneration", "Qwen2_5OmniTalkerConfig", "it also generates speech"),
     ],
 )
 def test_kinds_that_cannot_be_explained_say_why(name, config, reason):
@@ -122,7 +122,7 @@ def test_kinds_that_cannot_be_explained_say_why(name, config, reason):
 def test_a_model_that_speaks_says_why():
     config = SimpleNamespace(model_type="qwen2_5_omni", talker_config=object())
     model = SimpleNamespace(config=config)
-    assert "speaks as well as it writes" in why_unknown(model) and why_unknown(3) == "has no adapter"
+    assert "it also generates speech" in why_unknown(model) and why_unknown(3) == "has no adapter"
 
 
 # Families that an older transformers does not have --------------------------------------------------------------------

@@ -259,7 +259,9 @@ def test_model_in_pieces_without_hooks_is_refused(cases, two, name):
         for key, weight in module._parameters.items():
             if weight is not None:
                 module._parameters[key] = nn.Parameter(torch.zeros(weight.shape, device="cpu").to(two[1]))
-    with pytest.raises(UnsupportedModelError, match=r"lies on cpu and pretended:1, and nothing moves.*device_map"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"is spread over cpu and pretended:1, but nothing moves.*device_map"
+    ):
         get_adapter(model, case.processor)
     model.register_forward_pre_hook(lambda *inputs: None)  # of the user's, who may know what it moves
     assert get_adapter(model, case.processor).model is model

@@ -304,7 +304,7 @@ def _seamless_family(version: str, full: bool) -> Family:
         options={"tgt_lang": "spa"},
         plain={"tgt_lang": "spa", **({"generate_speech": False} if full else {})},
         wrong=(
-            ({}, "missing; name one of: deu, eng, spa"),
+            ({}, "missing; allowed: deu, eng, spa"),
             ({"tgt_lang": "fra"}, "'fra'.*deu, eng, spa"),
             ({"tgt_lang": "spa", "language": "en"}, "language is 'en'.*takes tgt_lang"),
         ),
@@ -314,7 +314,7 @@ def _seamless_family(version: str, full: bool) -> Family:
 
 def _speech_to_text_family(languages: bool) -> Family:
     known = "de, es, fr, it, nl, pt, ro, ru"
-    some = ({"tgt_lang": "de"}, "writes one language")
+    some = ({"tgt_lang": "de"}, "writes only one language")
     return Family(
         build=speech_to_text(languages),
         set_value=set_speech_to_text,

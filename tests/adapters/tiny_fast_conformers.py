@@ -148,7 +148,7 @@ FAST_CONFORMERS: dict[str, Family] = {
         options={"language": "de", "tgt_lang": "en"},
         plain=_canary_prompt,
         wrong=(
-            ({"language": "fr"}, "language is 'fr', which this checkpoint does not have; name one of: de, en, es"),
+            ({"language": "fr"}, "language is 'fr', which this checkpoint does not have; allowed: de, en, es"),
             ({"tgt_lang": "Klingon"}, "tgt_lang is 'Klingon'.*de, en, es"),
             ({"task": "translate"}, "task is 'translate'.*takes language, tgt_lang"),
         ),
@@ -163,8 +163,8 @@ FAST_CONFORMERS: dict[str, Family] = {
         options={"language": "de"},
         plain=_cohere_prompt,
         wrong=(
-            ({}, "language is missing; name one of: de, en, es"),
-            ({"language": "fr"}, "language is 'fr', which this checkpoint does not have; name one of: de, en, es"),
+            ({}, "language is missing; allowed: de, en, es"),
+            ({"language": "fr"}, "language is 'fr', which this checkpoint does not have; allowed: de, en, es"),
             ({"language": "de", "tgt_lang": "en"}, "tgt_lang is 'en'.*takes language"),
         ),
         prefix=("▁", "<|startofcontext|>", "<|startoftranscript|>", "<|emo:undefined|>", "<|de|>", "<|de|>", *_REST),

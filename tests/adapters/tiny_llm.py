@@ -254,7 +254,7 @@ LLMS: dict[str, LLM] = {
         slack_s=0.1,
         wrong=(
             ({"tgt_lang": "de"}, "tgt_lang is 'de'.*takes prompt"),
-            ({"prompt": "<|audio|>"}, r"prompt holds <\|audio\|>"),
+            ({"prompt": "<|audio|>"}, r"prompt contains <\|audio\|>"),
         ),
     ),
     "qwen2_audio": LLM(
@@ -271,8 +271,8 @@ LLMS: dict[str, LLM] = {
         chunk=200,
         wrong=(
             ({"language": "de"}, "language is 'de'.*takes prompt"),
-            ({"prompt": " "}, "prompt is ' '.*words of an instruction"),
-            ({"prompt": "What? <|AUDIO|>"}, "prompt holds <|AUDIO|>".replace("|", r"\|")),
+            ({"prompt": " "}, "prompt is ' '.*pass a non-empty instruction"),
+            ({"prompt": "What? <|AUDIO|>"}, "prompt contains <|AUDIO|>".replace("|", r"\|")),
         ),
     ),
     "qwen3_asr": LLM(
@@ -291,7 +291,7 @@ LLMS: dict[str, LLM] = {
         wrong=(
             ({"task": "translate"}, "task is 'translate'.*takes language, prompt"),
             ({"language": "xx"}, "language is 'xx', which the processor refuses"),
-            ({"prompt": ""}, "prompt is ''.*words of an instruction"),
+            ({"prompt": ""}, "prompt is ''.*pass a non-empty instruction"),
         ),
     ),
     "voxtral": LLM(
@@ -311,7 +311,7 @@ LLMS: dict[str, LLM] = {
             ({"task": "translate"}, "task is 'translate'.*takes language, prompt"),
             ({"language": "english"}, "language is 'english', which the processor refuses"),
             ({"language": "de", "prompt": "Who speaks?"}, "leave one of the two out"),
-            ({"prompt": "[AUDIO]"}, r"prompt holds \[AUDIO\]"),
+            ({"prompt": "[AUDIO]"}, r"prompt contains \[AUDIO\]"),
         ),
     ),
 }

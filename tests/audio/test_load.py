@@ -232,7 +232,7 @@ def test_the_source_names_the_file_and_not_its_folder(wav):
         (["a", "b"], "dtype"),
         ([[0.0, 1.0], [0.0]], "not a plain array"),
         (torch.zeros(4, dtype=torch.bool), "dtype bool"),
-        (np.zeros((3, 3)), "which axis"),
+        (np.zeros((3, 3)), "channel axis is ambiguous"),
         (np.zeros((2, 3, 4)), r"shape \(2, 3, 4\)"),
         (np.zeros((80, 300)), "spectrogram"),
         (np.float32(0.5), r"type float32"),
@@ -306,7 +306,7 @@ def test_contradicting_rates_are_refused(form, wav):
         "decoder": Decoder(torch.from_numpy(tone())[None]),
         "waveform": Waveform(tone(), RATE, "given"),
     }[form]
-    with pytest.raises(AudioError, match="says 16000 Hz, you said sampling_rate=8000; leave sampling_rate out"):
+    with pytest.raises(AudioError, match="is at 16000 Hz, but sampling_rate=8000; leave sampling_rate out"):
         load_audio(audio, RATE, source_rate=8_000)
 
 
@@ -384,7 +384,7 @@ def test_a_rounded_end_is_cut_with_a_note(talk):
     ("offset", "duration", "message"),
     [
         (10.0, 1.0, r"starts past the end.*10\.000 s long"),
-        (9.0, 2.0, r"ends past the end.*longest there is 1\.000 s"),
+        (9.0, 2.0, r"ends past the end.*Give at most 1\.000 s"),
         (-0.1, 1.0, "negative"),
         (0.0, 0.0, "above 0"),
         (0.0, -1.0, "above 0"),

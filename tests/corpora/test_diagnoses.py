@@ -85,7 +85,7 @@ def test_it_is_pickled_and_its_settings_tell_it_apart(model):
 
 
 def test_missing_columns_are_refused(model, dataset):
-    with pytest.raises(ConfigError, match="no column 'transcript'.*pass reference_column="):
+    with pytest.raises(ConfigError, match="no column 'transcript'.*Pass reference_column="):
         Diagnose(*model, FAST, reference_column="transcript")(dataset[0])
 
 

@@ -176,7 +176,7 @@ def test_texts_to_explain(tiny, corpus):
 
 
 def test_wrong_columns_and_options_are_refused_at_once(tiny, corpus, transform):
-    with pytest.raises(ConfigError, match="row has no column 'audio' .it has id, sound"):
+    with pytest.raises(ConfigError, match="row has no column 'audio'; it has id, sound"):
         transform({"id": 1, "sound": "x.wav"})
     with pytest.raises(ConfigError, match="row has no column 'text'"):
         Explain(*tiny, text_column="text")(corpus[0])

@@ -220,7 +220,7 @@ def shard(tmp_path, **columns):
     ],
 )
 def test_shards_with_other_columns_or_too_many_rows_are_refused(tmp_path, columns):
-    with pytest.raises(ShardError, match="cannot be read: it.*Remove it, and its rows are computed again"):
+    with pytest.raises(ShardError, match="cannot be read: it.*Delete it and start the job again to recompute its rows"):
         read_finished(shard(tmp_path, **columns))
 
 

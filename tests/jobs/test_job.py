@@ -162,7 +162,7 @@ def test_place(monkeypatch):
             find_place(index, count)
     assert find_place() == find_place(None, None) and find_place().count == 1
     monkeypatch.setenv("WORLD_SIZE", "2")  # a launcher that Accelerate was not told of
-    with pytest.raises(ConfigError, match="WORLD_SIZE is 2, but Accelerate knows of one process"):
+    with pytest.raises(ConfigError, match="WORLD_SIZE is 2, but Accelerate knows of only one process"):
         find_place()
 
 
@@ -192,7 +192,7 @@ def test_threads_that_do_not_suit_the_cores(monkeypatch, processes, threads, cor
 def test_a_job_tells_of_threads_that_do_not_suit(tiny, corpus, undisturbed, monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "5000")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    with pytest.warns(UserWarning, match="processes on this machine: 5000, threads of each: 4, .* OMP_NUM_THREADS=1$"):
+    with pytest.warns(UserWarning, match="5000 processes on this machine with 4 threads each, .* OMP_NUM_THREADS=1$"):
         explain_dataset(*tiny, corpus, undisturbed, FEW, process_index=0, num_processes=1, **QUIET)
 
 
@@ -421,7 +421,7 @@ def test_a_full_disk_loses_nothing_that_was_written(tmp_path):
             return super().__call__(row)
 
     def job():
-        with pytest.raises(ShardError, match=r"no space is left for 1 finished rows .*goes on from there"):
+        with pytest.raises(ShardError, match=r"no space left for 1 finished rows .*it resumes from there"):
             map_rows(data, [Limited()], out, flush_seconds=0, **QUIET)
 
     assert in_a_process(job) == 0
@@ -471,7 +471,7 @@ def test_a_damaged_shard_is_named(tmp_path):
     map_rows(data, [Trivial()], out, flush_seconds=0, **QUIET)
     path = shards.shard_files(out)[3]
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(ShardError, match=f"{path.name}.*Remove it, and its rows are computed again"):
+    with pytest.raises(ShardError, match=f"{path.name}.*Delete it and start the job again to recompute its rows"):
         map_rows(data, [Trivial()], out, **QUIET)
     path.unlink()
     transform = Trivial()
@@ -486,17 +486,17 @@ def test_wrong_arguments(tiny, corpus, tmp_path):
         explain_dataset(*tiny, corpus.select([]), out, **QUIET)
     with pytest.raises(ConfigError, match="dataset has no column 'sound'; it has id, "):
         explain_dataset(*tiny, corpus, out, audio_column="sound", **QUIET)
-    with pytest.raises(ConfigError, match="columns tokens, which the job would write over.*rename_column.'tokens'"):
+    with pytest.raises(ConfigError, match="columns tokens, which the job would overwrite.*rename_column.'tokens'"):
         explain_dataset(*tiny, corpus.rename_column("speaker", "tokens"), out, **QUIET)
     assert not out.exists()
     out.write_text("a file")
-    with pytest.raises(ConfigError, match="which is no folder"):
+    with pytest.raises(ConfigError, match="which is not a folder"):
         explain_dataset(*tiny, corpus, out, FEW, **QUIET)
     (tmp_path / "other" / "data").mkdir(parents=True)
     (tmp_path / "other" / "data" / "mine.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="has a folder 'data' of something else"):
+    with pytest.raises(ConfigError, match="has a folder 'data' that no job wrote"):
         explain_dataset(*tiny, corpus, tmp_path / "other", FEW, **QUIET)
-    with pytest.raises(ConfigError, match="which holds no finished rows"):
+    with pytest.raises(ConfigError, match="which has no finished rows"):
         load_explained(tmp_path)
 
 

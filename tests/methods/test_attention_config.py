@@ -138,9 +138,9 @@ def test_attention_follows_the_order_of_the_words(english):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"layers": ()}, r"layers is \(\); allowed: indices of layers"),
-        ({"layers": (0, 0)}, "each once"),
-        ({"layers": (0.5,)}, "allowed: indices of layers"),
+        ({"layers": ()}, r"layers is \(\); allowed: distinct indices of decoder layers"),
+        ({"layers": (0, 0)}, "distinct indices"),
+        ({"layers": (0.5,)}, "allowed: distinct indices of decoder layers"),
         ({"layers": True}, "layers is True"),
         ({"heads": "some"}, 'heads is \'some\'; allowed: "all", "alignment" or pairs'),
         ({"heads": ()}, "heads is ()"),
@@ -161,10 +161,10 @@ def test_bad_values_are_refused(settings, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"layers": (0, 2)}, r"AttentionConfig.layers is \(0, 2\), of which the model has no 2; allowed: layers 0 … 1"),
+        ({"layers": (0, 2)}, r"AttentionConfig.layers is \(0, 2\), but the model has no 2; allowed: layers 0 … 1"),
         ({"layers": (-3,)}, "has no -3"),
         ({"heads": ((0, 0), (1, 2))}, r"has no \(1, 2\); allowed: layers 0 … 1, heads 0 … 1"),
-        ({"heads": "alignment"}, "'alignment', of which the model has no"),  # those of a larger model
+        ({"heads": "alignment"}, "'alignment', but the model has no"),  # those of a larger model
     ],
 )
 def test_layers_and_heads_that_the_model_has_not_are_refused(small_whisper, tone, settings, message):

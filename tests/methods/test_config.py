@@ -277,7 +277,7 @@ def test_from_dict_fills_in_defaults():
         (ExplainConfig, {"method": "lime"}, "method is 'lime'; known methods:.*spes"),
         (ExplainConfig, {}, "method is None; known methods:.*spes"),
         (SpesConfig, {"num_mask": 3, "sigma": 1}, "SpesConfig has no field num_mask, sigma.*num_spectrogram_masks"),
-        (SpesConfig, {"num_mask": 3, "spes_hf_version": "9.9"}, rf"written by spes_hf 9\.9, this is {__version__}"),
+        (SpesConfig, {"num_mask": 3, "spes_hf_version": "9.9"}, rf"written by spes_hf 9\.9; this is {__version__}"),
         (SpesConfig, {"num_token_masks": 0}, "num_token_masks is 0"),
     ],
 )

@@ -258,7 +258,7 @@ def test_methods_are_listed_by_their_own_names():
 
 
 def test_a_config_without_a_plan_says_so():
-    with pytest.raises(ConfigError, match="Unplanned has no plan; write its method plan"):
+    with pytest.raises(ConfigError, match="Unplanned has no plan; define its method plan"):
         Unplanned().plan(problem())
 
 

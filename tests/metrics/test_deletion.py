@@ -327,7 +327,7 @@ def test_maps_that_do_not_fit(small_whisper, explanation, changed):
     deletion = Deletion(*small_whisper)
     with pytest.raises(ConfigError, match=r"saliency has shape \(119, 80\), but the features have \(120, 80\)"):
         deletion(explanation, saliency=torch.rand(119, 80))
-    with pytest.raises(ConfigError, match="saliency holds 1 values that are NaN"):
+    with pytest.raises(ConfigError, match="saliency contains 1 values that are NaN"):
         deletion(
             explanation,
             saliency=torch.rand(120, 80).index_put((torch.tensor(3), torch.tensor(4)), torch.tensor(torch.nan)),
@@ -335,7 +335,7 @@ def test_maps_that_do_not_fit(small_whisper, explanation, changed):
     broken = changed()
     for name in ("measured_sentence_saliency", "mean_token_saliency"):
         broken.__dict__[name] = torch.full((120, 80), torch.nan)
-    with pytest.raises(ConfigError, match="sentence_saliency holds 9600 values"):
+    with pytest.raises(ConfigError, match="sentence_saliency contains 9600 values"):
         deletion(broken)
 
 

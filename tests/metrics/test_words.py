@@ -263,7 +263,7 @@ def test_an_output_without_words(recogniser, clips, loud, passes):
     passes.clear()
     row = WordDeletion(*recogniser)(nothing)
     assert row[DELETION]["words"] == row[DELETION]["probabilities"] == [] and not passes
-    with pytest.raises(ConfigError, match=r"rows hold no word for 'word_deletion' \(1 utterances\)"):
+    with pytest.raises(ConfigError, match=r"rows have no word for 'word_deletion' \(1 utterances\)"):
         summarize([row])
     assert summarize([row, WordDeletion(*recogniser)(loud[0])], samples=10)[DELETION].num_utterances == 1
 
@@ -283,7 +283,7 @@ def test_recordings_go_window_by_window(recogniser, clips):
     assert [words[i] for i in found["indices"]] == found["words"] and len(found["words"]) == 6
     assert found["prediction"] == " ".join(entry["prediction"] for entry in apart)
     assert metric(recording.to_row())[DELETION] == found
-    with pytest.raises(ConfigError, match="saliency is given with a recording"):
+    with pytest.raises(ConfigError, match="saliency is not allowed with a recording"):
         metric(recording, noise(3, 3))
 
 
@@ -383,7 +383,7 @@ def test_arguments_of_generate_do_not_matter(recogniser, clips):
 def test_a_foil_is_refused(recogniser, clips):
     found = explain(*recogniser, clips[0]["path"], config=EnergyConfig(), foil={"small": "big"}, progress=False)
     with pytest.raises(
-        ConfigError, match="Tom sells a small picture.*has a foil.*use ContrastiveDeletion, or explain w"
+        ConfigError, match="Tom sells a small picture.*has a foil.*use ContrastiveDeletion, or explain it w"
     ):
         WordDeletion(*recogniser)(found)
 
@@ -395,7 +395,7 @@ def test_what_does_not_fit_is_refused(recogniser, small_whisper, loud):
         WordDeletion(*small_whisper)(loud[0])
     with pytest.raises(ConfigError, match=r"saliency has shape \(3, 4\)"):
         WordDeletion(*recogniser)(loud[0], torch.zeros(3, 4))
-    with pytest.raises(ConfigError, match="saliency holds 1 values that are NaN"):
+    with pytest.raises(ConfigError, match="saliency contains 1 values that are NaN"):
         WordDeletion(*recogniser)(loud[0], torch.where(loud[0].features == loud[0].features[0, 0], torch.nan, 1.0))
 
 

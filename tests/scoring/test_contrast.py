@@ -196,18 +196,18 @@ def test_case_alone_is_a_foil_if_nothing_else_differs(kennedy):
     ("foil", "message"),
     [
         (KENNEDY, "equals the output"),
-        ("", "has no word"),
-        ("...", "has no word"),
+        ("", "contains no words"),
+        ("...", "contains no words"),
         ("der kleine hund schläft im garten", "no word in common"),
         ({"county": "country"}, "does not occur"),
-        ({"you": "me", "your": "your"}, "by itself"),
+        ({"you": "me", "your": "your"}, "with itself"),
         ({99: "county"}, "index from 0 to"),
         ({"country": 999_999}, "51864 tokens"),
-        ({"country": 1.5}, "allowed: words, or the id of a token"),
+        ({"country": 1.5}, "allowed: words, or a token id"),
         ({}, "replaces nothing"),
-        ([], "holds no foil"),
+        ([], "which is empty"),
         (7, "a int"),
-        ({"country": "country"}, "by itself"),
+        ({"country": "country"}, "with itself"),
     ],
 )
 def test_bad_foils_are_refused(kennedy, foil, message):
@@ -224,9 +224,9 @@ def test_words_that_the_model_cannot_write_are_refused(english, clip, written):
 @pytest.mark.parametrize(
     ("config", "foil", "message"),
     [
-        (SpesConfig(impact="log-odds"), None, "compares with another text"),
+        (SpesConfig(impact="log-odds"), None, "which needs a foil"),
         (SpesConfig(impact="kl"), {1: "x"}, "allowed with foil: log-odds, difference, relative"),
-        (SpesConfig(word_probability="chain"), None, "only a foil reads"),
+        (SpesConfig(word_probability="chain"), None, "has an effect only with a foil"),
     ],
 )
 def test_impacts_go_with_a_foil_or_without(english, clip, config, foil, message):
