@@ -55,7 +55,7 @@ class Hearing:
 
     @property
     def probability_made_up(self) -> float:
-        """Probability that an output with these bits a token was made up, if one in ten is; NaN if nothing is written."""
+        """Probability that output with these bits a token was made up, if one in ten is; NaN if nothing is written."""
         return probability_made_up(self.bits_per_token)
 
     @property

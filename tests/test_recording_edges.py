@@ -82,7 +82,7 @@ def test_a_setting_that_is_left_out_is_another_call(small_whisper, sound, record
 def test_objects_that_cannot_be_compared_are_not_taken_for_the_same(small_whisper, sound, tmp_path):
     settings = {**SETTINGS, "generate_kwargs": {"max_new_tokens": 4, "logits_processor": [Only(314)]}, "end": 1.0}
     assert explain(*small_whisper, sound, folder=tmp_path / "r", **settings).text
-    with pytest.raises(ConfigError, match="logits_processor, which cannot be compared"):
+    with pytest.raises(ConfigError, match="but logits_processor in generate_kwargs cannot be compared"):
         explain(*small_whisper, sound, folder=tmp_path / "r", **settings)
 
 
@@ -280,7 +280,7 @@ def test_deletion_of_a_window_without_timestamps_writes_none(small_whisper, soun
 
 
 def test_words_outside_of_the_part_are_an_error(small_whisper, sound):
-    with pytest.raises(ConfigError, match=r"words is 0, none of which was written between start=4\.5"):
+    with pytest.raises(ConfigError, match=r"words is 0, but the model wrote none of them between start=4\.5"):
         explain(*small_whisper, sound, words=0, start=4.5, **SETTINGS)
 
 

@@ -1,4 +1,4 @@
-"""``spes-hf diagnose``: every error of a transcript, traced to the sound or to the context."""
+"""``spes-hf diagnose``: traces every error of a transcript to the sound or to the context."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def run_diagnose(options: argparse.Namespace) -> None:
     (out / "diagnosis.json").write_text(written + "\n", encoding="utf-8")
     if found.explanation is not None:
         found.explanation.save(out / "explanation")
-    else:  # maps of a run before are of other errors
+    else:  # maps from an earlier run belong to other errors
         for path in (out / "explanation").glob("explanation*.*"):
             path.unlink()
     print("\n".join(["", *map(printable, str(found).splitlines()), "", f"page: {page}"]))

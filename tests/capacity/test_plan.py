@@ -115,7 +115,7 @@ def test_measured_seconds_are_said_to_be(capsys):
         (["--gpu", "abacus"], cli.EXIT_USAGE, "--gpu is 'abacus'; known: H200"),
         (["--metrics", "bleu"], cli.EXIT_USAGE, "--metrics is 'bleu'"),
         (["--utterance-seconds", "nan"], cli.EXIT_USAGE, "--utterance-seconds is nan"),
-        (["--preset", "fast", "--config", "x.json"], cli.EXIT_USAGE, "each says method and settings"),
+        (["--preset", "fast", "--config", "x.json"], cli.EXIT_USAGE, "each sets method and settings"),
         (["--model", "/no/such/model"], cli.EXIT_MODEL, "cannot be loaded"),
         (["--utterance-seconds", "0.001"], cli.EXIT_AUDIO, "audio is"),
     ],

@@ -309,7 +309,7 @@ def test_a_method_that_promises_a_map_must_draw_it(small_whisper, tone):
     class Promising(EnergyConfig):
         overs = ("spectrogram", "encoder")
 
-    with pytest.raises(ConfigError, match="'energy' led to no map of the encoder's output"):
+    with pytest.raises(ConfigError, match="'energy' returned no map of the encoder's output"):
         run(small_whisper, tone, Promising(), over="encoder")
 
 

@@ -308,7 +308,7 @@ def test_an_unknown_metric_is_refused_first(recipe, manifest, tmp_path, capsys):
 def test_a_preset_next_to_a_config_is_refused_and_settings_of_speed_arrive(recipe, root, config, tmp_path, capsys):
     arguments = job("--dataset", root, "--pair", "en-de", "--config", config, "--out", tmp_path / "out", "--limit", "1")
     assert recipe.main([*arguments, "--preset", "fast"]) == 2
-    assert "each says method and settings" in capsys.readouterr().err
+    assert "each sets method and settings" in capsys.readouterr().err
     assert recipe.main([*arguments, "--autocast", "bfloat16", "--batch-size", "auto"]) == 0
     found = Explanation.from_row(load_explained(tmp_path / "out")[0])
     assert found.provenance["model"]["autocast"] == "bfloat16"
