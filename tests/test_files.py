@@ -56,7 +56,7 @@ def test_latin1_is_refused_with_its_place(file):
 
 
 def test_a_damaged_file_with_a_mark_is_refused(file):
-    with pytest.raises(TextFileError, match="file.txt: begins as UTF-16, but byte 4 is wrong"):
+    with pytest.raises(TextFileError, match="file.txt: starts as UTF-16, but byte 4 is wrong"):
         read_text(file("ab".encode("utf-16")[:5]))
 
 

@@ -408,7 +408,7 @@ def test_saved_and_loaded(recording, tmp_path):
     assert soundfile.info(loaded.audio_file).duration == 7.0
     shutil.rmtree(place / "windows" / "00001")
     assert len(Recording.load(place)) == 3 and not Recording.load(place).complete
-    with pytest.raises(ExplanationFormatError, match="taken by something else"):
+    with pytest.raises(ExplanationFormatError, match="already holds something else"):
         (tmp_path / "other").mkdir()
         (tmp_path / "other" / "notes.txt").write_text("mine")
         recording.save(tmp_path / "other")
