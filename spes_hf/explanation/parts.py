@@ -178,9 +178,7 @@ class ExplanationParts:
         if self.text_given:
             notes.append("The text was given, not generated. Probabilities are those of the given tokens.")
             if self.origin.config.get("impact") == "kl":
-                notes.append(
-                    "KL measures how the prediction changes at each position, whatever token is given there."
-                )
+                notes.append("KL measures how the prediction changes at each position, whatever token is given there.")
         return tuple(notes)
 
     @property

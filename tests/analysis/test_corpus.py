@@ -69,7 +69,7 @@ def test_refused(explanations, message):
 
 
 def test_an_empty_folder(tmp_path):
-    with pytest.raises(ConfigError, match="holds none"):
+    with pytest.raises(ConfigError, match="holds no explanation"):
         list(named(tmp_path))
 
 

@@ -85,7 +85,14 @@ def plan(*more):
 def test_the_command(capsys):
     assert plan("--metrics", "deletion", "--preset", "fast") == 0
     shown = capsys.readouterr().out
-    for words in ("642,858", "wall time on 8 GPUs", "backward passes", "rows on disk", "25 tokens", "40% of the peak"):
+    for words in (
+        "642,858",
+        "wall time on 8 GPUs",
+        "backward passes",
+        "rows on disk",
+        "25 tokens",
+        "40% of the 16-bit peak",
+    ):
         assert words in shown
     launch = "accelerate launch --multi_gpu --num_processes 8 recipes/explain_dataset.py --model speech2text-en"
     assert launch in shown and "--preset fast --metrics deletion" in shown

@@ -125,7 +125,7 @@ def test_tensors_that_do_not_fit_are_refused(saved, name, value, why):
         ("pieces", ["a"], "token_id_list is not 1"),
         ("pieces", [], "pieces is not 1"),
         ("pieces", 7, "TypeError|pieces"),
-        ("token_id_list", [1, 2, 3, 4, 10**30], "no ids"),
+        ("token_id_list", [1, 2, 3, 4, 10**30], "not ids"),
         ("token_id_list", [1, 2, 3, 4, True], "token_id_list"),
         ("special", [0, 0, 0, 0, 1], "special"),
         ("prefix_length", -1, "prefix_length"),

@@ -184,7 +184,7 @@ def test_data_sets(corpus, tmp_path, kind, monkeypatch):
     ("change", "message"),
     [
         ({"--explanations": "nowhere"}, "does not exist"),
-        ({"--explanations": "alignments"}, "holds none"),
+        ({"--explanations": "alignments"}, "holds no explanation"),
         ({"--metadata": "speakers.txt"}, "cannot be read"),
         ({"--groups": "accent"}, "no column 'accent'; it has id, gender"),
     ],
