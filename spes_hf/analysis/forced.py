@@ -59,7 +59,7 @@ def align_words(
         )
     samples = _pcm(waveform, sampling_rate)
     failure = (
-        f"text {text!r} cannot be aligned with the {len(samples) / 2 / _RATE_HZ:.1f} s of audio; pass what is said"
+        f"text {text!r} cannot be aligned with {len(samples) / 2 / _RATE_HZ:.1f} s of audio; pass what is said"
     )
     try:
         decoder.set_align_text(" ".join(words))

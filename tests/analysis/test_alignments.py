@@ -231,7 +231,7 @@ def test_files_refused(tmp_path):
         read_alignment(tmp_path / "u.csv")
     with pytest.raises(AlignmentError, match="No such file"):
         read_alignment(tmp_path / "u.json")
-    with pytest.raises(AlignmentError, match="is no folder"):
+    with pytest.raises(AlignmentError, match="is not a folder"):
         AlignmentFinder(tmp_path / "nowhere")
     with pytest.raises(AlignmentError, match="holds no .json"):
         AlignmentFinder(tmp_path)

@@ -129,8 +129,8 @@ def test_what_a_reader_has_to_know_is_told(page, recording, recorded, tmp_path):
     data = data_of(write_recording(bare, tmp_path / "bare.html").read_text("utf-8"))
     assert data["summary"] == "No segment is explained." and data["sound"] is None and data["loudness"] == []
     assert [w.split(":")[0] for w in data["warnings"]] == [
-        "Not all windows that were asked for are explained",
-        "The sound of the recording is missing",
+        "Not all requested windows are explained",
+        "The recording's sound is missing",
     ]
 
 
