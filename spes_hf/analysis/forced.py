@@ -58,9 +58,7 @@ def align_words(
             f'pronunciations={{"{unknown[0]}": …}}, as the CMU dictionary writes them ("K AE T" for "cat")'
         )
     samples = _pcm(waveform, sampling_rate)
-    failure = (
-        f"text {text!r} cannot be aligned with {len(samples) / 2 / _RATE_HZ:.1f} s of audio; pass what is said"
-    )
+    failure = f"text {text!r} cannot be aligned with {len(samples) / 2 / _RATE_HZ:.1f} s of audio; pass what is said"
     try:
         decoder.set_align_text(" ".join(words))
         _decode(decoder, samples)

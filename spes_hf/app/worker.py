@@ -70,9 +70,7 @@ class Worker:
             while not done:
                 if time.monotonic() > end:
                     minutes = self._longest_s / 60
-                    yield Failure(
-                        "This took too long", f"The limit is {minutes:.0f} minutes. Try a shorter recording."
-                    )
+                    yield Failure("This took too long", f"The limit is {minutes:.0f} minutes. Try a shorter recording.")
                     return
                 answer = connection.recv() if connection.poll(TICK_S) else None
                 done = isinstance(answer, (Result, Failure))

@@ -176,7 +176,7 @@ class ExplanationParts:
         """What a reader needs to know: what was done to the audio, what was explained, and how."""
         notes = [f"Audio: {note}" for note in self.origin.notes]
         if self.text_given:
-            notes.append("The text was given, not generated. Probabilities are those of the given tokens.")
+            notes.append("The text was given, not generated: probabilities are those of the given tokens.")
             if self.origin.config.get("impact") == "kl":
                 notes.append("KL measures how the prediction changes at each position, whatever token is given there.")
         return tuple(notes)

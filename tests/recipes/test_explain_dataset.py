@@ -71,7 +71,7 @@ def shell(*command, folder, **environment):
 def test_help_is_a_manual_page(tmp_path):
     result = shell(sys.executable, RECIPE, "--help", folder=tmp_path, COLUMNS="120")
     assert result.returncode == 0
-    for part in ("Data sets", "What is written", "Going on", "Many processes", "Examples", "Exit codes", "--dry-run"):
+    for part in ("Datasets", "Output", "To continue a job", "Many processes", "Examples", "Exit codes", "--dry-run"):
         assert part in result.stdout
     assert "torchrun --nnodes" in result.stdout and "accelerate launch" in result.stdout
 

@@ -152,8 +152,8 @@ def test_usage(tmp_path, recipe, capsys):
     (tmp_path / "file").touch()
     for arguments, words in (
         (["--to", "recipes"], "--to: 'recipes'; allowed: NAME/REPO"),
-        (["--to", "a/b", "--dry-run", str(tmp_path)], "is not an empty folder; name a new one"),
-        (["--to", "a/b", "--dry-run", str(tmp_path / "file")], "is not an empty folder; name a new one"),
+        (["--to", "a/b", "--dry-run", str(tmp_path)], "is not an empty folder; pass a new one"),
+        (["--to", "a/b", "--dry-run", str(tmp_path / "file")], "is not an empty folder; pass a new one"),
     ):
         with pytest.raises(SystemExit) as caught:
             recipe.main(arguments)
@@ -170,7 +170,7 @@ def test_metadata_that_names_no_package_is_refused(recipe):
 
 def test_without_a_token_the_remedy_is_named(tmp_path):
     done = run(sys.executable, RECIPE, "--to", "alice/recipes", folder=tmp_path)
-    assert done.returncode == 1 and "run `hf auth login`, or set HF_TOKEN" in done.stderr
+    assert done.returncode == 1 and "run `hf auth login`, set HF_TOKEN" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

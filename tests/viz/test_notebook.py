@@ -31,8 +31,8 @@ def test_backward_passes_are_told_where_there_were_any(make):
 
 def test_low_reliability_is_told(make):
     shaky = make(token_reliability=type(make().reliability)(make().reliability.tokens, 0.2))
-    assert "use more masks" in notebook_html(shaky)
-    assert "use more masks" not in notebook_html(make())
+    assert "Use more masks" in notebook_html(shaky)
+    assert "Use more masks" not in notebook_html(make())
 
 
 def test_hostile_text_is_escaped(make):
