@@ -165,7 +165,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--against",
         choices=("reference", "prediction"),
         default="reference",
-        help="to compare texts with (default: reference)",
+        help="what to compare texts with (default: reference)",
     )
     score.add_argument(
         "--fractions", nargs="+", default=["fine"], metavar="F", help='"paper", "fine" or shares (default: fine)'

@@ -113,7 +113,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--against",
         choices=("reference", "prediction"),
         default="reference",
-        help="to compare texts with (default: reference)",
+        help="what to compare texts with (default: reference)",
     )
     scores.add_argument(
         "--quality",

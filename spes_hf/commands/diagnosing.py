@@ -25,7 +25,7 @@ from spes_hf.commands.options import (
 def add_diagnose(command: argparse.ArgumentParser) -> None:
     """Add the options of ``diagnose``."""
     command.add_argument("audio", metavar="AUDIO", help="a recording")
-    command.add_argument("--reference", required=True, metavar="TEXT|FILE", help="what was said, or a file with it")
+    command.add_argument("--reference", required=True, metavar="TEXT|FILE", help="what was said, as text or as a file")
     command.add_argument("--text", help="diagnose this output instead of the one that the model generates")
     add_model(command)
     add_method(command)

@@ -31,7 +31,9 @@ def add_model(command: argparse.ArgumentParser) -> None:
         help=f"Hub id, folder, or a model that needs no hub: {DEMO} (Whisper tiny.en), {', '.join(TINY_MODELS)}",
     )
     command.add_argument("--language", help="language of the speech (Whisper)")
-    command.add_argument("--task", choices=("transcribe", "translate"), help="what Whisper does")
+    command.add_argument(
+        "--task", choices=("transcribe", "translate"), help="whether to transcribe or translate (Whisper)"
+    )
     command.add_argument("--tgt-lang", help="language of the text (SeamlessM4T, multilingual Speech2Text)")
     command.add_argument("--prompt", help="instruction for a speech LLM (default: the family's own)")
     command.add_argument("--num-beams", type=int, metavar="N", help="number of beams in beam search")
@@ -60,7 +62,7 @@ def add_method(
         presets: The presets to choose from.
         tokens: Whether to add an option for the number of token masks.
     """
-    command.add_argument("--preset", choices=presets, help=f"default: {preset}")
+    command.add_argument("--preset", choices=presets, help=f"settings of the method (default: {preset})")
     command.add_argument(
         "--config",
         type=Path,
