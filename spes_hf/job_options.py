@@ -57,9 +57,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
     model.add_argument("--model", required=True, metavar="ID_OR_PATH", help="see above")
     model.add_argument("--language", help="language of the speech (Whisper)")
-    model.add_argument(
-        "--task", choices=("transcribe", "translate"), help="whether to transcribe or translate (Whisper)"
-    )
+    model.add_argument("--task", choices=("transcribe", "translate"), help="task for Whisper")
     model.add_argument("--tgt-lang", help="language of the text (SeamlessM4T, multilingual Speech2Text)")
     model.add_argument("--prompt", help="instruction for a speech LLM (default: the family's own)")
     model.add_argument("--num-beams", type=int, metavar="N", help="number of beams in beam search")

@@ -31,9 +31,7 @@ def add_model(command: argparse.ArgumentParser) -> None:
         help=f"Hub id, folder, or a model that needs no hub: {DEMO} (Whisper tiny.en), {', '.join(TINY_MODELS)}",
     )
     command.add_argument("--language", help="language of the speech (Whisper)")
-    command.add_argument(
-        "--task", choices=("transcribe", "translate"), help="whether to transcribe or translate (Whisper)"
-    )
+    command.add_argument("--task", choices=("transcribe", "translate"), help="task for Whisper")
     command.add_argument("--tgt-lang", help="language of the text (SeamlessM4T, multilingual Speech2Text)")
     command.add_argument("--prompt", help="instruction for a speech LLM (default: the family's own)")
     command.add_argument("--num-beams", type=int, metavar="N", help="number of beams in beam search")
