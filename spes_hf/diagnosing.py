@@ -83,8 +83,7 @@ def diagnose(
             when it was heard, or the contrast's map where tokens are not heard in order (translation).
         batch_size: Perturbed copies in one forward pass.
         seed: Same seed, same masks.
-        progress: As for `explain`; a function gets the progress of the maps first, then that of finding when each token
-            was heard.
+        progress: As for `explain`; a function gets the progress of the maps first, then that of aligning the tokens.
         autocast: As for `explain`.
         compile: As for `explain`.
         prompt: Instruction for speech LLMs.
