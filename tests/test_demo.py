@@ -262,7 +262,7 @@ def test_a_changed_original_is_refused(monkeypatch, tmp_path):
     with pytest.raises(SpesError, match="cannot read .*model.bin.*--force-reinstall"):
         demo.load_demo_model(tmp_path / "cache")
     (model / "model.bin").write_bytes(b"something else")
-    with pytest.raises(SpesError, match=f"SHA-256 [0-9a-f]{{64}}, not {demo.DEMO_SHA256['model.bin']}"):
+    with pytest.raises(SpesError, match=f"SHA-256 [0-9a-f]{{64}}, but {demo.DEMO_SHA256['model.bin']} is expected"):
         demo.load_demo_model(tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 

@@ -115,7 +115,7 @@ def test_bad_arguments_are_named(recipe: ModuleType, tmp_path: Path, capsys: pyt
     base = ["--model", "speech2text-en", "--out", str(tmp_path)]
     for arguments, named in (
         ([], "--methods and --preset"),
-        (["--methods", "random", "--ids", "nobody"], "--ids 'nobody'"),
+        (["--methods", "random", "--ids", "nobody"], "--ids has 'nobody'"),
         (["--methods", "random", "--share", "half"], "--share is 'half'"),
         (["--methods", "random", "--reference-column", "gist"], "has no 'gist'"),
     ):

@@ -231,7 +231,7 @@ def test_wrong_arguments(recipe, root, tmp_path, capsys, arguments, code, messag
 def test_references_are_asked_for(recipe, manifest, tmp_path, capsys):
     arguments = job("--dataset", manifest, "--audio-column", "file", "--out", tmp_path / "out", "--metrics", "deletion")
     assert recipe.main(arguments) == 2
-    assert "--reference-column is missing; the data set has id, text, file" in capsys.readouterr().err
+    assert "--reference-column is missing; the dataset has id, text, file" in capsys.readouterr().err
     with pytest.raises(SystemExit) as caught:
         recipe.parse_arguments(["--model", "m", "--dataset", "d", "--out", "o", "--metrics", "deletion,beauty"])
     assert caught.value.code == 2 and "beauty; allowed: deletion, insertion, size" in capsys.readouterr().err
@@ -256,7 +256,7 @@ def test_a_dry_run_leaves_what_would_be_pushed(recipe, root, config, tmp_path, c
     options += ["--metrics", "size", "--push-to-hub", "me/explained", "--dry-run"]
     assert recipe.main(job(*options)) == 0
     told = capsys.readouterr().out
-    assert re.search(r"dry run: would upload 5 files \(.* MB\) to the data set me/explained: README.md, manifest", told)
+    assert re.search(r"dry run: would upload 5 files \(.* MB\) to the dataset me/explained: README.md, manifest", told)
 
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     _, header, body = card.split("---\n", 2)
