@@ -189,9 +189,7 @@ def test_refused_and_failed_uploads_are_errors_with_a_remedy(tmp_path):
             settings = {"HF_ENDPOINT": address, "HF_TOKEN": "hf_wrong", "HF_HUB_OFFLINE": offline}
             done = run(sys.executable, "-c", code, RECIPE.parent, folder=tmp_path, **settings)
             assert done.returncode == 1 and "Traceback" not in done.stderr
-            assert re.search(f"^publish.py: cannot upload to alice/recipes: .*{words}", done.stderr, re.S), (
-                done.stderr
-            )
+            assert re.search(f"^publish.py: cannot upload to alice/recipes: .*{words}", done.stderr, re.S), done.stderr
     assert hub.files == {}
 
 
