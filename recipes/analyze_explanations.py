@@ -24,22 +24,22 @@
 # ///
 r"""Writes a report on what the maps of a corpus say about speech and language: section 8 of the SPES paper.
 
-Made of explanations that are already there; no model runs. In OUT:
+Reads existing explanations; no model runs. Writes to OUT:
 
   report.html     one self-contained page: numbers, tests, figures and tables, in the order of section 8
-  analysis.json   every number in it, and of every word and token
+  analysis.json   every number on the page, and those of every word and token
   figures/*.png   the figures: 3 (one utterance), 7 (frequency), 8 and 9 (single words), 10 (kurtosis), 11 (positions)
 
 EXPLANATIONS is one of
 
   a folder with explanations that Explanation.save() wrote, each in a folder named after its utterance;
-  a data set that has each explanation in the column "explanation", as the folder that it was saved to or as the bytes
-  that Explain() put there, and its name in "id": a Parquet or JSON-lines file, a folder of Parquet files, or what
-  datasets' save_to_disk() wrote.
+  a dataset with the explanations in the column "explanation" (the folder that each was saved to, or the bytes from
+  Explain()) and their names in "id": a Parquet or JSON-lines file, a folder of Parquet files, or a folder that
+  Dataset.save_to_disk() wrote.
 
 ALIGNMENTS is a folder with NAME.json or NAME.TextGrid for each utterance, or "pocketsphinx" to make them by forced
-alignment (English speech recognition only; needs `pip install pocketsphinx`). Without them, time and frequency are left
-out. For a translation, give each of its words the times of the word that it translates.
+alignment (only for English transcripts; needs `pip install pocketsphinx`). Without alignments, the report has no
+sections on time and frequency. For a translation, give each word the times of the word that it translates.
 
 Examples:
   python recipes/analyze_explanations.py --explanations explained --out report
@@ -125,7 +125,7 @@ class Section:
         self.body.append(f'<p class="{kind}">{html.escape(clean(text))}</p>')
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Adds a table; numbers stand right."""
+        """Adds a table, with numbers aligned right."""
 
         def cell(tag: str, value: Any, number: bool) -> str:
             return f"<{tag}{' class=n' if number else ''}>{html.escape(clean(str(value)))}</{tag}>"
@@ -154,7 +154,7 @@ class Section:
 
 
 class DataSet:
-    """The rows of a data set, one at a time, as often as they are wanted; paths are relative to its folder."""
+    """The rows of a dataset, one at a time, any number of times; paths are relative to its folder."""
 
     def __init__(self, rows: Any, folder: Path):
         self.rows, self.folder = rows, folder
@@ -172,13 +172,13 @@ class DataSet:
 
 
 def read_explanations(path: Path) -> Any:
-    """Returns the explanations at a path, as the analyses take them.
+    """Returns the explanations at a path, in a form that the analyses accept.
 
     Raises:
         ConfigError: If there are none.
     """
     if not path.exists():
-        raise ConfigError(f"--explanations {str(path)!r} does not exist; pass a folder of explanations or a data set")
+        raise ConfigError(f"--explanations {str(path)!r} does not exist; pass a folder of explanations or a dataset")
     if path.suffix.lower() in (".jsonl", ".json"):
         return DataSet(read_metadata(path), path.parent)
     if path.is_file() or (path / "state.json").is_file() or (path / "dataset_info.json").is_file():
@@ -196,7 +196,7 @@ def read_explanations(path: Path) -> Any:
 
 
 def _without_decoding(rows: Any) -> Any:
-    """Returns a data set without its audio, which nobody needs here and which takes a decoder to read."""
+    """Returns a dataset without its audio, which is not needed here and would require a decoder."""
     import datasets
 
     audio = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Audio)]
@@ -207,7 +207,7 @@ def read_metadata(path: Path) -> list[dict[str, Any]]:
     """Returns the rows of a CSV, TSV or JSON-lines file.
 
     Raises:
-        ConfigError: If it cannot be read, or is none of these.
+        ConfigError: If it cannot be read, or has another format.
     """
     try:
         if path.suffix.lower() in (".csv", ".tsv"):
@@ -220,7 +220,7 @@ def read_metadata(path: Path) -> list[dict[str, Any]]:
 
 
 def read_names(entries: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Returns what to compare: name → members; "so,no" are two names, "pair=so,no" is one."""
+    """Returns what to compare, as name → members; "so,no" are two names, "pair=so,no" is one."""
     names: dict[str, tuple[str, ...]] = {}
     for entry in entries:
         name, given, members = entry.partition("=")
@@ -230,10 +230,10 @@ def read_names(entries: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def read_groups(options: argparse.Namespace) -> Any:
-    """Returns the groups of the utterances: a mapping, the name of a column of the data set, or None.
+    """Returns the groups of the utterances: a mapping, the name of a column of the dataset, or None.
 
     Raises:
-        ConfigError: If the metadata have no such column, or no "id".
+        ConfigError: If the metadata has no such column, or no "id".
     """
     if not options.groups or not options.metadata:
         return options.groups
@@ -249,7 +249,7 @@ def read_groups(options: argparse.Namespace) -> Any:
 
 
 def corpus_section(explanations: Any) -> tuple[Section, list[tuple[str, Explanation]]]:
-    """Returns what was explained, and the first explanations by their names, for the examples."""
+    """Returns the section on what was explained, and the first explanations with their names, for the examples."""
     section = Section("What was explained", "corpus")
     models: Counter[str] = Counter()
     methods: Counter[str] = Counter()
@@ -279,9 +279,9 @@ def corpus_section(explanations: Any) -> tuple[Section, list[tuple[str, Explanat
     if known:
         section.say(f"Median split-half reliability of the sentence maps: {median:.2f}.", "quiet")
     if known and median < LOW_RELIABILITY:
-        section.say("More than half of what varies in these maps is noise: use more masks.", "warn")
+        section.say("More than half of the variance in these maps is noise. Use more masks.", "warn")
     if len(models) > 1 or len(methods) > 1:
-        section.say("More than one model or method: better one report each.", "warn")
+        section.say("These explanations come from more than one model or method. Make one report for each.", "warn")
     return section, first
 
 
@@ -290,13 +290,11 @@ def example_section(explanations: Any, name: str) -> Section:
     section = Section("One utterance (Fig. 3)", "example")
     found = next((item.explanation for item in named(explanations) if item.name == name), None)
     if found is None:
-        raise ConfigError(f"--example {name!r} is none of the explained utterances")
+        raise ConfigError(f"--example is {name!r}, which is not an explained utterance; pass the name of one that is")
     section.data = {"utterance": name, "text": clean(found.text)}
     words = found.words()
-    section.show(
-        "figure3_sound", f"{name}: the sound that each word rests on (dark: most salient).", plot_overview(words)
-    )
-    section.show("figure3_text", f"{name}: the earlier tokens that each token rests on.", found.plot_tokens())
+    section.show("figure3_sound", f"{name}: the sound behind each word (dark: most salient).", plot_overview(words))
+    section.show("figure3_text", f"{name}: the earlier tokens behind each token.", found.plot_tokens())
     return section
 
 
@@ -322,13 +320,15 @@ def time_section(explanations: Any, alignments: Any) -> Section:
     for name, test in found.against.items():
         section.say(f"Contrast of the map against that of the control “{name}”: {test}.")
     section.show(
-        "time", "How far each map stands out inside the word, and where the maps of the words lie.", found.plot()
+        "time",
+        "How far each map rises inside the word, and where the maps of the words lie.",
+        found.plot(),
     )
     told = [f"{name}: {', '.join(words)}" for name, words in found.unmatched.items()]
     if told:
         section.say(f"Words that were not found in the alignments: {'; '.join(told)}.", "quiet")
     for entry in found.skipped[:10]:
-        section.say(f"Left out: {entry.utterance}: {entry.reason}.", "quiet")
+        section.say(f"Skipped: {entry.utterance}: {entry.reason}.", "quiet")
     if len(found.skipped) > 10:
         section.say(f"… and {len(found.skipped) - 10} more.", "quiet")
     return section
@@ -350,15 +350,15 @@ def frequency_section(explanations: Any, alignments: Any, names: Any, unit: str,
     for comparison in found.comparisons:
         section.say(f"{comparison}.")
     section.say(
-        "Tilt: mean saliency above 4 kHz minus that below 1 kHz, one number per occurrence. Corrected: by the largest "
-        "statistic over all bins.",
+        "Tilt is the mean saliency above 4 kHz minus that below 1 kHz, with one number per occurrence. P-values are "
+        "corrected by the largest statistic over all bins.",
         "quiet",
     )
     return section
 
 
 def word_examples_section(explanations: Any, alignments: Any, words: dict[str, tuple[str, ...]]) -> Section:
-    """Returns the map of each name's median occurrence, by how far it stands out in time: Fig. 8 and 9."""
+    """Returns the map of each name's median occurrence, ranked by contrast in time: Fig. 8 and 9."""
     section = Section("Single words (Fig. 8 and 9)", "word_examples", data=[])
     name_of = {normalise(member): name for name, members in words.items() for member in members}
     time = time_localization(explanations, alignments, ["saliency"], missing="skip").maps["saliency"]
@@ -398,20 +398,20 @@ def scatter_section(explanations: Any, min_count: int) -> Section:
 
 
 def modality_section(explanations: Any, min_count: int) -> Section:
-    """Returns what told the model its tokens."""
+    """Returns the section on where tokens came from: sound or text."""
     section = Section("§8.2 Sound or text?", "modality_balance")
     found = modality_balance(explanations, min_count=min_count)
     section.data = found.to_dict()
     if found.note:
         section.say(found.note, "warn")
     section.show("modality", "Token types that were most guessed (top) and most heard (bottom).", found.plot())
-    section.say("Single tokens that the sound told least, end of sequence and punctuation left out:")
+    section.say("Single tokens with the least evidence from the sound, without end of sequence and punctuation:")
     rows = [t for t in found.tokens if any(c.isalnum() for c in t.token) and not t.token.startswith("<")][:10]
     section.table(
         ["token", "utterance", "bits from the sound", "probability"],
         [[shown(t.token), t.utterance, round(t.sound_bits, 1), round(t.probability, 2)] for t in rows],
     )
-    section.say("Utterances with the fewest bits a token: where to look first if the model may have made something up.")
+    section.say("Utterances with the fewest bits a token. Look here first if the model may have made something up.")
     section.table(["utterance", "bits a token"], [[n, round(v, 1)] for n, v in list(found.utterances.items())[:5]])
     return section
 
@@ -432,13 +432,13 @@ def position_section(explanations: Any) -> Section:
 
 def intermediate_section(explanations: Any, min_count: int) -> Section:
     """Returns Table 10."""
-    section = Section("§8.3 Tokens that are explained by one further back (Table 10)", "intermediate_tokens")
+    section = Section("§8.3 Tokens explained by an intermediate token (Table 10)", "intermediate_tokens")
     found = intermediate_tokens(explanations, min_count=min_count)
     section.data = found.to_dict()
     rows = found.table()
     section.say(
-        f"Token types of which an intermediate token holds the highest saliency in at least 25 % of their occurrences: "
-        f"{len(rows)} of {len(found.types)} that occur at least {min_count} times."
+        f"Token types for which an intermediate token has the highest saliency in at least 25 % of occurrences: "
+        f"{len(rows)} of {len(found.types)} types that occur at least {min_count} times."
     )
     if found.note:
         section.say(found.note, "warn")
@@ -460,7 +460,7 @@ def p_value(test: Test) -> str:
 
 
 def make_sections(options: argparse.Namespace) -> list[Section]:
-    """Returns the report's sections; an analysis that cannot be made says why in its place."""
+    """Returns the report's sections; if an analysis fails, its section says why."""
     explanations = read_explanations(options.explanations)
     groups = read_groups(options)
     alignments: Any = options.alignments
@@ -482,7 +482,7 @@ def make_sections(options: argparse.Namespace) -> list[Section]:
             sections.append(make())
         except SpesError as error:
             failed = Section(title, key, data={"not_made": str(error)})
-            failed.say(f"Not made: {error}", "warn")
+            failed.say(f"Not available: {error}", "warn")
             sections.append(failed)
 
     example = options.example or names[0]
@@ -490,7 +490,7 @@ def make_sections(options: argparse.Namespace) -> list[Section]:
     words, phones = read_names(options.words), read_names(options.phones)
     if alignments is None:
         section = Section("§8.1 Time and frequency", "time_localization")
-        section.say("Not made: pass --alignments FOLDER, or --alignments pocketsphinx to make them.", "warn")
+        section.say("Not available: pass --alignments FOLDER, or --alignments pocketsphinx to make alignments.", "warn")
         sections.append(section)
     else:
         add("§8.1 Time", "time_localization", lambda: time_section(explanations, alignments))
@@ -511,7 +511,7 @@ def make_sections(options: argparse.Namespace) -> list[Section]:
 
 
 def page(title: str, sections: Sequence[Section]) -> str:
-    """Returns the report as one page that loads nothing from anywhere."""
+    """Returns the report as one page that loads no other files."""
     contents = " · ".join(f'<a href="#{s.key}">{html.escape(s.title)}</a>' for s in sections)
     body = "\n".join(
         f'<section id="{s.key}"><h2>{html.escape(s.title)}</h2>{"".join(s.body)}</section>' for s in sections
@@ -541,9 +541,7 @@ def write_report(sections: Sequence[Section], out: Path, title: str) -> None:
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Returns the command line options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--explanations", type=Path, required=True, help="folder of explanations, or a data set of them"
-    )
+    parser.add_argument("--explanations", type=Path, required=True, help="folder of explanations, or a dataset of them")
     parser.add_argument("--alignments", help='folder of NAME.json or NAME.TextGrid files, or "pocketsphinx"')
     names: dict[str, Any] = {"nargs": "+", "default": [], "metavar": "NAMES"}
     parser.add_argument(
@@ -552,18 +550,18 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="words to compare over frequency: so,no; several under one name: front=he,she back=who,you",
     )
     parser.add_argument("--phones", **names, help="phones likewise: S,N or sibilants=S,Z,SH nasals=N,M,NG")
-    parser.add_argument("--groups", help="column that says which group an utterance is of, such as gender")
-    parser.add_argument("--metadata", type=Path, help="CSV, TSV or JSON lines with that column and an id")
-    parser.add_argument("--example", help="utterance of figure 3 (default: the first)")
+    parser.add_argument("--groups", help="column with the group of each utterance, such as gender")
+    parser.add_argument("--metadata", type=Path, help="CSV, TSV or JSON-lines file with that column and an id")
+    parser.add_argument("--example", help="utterance for figure 3 (default: the first)")
     parser.add_argument(
-        "--min-count", type=int, default=3, help="occurrences that a token type needs (default: 3; the paper: 100)"
+        "--min-count", type=int, default=3, help="minimum occurrences of a token type (default: 3; 100 in the paper)"
     )
     parser.add_argument("--title", default="What the maps say", help="heading of the report")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     options = parser.parse_args(arguments)
     wrong = [entry for entry in (*options.words, *options.phones) if not all(read_names([entry]).values())]
     if wrong:
-        parser.error(f"{wrong[0]!r} names nothing; write so,no or NAME=so,no")
+        parser.error(f"{wrong[0]!r} has an empty name; write so,no or NAME=so,no")
     if options.metadata and not options.groups:
         parser.error("--metadata needs --groups COLUMN, the column to group by")
     return options

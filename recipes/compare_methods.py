@@ -18,21 +18,21 @@
 # [tool.uv.sources]
 # spes-hf = { path = "..", editable = true }
 # ///
-r"""Says which method explains a model best on your data: deletion, insertion, size, with intervals and costs.
+r"""Finds out which method explains a model best on your data: deletion, insertion, size, with intervals and costs.
 
-Explains every utterance by every method, deletes and inserts the most salient features while the model writes again,
-and writes a table (results.md), everything in it and more (results.json) and the curves (*.png). With --words N, the
-maps of single words are judged as well: what is most salient for a word is deleted, or all that there is, and the
-probability of that word is read, and of the other words.
+Explains every utterance with every method, deletes and inserts the most salient features while the model writes again,
+and writes a table (results.md), all numbers (results.json) and the curves (*.png). With --words N, it scores the maps
+of single words as well: it deletes and inserts what is most salient for a word, and measures the probabilities of that
+word and of the other words.
 
 Methods are named as in the paper's tables: "SPES", "feature-wise", "bubble noise", "- multi-scale", "- clustering",
 "- duration adaptation", "- KL", "joint", "coarse", then "random", "energy", "attention", "saliency",
 "input x gradient", "integrated gradients", this package's presets "default" and "fast", and FILE.json for a config that
-ExplainConfig.to_json() wrote. Settings are changed after a colon: "SPES:fill=zero",
+ExplainConfig.to_json() wrote. To change settings, add them after a colon: "SPES:fill=zero",
 "SPES:patches_per_second=20/80/400,num_spectrogram_masks=300".
 
-What was measured is kept, one small file for each method and utterance, under OUT/rows: a stopped run continues,
-methods can be added later, and several processes may share one OUT (give each a --share).
+Measurements are saved under OUT/rows, one small file for each method and utterance. So you can continue a stopped run,
+add methods later, or let several processes share one OUT (give each a --share).
 
 Examples:
   python recipes/compare_methods.py --model speech2text-en --preset table1 --num-masks 4000
@@ -86,14 +86,14 @@ PRESETS = {
     "table9": ("SPES", "coarse", "bubble noise", "random", "energy", "attention"),
     "ablations": ("SPES", *TABLE_1[3:], "joint", "coarse"),
 }
-FIRST = 0.2  # the share of features that the cheap deletion curve is cut at
+FIRST = 0.2  # the share of features at which the cheap deletion curve ends
 
 # What the table shows of a method's scores; the curve of the probability is cut.
 SHOWN = tuple((key, heading) for key, heading in COLUMNS if key != "deletion_probability")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what is not yet measured, then write table, JSON and curves; return the exit code."""
+    """Measure what is missing, then write table, JSON and curves; return the exit code."""
     options = build_parser().parse_args(arguments)
     try:
         names = list(dict.fromkeys([*PRESETS.get(options.preset, ()), *options.methods]))
@@ -103,14 +103,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         configs = {name: method(name, task_of(options), counts(options)) for name in names}
         if options.words is not None and options.words < 1:
-            raise ConfigError(f"--words is {options.words}; pass a number from 1 up, or leave it out")
+            raise ConfigError(f"--words is {options.words}; pass a number of at least 1, or leave it out")
         if options.metric is not None:
-            get_quality(options.metric)  # not after hours
+            get_quality(options.metric)  # find out now, not after hours
         rows = load_rows(options)
         laboratory = Laboratory(options, configs)
         left = laboratory.measure(rows)
         if left:
-            print(f"{left} of {len(rows) * len(names)} measurements are left to the other shares; no table yet")
+            print(f"{left} of {len(rows) * len(names)} measurements are left for the other shares; no table yet")
             return 0
         write(laboratory, rows, options)
     except SpesError as error:
@@ -122,43 +122,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = parser.add_argument_group("what is explained")
-    what.add_argument("--model", required=True, help="a model of the Hub or a folder; or demo, speech2text-en, …")
+    what = parser.add_argument_group("what to explain")
+    what.add_argument("--model", required=True, help="Hub id or folder; or demo, speech2text-en, …")
     what.add_argument(
         "--data",
         default="shipped",
-        help='"shipped" (24 synthetic clips), a folder with a manifest.jsonl (one object a line, with the path of the '
-        'recording at "file"), or a data set that datasets.load_dataset() knows (default: shipped)',
+        help='"shipped" (24 synthetic clips), a folder with a manifest.jsonl (one object per line, with the path of '
+        'the recording in "file"), or a dataset for datasets.load_dataset() (default: shipped)',
     )
-    what.add_argument("--split", default="test", help="of a data set (default: test)")
-    what.add_argument("--audio-column", default="audio", help="of a data set (default: audio)")
-    what.add_argument("--reference-column", help="what the model should have written (default: text, or of the clips)")
-    what.add_argument("--ids", nargs="+", default=[], metavar="ID", help="only these utterances, by their id")
-    what.add_argument("--max-utterances", type=int, metavar="N", help="only the first N")
-    what.add_argument("--language", help="of the speech (Whisper)")
+    what.add_argument("--split", default="test", help="split of a dataset (default: test)")
+    what.add_argument("--audio-column", default="audio", help="audio column of a dataset (default: audio)")
+    what.add_argument("--reference-column", help="what the model should have written (default: text, or the clips')")
+    what.add_argument("--ids", nargs="+", default=[], metavar="ID", help="use only the utterances with these ids")
+    what.add_argument("--max-utterances", type=int, metavar="N", help="use only the first N utterances")
+    what.add_argument("--language", help="language of the speech (Whisper)")
     what.add_argument("--task", choices=("asr", "st"), help="τ of the paper (default: st with --tgt-lang, else asr)")
-    what.add_argument("--tgt-lang", help="of the text (SeamlessM4T)")
-    what.add_argument("--device", help="where the model runs (default: cuda if any)")
-    how = parser.add_argument_group("by which methods")
+    what.add_argument("--tgt-lang", help="language of the text (SeamlessM4T)")
+    what.add_argument("--device", help="where the model runs (default: cuda if available)")
+    how = parser.add_argument_group("which methods to compare")
     how.add_argument("--preset", choices=PRESETS, help="the paper's Table 1, Table 9 or all ablations, with baselines")
     how.add_argument(
-        "--methods", nargs="+", default=[], metavar="METHOD", help="(further) methods; the first is compared with"
+        "--methods",
+        nargs="+",
+        default=[],
+        metavar="METHOD",
+        help="(more) methods; the others are compared to the first",
     )
     how.add_argument(
-        "--num-masks", type=int, metavar="N", help="of the spectrogram, for all methods (default: the paper's)"
+        "--num-masks", type=int, metavar="N", help="masks over the spectrogram, all methods (default: the paper's)"
     )
-    how.add_argument("--num-token-masks", type=int, metavar="N", help="of the tokens (default: the paper's)")
+    how.add_argument("--num-token-masks", type=int, metavar="N", help="masks over tokens (default: the paper's)")
     add_running(how)
     how.add_argument("--seed", type=int, default=0, help="same seed, same masks (default: 0)")
-    score = parser.add_argument_group("how they are judged")
+    score = parser.add_argument_group("how to score them")
     score.add_argument(
         "--metric",
         metavar="METRIC",
-        help="wer, cer, bleu, or bleu with a tokenizer of sacrebleu, such as bleu:zh, bleu:ja-mecab, bleu:char; "
-        "languages without spaces need one of these or cer (default: by the task)",
+        help="wer, cer, bleu, or bleu with a sacrebleu tokenizer, such as bleu:zh, bleu:ja-mecab, bleu:char; "
+        "languages without spaces need one of these or cer (default: depends on the task)",
     )
     score.add_argument(
-        "--against", choices=("reference", "prediction"), default="reference", help="(default: reference)"
+        "--against",
+        choices=("reference", "prediction"),
+        default="reference",
+        help="what to compare texts with (default: reference)",
     )
     score.add_argument(
         "--fractions", nargs="+", default=["fine"], metavar="F", help='"paper", "fine" or shares (default: fine)'
@@ -168,31 +175,31 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=["mean"],
         choices=("mean", "zero", "min"),
-        help="what deleted features become; one table for each (default: mean)",
+        help="value of deleted features; one table for each (default: mean)",
     )
     score.add_argument(
         "--words",
         type=int,
         metavar="N",
-        help="judge the maps of at most N words of each utterance as well; 12 passes a word (default: none)",
+        help="also score the maps of at most N words of each utterance; 12 passes per word (default: none)",
     )
-    out = parser.add_argument_group("where to")
-    out.add_argument("--out", type=Path, default=Path("comparison"), metavar="DIR", help="(default: comparison)")
+    out = parser.add_argument_group("output")
+    out.add_argument("--out", type=Path, default=Path("comparison"), metavar="DIR", help="default: comparison")
     out.add_argument(
-        "--share", default="1/1", metavar="I/N", help="measure only every N-th row from the I-th (default: 1/1)"
+        "--share", default="1/1", metavar="I/N", help="measure only every N-th row, from the I-th (default: 1/1)"
     )
-    out.add_argument("--quiet", action="store_true", help="no progress bar")
+    out.add_argument("--quiet", action="store_true", help="show no progress bar")
     return parser
 
 
 def counts(options: argparse.Namespace) -> dict[str, int]:
-    """Return the numbers of masks that were asked for."""
+    """Return the requested numbers of masks."""
     asked = {"num_spectrogram_masks": options.num_masks, "num_token_masks": options.num_token_masks}
     return {name: value for name, value in asked.items() if value is not None}
 
 
 def method(name: str, task: str | None, masks: Mapping[str, int]) -> ExplainConfig:
-    """Return the config of a method's name, with the settings after its colon.
+    """Return the config for a method's name, with the settings after its colon.
 
     Raises:
         ConfigError: If there is no such method or setting.
@@ -202,7 +209,7 @@ def method(name: str, task: str | None, masks: Mapping[str, int]) -> ExplainConf
     for setting in filter(None, rest.split(",")):
         field, equals, value = setting.partition("=")
         if not equals:
-            raise ConfigError(f"--methods {name!r}: {setting!r} is no setting; write field=value")
+            raise ConfigError(f"--methods {name!r}: {setting!r} is not a setting; write field=value")
         settings[field.strip()] = [parse(v) for v in value.split("/")] if "/" in value else parse(value)
     token_masks = {k: v for k, v in settings.items() if k != "num_spectrogram_masks"}
     attributions = ("saliency", "input x gradient", "integrated gradients")
@@ -238,7 +245,7 @@ def load_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Return the utterances: id, audio, reference.
 
     Raises:
-        ConfigError: If there are none, or a column or an id is missing.
+        ConfigError: If there are no utterances, or a column or an id is missing.
     """
     if options.data == "shipped":
         from spes_hf.demo import tiny_clips
@@ -263,15 +270,15 @@ def load_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
         rows.append({"id": str(entry.get("id", i)), "audio": entry[audio], "reference": entry[reference]})
     unknown = sorted(set(options.ids) - {row["id"] for row in rows})
     if unknown:
-        raise ConfigError(f"--ids {unknown[0]!r} is no utterance of --data {options.data!r}")
+        raise ConfigError(f"--ids has {unknown[0]!r}, which is not an utterance of --data {options.data!r}")
     rows = [row for row in rows if not options.ids or row["id"] in options.ids][: options.max_utterances]
     if not rows:
-        raise ConfigError(f"--data {options.data!r} holds no utterance")
+        raise ConfigError(f"--data {options.data!r} holds no utterances")
     return rows
 
 
 class Laboratory:
-    """Measures methods on utterances, and keeps what it has measured.
+    """Measures methods on utterances, and saves the measurements.
 
     Args:
         options: The command line.
@@ -289,11 +296,11 @@ class Laboratory:
 
     @cached_property
     def model(self) -> tuple[Any, Any]:
-        """The model and its processor, loaded when something is left to measure."""
+        """The model and its processor, loaded only if there is something left to measure."""
         return load_model(self.options.model, self.options.device, "auto")
 
     def path(self, name: str, row: Mapping[str, Any]) -> Path:
-        """Return where the measurement of an utterance by a method is kept; other settings, another file."""
+        """Return the file for a method's measurement of an utterance; other settings have another file."""
         o = self.options
         settings = [self.configs[name].to_dict(), self.fractions, o.judge_fill, o.model, o.language, o.tgt_lang, o.seed]
         settings += [] if o.words is None else [{"words": o.words}]
@@ -303,7 +310,7 @@ class Laboratory:
         return Path(o.out) / "rows" / f"{folder}-{digest}" / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', row['id'])}.json"
 
     def measure(self, rows: Sequence[Mapping[str, Any]]) -> int:
-        """Measure what this share of the utterances lacks, method by method; return how many are left to others."""
+        """Measure what is missing in this share, method by method; return how many measurements are left to others."""
         from tqdm.auto import tqdm
 
         try:
@@ -321,7 +328,7 @@ class Laboratory:
         return sum(not self.path(name, row).exists() for row in rows for name in self.configs)
 
     def measured(self, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what one method shows on one utterance; an utterance that cannot be explained carries an error."""
+        """Return the measurement of one method on one utterance; if it cannot be explained, it holds an error."""
         model, processor = self.model
         o = self.options
         explainer = Explainer(model, processor, self.configs[name], seed=o.seed, progress=False, **running_of(o))
@@ -340,7 +347,7 @@ class Laboratory:
         return {**found, "cost": explanation.provenance["cost"], "reliability": explanation.reliability.sentence}
 
     def scores(self, name: str, rows: Sequence[Mapping[str, Any]], fill: str) -> dict[str, Score]:
-        """Return the corpus scores of a method, judged under a fill."""
+        """Return the corpus scores of a method for one fill."""
         measured = [json.loads(self.path(name, row).read_text(encoding="utf-8")) for row in rows]
         entries = [
             {**m, **{key: m.get(f"{key} {fill}") for key in self.keys}} if "error" not in m else m for m in measured
@@ -374,7 +381,7 @@ def shortened(entry: Mapping[str, Any], steps: int) -> dict[str, Any]:
 
 
 def task_of(options: argparse.Namespace) -> str:
-    """Return the task: what was asked for, else translation where a target language is given."""
+    """Return the requested task, or by default translation if a target language is given."""
     return options.task or ("st" if options.tgt_lang else "asr")
 
 

@@ -20,39 +20,39 @@
 # ///
 r"""Diagnoses every error that a speech model makes on a corpus: misheard, guessed, or not heard?
 
-What the model writes is aligned with the references, word by word. Of every error, the log-odds of what was written
-against what was said are parted into what the word's own stretch of sound adds (evidence) and the rest (context).
+Aligns what the model writes with the references, word by word. For every error, splits the log-odds of what was written
+against what was said into what the word's own stretch of sound adds (evidence) and the rest (context).
 
-Data sets (--dataset):
+Datasets (--dataset):
   a folder with MuST-C, and --pair       MUSTC --pair en-de --split tst-COMMON
   a folder of audio files                with metadata.csv or metadata.jsonl ("file_name" and texts)
-  a manifest                             FILE.jsonl, an object a line; --audio-column holds paths, relative to the file
+  a manifest                             FILE.jsonl, one object per line; --audio-column has paths relative to the file
   a folder of Dataset.save_to_disk()
   a name on the Hub                      NAME --split test [--name CONFIGURATION]
 
-Models (--model): of the Hub, a folder, or one that needs no hub: demo (Whisper tiny.en), speech2text-en and
+Models (--model): a Hub id, a folder, or a model that needs no hub: demo (Whisper tiny.en), speech2text-en and
 seamless-en-de-es (two tiny models that the package ships).
 
-What is written (--out):
-  data/*.parquet    the rows: the columns of the data set but the audio; "diagnosis" (JSON) and "diagnosis_maps",
+Output (--out):
+  data/*.parquet    the rows: the columns of the dataset except the audio; "diagnosis" (JSON) and "diagnosis_maps",
                     "prediction", the number of errors by verdict, and "error"
-  report.md         word error rate with the shares of misheard, guessed and not heard errors; the confusions that occur
-                    most; by group (--by): permutation tests
-  report.json       the same, ready for a machine
-  causes.png        the figure: verdicts by group, and which frequencies spoke for the confusions that occur most
+  report.md         word error rate with the shares of misheard, guessed and not heard errors; the most frequent
+                    confusions; by group (--by): permutation tests
+  report.json       the same as JSON
+  causes.png        the figure: verdicts by group, and which frequencies spoke for the most frequent confusions
   pages/*.html      a page for each of the --pages utterances with the most errors
 
   In Python: rows = spes_hf.jobs.run.load_explained(OUT); print(spes_hf.diagnosis_of(rows[0]))
 
-Start the same command again to go on where it was interrupted or killed. Many processes work as with
-explain_dataset.py: accelerate launch, torchrun, or --process-index and --num-processes.
+Run the same command again to continue a job that was interrupted or killed. For many processes, use accelerate launch,
+torchrun, or --process-index and --num-processes, as with explain_dataset.py.
 
 Examples:
   uv run recipes/diagnose_corpus.py --model openai/whisper-base --dataset clips.jsonl --audio-column file \
       --reference-column text --by gender --out OUT
   uv run recipes/diagnose_corpus.py --model speech2text-en --dataset FOLDER --reference-column transcript --out OUT
 
-Exit codes: 0 all diagnosed; 1 some utterances failed (the others are complete) or the job could not go on; 2 wrong
+Exit codes: 0 all diagnosed; 1 some utterances failed (the others are complete) or the job could not continue; 2 wrong
 arguments or settings.
 """
 
@@ -69,12 +69,12 @@ from spes_hf import job_options
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the options of the command line."""
+    """Return the command-line options."""
     parser = argparse.ArgumentParser(
         prog="diagnose_corpus.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     data = job_options.add_data(parser, "what was said (default: text; for MuST-C transcript, or translation)")
-    data.add_argument("--times-column", metavar="COLUMN", help="start and end of every word of the reference, in s")
+    data.add_argument("--times-column", metavar="COLUMN", help="start and end of every reference word, in seconds")
     job_options.add_model(parser)
 
     method = parser.add_argument_group("method")
@@ -83,13 +83,15 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     method.add_argument("--seed", type=int, default=0, help="same seed, same masks (default: 0)")
 
     report = parser.add_argument_group("report")
-    report.add_argument("--by", metavar="COLUMN", help="compare by this column, such as speaker or gender")
-    report.add_argument("--pages", type=int, default=5, metavar="N", help="pages of utterances (default: %(default)s)")
+    report.add_argument("--by", metavar="COLUMN", help="compare groups by this column, such as speaker or gender")
+    report.add_argument(
+        "--pages", type=int, default=5, metavar="N", help="number of pages to write (default: %(default)s)"
+    )
 
     job_options.add_job(parser)
     options = parser.parse_args(arguments)
     if options.pages < 0:
-        parser.error(f"argument --pages: {options.pages}; allowed: a whole number, at least 0")
+        parser.error(f"argument --pages: {options.pages}; allowed: a whole number of at least 0")
     return options
 
 
@@ -99,12 +101,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Diagnose, report; return the exit code."""
+    """Diagnose the corpus, write the report, and return the exit code."""
     from spes_hf import ConfigError, Diagnose
     from spes_hf.jobs.run import map_rows
     from spes_hf.jobs.schedule import estimate_costs, find_place
 
-    find_place(options.process_index, options.num_processes)  # before the model: it chooses the device
+    find_place(options.process_index, options.num_processes)  # before loading the model, since it chooses the device
     dataset = job_options.corpus_of(options)
     translation = job_options.is_translation(options)
     reference = options.reference_column
@@ -112,7 +114,7 @@ def run(options: argparse.Namespace) -> int:
         reference = "text" if options.pair is None else "translation" if translation else "transcript"
     for option, column in (("--reference-column", reference), ("--by", options.by)):
         if column is not None and column not in dataset.column_names:
-            raise ConfigError(f"{option} is {column!r}; the data set has {', '.join(dataset.column_names)}")
+            raise ConfigError(f"{option} is {column!r}; the dataset has {', '.join(dataset.column_names)}")
     model, processor = job_options.model_of(options)
     transform = Diagnose(
         model,

@@ -18,43 +18,42 @@
 # [tool.uv.sources]
 # spes-hf = { path = "..", editable = true }
 # ///
-r"""Explains a whole speech corpus with saliency maps, on any number of processes, in a job that can be killed.
+r"""Explains a whole speech corpus with saliency maps, on any number of processes, in a job that can be resumed.
 
 Every utterance gets an explanation of every token that the model wrote: which regions of the spectrogram, and which of
-its own earlier tokens, made the model write it. With --metrics, the explanations are scored as well.
+its own earlier tokens, made the model write it. With --metrics, it scores the explanations as well.
 
-Data sets (--dataset):
+Datasets (--dataset):
   a folder with MuST-C, and --pair       MUSTC --pair en-de --split tst-COMMON
-  a folder of audio files                with metadata.csv or metadata.jsonl ("file_name" and texts) if there is one
-  a manifest                             FILE.jsonl, an object a line; --audio-column holds paths, relative to the file
+  a folder of audio files                optionally with metadata.csv or metadata.jsonl ("file_name" and texts)
+  a manifest                             FILE.jsonl, one object per line; --audio-column has paths relative to the file
   a folder of Dataset.save_to_disk()
   a name on the Hub                      NAME --split test [--name CONFIGURATION]
 
-Models (--model): of the Hub, a folder, or one that needs no hub: demo (Whisper tiny.en), speech2text-en and
+Models (--model): a Hub id, a folder, or a model that needs no hub: demo (Whisper tiny.en), speech2text-en and
 seamless-en-de-es (two tiny models that the package ships).
 
-What is written (--out):
-  data/*.parquet    the rows: the columns of the data set but the audio; "explanation" (the whole of it as bytes),
+Output (--out):
+  data/*.parquet    the rows: the columns of the dataset except the audio; "explanation" (all of it, as bytes),
                     "prediction", "tokens", "token_probabilities", "reliability", "reached_length_limit", the metrics,
                     and "error", which says why an utterance could not be explained
-  manifest.json     what the job is: model (a digest of its weights), settings, seed, data set (a digest of its texts)
-  summary.json      how it ended: what failed, and why
+  manifest.json     what identifies the job: model and dataset (digests of weights and texts), settings, seed
+  summary.json      how the job ended: what failed, and why
   scores.json       corpus scores with confidence intervals (with --metrics)
-  README.md         the data set's card
+  README.md         the dataset card
 
   In Python: rows = spes_hf.jobs.run.load_explained(OUT); spes_hf.Explanation.from_row(rows[0]).plot()
 
-Going on: start the same command again. What is on disk is never computed again, whether the job was interrupted,
-killed, lost a machine or ran out of space, and whatever the number of processes. At most the last minute (later, a
-twentieth of the run so far) is lost. A job with other settings, another model or other texts is refused; give it
-another --out.
+To continue a job, run the same command again. Rows on disk are never computed again, whether the job was interrupted,
+killed, lost a machine or ran out of space, and whatever the number of processes. At most the last minute (later, the
+last twentieth of the run so far) is lost. If settings, model or texts differ, the job is refused; use another --out.
 
 Many processes:
   one machine, 8 GPUs     accelerate launch --multi_gpu --num_processes 8 explain_dataset.py …
   CPUs, 4 cores each      OMP_NUM_THREADS=4 torchrun --nproc-per-node 2 explain_dataset.py …
   several nodes, Slurm    srun torchrun --nnodes $SLURM_NNODES --nproc-per-node 8 --rdzv-backend c10d \
                               --rdzv-endpoint HOST:29500 explain_dataset.py …
-  an array of jobs        explain_dataset.py --process-index $SLURM_ARRAY_TASK_ID --num-processes 64 …
+  a job array             explain_dataset.py --process-index $SLURM_ARRAY_TASK_ID --num-processes 64 …
 
 Examples:
   uv run recipes/explain_dataset.py --model openai/whisper-base --dataset MUSTC --pair en-de --out OUT --num-masks 300
@@ -63,7 +62,7 @@ Examples:
   uv run recipes/explain_dataset.py --model demo --dataset clips.jsonl --reference-column text --out OUT --limit 20 \
       --push-to-hub NAME/clips-explained --dry-run
 
-Exit codes: 0 all explained; 1 some utterances failed (the others are complete) or the job could not go on; 2 wrong
+Exit codes: 0 all explained; 1 some utterances failed (the others are complete) or the job could not continue; 2 wrong
 arguments or settings.
 """
 
@@ -87,7 +86,7 @@ METRICS = ("deletion", "insertion", "size", "word_deletion", "word_insertion", "
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the options of the command line."""
+    """Return the command-line options."""
     parser = argparse.ArgumentParser(
         prog="explain_dataset.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -95,7 +94,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         parser, "what the model should have written, for scores (default for MuST-C: transcript, or translation)"
     )
     data.add_argument("--text-column", metavar="COLUMN", help="explain these texts instead of what the model generates")
-    data.add_argument("--over", choices=("spectrogram", "encoder"), default="spectrogram", help="of the maps")
+    data.add_argument("--over", choices=("spectrogram", "encoder"), default="spectrogram", help="what to map")
     data.add_argument("--segment", choices=("pauses",), help="cut audio where speech pauses")
     job_options.add_model(parser)
 
@@ -105,27 +104,30 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     method.add_argument("--seed", type=int, default=0, help="same seed, same masks (default: 0)")
 
     scores = parser.add_argument_group("scores")
-    scores.add_argument("--metrics", default="", metavar="LIST", help=f"any of {','.join(METRICS)}")
-    scores.add_argument("--fractions", choices=("paper", "fine"), default="paper", help="steps of deletion, insertion")
+    scores.add_argument("--metrics", default="", metavar="LIST", help=f"one or more of {','.join(METRICS)}")
+    scores.add_argument("--fractions", choices=("paper", "fine"), default="paper", help="step size of the curves")
     scores.add_argument(
-        "--max-words", type=int, metavar="N", help="word_deletion, word_insertion: of at most N words of an utterance"
+        "--max-words", type=int, metavar="N", help="word_deletion, word_insertion: at most N words of an utterance"
     )
     scores.add_argument(
-        "--against", choices=("reference", "prediction"), default="reference", help="default: reference"
+        "--against",
+        choices=("reference", "prediction"),
+        default="reference",
+        help="what to compare texts with (default: reference)",
     )
     scores.add_argument(
         "--quality",
         metavar="METRIC",
-        help="wer, cer, bleu, or bleu with a tokenizer of sacrebleu, such as bleu:zh, bleu:ja-mecab, bleu:char; "
-        "languages without spaces need one of these or cer (default: bleu for a translation, else wer)",
+        help="wer, cer, bleu, or bleu with a sacrebleu tokenizer, such as bleu:zh, bleu:ja-mecab, bleu:char; "
+        "languages without spaces need one of these or cer (default: bleu for translation, otherwise wer)",
     )
 
     job_options.add_job(parser)
 
     hub = parser.add_argument_group("hub")
     hub.add_argument("--push-to-hub", metavar="NAME/DATASET", help="upload rows and card when the job is complete")
-    hub.add_argument("--private", action="store_true", help="as a private data set")
-    hub.add_argument("--dry-run", action="store_true", help="do everything but upload, and say what would be uploaded")
+    hub.add_argument("--private", action="store_true", help="upload as a private dataset")
+    hub.add_argument("--dry-run", action="store_true", help="do everything except the upload, and list its files")
 
     options = parser.parse_args(arguments)
     options.metrics = [name for name in options.metrics.split(",") if name]
@@ -141,14 +143,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Explain, score, write the card, upload; return the exit code."""
+    """Explain, score, write the card, upload, and return the exit code."""
     from spes_hf import Deletion, Diagnose, Insertion, Size, WordDeletion, WordInsertion, explain_dataset
     from spes_hf.jobs.schedule import find_place
     from spes_hf.metrics.quality import get_quality
 
     if options.quality is not None:
-        get_quality(options.quality)  # not after hours
-    find_place(options.process_index, options.num_processes)  # before the model: it chooses the device
+        get_quality(options.quality)  # find out now, not after hours
+    find_place(options.process_index, options.num_processes)  # before loading the model, since it chooses the device
     dataset = job_options.corpus_of(options)
     reference = reference_column(options, dataset)
     model, processor = job_options.model_of(options)
@@ -216,11 +218,11 @@ def reference_column(options: argparse.Namespace, dataset: Dataset) -> str | Non
     needed = curves or "diagnosis" in options.metrics
     if column is None and needed:
         raise ConfigError(
-            f"--reference-column is missing; the data set has {', '.join(dataset.column_names)}"
+            f"--reference-column is missing; the dataset has {', '.join(dataset.column_names)}"
             + ("" if "diagnosis" in options.metrics else ". Or pass --against prediction")
         )
     if column is not None and column not in dataset.column_names:
-        raise ConfigError(f"--reference-column is {column!r}; the data set has {', '.join(dataset.column_names)}")
+        raise ConfigError(f"--reference-column is {column!r}; the dataset has {', '.join(dataset.column_names)}")
     return column
 
 
@@ -278,10 +280,10 @@ explanation = Explanation.from_row(rows[0])
 explanation.words().plot()
 ```
 
-`explanation` holds the whole of an explanation as bytes (a safetensors file): maps, spectrogram and sound. To look at:
-`prediction`, `tokens`, `token_probabilities`, `reliability` (split-half, of the sentence's map),
-`reached_length_limit`. `row_index` is the place in the data set that was explained; its columns, but the audio, are
-here as well.
+`explanation` holds a whole explanation as bytes (a safetensors file): maps, spectrogram and sound. Columns for reading
+are `prediction`, `tokens`, `token_probabilities`, `reliability` (split-half, of the sentence's map) and
+`reached_length_limit`. `row_index` is the position in the explained dataset, whose columns, except the audio, are here
+as well.
 {scores}
 ## Settings
 
@@ -292,7 +294,7 @@ here as well.
 
 
 def write_card(options: argparse.Namespace, summary: JobSummary, scores: dict[str, Any]) -> None:
-    """Write README.md, which is the card of the data set on the Hub."""
+    """Write README.md, the dataset card on the Hub."""
     from spes_hf import __version__
 
     manifest = json.loads((options.out / "manifest.json").read_text(encoding="utf-8"))
@@ -321,7 +323,7 @@ def push(options: argparse.Namespace) -> None:
     patterns = ["README.md", "manifest.json", "summary.json", "scores.json", "data/*.parquet"]
     files = [path for pattern in patterns for path in sorted(options.out.glob(pattern))]
     size = sum(path.stat().st_size for path in files)
-    what = f"{len(files)} files ({size / 1e6:.1f} MB) to the data set {options.push_to_hub}"
+    what = f"{len(files)} files ({size / 1e6:.1f} MB) to the dataset {options.push_to_hub}"
     if options.dry_run:
         print(f"dry run: would upload {what}: {', '.join(str(p.relative_to(options.out)) for p in files)}")
         return

@@ -17,25 +17,25 @@
 # ///
 """Puts the recipes on the Hub with the package that they need, so that one command runs them from anywhere.
 
-The repository NAME/REPO gets the wheel that is built from this clone, the recipes, whose inline metadata (PEP 723)
-names that wheel, and a card with a command for each of them. No package index has to know spes_hf:
+Builds the wheel from this clone and uploads it to the repository NAME/REPO, together with the recipes, whose inline
+metadata (PEP 723) names that wheel, and a card with a command for each of them. spes_hf need not be on a package index:
 
   uv run https://huggingface.co/NAME/REPO/resolve/main/explain_dataset.py --help
 
-A recipe that imports a module from the folder next to it is left out: a single file does not have that module.
+Recipes that import a module from the folder next to them are left out, since a single file does not have that module.
 
-With --dry-run DIR, the same files are written to DIR, with the wheel's address there, and nothing is uploaded:
+With --dry-run DIR, writes the same files to DIR, with the wheel's address there, and uploads nothing:
 
   uv run DIR/explain_dataset.py --help
 
-Uploading needs a token that may write: `hf auth login`, or the environment variable HF_TOKEN. Publish again to replace
-the files; wheels of other versions stay, for copies of the scripts that name them.
+Uploading needs a token with write access: `hf auth login`, or the environment variable HF_TOKEN. Publish again to
+replace the files; wheels of other versions stay, because copies of the scripts may name them.
 
 Examples:
   uv run recipes/publish.py --to NAME/REPO --dry-run published
   uv run recipes/publish.py --to NAME/REPO
 
-Exit codes: 0 published, or written; 1 something is missing, or the Hub refuses; 2 wrong arguments.
+Exit codes: 0 published, or written; 1 something is missing, or the Hub refused; 2 wrong arguments.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from pathlib import Path
 
 RECIPES = Path(__file__).resolve().parent
 
-# In a recipe's inline metadata: the package, and where it comes from in a clone.
+# In a recipe's inline metadata: the package, and its source in a clone.
 REQUIREMENT = re.compile(r'"spes-hf(\[[\w,-]+\])?"')
 CLONE = '#\n# [tool.uv.sources]\n# spes-hf = { path = "..", editable = true }\n'
 
@@ -73,7 +73,7 @@ tags:
 # Recipes for spes_hf
 
 Why did the speech model write that word? These scripts explain whole corpora, compare methods, and report what the
-explanations say. With [uv](https://docs.astral.sh/uv/) each is one command. uv installs what a script needs;
+explanations say. With [uv](https://docs.astral.sh/uv/), each is one command. uv installs what a script needs;
 `spes_hf` itself comes from this repository, as `{wheel}`.
 
 | recipe | what it does |
@@ -84,8 +84,9 @@ explanations say. With [uv](https://docs.astral.sh/uv/) each is one command. uv 
 {commands}
 ```
 
-`--help` of each is a manual page. On Linux, PyPI's torch is the CUDA build, which takes several gigabytes. Without a
-GPU, write `uv run --index https://download.pytorch.org/whl/cpu --index-strategy unsafe-best-match` instead of `uv run`.
+Each recipe's `--help` is a manual page. On Linux, PyPI's torch is the CUDA build, which takes several gigabytes. If you
+have no GPU, write
+`uv run --index https://download.pytorch.org/whl/cpu --index-strategy unsafe-best-match` instead of `uv run`.
 
 In Python, with the demo model:
 
@@ -96,15 +97,17 @@ pip install {requirement}
 
 
 class PublishError(Exception):
-    """The recipes cannot be published; says why, and what to do."""
+    """The recipes cannot be published; the message says why, and what to do."""
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the options of the command line."""
+    """Return the command-line options."""
     parser = argparse.ArgumentParser(
         prog="publish.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--to", required=True, metavar="NAME/REPO", help="model repository on the Hub; made if missing")
+    parser.add_argument(
+        "--to", required=True, metavar="NAME/REPO", help="model repository on the Hub; created if missing"
+    )
     parser.add_argument("--dry-run", type=Path, metavar="DIR", help="write the files to DIR, and upload nothing")
     options = parser.parse_args(arguments)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", options.to):
@@ -112,7 +115,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     if options.dry_run is not None:
         folder = options.dry_run.resolve()
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            parser.error(f"argument --dry-run: {str(folder)!r} is not an empty folder; name a new one")
+            parser.error(f"argument --dry-run: {str(folder)!r} is not an empty folder; pass a new one")
     return options
 
 
@@ -141,9 +144,9 @@ def write(folder: Path, url: Callable[[str], str], runnable: Callable[[str], str
     """Write wheel, recipes and card to a folder.
 
     Args:
-        folder: Empty, or to be made.
-        url: From the name of a file to the address that it will have.
-        runnable: From the name of a recipe to what follows `uv run`.
+        folder: An empty folder, or one to create.
+        url: Returns the address that a file will have, from its name.
+        runnable: Returns what follows `uv run`, from the name of a recipe.
     """
     folder.mkdir(parents=True, exist_ok=True)
     wheel = build_wheel(folder)
@@ -168,7 +171,7 @@ def write(folder: Path, url: Callable[[str], str], runnable: Callable[[str], str
 def build_wheel(folder: Path) -> str:
     """Build the wheel of this clone into a folder, and return its name.
 
-    It is built from the source distribution, so that nothing of an earlier build gets in.
+    Builds it from the source distribution, so that nothing from an earlier build gets in.
     """
     with tempfile.TemporaryDirectory() as temporary:
         command = [sys.executable, "-m", "build", "--outdir", temporary, str(RECIPES.parent)]
@@ -176,8 +179,8 @@ def build_wheel(folder: Path) -> str:
         wheels = list(Path(temporary).glob("spes_hf-*.whl"))
         if done.returncode or len(wheels) != 1:
             raise PublishError(
-                f"the wheel cannot be built from {str(RECIPES.parent)!r}. It needs a clone, the package build (`uv run "
-                "recipes/publish.py` brings it, or `pip install build`), and an index with setuptools. The build says: "
+                f"the wheel cannot be built from {str(RECIPES.parent)!r}. It needs a clone, the package build (run `uv "
+                "run recipes/publish.py`, or `pip install build`), and an index with setuptools. The build reported: "
                 + (done.stderr.strip() or done.stdout.strip())[-2000:]
             )
         (folder / wheels[0].name).write_bytes(wheels[0].read_bytes())
@@ -185,7 +188,7 @@ def build_wheel(folder: Path) -> str:
 
 
 def modules_beside(source: str) -> list[str]:
-    """Return the names of modules in the folder of the recipes that this one imports."""
+    """Return the names of modules in the recipes' folder that this recipe imports."""
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -196,57 +199,57 @@ def modules_beside(source: str) -> list[str]:
 
 
 def published(source: str, wheel: str, runnable: Callable[[str], str], name: str) -> str:
-    """Return the source of a recipe as it is published.
+    """Return the source of a recipe for publication.
 
     Args:
-        source: As it is in the clone.
-        wheel: Address of the wheel, for the inline metadata instead of the clone.
-        runnable: As in `write`; the examples of the help name it.
-        name: Of the recipe.
+        source: The source in the clone.
+        wheel: Address of the wheel, which replaces the clone in the inline metadata.
+        runnable: As in `write`, for the examples in the help.
+        name: Name of the recipe.
     """
     if source.count(CLONE) != 1 or len(REQUIREMENT.findall(source)) != 1:
         raise PublishError(
-            f'{name}: its inline metadata must have "spes-hf" or "spes-hf[EXTRAS]" once, and end in\n{CLONE}'
+            f'{name}: its inline metadata must have "spes-hf" or "spes-hf[EXTRAS]" exactly once, and end with\n{CLONE}'
         )
     source = REQUIREMENT.sub(lambda found: f'"spes-hf{found[1] or ""} @ {wheel}"', source.replace(CLONE, ""))
     return re.sub(r"\b(?:python|uv run) recipes/(\w+\.py)", lambda found: f"uv run {runnable(found[1])}", source)
 
 
 def address_on_hub(repository: str) -> Callable[[str], str]:
-    """Return what makes the address on the Hub of the name of a file."""
+    """Return a function from a file's name to its address on the Hub."""
     from huggingface_hub import hf_hub_url
 
     return lambda name: hf_hub_url(repository, name)
 
 
 def require_token() -> None:
-    """Raise unless there is a token, before minutes go into a wheel."""
+    """Raise an error if there is no token, before spending minutes on a wheel."""
     from huggingface_hub import get_token
 
     if get_token() is None:
-        raise PublishError("there is no token of the Hub: run `hf auth login`, or set HF_TOKEN; or use --dry-run DIR")
+        raise PublishError("there is no token for the Hub: run `hf auth login`, set HF_TOKEN, or use --dry-run DIR")
 
 
 def upload(folder: Path, repository: str) -> str:
-    """Upload a folder to a repository, which is made if it is missing, and return the repository's address."""
+    """Upload a folder to a repository, which is created if missing, and return the repository's address."""
     from huggingface_hub import HfApi
 
     api = HfApi()
     try:
         where = api.create_repo(repository, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Publish the recipes of spes_hf")
-    # Errors of the HTTP library as well, and which one that is depends on huggingface_hub's version.
+    # Also catches errors of the HTTP library, which depends on huggingface_hub's version.
     except Exception as error:
         if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
-            remedy = "Run `hf auth login` with a token that may write there, or choose another --to"
+            remedy = "Run `hf auth login` with a token that can write there, or choose another --to"
         else:
             remedy = "Check the connection, and that HF_HUB_OFFLINE is not set"
-        raise PublishError(f"{repository} cannot be uploaded: {type(error).__name__}: {error}. {remedy}") from error
+        raise PublishError(f"cannot upload to {repository}: {type(error).__name__}: {error}. {remedy}") from error
     return str(where)
 
 
 def listing(folder: Path) -> str:
-    """Return what a folder holds, in words."""
+    """Return a description of a folder's content."""
     files = sorted(path for path in folder.iterdir())
     size = sum(path.stat().st_size for path in files)
     return f"{len(files)} files ({size / 1e6:.1f} MB: {', '.join(path.name for path in files)})"

@@ -179,7 +179,7 @@ _GERMAN_NUMBERS = {number_words(n)["de"] for n in range(21, 100) if n % 10}
 
 
 def word_pieces(text: str) -> list[str]:
-    """Returns the tokens that a text should have: words, marks, and the parts of German numbers.
+    """Returns the tokens that a text should have: words, punctuation marks, and the parts of German numbers.
 
     Example:
         >>> word_pieces("Anna (meine Tante) hat dreiundzwanzig Hüte.")  # doctest: +ELLIPSIS
@@ -345,9 +345,9 @@ def width_of(model: nn.Module) -> int:
 
 
 def with_new_words(family: str, model: nn.Module, processor, texts: list[str], folder: Path):
-    """Returns a processor of the words of `texts`, and the model with a vocabulary of the same words.
+    """Returns a processor for the words of `texts`, and the model with the same words as vocabulary.
 
-    A word that the old processor knows as one token keeps its row of the embedding; other rows are untrained. All other
+    A word that is one token for the old processor keeps its row of the embedding; other rows are untrained. All other
     weights are the model's.
     """
     build_processor, build_model = BUILD[family]
@@ -369,8 +369,8 @@ def with_new_words(family: str, model: nn.Module, processor, texts: list[str], f
 def save_half(model: nn.Module, folder: Path) -> None:
     """Saves the weights in 16 bits, with a configuration that loads them as float32.
 
-    Those of Qwen3-ASR are bfloat16, as the family's are, rounded to 7 significant bits. The errors on the test split
-    stay the same, and in a wheel the weights take a quarter less.
+    Weights of Qwen3-ASR are bfloat16, as usual in the family, rounded to 7 significant bits. Errors on the test split
+    stay the same, and the weights take a quarter less space in a wheel.
     """
     from safetensors.torch import load_file, save_file
 
@@ -416,7 +416,7 @@ def spec_augment(features: torch.Tensor, stack: int, strength: float) -> torch.T
     Args:
         features: (frames, stack * mel bins), changed in place.
         stack: Mel frames of 10 ms that one model frame holds.
-        strength: 0 leaves the features as they are, 1 masks most.
+        strength: 0 leaves the features unchanged, 1 masks most.
     """
     view = features.view(len(features) * stack, -1)
     mels, mean = view.shape[1], view.mean(0)
@@ -485,7 +485,7 @@ class Batches:
 def target_ids(processor, family: str, language: str, texts: list[str]) -> list[list[int]]:
     """Returns decoder ids as `generate` forms them: start token, for SeamlessM4T the language code, tokens, end.
 
-    Those of Qwen3-ASR are without the prompt, which changes from step to step.
+    Ids for Qwen3-ASR do not include the prompt, which changes from step to step.
     """
     tokenizer = processor.tokenizer
     if family == "speech2text":
@@ -496,29 +496,29 @@ def target_ids(processor, family: str, language: str, texts: list[str]) -> list[
 
 
 def ctc_layer(family: str, model, size: int) -> nn.Module:
-    """Returns the layer that reads words off the encoder's output during the training."""
+    """Returns the layer that predicts words from the encoder's output during training."""
     return qwen3_asr.ctc_layers(model) if family == "qwen3_asr" else nn.Linear(width_of(model), size)
 
 
 def loss_of(model, ctc_head, batch, family: str, processor, ctc_weight: float) -> torch.Tensor:
     """Returns the training loss of a batch: label-smoothed cross-entropy plus CTC of the English words.
 
-    The encoder runs once, the decoder once for each target language. CTC, whose layer is thrown away after
-    the training, teaches the encoder early where each word is.
+    The encoder runs once, the decoder once for each target language. CTC teaches the encoder early where each word is;
+    its layer is discarded after training.
     """
     if family == "qwen3_asr":
         return qwen3_asr.loss_of(model, ctc_head, batch, processor, ctc_weight)
     inputs, mask, ids = batch
     pad = model.config.pad_token_id
     encoded = model.get_encoder()(inputs, attention_mask=mask)[0]
-    # As the models compute it from the mask: two convolutions of stride 2, or the adapter's one of stride 4.
+    # The same as the models compute from the mask: two convolutions of stride 2, or the adapter's with stride 4.
     lengths = mask.sum(1)
     lengths = ((lengths - 1) // 2 + 1 - 1) // 2 + 1 if family == "speech2text" else lengths // 4 + 1
     lengths = lengths.clamp(max=encoded.shape[1])
     total = inputs.new_zeros(())
     for language, target in ids.items():
         if family == "seamless" and language == "en" and random.random() < 0.7:
-            continue  # transcription only helps the encoder along, as CTC does
+            continue  # transcription only supports the encoder, like CTC
         output = model(
             encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
             attention_mask=mask,
@@ -575,7 +575,7 @@ def train(family: str, work: Path, assets: Path, scale: Scale, seed: int, worker
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98))
     epochs, minutes = dict(scale.epochs)[family], dict(scale.minutes)[family]
     total, warmup, step, best, done = epochs * len(batches), 300, 0, -math.inf, 0.0
-    # Previous tokens are dropped now and then, so that the decoder learns to listen.
+    # Sometimes drop previous tokens, so that the decoder learns to listen.
     embedding = model.get_input_embeddings() if family == "qwen3_asr" else model.get_decoder().embed_tokens
     embedding.register_forward_hook(
         lambda module, _, out: out * (torch.rand(out.shape[:2] + (1,)) > 0.08) if module.training else out
@@ -602,7 +602,7 @@ def train(family: str, work: Path, assets: Path, scale: Scale, seed: int, worker
                 elapsed = time.monotonic() - started
                 mean = running / (step - epoch * len(batches))
                 print(f"  {family} step {step}, {elapsed:.0f} s, loss {mean:.3f}", flush=True)
-        if done < 0.25:  # never the best
+        if done < 0.25:  # too early to be the best
             continue
         scores = score(model, processor, dev)
         quality = -scores["wer"] if "wer" in scores else (scores["bleu_de"] + scores["bleu_es"]) / 2
@@ -651,7 +651,7 @@ def transcribe(model, processor, samples: list[np.ndarray], language: str = "en"
 
 
 def score(model, processor, examples: list[Example]) -> dict[str, float]:
-    """Returns WER in % (punctuation and case count) of a model that transcribes, else BLEU per target language."""
+    """Returns WER in % (punctuation and case count) for a transcribing model, otherwise BLEU per target language."""
     import jiwer
     import sacrebleu
 
@@ -703,7 +703,7 @@ metrics:
 {what}
 It has {parameters:,} parameters and knows the sentences of a small grammar, spoken by a synthesiser. It is made for
 tests, examples and documentation of saliency methods: it loads in a moment, runs on a CPU and behaves like a real
-checkpoint of its family, though it is of no use on other speech.
+checkpoint of its family, but it does not work on other speech.
 
 ## Use
 
@@ -742,7 +742,7 @@ the corpus again. No recordings of people are in it.
 
 `python recipes/train_tiny_models.py train --family {family}`, one core, {time}. Label-smoothed cross-entropy
 with a CTC loss of the English words on the encoder, SpecAugment with masks at the channels' mean, and dropped previous
-tokens{extra}. The learning rate decays over a limit of time, so another machine gives a slightly different model.
+tokens{extra}. The learning rate decays over a time limit, so another machine gives a slightly different model.
 
 ## Limits
 
@@ -824,9 +824,9 @@ def write_card(folder: Path, scores: dict[str, float]) -> None:
 
 
 def choose_clips(rows: list[dict], counts: tuple[tuple[str, int], ...]) -> list[int]:
-    """Returns the indices of the shipped clips: per kind the first of each voice in turn, whatever models make of them.
+    """Returns the indices of the shipped clips: for each kind, the first of each voice in turn, whatever models write.
 
-    Number clips are the first whose number German writes the other way round.
+    Number clips are the first whose number German writes in reverse order.
     """
     voices = sorted({row["speaker"] for row in rows})
     chosen = []
@@ -854,7 +854,7 @@ def write_clips(work: Path, assets: Path, scale: Scale) -> None:
         for i in choose_clips(rows, scale.clips):
             row, example = rows[i], examples[i]
             if row["transcript"] != example.texts["en"]:
-                raise ValueError(f"alignments and corpus disagree about {row['id']}: write the corpus again")
+                raise ValueError(f"alignments and corpus disagree about {row['id']}; write the corpus again")
             name = f"{row['id']}.flac"
             soundfile.write(folder / name, example.samples, SAMPLING_RATE, subtype="PCM_16")
             file.write(json.dumps({"id": row["id"], "file": name} | row, ensure_ascii=False) + "\n")
@@ -866,7 +866,7 @@ def write_clips(work: Path, assets: Path, scale: Scale) -> None:
 
 
 def tune_allocator() -> None:
-    """Keeps freed memory in the process, and denormal numbers out of it: both cost a training most of its time."""
+    """Keeps freed memory in the process, and flushes denormal numbers; else both take most of a training's time."""
     torch.set_flush_denormal(True)
     try:
         library = ctypes.CDLL(None)
@@ -884,7 +884,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     common.add_argument(
         "--work", type=Path, default=Path("tiny-work"), help="folder of the corpus (default: %(default)s)"
     )
-    common.add_argument("--quick", action="store_true", help="very little data and training: a smoke test")
+    common.add_argument("--quick", action="store_true", help="smoke test with very little data and training")
     common.add_argument("--seed", type=int, default=1, help="seed of everything random (default: %(default)s)")
     common.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     common.add_argument("--threads", type=int, default=2, help="threads of torch (default: %(default)s)")
@@ -892,17 +892,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     corpus.add_argument(
         "--speaker-gender",
         action="store_true",
-        help="also write sentences whose Spanish adjectives agree with the voice; the shipped models know none",
+        help="also write sentences whose Spanish adjectives agree with the voice; the shipped models do not know them",
     )
-    corpus.add_argument("--sentences", type=int, help="utterances of the training split (default: as the scale says)")
+    corpus.add_argument("--sentences", type=int, help="utterances in the training split (default: depends on --quick)")
     assets = argparse.ArgumentParser(add_help=False)
     assets.add_argument(
         "--assets", type=Path, default=Path("tiny-models"), help="folder of the models (default: %(default)s)"
     )
     trainer = commands.add_parser("train", parents=[common, assets], help="train a model on the corpus")
     trainer.add_argument("--family", choices=sorted(FAMILIES), required=True, help="which model")
-    trainer.add_argument("--init", type=Path, help="go on from this saved model instead of from random weights")
-    trainer.add_argument("--minutes", type=float, help="time limit (default: as the scale says)")
+    trainer.add_argument("--init", type=Path, help="start from this saved model instead of random weights")
+    trainer.add_argument("--minutes", type=float, help="time limit (default: depends on --quick)")
     commands.add_parser("clips", parents=[common, assets], help="write the clips that ship with the models")
     evaluator = commands.add_parser("evaluate", parents=[common], help="print a model's WER or BLEU")
     evaluator.add_argument("--model", type=Path, required=True, help="folder of a saved model")

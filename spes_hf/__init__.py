@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     )
     from spes_hf.metrics import ContrastiveDeletion, Deletion, Insertion, Size, WordDeletion, WordInsertion, listen_back
 
-# Where each public name lives; a module is imported when one of its names is first used.
+# The module that defines each public name. It is imported when one of its names is first used.
 _HOME = {
     "AttentionConfig": "spes_hf.methods",
     "AudioError": "spes_hf.errors",

@@ -1,4 +1,4 @@
-"""Checks of arguments and of a config's fields, and field values that follow from other fields."""
+"""Checks for arguments and config fields, and types for field values derived from other fields."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any, TypeAlias
 
 from spes_hf.errors import ConfigError
 
-# Whether to show a progress bar, or what to call with the share that is done.
+# Whether to show a progress bar, or a function to call with the share that is done.
 Progress: TypeAlias = bool | Callable[[float], object]
 
 
 class DerivedInt(int):
-    """A whole number that follows from other fields: `dataclasses.replace` works it out anew."""
+    """A whole number derived from other fields: `dataclasses.replace` computes it again."""
 
 
 class DerivedStr(str):
-    """A name that follows from other fields, likewise."""
+    """A name derived from other fields, likewise."""
 
 
 def to_json_value(value: Any) -> Any:
-    """Return a value as JSON holds it."""
+    """Return a value in the form that JSON can store."""
     if isinstance(value, tuple):
         return list(value)
     if isinstance(value, DerivedInt):
@@ -31,7 +31,7 @@ def to_json_value(value: Any) -> Any:
 
 
 def check(config: Any, name: str, ok: bool, allowed: str) -> None:
-    """Refuse a field's value unless it is as it should be.
+    """Raise an error if a field's value is not allowed.
 
     Raises:
         ConfigError: Naming the field, its value and what is allowed.
@@ -57,10 +57,10 @@ def is_count(value: Any) -> bool:
 
 
 def check_whole(name: str, value: Any) -> int:
-    """Return a whole number.
+    """Return the value if it is a whole number.
 
     Raises:
-        ConfigError: If it is none.
+        ConfigError: If it is not.
     """
     if not is_whole(value):
         raise ConfigError(f"{name} is {value!r}; allowed: a whole number")
@@ -68,10 +68,10 @@ def check_whole(name: str, value: Any) -> int:
 
 
 def check_count(name: str, value: Any) -> int:
-    """Return a whole number from 1 up.
+    """Return the value if it is a whole number of at least 1.
 
     Raises:
-        ConfigError: If it is none.
+        ConfigError: If it is not.
     """
     if not is_count(value):
         raise ConfigError(f"{name} is {value!r}; allowed: a whole number, at least 1")
@@ -79,10 +79,10 @@ def check_count(name: str, value: Any) -> int:
 
 
 def check_share(name: str, value: Any) -> float:
-    """Return a share above 0 and at most 1.
+    """Return the value if it is a share above 0 and at most 1.
 
     Raises:
-        ConfigError: If it is none.
+        ConfigError: If it is not.
     """
     if not (is_number(value) and 0 < value <= 1):
         raise ConfigError(f"{name} is {value!r}; allowed: a share above 0 and at most 1")
@@ -90,20 +90,20 @@ def check_share(name: str, value: Any) -> float:
 
 
 def check_progress(value: Any) -> Callable[[float], object] | None:
-    """Return what is to be called with the share that is done; None: nothing is.
+    """Return the function to call with the share that is done, or None if ``progress`` is a bool.
 
     Raises:
-        ConfigError: If it is neither that nor whether to show a bar.
+        ConfigError: If the value is neither a bool nor a function.
     """
     if isinstance(value, bool):
         return None
     if not callable(value):
-        raise ConfigError(f"progress is {value!r}; allowed: True, False, or a function of the share that is done")
+        raise ConfigError(f"progress is {value!r}; allowed: True, False, or a function that takes the share done")
     return value
 
 
 def summed_up(watcher: Callable[[float], object]) -> Callable[[float], None]:
-    """Return what takes the share that each part does, and tells a watcher what is done so far."""
+    """Return a function that adds up the shares of the parts and passes the total so far to a watcher."""
     done = 0.0
 
     def advance(share: float) -> None:

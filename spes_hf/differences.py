@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 from spes_hf.text import normalise
 
-# What stands for a word without letters or digits, so that it equals no other word.
+# Replaces a word without letters or digits, so that it equals no other word.
 _NO_WORD = "\ufffc"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A stretch of words that one text has and another has not.
+    """A stretch of words in which two texts differ.
 
     Attributes:
-        first: Indices of its words in the first text; empty where the second text has words more.
-        second: Indices of its words in the second text; empty where the first text has words more.
+        first: Indices of its words in the first text; empty where the second text has additional words.
+        second: Indices of its words in the second text; empty where the first text has additional words.
     """
 
     first: range
@@ -26,7 +26,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Pair:
-    """What two texts have at one place.
+    """What two texts have in one place.
 
     Attributes:
         first: Indices of its words in the first text; empty where only the second text has words.
@@ -40,9 +40,9 @@ class Pair:
 
 
 def pairs(first: Sequence[str], second: Sequence[str]) -> list[Pair]:
-    """Return two texts next to each other, in order: words that agree, and `differences`.
+    """Return two texts side by side, in order: words that agree, and `differences`.
 
-    Case and punctuation do not count. Words that are divided differently make one pair: "would-be", "would be".
+    Case and punctuation do not count. Words that are split differently make one pair: "would-be", "would be".
 
     Args:
         first: Words of one text.
@@ -67,11 +67,11 @@ def pairs(first: Sequence[str], second: Sequence[str]) -> list[Pair]:
 
 
 def agreeing(first: Sequence[str], second: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Yield how many words of both texts go together: one and one, or more where they are divided differently.
+    """Yield how many words of each text go together: one and one, or more where the texts split words differently.
 
     Args:
         first: Words of one text, normalised.
-        second: Words of the other, which say the same.
+        second: Words of the other, which says the same.
     """
     i = j = 0
     while i < len(first) and j < len(second):
@@ -93,9 +93,9 @@ def agreeing(first: Sequence[str], second: Sequence[str]) -> Iterator[tuple[int,
 def differences(first: Sequence[str], second: Sequence[str], exact: bool = False) -> list[Difference]:
     """Return where two texts differ, in order, by the alignment with the fewest errors (jiwer).
 
-    Words that stand for each other one by one are differences of their own. Where their numbers differ, neighbouring
-    words make one: "shoplifting" for "shop lifting". Words that differ in how they are divided alone
-    ("would-be", "would be") are equal.
+    Each word that replaces one other word is a difference of its own. Where the numbers of words differ, neighbouring
+    words make one difference: "shoplifting" for "shop lifting". Words that are merely split differently ("would-be",
+    "would be") are equal.
 
     Args:
         first: Words of one text.
@@ -128,7 +128,7 @@ def differences(first: Sequence[str], second: Sequence[str], exact: bool = False
 
 
 def _joined(words: Sequence[str]) -> str:
-    """Return words as jiwer takes them, apart by spaces; a space within a word is none."""
+    """Return words as jiwer takes them, joined by spaces; a space within a word is replaced."""
     return " ".join("\u00b7".join(word.split()) or _NO_WORD for word in words)
 
 

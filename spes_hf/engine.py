@@ -1,4 +1,4 @@
-"""`explain`, which most users need alone, and `Explainer`, the same for many utterances."""
+"""`explain`, which is all that most users need, and `Explainer`, the same for many utterances."""
 
 from __future__ import annotations
 
@@ -52,53 +52,55 @@ def explain(
     """Return why the model writes each token for this audio: saliency over the spectrogram and over earlier tokens.
 
     Audio that is longer than the model's window becomes a `Recording`: a sequence of explanations, one for each window
-    that ``generate()`` itself went through.
+    that ``generate()`` processed.
 
     Args:
-        model: A speech-to-text model of a known family (`spes_hf.list_adapters`), or a pipeline; left as it was.
+        model: A speech-to-text model of a known family (`spes_hf.list_adapters`), or a pipeline; it is left unchanged.
         processor: Its processor; a pipeline has its own: ``explain(pipe, audio=audio)``.
-        audio: Samples (array, tensor or list), a path, the bytes of a file, or a row's audio of a `datasets` corpus.
-        sampling_rate: Of bare samples that are not at the processor's rate, in Hz.
+        audio: Samples (array, tensor or list), a path, the bytes of a file, or the audio of a row of a `datasets`
+            corpus.
+        sampling_rate: Rate of bare samples in Hz, if it is not the processor's.
         config: Method and settings; None for `SpesConfig()`.
         language: Language of the speech, for families whose ``generate()`` takes it.
         task: "transcribe" or "translate", likewise.
         tgt_lang: Language of the text, likewise.
         text: Explain this output instead of the one that the model generates.
-        foil: Explain why the model wrote this and not that: a whole other text; replacements, by word or index
-            (``{"country": "county"}``, ``{"country": ["county", "company"]}``), or by token to the id of a token; or a
-            list of foils, which share the masks. Each place that differs is a row (`Explanation.contrasts`).
+        foil: Explain why the model wrote this and not that. Pass a whole other text; a mapping of replacements, by word
+            or index (``{"country": "county"}``, ``{"country": ["county", "company"]}``), or by token to a token id; or
+            a list of foils, which share the masks. Each place that differs is a row (`Explanation.contrasts`).
         generate_kwargs: Further arguments of ``model.generate()``, such as ``{"num_beams": 5}``.
         batch_size: Perturbed copies in one forward pass; "auto" or None: found automatically, and remembered.
         seed: Same seed, same masks.
-        progress: Whether to show a progress bar; or a function to call with the share of the passes that is done, up to
-            1. If it raises an error, the call ends with it.
-        words: Explain these words alone, by text (all that read so) or by index: the backward passes for the others
-            are spared, the maps are the same. A text, an index, or several.
-        tokens: Tokens likewise.
-        timestamps: Whether to explain the tokens that say when, too: what made the model cut there?
-        start: Explain a recording from here on, in seconds, in the context that it had; whole segments by timestamps.
-        end: Up to here, likewise. What comes later is not transcribed.
-        segment: "pauses" to cut a recording where speech pauses, into separate utterances; None: the model's own way.
-        over: "encoder" for saliency over the encoder's output as well (`Explanation.encoder_saliency`), in passes of
-            the decoder alone; the other maps stay the same, bit for bit.
-        folder: Where to write the result, a recording window by window: the same call continues what was interrupted.
-            None: nowhere, or a temporary folder, until ``.save(path)``.
+        progress: Whether to show a progress bar; or a function to call with the share of the passes done, up to 1. If
+            the function raises an error, the call stops and raises it.
+        words: Explain only these words, given by text (all words that match) or by index. The maps are the same as for
+            all words, but the backward passes for the others are saved. A text, an index, or several.
+        tokens: Explain only these tokens, likewise.
+        timestamps: Whether to explain timestamp tokens too: what made the model cut there?
+        start: Explain a recording from this second on, in its original context; whole segments by timestamps.
+        end: Explain a recording up to this second, likewise. Later audio is not transcribed.
+        segment: "pauses" to cut a recording into separate utterances where speech pauses; None: the model's own way.
+        over: "encoder" for saliency over the encoder's output as well (`Explanation.encoder_saliency`). It runs the
+            decoder only; the other maps stay the same, bit for bit.
+        folder: Where to write the result, for a recording window by window: repeat an interrupted call to continue it.
+            None: write nothing (a recording goes to a temporary folder) until ``.save(path)``.
         accelerator: `accelerate.Accelerator()`, in every process that ``accelerate launch`` started: they share the
-            masks, and each returns the whole explanation. None: this process works on its own.
-        autocast: "bfloat16" or "float16" to run the model by `torch.autocast` in that type, faster and less exact; None
-            to run it as it is, even where autocast is switched on around the call.
-        compile: Whether to run the encoder by `torch.compile`; the last digits differ. Each new input shape is compiled
-            for about a minute, and torch gives up after eight: give a `batch_size`, and inputs of one length (Whisper).
+            masks, and each returns the whole explanation. None: this process works alone.
+        autocast: "bfloat16" or "float16" to run the model under `torch.autocast` in that type, faster but less exact;
+            None to run it in its own type, even if autocast is on around the call.
+        compile: Whether to run the encoder with `torch.compile`; the last digits differ. Each new input shape triggers
+            a recompilation of about a minute, and torch gives up after eight: set `batch_size`, and use inputs of one
+            length (Whisper).
         prompt: Instruction for speech LLMs ("Translate into German."); None: the family's own for transcription.
 
     Returns:
-        The explanation, or recording; ``.words()``, ``.plot()``, ``.to_html(path)`` and ``.save(path)`` come next.
+        The explanation, or recording. Next, use ``.words()``, ``.plot()``, ``.to_html(path)`` or ``.save(path)``.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
         AudioError: If the audio cannot be read, or is too short or too long.
-        ConfigError: If an argument has a value outside what is allowed.
-        RankError: If another of the processes failed, is lost, or was called with something else.
+        ConfigError: If an argument has a value that is not allowed.
+        RankError: If another process failed, is lost, or was called with different arguments.
 
     Examples:
         >>> ex = explain(model, processor, clip, config=SpesConfig.fast())

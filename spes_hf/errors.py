@@ -1,4 +1,4 @@
-"""What can go wrong, as exceptions whose messages name the argument, the value, what is allowed and the remedy."""
+"""Exceptions. Their messages name the argument, the value, what is allowed and the remedy."""
 
 
 class SpesError(Exception):
@@ -10,11 +10,11 @@ class UnsupportedModelError(SpesError, ValueError):
 
 
 class AudioError(SpesError, ValueError):
-    """The audio cannot be read, or is nothing that the model could transcribe.
+    """The audio cannot be read, or the model could not transcribe it.
 
     Args:
         message: What is wrong, and what to do.
-        silent: Whether it is silence, or too short to hold a sound: in a recording, a stretch to pass over.
+        silent: Whether the audio is silent, or too short to hold a sound: in a recording, a stretch to skip.
     """
 
     def __init__(self, message: object = "", silent: bool = False):
@@ -23,7 +23,7 @@ class AudioError(SpesError, ValueError):
 
 
 class ConfigError(SpesError, ValueError):
-    """An argument or a configuration field has a value outside what is allowed."""
+    """An argument or a configuration field has a value that is not allowed."""
 
 
 class ExplanationFormatError(SpesError, ValueError):
@@ -31,19 +31,19 @@ class ExplanationFormatError(SpesError, ValueError):
 
 
 class OutOfMemoryError(SpesError, RuntimeError, MemoryError):
-    """Memory runs out for a single copy of the input, so no batch size helps."""
+    """Memory runs out even for a single copy of the input, so a smaller batch would not help."""
 
 
 class NumericsError(SpesError, ValueError):
-    """The model computes NaN or infinities, of which there is nothing to explain."""
+    """The model computes NaN or infinities, which cannot be explained."""
 
 
 class RankError(SpesError, RuntimeError):
-    """Of processes that work together, another one failed, is lost, or was asked for something else.
+    """Another of the processes that work together failed, is lost, or was called with different arguments.
 
     Args:
         message: What is wrong, and what to do.
-        lost: Whether a process cannot be reached any more, so that nothing else can be done together.
+        lost: Whether a process can no longer be reached, so that the others cannot continue together.
     """
 
     def __init__(self, message: object = "", lost: bool = False):

@@ -1,4 +1,4 @@
-"""How good saved explanations are: deletion, insertion, size, words; next to the baselines that cost nothing."""
+"""How good saved explanations are: deletion, insertion, size and words, next to baselines that cost nothing."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from spes_hf.metrics.rows import ExplanationMetric, check_model, explanation_of,
 from spes_hf.metrics.tables import score_to_json, table_of
 from spes_hf.summaries import load_saved
 
-# Scores with a curve that a picture is drawn of.
+# Scores whose curve is drawn.
 CURVES = ("deletion", "insertion", "deletion_probability", "insertion_probability", "size_audio")
 
 
 @dataclass(frozen=True)
 class Saved:
-    """Explanations that lie in a folder.
+    """Explanations saved in a folder.
 
     Attributes:
-        folder: Where they lie.
-        rows: One each, with "id" and, at "explanation", what it is or is packed in; a table, of a corpus job.
-        corpus: Whether they are a corpus job's.
+        folder: The folder.
+        rows: One row each, with "id" and "explanation" (as it is, or packed); for a corpus job, its table.
+        corpus: Whether a corpus job made them.
     """
 
     folder: Path
@@ -46,11 +46,11 @@ class Saved:
 
         Args:
             path: The folder.
-            limit: Take the first ones only.
+            limit: Load only this number of explanations, from the first; None: all.
 
         Raises:
-            ConfigError: If a corpus job's folder holds no rows.
-            ExplanationFormatError: If there is no explanation.
+            ConfigError: If the folder of a corpus job holds no rows.
+            ExplanationFormatError: If the folder holds no explanation.
         """
         path = Path(path)
         if (path / MANIFEST).is_file():
@@ -66,7 +66,7 @@ class Saved:
 
     @property
     def translations(self) -> bool:
-        """Whether the texts are translations, as the first explanation says."""
+        """Whether the texts are translations, according to the first explanation."""
         for row in self.rows:
             if not row.get("error"):
                 found = _explanation_of(row)
@@ -82,10 +82,10 @@ class Evaluation:
     Attributes:
         scores: Method → its scores, as `summarize` returns them; the explanations' own method first.
         metric: How texts were compared.
-        against: What with.
-        utterances: How many went in.
-        skipped: Rows that carry an error instead of an explanation.
-        failures: Id and error of those that could not be measured.
+        against: What texts were compared with: "reference" or "prediction" (the model's own clean output).
+        utterances: Number of utterances measured.
+        skipped: Number of rows that carry an error instead of an explanation.
+        failures: Id and error of each utterance that could not be measured.
     """
 
     scores: dict[str, dict[str, Score]]
@@ -120,7 +120,7 @@ class Evaluation:
         }
 
     def write(self, folder: Path) -> list[Path]:
-        """Write evaluation.json and a picture of every curve into a folder, and return their paths."""
+        """Write evaluation.json and a picture of every curve to a folder, and return their paths."""
         paths = [folder / "evaluation.json"]
         with whole_file(paths[0]) as file:
             file.write((json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n").encode())
@@ -147,19 +147,19 @@ def evaluate(
     Args:
         saved: The explanations.
         metrics: What to measure.
-        model: The model that was explained, which is checked before anything is measured; None: no metric runs one.
-        references: What the model should have written, a text for each row or the name of a column; None: its own
-            clean output is compared with.
+        model: The model that was explained; it is checked before anything is measured. None if no metric runs a model.
+        references: What the model should have written: a text for each row, or the name of a column; None: compare with
+            the model's own clean output.
         baselines: Names in `BASELINES`.
-        metric: How texts are compared: "wer", "cer", "bleu", "bleu:zh" and the like.
-        seed: Of the random baseline.
+        metric: How to compare texts: "wer", "cer", "bleu", "bleu:zh" and the like.
+        seed: Seed of the random baseline.
         progress: Whether to show a progress bar.
 
     Raises:
-        ConfigError: If there is nothing to evaluate, or explanations are of another model.
+        ConfigError: If there is nothing to evaluate, or another model made the explanations.
     """
     against: Literal["reference", "prediction"] = "prediction" if references is None else "reference"
-    rows: Any = saved.rows  # of a corpus, where a name is that of a column: the other columns are not read for it
+    rows: Any = saved.rows  # for a corpus, rows[name] is a column, and the other columns are not read
     texts = list(rows[references]) if isinstance(references, str) else references
     measured: dict[str, list[dict[str, Any]]] = {}
     kept: list[str] | None = None if texts is None else []
@@ -190,7 +190,7 @@ def evaluate(
                 kept.append(texts[index])
     if not measured:
         raise ConfigError(
-            f"{str(saved.folder)!r} holds nothing to evaluate: {skipped} rows carry an error instead of an explanation"
+            f"{str(saved.folder)!r} holds nothing to evaluate: {skipped} rows hold an error instead of an explanation"
             + "".join(f"; {name}: {error}" for name, error in failures[:1])
         )
     scores = {method: summarize(rows, kept, metric=metric, against=against) for method, rows in measured.items()}
@@ -203,7 +203,7 @@ def _explanation_of(row: Mapping[str, Any]) -> Explanation | Recording:
     if found is None:
         return explanation_of(row)
     if not len(found):
-        raise ConfigError("the recording has no explained window: nothing was written for it")
+        raise ConfigError("the recording has no explained window, because the model wrote nothing for it")
     return found
 
 
@@ -215,7 +215,7 @@ def _measured(
     own: str,
     bar: tqdm[Any],
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the name of each method and what the metrics say of its maps."""
+    """Yield the name of each method and the scores of its maps."""
     for name in (own, *(b for b in baselines if b != own)):
         judged = found if name == own else baseline_of(found, BASELINES[name], seed)
         row: dict[str, Any] = {"explanation": judged}

@@ -1,4 +1,4 @@
-"""`Explainer`: have the method plan, run the model as it asks, put what it found together."""
+"""`Explainer`: lets the method plan, runs the model accordingly, and puts the results together."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Explainer:
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
-        ConfigError: If config, batch size, seed or autocast are outside what is allowed.
+        ConfigError: If config, batch size, seed or autocast is not allowed.
 
     Examples:
         >>> explainer = Explainer(model, processor, SpesConfig.fast(), progress=False)
@@ -118,23 +118,23 @@ class Explainer:
         """Return the explanation of one utterance, or of a recording.
 
         Args:
-            audio: As for `explain`, like all that is not said here.
-            sampling_rate: Of bare samples that are not at the processor's rate, in Hz.
+            audio: As for `explain`, like all arguments not described here.
+            sampling_rate: Rate of bare samples in Hz, if it is not the processor's.
             language: Language of the speech.
             task: "transcribe" or "translate".
             tgt_lang: Language of the text.
             text: Explain this output instead of the one that the model generates.
-            foil: What the model did not write.
+            foil: What the model did not write, as for `explain`.
             generate_kwargs: Further arguments of ``model.generate()``.
-            utterance_id: Gives every utterance of a corpus masks of its own.
+            utterance_id: Gives every utterance of a corpus its own masks.
             words: Words to explain; None: all.
             tokens: Tokens to explain; None: all.
             timestamps: Whether to explain timestamps.
-            start: Of the stretch of a recording to explain, in seconds.
-            end: Its end.
+            start: Start of the stretch of a recording to explain, in seconds.
+            end: End of the stretch, in seconds.
             segment: "pauses" to cut a recording where speech pauses.
             over: "encoder" for saliency over the encoder's output as well.
-            folder: Where to write the result, a recording window by window.
+            folder: Where to write the result, for a recording window by window.
             prompt: Instruction for speech LLMs.
         """
         named: dict[str, Any] = {"words": listed(words), "tokens": listed(tokens), "timestamps": timestamps}
@@ -144,7 +144,7 @@ class Explainer:
             config = self.config.with_impact_for(text is not None, foil is not None)
             config.check_over(over)
             if foil is not None and (words is not None or tokens is not None or timestamps):
-                raise ConfigError("foil says which places are explained; leave words, tokens and timestamps out")
+                raise ConfigError("foil already says which places to explain; leave out words, tokens and timestamps")
             if not isinstance(timestamps, bool):
                 raise ConfigError(f"timestamps is {timestamps!r}; allowed: True, False")
             waveform = open_audio(audio, self.adapter.sampling_rate, sampling_rate)
@@ -163,7 +163,7 @@ class Explainer:
         started = time.perf_counter()
         with self.output(waveform, options, text, asked.utterance_id, config) as output:
             contrasts = () if foil is None else contrasts_of(self.adapter, output.target, foil)
-            # Nothing but timestamps: these, then.
+            # If the model wrote nothing but timestamps, explain those.
             rows = None if contrasts else rows_of(self.adapter, [output.target], **asked.named)[0] or None
             objective = self.contrasting(output, contrasts, config) if contrasts else None
             found = self._find(config, output, asked.utterance_id, objective, rows, over=asked.over)
@@ -173,7 +173,7 @@ class Explainer:
     def output(
         self, waveform: Waveform, options: GenerationOptions, text: str | None, utterance_id: str, config: Any = None
     ) -> Iterator[Output]:
-        """Have the model write, and look into it while nobody else does; see `spes_hf.adapters.output.output_of`."""
+        """Run the model and yield its output, with the model to itself; see `spes_hf.adapters.output.output_of`."""
         seed, prepare = mask_key(self.seed, utterance_id, "generate"), config and config.prepare
         made = output_of(self.adapter, waveform, options, text, seed, self._precision, prepare)
         with graphs_of(self.compile), made as output:
@@ -181,22 +181,22 @@ class Explainer:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Run the model in the type, and with the compiled code, that was asked for."""
+        """Run the model with the autocast and compile settings of this explainer."""
         with graphs_of(self.compile), self._precision:
             yield
 
     def contrasting(self, output: Output, contrasts: Sequence[Contrast], config: ExplainConfig) -> ContrastObjective:
-        """Return what reads these contrasts of an output off the model.
+        """Return the objective that measures these contrasts of an output.
 
         Args:
             output: What the model wrote.
-            contrasts: What to read.
-            config: Says how probable a word is, and what an impact is.
+            contrasts: The contrasts to measure.
+            config: Defines the probability of a word, and the impact.
 
         Raises:
             NumericsError: If the model finds target or foil impossible, or its logits are NaN.
         """
-        score = config.impact if config.impact in CONTRASTS else CONTRASTS[0]  # controls read none
+        score = config.impact if config.impact in CONTRASTS else CONTRASTS[0]  # controls measure no impact
         return ContrastObjective(
             self.adapter,
             output.utterance,
@@ -227,14 +227,14 @@ class Explainer:
         Args:
             output: What the model wrote.
             options: How it wrote.
-            utterance_id: Gives every utterance of a corpus masks of its own.
+            utterance_id: Gives every utterance of a corpus its own masks.
             config: Method and settings, with the impact for the output.
             objective: The contrasts to explain, as `contrasting` returns them; None: tokens.
             foil: Where the contrasts come from, for the provenance.
-            text_given: Whether the text was given.
+            text_given: Whether the text was given, not generated.
             rows: Indices of the tokens to explain; None: all.
-            window: What the provenance says of the window of a recording.
-            advance: Is called with the share of the passes that every batch does; None for what `progress` says.
+            window: The window of a recording, for the provenance.
+            advance: Called after every batch with its share of the passes; None: follow `progress`.
             over: As for `explain`.
         """
         started = time.perf_counter()
@@ -254,7 +254,7 @@ class Explainer:
         started: float,
         window: Mapping[str, Any] | None = None,
     ) -> Explanation:
-        """Return the explanation that was found, with its provenance."""
+        """Return the explanation made of these results, with its provenance."""
         utterance, target = output.utterance, output.target
         provenance = describe(
             self.adapter,
@@ -288,14 +288,14 @@ class Explainer:
         advance: Callable[[float], None] | None = None,
         over: str = "spectrogram",
     ) -> Found:
-        """Return the maps of an output, and what it took."""
+        """Return the maps of an output, and the passes they took."""
         adapter, utterance, target = self.adapter, output.utterance, output.target
         if advance is None and self.watcher is not None:
             advance = summed_up(self.watcher)
         if self.ranks.count > 1:
             ids = [target.prefix_ids.tolist(), target.token_ids.tolist()]
             asked = [config.to_dict(), self.seed, utterance_id, rows, over, self.autocast, ids]
-            about = describe_model(adapter.model)  # but for where it was loaded from
+            about = describe_model(adapter.model)  # except where it was loaded from
             model = [about.get(name) for name in ("class", "type", "parameters", "weights", "adapters")]
             asked += [contrasting and repr(contrasting.contrasts), model, adapter.dtype]
             self.ranks.check_same("what is explained", [*asked, _digest(utterance.features)])
@@ -333,25 +333,25 @@ class Explainer:
         return replace(found, contrasts=contrasting.measured if contrasting else None, rows=rows, over=over)
 
     def _states(self, output: Output) -> Tensor | None:
-        """Return the encoder's output that generating left; compiled code, which rounds differently, has its own."""
+        """Return the encoder's output from generation; None for compiled code, which rounds differently."""
         return None if self.compile else output.states
 
     @property
     def sizes(self) -> FoundSizes:
-        """The batch sizes that fitted: by whichever call of the model, or here where a size is given."""
+        """The batch sizes that fitted: shared by all calls of the model, or this explainer's own if a size is given."""
         return self.found_sizes if self.batch_size else found_sizes_of(self.adapter, self._dtype)
 
     @property
     def _precision(self) -> AbstractContextManager[Any]:
-        """A context with autocast to the type that was asked for, if any."""
+        """A context with autocast to the requested type, if any."""
         return precision_of(self.autocast, self.adapter.device.type)
 
     @property
     def _dtype(self) -> torch.dtype:
-        """What the model computes in."""
+        """The type that the model computes in."""
         return self.adapter.dtype if self.autocast is None else getattr(torch, self.autocast)
 
 
 def _digest(features: Tensor) -> str:
-    """Return what tells features from others."""
+    """Return a hash that identifies features."""
     return hashlib.blake2b(features.cpu().contiguous().numpy().tobytes(), digest_size=16).hexdigest()

@@ -1,7 +1,7 @@
-"""Files: text as it comes, with a byte order mark, Windows line ends, stray control characters; and whole or none.
+"""Reads text files with byte order marks, Windows line ends or stray control characters; writes files atomically.
 
-Only a line feed ends a line (a carriage return before it belongs to the end, and one alone ends a line where the file
-has no line feed). `str.splitlines` would also split at U+000B, U+0085, U+2028 and others, which occur within texts.
+Only a line feed ends a line. A carriage return before it belongs to the line end; one alone ends a line if the file has
+no line feed. `str.splitlines` would also split at U+000B, U+0085, U+2028 and others, which occur within texts.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _REMEDY = 'save it as UTF-8 (in Excel: "CSV UTF-8"; in a shell: iconv -f {0} -t 
 
 
 class TextFileError(ConfigError):
-    """A text file is in no encoding that can be known for certain, or is not what its name says."""
+    """A text file's encoding cannot be determined for certain, or its content is not what its name says."""
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to write that takes the place of an older one at the end, in one step; interrupted, it leaves it.
+    """Open a file for writing that replaces an older one at the end, in one step; if interrupted, the older one stays.
 
-    Until then it is in the same folder, under its name between a dot and what nobody else has.
+    Until then, the new file is in the same folder, with a dot before its name and a unique suffix after it.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
@@ -53,11 +53,11 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def read_text(path: str | Path) -> str:
-    """Return the text of a file, as `decode` reads it; line ends are left as they are.
+    """Return the text of a file, as `decode` reads it, with line ends unchanged.
 
     Raises:
         OSError: If the file cannot be opened.
-        TextFileError: If its encoding is neither UTF-8 nor marked; with file, line and remedy.
+        TextFileError: If its encoding is neither UTF-8 nor marked; names file, line and remedy.
     """
     return decode(Path(path).read_bytes(), str(path))
 
@@ -65,14 +65,15 @@ def read_text(path: str | Path) -> str:
 def decode(raw: bytes, source: str) -> str:
     """Return the text in the bytes of a file: UTF-8, or UTF-16 or UTF-32 with a byte order mark.
 
-    Byte order marks, also those where files were joined, are no text and go. NUL characters go too, with a warning.
+    Removes byte order marks, including those in the middle where files were joined. Removes NUL characters with a
+    warning.
 
     Args:
         raw: The bytes.
         source: Name of the file, for messages.
 
     Raises:
-        TextFileError: If they are in another encoding.
+        TextFileError: If the bytes are in another encoding.
     """
     encoding = next((name for mark, name in _MARKS if raw.startswith(mark)), "utf-8")
     if encoding == "utf-8" and (unmarked := _unmarked_utf16(raw)):
@@ -86,7 +87,7 @@ def decode(raw: bytes, source: str) -> str:
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         warnings.warn(
-            f"{source}: {text.count(chr(0))} NUL characters are left out, the first in line {line}",
+            f"{source}: removed {text.count(chr(0))} NUL characters, the first in line {line}",
             UserWarning,
             stacklevel=3,
         )
@@ -95,7 +96,7 @@ def decode(raw: bytes, source: str) -> str:
 
 
 def split_lines(text: str) -> list[str]:
-    r"""Return the lines of a text, without their ends; what follows the last end is a line if it is not empty.
+    r"""Return the lines of a text, without line ends; text after the last line end is a line if it is not empty.
 
     >>> split_lines("one\r\ntwo\u2028still two\n")
     ['one', 'two\u2028still two']
@@ -108,38 +109,38 @@ def split_lines(text: str) -> list[str]:
 
 
 def read_lines(path: str | Path) -> list[str]:
-    """Return the lines of a file, as `read_text` and `split_lines` have them."""
+    """Return the lines of a file, read by `read_text` and split by `split_lines`."""
     return split_lines(read_text(path))
 
 
 def read_json(path: str | Path) -> Any:
-    """Return what a JSON file holds; control characters within its texts are allowed.
+    """Return the content of a JSON file; control characters in strings are allowed.
 
     Raises:
         OSError: If the file cannot be opened.
-        TextFileError: If it is no JSON; with file, line and column.
+        TextFileError: If it is not JSON; names file, line and column.
     """
     return parse_json(read_text(path), str(path))
 
 
 def parse_json(text: str, source: str) -> Any:
-    """Return what a JSON text holds; control characters within its texts are allowed.
+    """Return the content of a JSON text; control characters in strings are allowed.
 
     Raises:
-        TextFileError: If it is no JSON; with source, line and column.
+        TextFileError: If it is not JSON; names source, line and column.
     """
     try:
         return json.loads(text, strict=False)
     except (ValueError, RecursionError) as error:
-        raise TextFileError(f"{source}: is no JSON: {error}") from error
+        raise TextFileError(f"{source}: is not JSON: {error}") from error
 
 
 def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
-    """Return the objects of a JSON-lines file; empty lines are left out.
+    """Return the objects of a JSON-lines file, ignoring empty lines.
 
     Raises:
         OSError: If the file cannot be opened.
-        TextFileError: If a line is no JSON object; with file and line.
+        TextFileError: If a line is not a JSON object; names file and line.
     """
     rows = []
     for number, line in enumerate(read_lines(path), start=1):
@@ -149,24 +150,26 @@ def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
             row = json.loads(line, strict=False)
         except (ValueError, RecursionError) as error:
             raise TextFileError(
-                f"{path}:{number}: is no JSON: {error}; a JSON-lines file has one object a line"
+                f"{path}:{number}: is not JSON: {error}; a JSON-lines file has one object per line"
             ) from error
         if not isinstance(row, dict):
-            raise TextFileError(f"{path}:{number}: is a {type(row).__name__}; a JSON-lines file has one object a line")
+            raise TextFileError(
+                f"{path}:{number}: is a {type(row).__name__}; a JSON-lines file has one object per line"
+            )
         rows.append(row)
     return rows
 
 
 def read_table(path: str | Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV or TSV file by the names in its first line.
+    """Return the rows of a CSV or TSV file, with the names in its first line as keys.
 
-    A file that ends in .tsv has tabs between its columns, others what their first line has most of: commas, semicolons
-    (as Excel writes in half of Europe) or tabs. Empty lines and columns without a name are left out. Excel leaves out
-    empty cells at the end of a row; they are "".
+    In a file that ends in .tsv, tabs separate the columns. In other files it is whichever the first line has most of:
+    commas, semicolons (as Excel writes in half of Europe) or tabs. Ignores empty lines and columns without a name.
+    Excel omits empty cells at the end of a row; they become "".
 
     Raises:
         OSError: If the file cannot be opened.
-        TextFileError: If a row has more cells than the first line, or quotes are wrong; with file and line.
+        TextFileError: If a row has more cells than the first line, or quotes are wrong; names file and line.
     """
     text = read_text(path)
     first, _, rest = text.partition("\n")
@@ -183,24 +186,24 @@ def read_table(path: str | Path) -> list[dict[str, str]]:
             if names is None:
                 names = cells
             elif any(cells[len(names) :]):
-                raise csv.Error(f"more cells than the {len(names)} columns of the first line")
+                raise csv.Error(f"it has more cells than the {len(names)} columns of the first line")
             elif cells:
                 cells += [""] * (len(names) - len(cells))
                 rows.append({name: cell for name, cell in zip(names, cells, strict=False) if name})
             line = reader.line_num + 1
     except csv.Error as error:
         raise TextFileError(
-            f"{path}:{line + bool(marked)}: cannot be read: {error}; put a cell that holds {delimiter!r}, a line end "
-            'or " in double quotes, and write "" for a " in it'
+            f"{path}:{line + bool(marked)}: cannot be read: {error}; put double quotes around a cell that contains "
+            f'{delimiter!r}, a line end or ", and write "" for a " in it'
         ) from error
     return rows
 
 
 def _unmarked_utf16(raw: bytes) -> str | None:
-    """Return which UTF-16 bytes without a mark are in, if they look like it.
+    """Return which UTF-16 (little-endian or big-endian) unmarked bytes are in, if they look like UTF-16.
 
-    The high byte of a character is NUL in Latin, and below a space in most alphabets: in one of two bytes, never in the
-    other. A line feed has its own high byte.
+    The high byte of a character is NUL in Latin, and below a space in most alphabets: so every other byte is small, and
+    the bytes between are not. The two bytes of a line feed confirm the order.
     """
     if len(raw) % 2 or 0 not in raw:
         return None
@@ -215,10 +218,11 @@ def _unmarked_utf16(raw: bytes) -> str | None:
 
 
 def _undecodable(raw: bytes, encoding: str, error: UnicodeDecodeError, source: str) -> str:
-    """Return what to say of bytes that are in no encoding which can be known."""
+    """Return the error message for bytes whose encoding cannot be determined."""
     if encoding != "utf-8":
         return (
-            f"{source}: begins as {encoding.upper()}, but byte {error.start} is wrong ({error.reason}); write it again"
+            f"{source}: starts as {encoding.upper()}, but byte {error.start} is wrong ({error.reason}); write the file "
+            "again"
         )
     before = raw[: error.start]
     line, column = before.count(b"\n") + 1, len(before.rpartition(b"\n")[2].decode("utf-8")) + 1

@@ -1,4 +1,4 @@
-"""Numbers that are not finite end in an error, not in a map."""
+"""Checks that turn NaN and infinities into an error, so that they never reach a map."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from torch import Tensor
 
 from spes_hf.errors import NumericsError
 
-# Logits of -inf (suppressed tokens) count as one that is so much lower than the highest: a probability of 4e-44.
+# A logit of -inf (a suppressed token) counts as this far below the highest: a probability of 4e-44.
 _LOWEST = 100.0
 
 _REMEDIES = {
-    torch.float16: "whose numbers end at 65,504; load the model with dtype=torch.float32 or torch.bfloat16, or leave "
-    'autocast="float16" out',
-    torch.bfloat16: "of 3 digits; load the model with dtype=torch.float32, and check its weights",
+    torch.float16: "whose largest number is 65,504; load the model with dtype=torch.float32 or torch.bfloat16, or "
+    'leave out autocast="float16"',
+    torch.bfloat16: "which has 3 digits; load the model with dtype=torch.float32, and check its weights",
 }
-_OTHER = "so its weights may be damaged; load them again, and check parameter.isfinite().all()"
+_OTHER = "so its weights may be damaged; load them again, and check parameter.isfinite().all() for each"
 
 
 def not_finite(what: str, dtype: torch.dtype) -> NumericsError:
-    """Return the error for numbers that are NaN or infinite, with the type that the model computes in, and the remedy.
+    """Return the error for numbers that are NaN or infinite; it names the model's type and the remedy.
 
     Args:
         what: Which numbers.
-        dtype: What the model computes in.
+        dtype: The type that the model computes in.
     """
     name = str(dtype).removeprefix("torch.")
     return NumericsError(
@@ -34,7 +34,7 @@ def not_finite(what: str, dtype: torch.dtype) -> NumericsError:
 
 
 def check_finite(values: Iterable[Tensor], what: str, dtype: torch.dtype) -> None:
-    """Refuse tensors that hold NaN or infinities.
+    """Raise an error if tensors hold NaN or infinities.
 
     Raises:
         NumericsError: Naming the type and the remedy.
@@ -44,7 +44,7 @@ def check_finite(values: Iterable[Tensor], what: str, dtype: torch.dtype) -> Non
 
 
 def check_logits(logits: Tensor, what: str, dtype: torch.dtype) -> None:
-    """Refuse logits, (…, V), that are no distribution: NaN or +inf anywhere, or nothing but -inf.
+    """Raise an error if logits, (…, V), are not a distribution: NaN or +inf anywhere, or nothing but -inf.
 
     Raises:
         NumericsError: Naming the type and the remedy.
@@ -53,13 +53,13 @@ def check_logits(logits: Tensor, what: str, dtype: torch.dtype) -> None:
 
 
 def allowed(logits: Tensor, top: Tensor | None = None) -> Tensor:
-    """Return logits, (…, V), with a finite number for entries of -inf; what is no distribution stays none.
+    """Return logits, (…, V), with finite numbers instead of -inf; invalid distributions stay invalid.
 
-    Suppressed tokens have such logits. Their probability is 0 before and after, and 0 · (−inf) would be NaN.
+    Suppressed tokens have logits of -inf. Their probability is 0 before and after, and 0 · (−inf) would be NaN.
 
     Args:
         logits: (…, V).
-        top: (…, 1) float32, the highest of each, if known.
+        top: (…, 1) float32, the highest logit of each distribution, if known.
     """
     if top is None:
         top = logits.detach().amax(-1, keepdim=True).float()

@@ -40,16 +40,16 @@ def num_patches(duration_s: float, patches_per_second: float, max_duration_s: fl
 def kl_divergence(reference_logits: Tensor, perturbed_logits: Tensor) -> Tensor:
     """Return KL(p ‖ q) = Σ_v p_v · log(p_v / q_v) in nats (§4.2), p from the clean input and q from the perturbed one.
 
-    Computed in float32 from log-softmax whatever the dtype of the logits, so that it stays finite where a probability
-    underflows. Where p_v is exactly 0 the term is 0. A logit of -inf, that of a suppressed token, counts as one that is
-    100 lower than the highest: of no weight in p, and no infinite divergence in q.
+    Computed in float32 from log-softmax, whatever the dtype of the logits, so it stays finite where a probability
+    underflows. Where p_v is exactly 0, the term is 0. A logit of -inf (a suppressed token) counts as 100 below the
+    highest: it has no weight in p, and causes no infinite divergence in q.
 
     Args:
         reference_logits: (…, V), from the clean input; broadcast against ``perturbed_logits``.
         perturbed_logits: (…, V), from the perturbed input.
 
     Returns:
-        (…) float32, at least 0; NaN where the logits are no distribution.
+        (…) float32, at least 0; NaN where the logits are not a distribution.
     """
     log_p = allowed(reference_logits).float().log_softmax(-1)
     log_q = allowed(perturbed_logits).float().log_softmax(-1)
@@ -70,8 +70,9 @@ def token_probabilities(logits: Tensor, token_ids: Tensor) -> Tensor:
 def evidence_bits(reference_logits: Tensor, other_logits: Tensor, token_ids: Tensor) -> Tensor:
     """Return log2 p(y_k) − log2 q(y_k): how much likelier a token is under the first logits, in bits.
 
-    3 bits: 8 times likelier; below 0: less likely. With q from a run without sound these are the sound's bits, with q
-    from a run without the written text the text's. Bits of the tokens of a word add up. Not from the paper.
+    3 bits: 8 times likelier; below 0: less likely. If q comes from a run without sound, these are the sound's bits; if
+    it comes from a run without the written text, they are the text's. Bits of a word's tokens add up. Not from the
+    paper.
 
     Args:
         reference_logits: (…, K, V), from the clean input.
@@ -79,20 +80,20 @@ def evidence_bits(reference_logits: Tensor, other_logits: Tensor, token_ids: Ten
         token_ids: (K,) explained tokens.
 
     Returns:
-        (…, K) float32; NaN where the logits are no distribution.
+        (…, K) float32; NaN where the logits are not a distribution.
     """
     nats = _token_log_probabilities(reference_logits, token_ids) - _token_log_probabilities(other_logits, token_ids)
     return (nats / math.log(2)).float()
 
 
 def _token_log_probabilities(logits: Tensor, token_ids: Tensor) -> Tensor:
-    """Return log p of each token, (…, K), in float32; the vocabulary is summed up in the logits' own width or more."""
+    """Return log p of each token, (…, K), in float32; sums over the vocabulary use the logits' precision or higher."""
     log_p = allowed(logits).float().log_softmax(-1)
     return log_p.gather(-1, token_ids.expand(log_p.shape[:-1]).unsqueeze(-1)).squeeze(-1)
 
 
 def probability_difference(reference_logits: Tensor, perturbed_logits: Tensor, token_ids: Tensor) -> Tensor:
-    """Return p(y_k) − q(y_k), the fall of the explained token's probability (the paper's "− KL" ablation, §7.2).
+    """Return p(y_k) − q(y_k), the drop in the explained token's probability (the paper's "− KL" ablation, §7.2).
 
     Args:
         reference_logits: (…, K, V), from the clean input; broadcast against ``perturbed_logits``.
@@ -134,7 +135,7 @@ def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
 def z_score(values: Tensor, counts: Tensor | None = None) -> Tensor:
     """Return values less their mean, over their sample standard deviation (n − 1), in float64.
 
-    A single value becomes 0, and so do constant ones: those that vary by less than float32 can tell, 1e-6 of the
+    A single value becomes 0, and so do constant values: those that differ by less than float32 resolves, 1e-6 of the
     largest.
 
     Args:
@@ -146,7 +147,7 @@ def z_score(values: Tensor, counts: Tensor | None = None) -> Tensor:
 
 
 def scaled(values: Tensor) -> Tensor:
-    """Return values over their sample standard deviation, in float64; 0 where `z_score` is: the zero stays."""
+    """Return values over their sample standard deviation, in float64, uncentred; 0 where values are constant."""
     deviation = _centred(values.double())[1]
     return torch.zeros_like(values.double()) if deviation is None else values.double() / deviation
 
@@ -210,8 +211,8 @@ def paired_min_max(audio: Tensor, token: Tensor, valid: Tensor) -> tuple[Tensor,
 def deletion_masks(saliency: Tensor, fractions: Sequence[float]) -> Tensor:
     """Return masks that delete the most salient features first (§5).
 
-    For a fraction s the first ⌊T·C·s⌋ features are perturbed. Equal saliencies are taken in order of time, then of
-    frequency, so that the order is the same on every machine.
+    For a fraction s, the first ⌊T·C·s⌋ features are perturbed. Ties are ordered by time, then by frequency, so the
+    order is the same on every machine.
 
     Args:
         saliency: (T, C).
@@ -250,7 +251,7 @@ def size_curve(maps: Tensor, thresholds: Sequence[float]) -> Tensor:
     """
     values = maps[~maps.isnan()]
     if not values.numel():
-        raise ValueError("maps holds no value: every entry is NaN or there is none")
+        raise ValueError("maps holds no value: it is empty, or every entry is NaN")
     return torch.stack([(values >= t).double().mean() * 100 for t in thresholds])
 
 
@@ -267,7 +268,7 @@ def area_under_curve(y: Tensor | Sequence[float], x: Tensor | Sequence[float]) -
     ordinates, abscissae = (torch.as_tensor(v, dtype=torch.float64, device="cpu") for v in (y, x))
     if ordinates.shape != abscissae.shape or ordinates.ndim != 1 or len(ordinates) < 2:
         raise ValueError(
-            f"y and x must be of one length, at least 2; got {tuple(ordinates.shape)} and {tuple(abscissae.shape)}"
+            f"y and x must have the same length, at least 2; got {tuple(ordinates.shape)} and {tuple(abscissae.shape)}"
         )
     if bool((abscissae.diff() <= 0).any()):
         raise ValueError(f"x must be increasing; got {abscissae.tolist()}")

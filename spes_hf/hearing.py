@@ -1,4 +1,4 @@
-"""Did it hear that, or make it up? Bits of evidence from the sound, in three passes and without a map."""
+"""Did the model hear that, or make it up? Bits of evidence from the sound, in three passes and without a map."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Hearing:
         text: The output.
         words: Its words; punctuation marks are words of their own.
         word_bits: For every word, log2 of how much likelier the sound made it (`Explanation.sound_bits`).
-        bits_per_token: Mean over tokens, special ones left out, which tells best; NaN where there is none.
+        bits_per_token: Mean over all but special tokens, the best indicator; NaN if there are none.
         reached_length_limit: Whether a length limit cut the text.
         text_given: Whether the text was given, not generated.
 
@@ -45,22 +45,22 @@ class Hearing:
 
     @property
     def verdict(self) -> Verdict:
-        """The likelier of "made up" and "heard"; "nothing written" where there is no word, "given" for a given text."""
+        """The likelier of "made up" and "heard"; "nothing written" if there are no words, "given" for a given text."""
         return verdict_of(self.text, self.bits_per_token, self.text_given)
 
     @property
     def bits_per_word(self) -> float:
-        """Mean over the words that have a letter or digit; NaN where there is none."""
+        """Mean over the words that have a letter or digit; NaN if there are none."""
         return bits_per_word(self.words, self.word_bits)
 
     @property
     def probability_made_up(self) -> float:
-        """That an output with these bits a token was made up, if one in ten is; NaN where nothing is written."""
+        """Probability that output with these bits a token was made up, if one in ten is; NaN if nothing is written."""
         return probability_made_up(self.bits_per_token)
 
     @property
     def not_heard(self) -> tuple[str, ...]:
-        """The words that the sound had no part in: under 1 bit."""
+        """The words that got under 1 bit from the sound."""
         return tuple(w for w, bits in self._spoken() if bits < NOT_HEARD_BITS)
 
     def _spoken(self) -> list[tuple[str, float]]:
@@ -88,9 +88,9 @@ def sound_check(
 ) -> Hearing:
     """Return what the model writes for this audio, and whether it heard that or made it up.
 
-    Runs the model once to write, once on its output, and once on that without the sound: no masks, no map. Arguments
-    are those of `explain`. The probability was fitted on Whisper; of a model that knows few sentences, every output has
-    fewer bits: compare them with those of outputs that you trust.
+    Runs the model once to write, once on its output, and once on the same output without the sound: no masks, no map.
+    Arguments as for `explain`. The probability was fitted on Whisper. For a model that knows few sentences, every
+    output has fewer bits: compare them with those of outputs that you trust.
 
     Examples:
         >>> hearing = sound_check(model, processor, clip)
@@ -102,7 +102,7 @@ def sound_check(
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
         AudioError: If the audio cannot be read, or is too short or too long.
-        ConfigError: If an argument has a value outside what is allowed.
+        ConfigError: If an argument has a value that is not allowed.
     """
     return SoundChecker(model, processor, autocast=autocast)(
         audio,
@@ -120,14 +120,14 @@ class SoundChecker:
     """`sound_check` for many utterances: checks model and processor once.
 
     Args:
-        model: A speech-to-text model of a known family, or a pipeline; left exactly as it was.
+        model: A speech-to-text model of a known family, or a pipeline; it is left unchanged.
         processor: Its processor.
-        seed: For generation that draws at random.
+        seed: Seed for generation that samples.
         autocast: As for `spes_hf.explain`.
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
-        ConfigError: If the seed is no whole number, or autocast is not allowed.
+        ConfigError: If the seed is not a whole number, or autocast is not allowed.
 
     Examples:
         >>> check = SoundChecker(model, processor)
@@ -153,7 +153,7 @@ class SoundChecker:
         utterance_id: str = "",
         prompt: str | None = None,
     ) -> Hearing:
-        """Return the check of one utterance; arguments are those of `Explainer`."""
+        """Return the check of one utterance; arguments as for `Explainer`."""
         adapter = self.adapter
         options = adapter.options_of(language, task, tgt_lang, generate_kwargs, text is not None, prompt)
         waveform = load_audio(audio, adapter.sampling_rate, sampling_rate)

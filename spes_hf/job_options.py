@@ -1,4 +1,4 @@
-"""What the recipes that run a job over a corpus share: their options, and how they load and end."""
+"""What the recipes for corpus jobs share: their options, how they load corpus and model, and their exit codes."""
 
 from __future__ import annotations
 
@@ -31,52 +31,56 @@ __all__ = [
 
 
 def add_data(parser: argparse.ArgumentParser, reference: str) -> argparse._ArgumentGroup:
-    """Add the options that say which corpus, and return their group.
+    """Add the options that choose the corpus, and return their group.
 
     Args:
-        parser: Of the recipe.
+        parser: The recipe's parser.
         reference: What the column of references is, for the help.
     """
     data = parser.add_argument_group("data")
     data.add_argument("--dataset", required=True, metavar="PATH_OR_NAME", help="see above")
-    data.add_argument("--pair", metavar="EN-XX", help="languages of MuST-C, such as en-de")
-    data.add_argument("--split", help="default: tst-COMMON for MuST-C, else the only one there is")
-    data.add_argument("--name", help="configuration of a data set of the Hub")
-    data.add_argument("--problems", choices=("raise", "skip"), default="raise", help="unusable utterances of MuST-C")
+    data.add_argument("--pair", metavar="EN-XX", help="language pair of MuST-C, such as en-de")
+    data.add_argument("--split", help="default: tst-COMMON for MuST-C, otherwise the only split")
+    data.add_argument("--name", help="configuration of a dataset on the Hub")
+    data.add_argument(
+        "--problems", choices=("raise", "skip"), default="raise", help="handling of bad MuST-C utterances"
+    )
     data.add_argument("--audio-column", default="audio", metavar="COLUMN", help="default: %(default)s")
     data.add_argument("--id-column", default="id", metavar="COLUMN", help="may be missing (default: %(default)s)")
     data.add_argument("--reference-column", metavar="COLUMN", help=reference)
-    data.add_argument("--limit", type=int, metavar="N", help="only the first N utterances")
+    data.add_argument("--limit", type=int, metavar="N", help="use only the first N utterances")
     return data
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which model, and how it generates."""
+    """Add the options that choose the model, and how it generates."""
     model = parser.add_argument_group("model")
     model.add_argument("--model", required=True, metavar="ID_OR_PATH", help="see above")
     model.add_argument("--language", help="language of the speech (Whisper)")
-    model.add_argument("--task", choices=("transcribe", "translate"), help="what Whisper shall do")
+    model.add_argument("--task", choices=("transcribe", "translate"), help="task for Whisper")
     model.add_argument("--tgt-lang", help="language of the text (SeamlessM4T, multilingual Speech2Text)")
     model.add_argument("--prompt", help="instruction for a speech LLM (default: the family's own)")
-    model.add_argument("--num-beams", type=int, metavar="N", help="width of beam search")
-    model.add_argument("--max-new-tokens", type=int, metavar="N", help="limit of the text's length")
-    model.add_argument("--device", help="default: the accelerator of this process, else cpu")
+    model.add_argument("--num-beams", type=int, metavar="N", help="number of beams in beam search")
+    model.add_argument("--max-new-tokens", type=int, metavar="N", help="maximum length of the text")
+    model.add_argument("--device", help="default: the accelerator of this process, otherwise cpu")
     model.add_argument("--dtype", choices=TYPES, default="auto")
 
 
 def add_job(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where the job is written, and which process of it this is."""
+    """Add the options that say where to write the job, and which of its processes this is."""
     job = parser.add_argument_group("job")
-    job.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the job, to go on with as well")
-    job.add_argument("--process-index", type=int, metavar="I", help="of processes that no launcher starts together")
-    job.add_argument("--num-processes", type=int, metavar="N", help="how many of them there are")
-    job.add_argument("--flush-seconds", type=float, default=60.0, metavar="S", help="write finished rows this often")
-    job.add_argument("--quiet", action="store_true", help="no progress bar")
-    job.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    job.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the job, new or to be continued")
+    job.add_argument("--process-index", type=int, metavar="I", help="index of this process, without a launcher")
+    job.add_argument("--num-processes", type=int, metavar="N", help="number of processes, without a launcher")
+    job.add_argument(
+        "--flush-seconds", type=float, default=60.0, metavar="S", help="seconds between two writes of rows"
+    )
+    job.add_argument("--quiet", action="store_true", help="show no progress bar")
+    job.add_argument("--debug", action="store_true", help="show the full traceback of an error")
 
 
 def corpus_of(options: argparse.Namespace) -> Dataset:
-    """Return the corpus that the options name, the first utterances of it if there is a limit.
+    """Return the corpus that the options name, or its first utterances if there is a limit.
 
     Raises:
         ConfigError: If there is no such corpus.
@@ -121,16 +125,16 @@ def run_job(name: str, run: Callable[[argparse.Namespace], int], options: argpar
     """Run a job and return its exit code: that of the job, 1 for an error, 2 for wrong arguments, 130 if interrupted.
 
     Args:
-        name: Of the recipe, for messages.
+        name: Name of the recipe, for messages.
         run: Runs the job and returns the exit code.
-        options: Of the command line.
+        options: The command line's options.
     """
     from spes_hf.corpora.mustc import CorpusError
 
     try:
         return run(options)
     except KeyboardInterrupt:
-        print("interrupted; start the same command again to go on", file=sys.stderr)
+        print("interrupted; run the same command again to continue", file=sys.stderr)
         return 130
     except Exception as error:
         if options.debug or not isinstance(error, (SpesError, OSError)):

@@ -1,4 +1,4 @@
-"""Names that help texts show before anything heavy is imported."""
+"""Names for help texts, in a module that imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXTRAS = {
 # Models that the package ships.
 TINY_MODELS = ("speech2text-en", "seamless-en-de-es", "qwen3-asr-en")
 
-# Methods by their former names, under which configs and explanations may be stored.
+# Former names of methods, which stored configs and explanations may still have.
 FORMER_METHODS = {"gradient": "captum"}
 
 # Settings of `SpesConfig` by name; `spes_hf.methods.presets.preset` makes them.

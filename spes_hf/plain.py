@@ -1,4 +1,4 @@
-"""Settings as JSON can hold them, and back: tensors, NumPy values, infinities, keys that are no strings."""
+"""Converts settings to JSON and back: tensors, NumPy values, infinities, keys that are not strings."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _KIND = "__kind__"
 
 
 def to_plain(value: Any) -> Any:
-    """Return a value that JSON can hold and `from_plain` gives back: equal, and of its kind.
+    """Return a value that JSON can hold and `from_plain` turns back into an equal one of the same type.
 
-    What cannot be written down (a function, a model, a logits processor) becomes a note of what it was.
+    What JSON cannot hold (a function, a model, a logits processor) becomes a note of what it was.
     """
     if isinstance(value, np.generic):
         return {_KIND: "scalar", "dtype": str(value.dtype), "value": to_plain(value.item())}
@@ -46,7 +46,7 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(value: Any) -> Any:
-    """Return the value that `to_plain` wrote down; tensors are on the CPU."""
+    """Return the value that `to_plain` converted; tensors are on the CPU."""
     if isinstance(value, list):
         return [from_plain(entry) for entry in value]
     if not isinstance(value, Mapping):
@@ -68,15 +68,15 @@ def from_plain(value: Any) -> Any:
         )
     if kind == "array":
         return np.array(from_plain(value["value"]), dtype=value["dtype"]).reshape(value["shape"])
-    raise ValueError(f"value is a note of a {value.get('class')}, which was not kept")
+    raise ValueError(f"value is only a note of a {value.get('class')}, which was not stored")
 
 
 def is_lost(value: Any, in_words: bool = False) -> bool:
-    """Return whether a stored value is, or holds, a note of something that could not be written down.
+    """Return whether a stored value is, or holds, a note of something that JSON could not hold.
 
     Args:
         value: The stored value.
-        in_words: Whether it may be a note in words, as explanations once kept all that is no JSON.
+        in_words: Whether it may be a note in words, which older explanations stored for anything that is not JSON.
     """
     if isinstance(value, str):
         return in_words and value.startswith(("tensor(", "array(", "<", "{", "np."))

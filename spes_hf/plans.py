@@ -1,4 +1,4 @@
-"""Runs what a method plans, and puts what it found together."""
+"""Runs what a method plans, and puts the results together."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from spes_hf.scoring.objective import Objective
 
 @dataclass
 class Passes:
-    """How many copies ran through the model, forwards and backwards, those of batches that failed later included."""
+    """Number of copies run through the model, forwards and backwards, including those of batches that failed later."""
 
     forward: int = 0
     backward: int = 0
 
     def count(self, inputs: Tensor) -> None:
-        """Count a batch that ran forwards with these inputs, (B, …), and every time that it will run backwards."""
+        """Count a batch that ran forwards with these inputs, (B, …), and later each of its backward passes."""
         self.forward += len(inputs)
         if inputs.requires_grad:
             inputs.register_hook(self._count_backward)
 
     def add_up(self, before: Passes, ranks: Ranks) -> None:
-        """Add those of the other processes, but for the passes before, which every process ran by itself."""
+        """Add the passes of the other processes, except those in ``before``, which every process ran by itself."""
         own = (self.forward - before.forward, self.backward - before.backward)
         forward, backward = map(sum, zip(*ranks.gather("passes", own), strict=True))
         self.forward, self.backward = before.forward + forward, before.backward + backward
@@ -50,13 +50,13 @@ class Passes:
 
 @dataclass(frozen=True)
 class Found:
-    """What was found for one output.
+    """The results for one output.
 
     Attributes:
         maps: All maps.
-        evidence: What sound and text said of each row.
-        passes: What it took.
-        contrasts: The rows, where they are contrasts.
+        evidence: Bits from sound and text for each row.
+        passes: The passes it took.
+        contrasts: The rows, if they are contrasts.
         rows: Indices of the explained tokens; None: all.
         over: What the maps are over, as for `spes_hf.explain`.
     """
@@ -69,12 +69,12 @@ class Found:
     over: str = "spectrogram"
 
     def explanation(self, adapter: Adapter, output: Output, provenance: dict[str, Any]) -> Explanation:
-        """Return it as an explanation.
+        """Return the results as an explanation.
 
         Args:
-            adapter: Of the model.
+            adapter: The model's adapter.
             output: What is explained.
-            provenance: Of the explanation.
+            provenance: The explanation's provenance.
 
         Raises:
             ConfigError: If the method found no map of the spectrogram or none of the tokens.
@@ -85,12 +85,12 @@ class Found:
         if audio is None or token is None or reliability is None or sound_impact is None or text_impact is None:
             missing = [name for name in Maps.REQUIRED if getattr(maps, name) is None]
             raise ConfigError(
-                f"plan() of the method {provenance['config']['method']!r} led to no {', '.join(missing)}; see Maps"
+                f"plan() of the method {provenance['config']['method']!r} returned no {', '.join(missing)}; see Maps"
             )
         if self.over == "encoder" and maps.encoder is None:
             raise ConfigError(
-                f"plan() of the method {provenance['config']['method']!r} led to no map of the encoder's output, which "
-                'its overs promise; return Maps(encoder=…) where problem.over is "encoder"'
+                f"plan() of the method {provenance['config']['method']!r} returned no map of the encoder's output, "
+                'although its overs promise one; return Maps(encoder=…) if problem.over is "encoder"'
             )
         contrasts, part = self.contrasts, None
         if contrasts is None:
@@ -145,16 +145,16 @@ def run_plan(
     advance: Callable[[float], None] | None = None,
     ranks: Ranks = ALONE,
 ) -> Found:
-    """Return what a method finds: plan, run, read.
+    """Return the results of a method: plan, run, collect.
 
     Args:
         config: Method and settings.
-        problem: What it is asked.
+        problem: What to explain.
         objective: Runs the model.
         batch_size: Perturbed copies in one forward pass; None: found automatically.
-        found_sizes: Where sizes that fitted are kept.
+        found_sizes: Remembers sizes that fitted.
         progress: Whether to show a progress bar.
-        advance: Is called with the share of the passes that every batch does.
+        advance: Called after every batch with its share of the passes.
         ranks: The processes that share the masks.
     """
     device, utterance = problem.device, problem.utterance
@@ -177,11 +177,11 @@ def run_plan(
             logits = objective.logits_shape
             size = starting_batch_size(math.prod(logits), device, utterance.inputs, backward=step.differentiates)
             shape = (*utterance.features.shape, *logits)
-            # Other configs run other things with the same model.
+            # Other configs may run different steps with the same model.
             how = ", gradients" if step.differentiates else ""
             kind = f"{config.method} over {problem.over}{how}, run {number - len(steps)}"
             for own in step.run(impact_of, Batch(batch_size or size, kind, shape, found_sizes, ranks)):
-                done = min(own * ranks.count, left)  # others are about as far
+                done = min(own * ranks.count, left)  # the other processes have come about as far
                 left -= done
                 bar.update(done)
                 if advance is not None:

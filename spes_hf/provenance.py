@@ -1,4 +1,4 @@
-"""What it takes to make an explanation again."""
+"""Everything needed to make an explanation again."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def describe(
     over: str = "spectrogram",
     processes: int = 1,
 ) -> dict[str, Any]:
-    """Return the provenance of an explanation, ready for JSON; `Origin` reads it."""
+    """Return the provenance of an explanation as values for JSON; `Origin` reads it."""
     model = adapter.model
     return {
         "config": config.to_dict(),
@@ -84,7 +84,7 @@ def describe(
 
 @cache
 def _versions() -> Mapping[str, str]:
-    """Return the versions of what makes an explanation; they are read from files."""
+    """Return the versions of the libraries that make an explanation; reading them opens files."""
     names = ("torch", "transformers", "numpy", "scikit-image")
     own = {"spes_hf": __version__, "python": platform.python_version()}
     return own | {name: version(name) for name in names}

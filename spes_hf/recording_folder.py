@@ -1,4 +1,4 @@
-"""The folder of a recording that is being explained: its sound, and what was asked for."""
+"""The folder of a recording that is being explained: its sound, and the settings of the call."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BLOCK = 1 << 20
 
 
 def store_audio(waveform: Waveform, place: Path) -> None:
-    """Write a recording next to its windows, as FLAC of 16 bits, to be listened to."""
+    """Write a recording next to its windows as 16-bit FLAC, for listening."""
     with soundfile.SoundFile(place / AUDIO, "w", waveform.sampling_rate, 1, "PCM_16", format="FLAC") as file:
         for start in range(0, len(waveform.samples), _BLOCK):
             file.write(np.clip(waveform.samples[start : start + _BLOCK], -1, 1))
@@ -31,13 +31,13 @@ def store_audio(waveform: Waveform, place: Path) -> None:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a user asks of a recording.
+    """What a user asks for a recording.
 
     Attributes:
         waveform: The recording.
         options: How the model generates.
         config: Method and settings.
-        utterance_id: Gives every utterance of a corpus masks of its own.
+        utterance_id: Gives every utterance of a corpus its own masks.
         named: Words, tokens and timestamps, as for `spes_hf.explain`.
         part: Start, end and segment, likewise.
         over: Likewise.
@@ -53,7 +53,7 @@ class Asked:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All but the sound, ready for JSON."""
+        """All but the sound, as values for JSON."""
         options = self.options
         return {
             "config": self.config.to_dict(),
@@ -66,7 +66,7 @@ class Asked:
 
 
 def identity_of(adapter: Adapter, seed: int, autocast: str | None, asked: Asked) -> dict[str, Any]:
-    """Return what a recording is, so that its folder continues with the same call alone."""
+    """Return what identifies a recording and a call, so that only the same call can continue its folder."""
     samples = asked.waveform.samples
     digest = hashlib.blake2b(digest_size=16)
     for start in range(0, len(samples), _BLOCK):
@@ -83,14 +83,14 @@ def identity_of(adapter: Adapter, seed: int, autocast: str | None, asked: Asked)
 
 
 def known_plan(place: Path, identity: Mapping[str, Any]) -> RecordingPlan | None:
-    """Return the plan that an interrupted call left in a folder; None where there is none.
+    """Return the plan that an interrupted call left in a folder; None if there is none.
 
     Raises:
         ConfigError: If the folder holds something else, or another recording.
     """
     if not (place / DESCRIPTION).is_file():
         if any(path.name[:1] != "." and path.name != AUDIO for path in place.iterdir()):
-            raise ConfigError(f"folder is {str(place)!r}, which holds other things; pass a new folder")
+            raise ConfigError(f"folder is {str(place)!r}, which holds other files; pass a new folder")
         return None
     try:
         plan = read_plan(place)
@@ -99,14 +99,14 @@ def known_plan(place: Path, identity: Mapping[str, Any]) -> RecordingPlan | None
     lost = [name for name, value in identity["generate_kwargs"].items() if is_lost(value)]
     if lost:
         raise ConfigError(
-            f"folder is {str(place)!r}, which holds a recording, but generate_kwargs has {', '.join(lost)}, which "
-            "cannot be compared with what it was then; pass a new folder"
+            f"folder is {str(place)!r}, which holds a recording, but {', '.join(lost)} in generate_kwargs cannot be "
+            "compared with the value used for it; pass a new folder"
         )
     names = dict.fromkeys([*plan.identity, *identity])
     differing = [name for name in names if plan.identity.get(name) != identity.get(name)]
     if differing:
         raise ConfigError(
-            f"folder is {str(place)!r}, which holds another recording: {', '.join(differing)} differ; pass the same "
-            "audio, model and settings to continue, or another folder"
+            f"folder is {str(place)!r}, which holds another recording (different: {', '.join(differing)}); pass the "
+            "same audio, model and settings to continue, or another folder"
         )
     return plan

@@ -1,4 +1,4 @@
-"""Recordings of any length: write with ``generate()``, then explain window by window, each on disk once it is done."""
+"""Recordings of any length: generate the text, then explain window by window, saving each to disk once it is done."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from spes_hf.runtime.locks import alone
 from spes_hf.runtime.ranks import Ranks
 from spes_hf.scoring.part import rows_of
 
-# Of progress bars over a recording.
+# Format of progress bars over a recording.
 _SECONDS = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
 
 
 class WindowExplainer(Protocol):
-    """What explains an output: `spes_hf.Explainer`."""
+    """The part of `spes_hf.Explainer` that explains an output."""
 
     adapter: Adapter
     seed: int
@@ -81,17 +81,17 @@ def is_recording(
     """Return whether audio is explained window by window.
 
     Args:
-        adapter: Of the model.
+        adapter: The model's adapter.
         waveform: The audio.
         segment: How the user wants it cut.
-        start: Of the stretch to explain, in seconds.
-        end: Its end.
-        folder: Where windows are to be written.
-        **not_of_recordings: Arguments that go with a single window alone, by name.
+        start: Start of the stretch to explain, in seconds.
+        end: End of the stretch, in seconds.
+        folder: Where to write windows.
+        **not_of_recordings: Arguments that work only with a single window, by name.
 
     Raises:
-        ConfigError: If an argument does not go with such audio.
-        AudioError: If the audio is longer than anything that is explained.
+        ConfigError: If an argument does not work with such audio.
+        AudioError: If the audio is longer than the maximum.
     """
     if folder is not None and not isinstance(folder, (str, os.PathLike)):
         raise ConfigError(f"folder is {folder!r}; pass the path of a folder")
@@ -108,8 +108,8 @@ def is_recording(
         given = [name for name, value in (("start", start), ("end", end)) if value is not None]
         if given:
             raise ConfigError(
-                f"{given[0]} is given, but audio of {waveform.duration_s:.1f} s is read in one piece, and its words "
-                'have no times before they are explained; pass words=… to explain some, or segment="pauses"'
+                f"{given[0]} is given, but the model reads audio of {waveform.duration_s:.1f} s in one piece, and its "
+                'words have no times before they are explained; pass words=… to explain some, or segment="pauses"'
             )
         if folder is not None and (Path(folder).is_file() or (Path(folder) / DESCRIPTION).is_file()):
             what = "is a file" if Path(folder).is_file() else "holds a recording"
@@ -119,12 +119,12 @@ def is_recording(
         if value is not None:
             raise ConfigError(
                 f"{name} is given, but audio of {waveform.duration_s:.1f} s is explained in several windows; cut it to "
-                f"the part that {name} is about (load_segment in spes_hf.audio.load), and leave segment out"
+                f"the part that {name} is about (load_segment in spes_hf.audio.load), and leave out segment"
             )
     if any(NO_RATE in note for note in waveform.notes):
         warnings.warn(
-            f"audio is {waveform.duration_s:.1f} s of bare samples without a sampling_rate, which are taken to be at "
-            f"{waveform.sampling_rate} Hz; pass sampling_rate=…, a wrong one makes a recording of nothing",
+            f"audio is {waveform.duration_s:.1f} s of bare samples without a sampling_rate; assuming "
+            f"{waveform.sampling_rate} Hz. Pass sampling_rate=…, since a wrong rate makes the speech unintelligible",
             UserWarning,
             stacklevel=4,
         )
@@ -140,17 +140,17 @@ def goes_in_windows(adapter: Adapter, duration_s: float, segment: str | None) ->
 def explain_recording(explainer: WindowExplainer, asked: Asked, folder: str | os.PathLike[str] | None) -> Recording:
     """Return the explanation of a recording.
 
-    The model writes first; then every window is explained and written to the folder. What is there is not done again.
-    Of processes that work together, the first writes into the folder, which all of them must see.
+    The model writes the text first; then every window is explained and written to the folder. Windows that are already
+    there are skipped. If several processes work together, the first one writes to the folder, and all must see it.
 
     Args:
         explainer: Explains the windows.
-        asked: What is to be explained, and how.
+        asked: What to explain, and how.
         folder: Where to write; None: a temporary folder.
 
     Raises:
-        AudioError: If the model has no way through long recordings.
-        ConfigError: If an argument has a value outside what is allowed, or the folder holds something else.
+        AudioError: If the model cannot process long recordings.
+        ConfigError: If an argument has a value that is not allowed, or the folder holds something else.
     """
     temporary = tempfile.TemporaryDirectory(prefix="spes_hf-") if folder is None else None
     place = Path(temporary.name) if temporary is not None else Path(folder or "")
@@ -158,10 +158,10 @@ def explain_recording(explainer: WindowExplainer, asked: Asked, folder: str | os
         raise ConfigError(f"folder is {str(place)!r}, which is a file; pass a folder")
     try:
         place.mkdir(parents=True, exist_ok=True)
-        if not (place / DESCRIPTION).is_file():  # now, not after an hour of transcribing
+        if not (place / DESCRIPTION).is_file():  # find out now, not after an hour of transcribing
             tempfile.TemporaryFile(dir=place, prefix=".").close()
     except OSError as error:
-        raise ConfigError(f"folder is {str(place)!r}, which cannot be written: {error}; pass another one") from error
+        raise ConfigError(f"folder is {str(place)!r}, which cannot be written to: {error}; pass another one") from error
     adapter, waveform, ranks = explainer.adapter, asked.waveform, explainer.ranks
     identity, plan = {}, None
     if folder is not None:
@@ -174,7 +174,7 @@ def explain_recording(explainer: WindowExplainer, asked: Asked, folder: str | os
     writes = ranks.is_first or folder is None
     seed = mask_key(explainer.seed, asked.utterance_id, "generate")
     with undisturbed(adapter, waveform.duration_s, seed), explainer.running():
-        with alone():  # a processor may draw at random
+        with alone():  # a processor may use random numbers
             long = adapter.long_form(waveform) if asked.part["segment"] is None else PauseLongForm(adapter, waveform)
         if plan is None:
             plan = _plan(adapter, long, _written(long, asked, explainer.progress and ranks.is_first), asked, identity)
@@ -187,7 +187,7 @@ def explain_recording(explainer: WindowExplainer, asked: Asked, folder: str | os
 
 
 def _written(long: LongForm, asked: Asked, progress: bool) -> list[Window]:
-    """Have the model write, with a progress bar."""
+    """Run generation over the recording, with a progress bar."""
     end = asked.part["end"]
     total = asked.waveform.duration_s if end is None else min(asked.waveform.duration_s, end)
     bar = tqdm(total=total, desc="transcribing", disable=not progress, delay=1, bar_format=_SECONDS)
@@ -200,14 +200,14 @@ def _written(long: LongForm, asked: Asked, progress: bool) -> list[Window]:
 def _plan(
     adapter: Adapter, long: LongForm, windows: Sequence[Window], asked: Asked, identity: dict[str, Any]
 ) -> RecordingPlan:
-    """Return what is to be explained of each window.
+    """Return the plan of a recording: what to explain in each window.
 
     Raises:
-        ConfigError: If nothing that was asked for was written.
+        ConfigError: If the model wrote nothing of what was asked for.
     """
     waveform, named, part = asked.waveform, asked.named, asked.part
     start, end = part["start"] or 0.0, math.inf if part["end"] is None else part["end"]
-    end = math.inf if end >= waveform.duration_s else end  # timestamps may lie behind the end
+    end = math.inf if end >= waveform.duration_s else end  # timestamps may lie beyond the end
     whole = not start and end == math.inf
     kept = [w for w in windows if w.start * long.frame_s < end]
     among = [None if whole else _within(w, long.frame_s, start, end) for w in kept]
@@ -217,19 +217,17 @@ def _plan(
         names = named[chosen[0]]
         shown = names[0] if len(names) == 1 else names
         raise ConfigError(
-            f"{chosen[0]} is {shown!r}, none of which was written between start={start:g} and end={end:g} s"
+            f"{chosen[0]} is {shown!r}, but the model wrote none of them between start={start:g} and end={end:g} s"
         )
     described = [
         _described(adapter, i, w, some, long.frame_s, bool(chosen))
         for i, (w, some) in enumerate(zip(kept, rows, strict=True))
     ]
-    # Of the part that was asked for, timestamps left out.
+    # Text of the requested part, without timestamps.
     ids = [token for w, some in zip(kept, among, strict=True) for token in _of_part(w.token_ids, some)]
     text = adapter.text(torch.tensor(ids, dtype=torch.int64, device="cpu"))
     if not whole and not text:
-        raise ConfigError(
-            f"nothing was written between start={start:g} and end={end:g} s; the model wrote for {_shown(kept)}"
-        )
+        raise ConfigError(f"the model wrote nothing between start={start:g} and end={end:g} s, only for {_shown(kept)}")
     return RecordingPlan(
         text=text,
         duration_s=waveform.duration_s,
@@ -245,7 +243,7 @@ def _plan(
 
 
 def _of_part(ids: Sequence[int], among: Sequence[int] | None) -> list[int]:
-    """Return the ids of those tokens of a window that lie in the part that was asked for."""
+    """Return the ids of those tokens of a window that lie in the requested part."""
     return [*ids] if among is None else [ids[k] for k in among]
 
 
@@ -255,7 +253,7 @@ def _shown(windows: Sequence[Window]) -> str:
 
 
 def _within(window: Window, frame_s: float, start: float, end: float) -> tuple[int, ...]:
-    """Return the tokens of those segments of a window that lie between two times, in part at least."""
+    """Return the tokens of those segments of a window that lie, at least in part, between two times."""
     if not window.segments:
         overlaps = window.start * frame_s < end and window.until * frame_s > start
         return tuple(range(len(window.token_ids))) if overlaps else ()
@@ -266,9 +264,9 @@ def _within(window: Window, frame_s: float, start: float, end: float) -> tuple[i
 def _described(
     adapter: Adapter, index: int, window: Window, rows: tuple[int, ...] | None, frame_s: float, named: bool
 ) -> RecordedWindow:
-    """Return a window as a recording has it; what was not named has to be text."""
+    """Return a window in the form a recording stores; unless tokens were named, it must have text to be explained."""
     ids = window.target.token_ids
-    # A lone end of sequence explains nothing.
+    # There is nothing to explain in a lone end-of-sequence token.
     special = adapter.is_special(ids)
     spoken = named or any(not special[k] for k in (range(len(ids)) if rows is None else rows))
     return RecordedWindow(
@@ -291,15 +289,15 @@ def _described(
 def _explain_windows(
     explainer: WindowExplainer, long: LongForm, plan: RecordingPlan, asked: Asked, place: Path, writes: bool
 ) -> None:
-    """Explain the windows that are not there yet; each is on disk before the next begins.
+    """Explain the windows that are not there yet; each is saved before the next begins.
 
     Args:
         explainer: Explains them.
-        long: The model's way through the recording.
+        long: How the model processes the recording.
         plan: All windows.
-        asked: What is to be explained, and how.
-        place: Where they are written.
-        writes: Whether by this process.
+        asked: What to explain, and how.
+        place: Where to write them.
+        writes: Whether this process writes.
     """
     todo, ranks = [window for window in plan.windows if window.rows != ()], explainer.ranks
     with _bar(todo, place, explainer.progress and ranks.is_first, explainer.watcher) as advance:
@@ -334,7 +332,7 @@ def _explain_windows(
 
 
 def _by_share(advance: Callable[[float], None], seconds: float) -> Callable[[float], None]:
-    """Return what takes a share of a window and moves a bar by its seconds."""
+    """Return a function that takes a share of a window and moves a bar by its seconds."""
     return lambda share: advance(share * seconds)
 
 
@@ -342,7 +340,7 @@ def _by_share(advance: Callable[[float], None], seconds: float) -> Callable[[flo
 def _bar(
     todo: Sequence[RecordedWindow], place: Path, shown: bool, watcher: Callable[[float], object] | None
 ) -> Iterator[Callable[[float], None]]:
-    """Yield what moves a bar, and tells a watcher, by seconds of the recording; those explained before are done."""
+    """Yield a function that moves a bar, and notifies a watcher, by seconds; windows explained before count as done."""
     total = sum(window.until_s - window.start_s for window in todo)
     before = sum(window.until_s - window.start_s for window in todo if window.is_there(place))
     bar = tqdm(total=total, initial=before, desc="explaining", disable=not shown, bar_format=_SECONDS, smoothing=0)

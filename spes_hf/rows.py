@@ -1,8 +1,8 @@
-"""What the map-style transforms share: batches, the types of their columns, and a fingerprint that is what they do.
+"""What the map-style transforms share: batches, the types of their columns, and a fingerprint of what they compute.
 
-`Dataset.map` finds a cached result by a hash of the transform. The hash of the pickle of a model changes when the model
-has run, costs its size in memory, and says nothing when a seed is what differs. Here the hash is made of what decides
-the result: weights, settings, seed, version of the library.
+`Dataset.map` finds a cached result by a hash of the transform. A hash of the model's pickle changes once the model has
+run, takes as much memory as the model, and does not show why a result differs. Here the hash covers what decides the
+result: weights, settings, seed and version of the library.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ TransformT = TypeVar("TransformT", bound="RowTransform")
 class RowTransform(ABC):
     """A callable for ``Dataset.map``, batched or not, that adds columns to rows.
 
-    It can be pickled, and `datasets` hashes it by its `identity`, so that a job that was done before comes from the
-    cache, and one with another seed or setting does not. A subclass outside the package is hashed by its pickle, as
-    `datasets` does with everything: its code may differ under the same name.
+    It can be pickled. `datasets` hashes it by its `identity`, so a repeated job comes from the cache, and one with
+    another seed or setting does not. A subclass outside the package is hashed by its pickle, the default of `datasets`,
+    because its code may change under the same name.
 
     Attributes:
-        key: The column that tells that the transform was there.
-        reads: The columns that it looks at.
+        key: The column that shows that a row has been through the transform.
+        reads: The columns that it reads.
         immaterial: Names of attributes that do not change the result.
     """
 
@@ -56,13 +56,13 @@ class RowTransform(ABC):
         return super().__new__(cls)
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """Have every transform limit the threads of a worker process before it does anything there."""
+        """Make every transform limit its threads in a worker process before it does anything there."""
         super().__init_subclass__(**keywords)
         if "__call__" in vars(cls):
             cls.__call__ = _sharing_cores(cls.__call__)  # type: ignore[method-assign]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Arrive in a worker process."""
+        """Restore the transform, for example in a worker process."""
         share_cores()
         self.__dict__.update(state)
 
@@ -71,9 +71,10 @@ class RowTransform(ABC):
         """Return the row with the columns that this transform adds."""
 
     def prepare(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the row with what the transform can find out without the model; by default as it is.
+        """Return the row with whatever the transform can prepare without the model; by default unchanged.
 
-        A job does this in another thread, while the model runs for the row before. What fails is left to the call.
+        A job does this in another thread while the model runs for the previous row. Errors are left for the call to
+        raise.
         """
         return row
 
@@ -92,8 +93,8 @@ class RowTransform(ABC):
     def take_place(self, rank: int | None) -> None:
         """Move the model of a worker of ``Dataset.map(…, with_rank=True, num_proc=…)`` to the accelerator of its rank.
 
-        Without a rank (`datasets` gives the only worker none), without an accelerator, and in the main process, where
-        the model is the user's, it stays.
+        The model stays where it is without a rank (a single worker gets none), without an accelerator, and in the main
+        process, where it is the user's.
         """
         device = device_of(rank) if rank is not None and is_datasets_worker() else None
         if device is not None:
@@ -101,7 +102,7 @@ class RowTransform(ABC):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The columns that the transform looks at."""
+        """The columns that the transform reads."""
         return ("explanation", "error")
 
     @abstractmethod
@@ -109,12 +110,12 @@ class RowTransform(ABC):
         """Return the columns that the transform adds, as `datasets` feature types."""
 
     def features(self, features: Features | None = None) -> Features:
-        """Return the features of a data set after this transform, for ``Dataset.map(…, features=…)``.
+        """Return the features of a dataset after this transform, for ``Dataset.map(…, features=…)``.
 
-        `datasets` infers types from the first rows that it writes. Pass these where the first thousand may all fail.
+        `datasets` infers types from the first rows that it writes. Pass these if the first thousand rows may all fail.
 
         Args:
-            features: Of the data set before.
+            features: Features of the dataset before the transform.
         """
         from datasets import Features
 
@@ -130,12 +131,12 @@ class RowTransform(ABC):
         }
 
     def fingerprint(self, dataset: Dataset | None = None) -> str:
-        """Return the hash of the transform, of a data set too if one is given: ``map(…, new_fingerprint=…)``."""
+        """Return the hash of the transform, combined with a dataset's if given: ``map(…, new_fingerprint=…)``."""
         before = "" if dataset is None else dataset._fingerprint
         return hashlib.blake2b((before + canonical(self.identity())).encode(), digest_size=8).hexdigest()
 
     def of_batch(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
-        """Return a batch of columns with those that this transform adds."""
+        """Return a batch of columns, including those that this transform adds."""
         lazy = is_lazy(batch)
         names = [name for name in (self.reads if lazy else batch) if name in batch]
         values = {name: raw(batch, name) for name in names}
@@ -146,7 +147,7 @@ class RowTransform(ABC):
 
 
 def device_of(rank: int) -> torch.device | None:
-    """Return the accelerator for the worker of that rank, in turn if there are more workers; None: there is none."""
+    """Return the accelerator for the worker of that rank; workers take turns if there are more. None: there is none."""
     if not torch.accelerator.is_available():
         return None
     kind = torch.accelerator.current_accelerator()
@@ -165,7 +166,7 @@ def _sharing_cores(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def is_batch(row: Any, column: str) -> TypeGuard[Mapping[str, Any]]:
-    """Return whether a "row" is a batch of columns; a column whose values are no lists of their own shows it."""
+    """Return whether a "row" is a batch of columns; a column whose single values are never lists shows it."""
     if not isinstance(row, Mapping):
         return False
     if is_lazy(row):
@@ -174,19 +175,19 @@ def is_batch(row: Any, column: str) -> TypeGuard[Mapping[str, Any]]:
 
 
 def is_lazy(row: Any) -> bool:
-    """Return whether a row, or batch, is one that ``Dataset.map`` merges the columns of the data set into itself."""
+    """Return whether ``Dataset.map`` itself merges the dataset's other columns into this row or batch."""
     return hasattr(row, "pa_table") and hasattr(row, "keys_to_format")
 
 
 def is_lazy_batch(row: Any) -> bool:
-    """Return whether it is a batch that ``Dataset.map`` merges into itself, and not a row."""
+    """Return whether `is_lazy` holds, and this is a batch rather than a row."""
     return is_lazy(row) and type(row).__name__ != "LazyRow"
 
 
 def raw(row: Mapping[str, Any], column: str) -> Any:
     """Return an entry of a row, or a column of a batch, as it is stored: audio is not decoded.
 
-    With the audio comes what its feature asks for, such as another rate.
+    Audio comes with what its feature asks for, such as another rate.
     """
     if not is_lazy(row):
         return row.get(column)
@@ -198,7 +199,7 @@ def raw(row: Mapping[str, Any], column: str) -> Any:
 
 
 def canonical(identity: Any) -> str:
-    """Return JSON of an identity, the same for equal ones."""
+    """Return an identity as JSON; equal identities give equal text."""
     return json.dumps(identity, sort_keys=True, ensure_ascii=True)
 
 
@@ -207,7 +208,7 @@ def _attributes(value: Any, immaterial: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _identity(value: Any, immaterial: tuple[str, ...]) -> Any:
-    """Return what a value is, as JSON can hold it."""
+    """Return what identifies a value, as values for JSON."""
     if isinstance(value, (str, int, float, bool, type(None))):
         return value
     if isinstance(value, Adapter):
@@ -231,7 +232,7 @@ def _identity(value: Any, immaterial: tuple[str, ...]) -> Any:
 
 
 def _hash_by_identity(cls: type) -> None:
-    """Have `datasets` hash the instances of a class by their identity; in vain where it offers no way to."""
+    """Make `datasets` hash the instances of a class by their identity; does nothing if it offers no way to."""
     try:
         from datasets.utils._dill import Pickler, pklregister
     except ImportError:

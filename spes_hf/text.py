@@ -1,7 +1,7 @@
 """From tokens to words.
 
-A token of a byte-level vocabulary can be a part of a character. Its text then holds the bytes as lone surrogates
-(Python's "surrogateescape"), so that joining the parts gives the character back.
+A token of a byte-level vocabulary can be part of a character. Its text then holds the bytes as lone surrogates
+(Python's "surrogateescape"), so joining the parts restores the character.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 # Scripts that are written without spaces: every token is a word.
 _SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "MYANMAR", "KHMER", "BOPOMOFO")
 
-# The same by the names that a message gives them, and more that tokens seldom are words in.
+# The same scripts with names for messages, and further scripts whose tokens are seldom words.
 _UNSPACED = dict.fromkeys(("CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "BOPOMOFO"), "Chinese or Japanese") | {
     "THAI": "Thai",
     "LAO": "Lao",
@@ -26,13 +26,13 @@ _UNSPACED = dict.fromkeys(("CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "BOPOMO
     "BALINESE": "Balinese",
 }
 
-# Marks that bind what is on both sides: "don't", "twenty-three", "3.5".
+# Marks that join what is on both sides: "don't", "twenty-three", "3.5".
 _BINDING = frozenset("'’-.,:/@&")
 
 
 _APOSTROPHES = "'’ʼ`´"
 
-# Marks that a word may go on with: "don't", "twenty-three". Others end it, whatever follows.
+# Marks that a word may continue after: "don't", "twenty-three". Others end it, whatever follows.
 _JOINING = frozenset("'’-/@&")
 
 
@@ -63,25 +63,25 @@ def sentencepiece_piece(token: str) -> str:
 
 
 def join_pieces(pieces: Sequence[str]) -> str:
-    r"""Return the text of a run of tokens; parts of characters that do not come together read "\xe4"."""
+    r"""Return the text of a run of tokens; bytes that do not form a character are shown as "\xe4"."""
     text = "".join(pieces)
     try:
         raw = text.encode("utf-8", errors="surrogateescape")
-    except UnicodeEncodeError:  # surrogates that are no byte
+    except UnicodeEncodeError:  # surrogates that do not stand for bytes
         raw = text.encode("utf-8", errors="replace")
     return raw.decode("utf-8", errors="backslashreplace")
 
 
 def word_groups(pieces: Sequence[str], special: Sequence[bool]) -> list[tuple[int, ...]]:
-    """Return which tokens make a word.
+    """Return which tokens make up each word.
 
-    A word begins at a space. Punctuation marks at its edges are words of their own, marks within it ("don't",
-    "twenty-three", "3.5") are not. In scripts without spaces every token is a word. Tokens that hold a part of a
+    A word begins at a space. Punctuation marks at its edges are words of their own; marks within it ("don't",
+    "twenty-three", "3.5") are not. In scripts without spaces, every token is a word. Tokens that hold part of a
     character stay with the rest of it. Special tokens belong to no word.
 
     Args:
         pieces: Text of every token, with the space that starts a word.
-        special: Whether a token is a special one.
+        special: Whether each token is a special one.
     """
     groups: list[list[int]] = []
     open_group = False
@@ -123,9 +123,9 @@ def _is_spaceless(character: str) -> bool:
 
 
 def spaceless_script(texts: Iterable[str]) -> str | None:
-    """Return the script without spaces between words that at least a fifth of the letters are in, if there is one.
+    """Return the script, written without spaces between words, that at least a fifth of the letters belong to, if any.
 
-    Korean has spaces. "Chinese or Japanese" are Han characters and kana.
+    Korean has spaces. "Chinese or Japanese" means Han characters and kana.
     """
     letters, counts = 0, Counter[str]()
     for character, count in Counter("".join(texts)).items():
@@ -140,7 +140,7 @@ def spaceless_script(texts: Iterable[str]) -> str | None:
 def ends_word(piece: str, special: bool = False) -> bool:
     """Return whether a token that follows a word shows that the word is complete.
 
-    So do a space, a punctuation mark that does not join words, a special token, and any token of a script without
+    True for a space, a punctuation mark that does not join words, a special token, and any token of a script without
     spaces.
 
     Args:
@@ -160,7 +160,7 @@ def clock(seconds: float, tenths: bool = False) -> str:
 
     Args:
         seconds: At least 0.
-        tenths: Whether to round to them; whole seconds are cut, as clocks do.
+        tenths: Whether to round to tenths. Otherwise seconds are rounded down, as on a clock.
     """
     count = round(10 * seconds) if tenths else 10 * math.floor(seconds)
     whole = count // 10
@@ -174,7 +174,7 @@ def normalise(word: str, apostrophes: bool = False) -> str:
 
     Args:
         word: Any word.
-        apostrophes: Whether to keep those within a word ("don't"), as pronouncing dictionaries do.
+        apostrophes: Whether to keep apostrophes within a word ("don't"), as pronouncing dictionaries do.
     """
     word = unicodedata.normalize("NFKC", word).casefold()
     for mark in _APOSTROPHES:

@@ -83,7 +83,7 @@ def test_a_recording_has_a_page_a_picture_and_its_own_words(folder, tmp_path, ca
     assert len(recording) == 1 and f"  0:00.0–0:01.0  {recording.heard[0].text[:5]}" in shown
     word = recording.words().tokens[0].strip()
     assert cli.main([*command, *few, "--end", "1.5", "--words", word]) == 2
-    assert "holds another recording: words differ" in capsys.readouterr().err
+    assert "holds another recording (different: words)" in capsys.readouterr().err
     (out / "recording.html").unlink()
     assert cli.main(["report", str(out)]) == 0 and (out / "recording.html").stat().st_size > 2_000
     command[-1] = str(tmp_path / "word")

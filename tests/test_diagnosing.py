@@ -173,7 +173,7 @@ def test_sixty_errors_in_a_row(diagnoser):
         ("", "reference is ''"),
         ("   ", "reference is"),
         (None, "reference is None"),
-        ("?!", "has no word"),
+        ("?!", "has no words"),
         ("el perro pequeño duerme en el jardín", "no word in common"),
     ],
 )

@@ -108,7 +108,7 @@ def test_a_corpus(job, capsys):
     assert evaluate(job, "--reference-column", "said", "--metrics", "deletion,size", "--baselines", "none") == 0
     found = written(job)
     assert (found["utterances"], found["skipped"], found["failures"]) == (2, 1, [])
-    assert "carry an error instead of an explanation: 1" in capsys.readouterr().out
+    assert "rows skipped because they hold an error instead of an explanation: 1" in capsys.readouterr().out
     assert evaluate(job, "--metrics", "size", "--limit", "1") == 0
     assert written(job)["utterances"] == 1
 

@@ -56,13 +56,13 @@ def test_latin1_is_refused_with_its_place(file):
 
 
 def test_a_damaged_file_with_a_mark_is_refused(file):
-    with pytest.raises(TextFileError, match="file.txt: begins as UTF-16, but byte 4 is wrong"):
+    with pytest.raises(TextFileError, match="file.txt: starts as UTF-16, but byte 4 is wrong"):
         read_text(file("ab".encode("utf-16")[:5]))
 
 
 def test_nul_goes_with_a_warning(file):
     path = file(b"one\nt\0wo\0\n")
-    with pytest.warns(UserWarning, match="file.txt: 2 NUL characters are left out, the first in line 2"):
+    with pytest.warns(UserWarning, match="file.txt: removed 2 NUL characters, the first in line 2"):
         assert read_lines(path) == ["one", "two"]
 
 
@@ -83,11 +83,11 @@ def test_control_characters_may_be_in_json(file):
 
 
 def test_wrong_json_is_refused_with_its_line(file):
-    with pytest.raises(TextFileError, match="file.txt:2: is no JSON.*one object a line"):
+    with pytest.raises(TextFileError, match="file.txt:2: is not JSON.*one object per line"):
         read_json_lines(file(b"{}\n{\n"))
-    with pytest.raises(TextFileError, match="file.txt:1: is a list; a JSON-lines file has one object a line"):
+    with pytest.raises(TextFileError, match="file.txt:1: is a list; a JSON-lines file has one object per line"):
         read_json_lines(file(b"[]\n"))
-    with pytest.raises(TextFileError, match="file.txt: is no JSON.*line 2 column 1"):
+    with pytest.raises(TextFileError, match="file.txt: is not JSON.*line 2 column 1"):
         read_json(file(b"{\n"))
 
 
@@ -111,14 +111,14 @@ def test_tables_as_excel_writes_them(file, encoding, delimiter):
 
 def test_tables_with_a_hint_to_excel(file):
     assert read_table(file(b"sep=|\r\nid|a,b\r\n1|2\r\n", "file.csv")) == [{"id": "1", "a,b": "2"}]
-    with pytest.raises(TextFileError, match="file.csv:3: cannot be read: more cells"):
+    with pytest.raises(TextFileError, match="file.csv:3: cannot be read: it has more cells"):
         read_table(file(b"sep=|\nid|a\n1|2|3\n", "file.csv"))
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"id,text\n1,one, two\n", "file.csv:2: cannot be read: more cells than the 2 columns.*in double quotes"),
+        (b"id,text\n1,one, two\n", "file.csv:2: cannot be read: it has more cells than the 2 columns.*put double"),
         (b'id,text\n1,"one\n2,two\n', "file.csv:2: cannot be read: unexpected end of data"),
         (b'id,text\n1,"one" two\n', "file.csv:2: cannot be read: ',' expected"),
         (b"id,text\n1,caf\xe9\n", "file.csv:2: is not UTF-8 at column 6"),

@@ -164,7 +164,7 @@ class TestCommandLine:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--preset", "fast"], "each says method and settings"),
+            (["--preset", "fast"], "each sets method and settings"),
             (["--num-masks", "0"], "num_spectrogram_masks is 0"),
             (["--batch-size", "0"], "batch_size is 0"),
         ],

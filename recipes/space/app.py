@@ -6,7 +6,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-if __name__ == "__main__":  # not in the process that computes, which is told where to find spes_hf
+if __name__ == "__main__":  # not in the worker process, which gets the path of spes_hf
     wheels = sorted(Path(__file__).parent.glob("spes_hf-*.whl"))
     if len(wheels) != 1:
         found = ", ".join(wheel.name for wheel in wheels) or "none"

@@ -132,8 +132,8 @@ MODALS = [
     ("wants to", "will/0", "quiere/0"),
 ]
 MOODS = [("happy", "froh", "contento", "contenta"), ("tired", "müde", "cansado", "cansada")]
-# Of sentences about the speaker: adjectives (English, German, Spanish masculine and feminine), and nouns that say the
-# speaker's gender: English, German with its article, Spanish with its article.
+# For sentences about the speaker: adjectives (English, German, Spanish masculine and feminine), and nouns that reveal
+# the speaker's gender: English, German with its article, Spanish with its article.
 SPEAKER_MOODS = [
     *MOODS,
     ("sick", "krank", "enfermo", "enferma"),

@@ -13,7 +13,7 @@
 # limitations under the License.
 """A miniature Qwen3-ASR: processor, untrained model, training loss and transcription.
 
-The model learns three kinds of prompt at once: with the language forced, with the language left to the model, and with
+The model learns three kinds of prompts at once: with the language forced, with the language left to the model, and with
 a few words that may occur. It needs transformers 5.20 or later.
 """
 
@@ -44,7 +44,7 @@ CHAT_TEMPLATE = """{%- set told = namespace(text="") -%}
 
 END_OF_TURN, PAD, MARK = "<|im_end|>", "<|endoftext|>", "<asr_text>"
 LANGUAGE = "English"
-# Of all training examples: the language is forced, and words that may occur are given.
+# Shares of the training examples in which the language is forced, and in which words that may occur are given.
 FORCED, GIVEN = 0.5, 0.25
 
 
@@ -116,7 +116,7 @@ def untrained_model(processor, width: int):
         initializer_range=0.05,
     )
     model = Qwen3ASRForConditionalGeneration(config)
-    # From the family's own start next to nothing of the sound would reach the first layer, beside the positions.
+    # With the family's own initialisation, the positions would drown out the sound in the first layer.
     tower = model.model.audio_tower
     for layer in (tower.conv2d1, tower.conv2d2, tower.conv2d3, tower.conv_out):
         nn.init.normal_(layer.weight, std=2 / math.sqrt(layer.weight[0].numel()))
@@ -125,14 +125,14 @@ def untrained_model(processor, width: int):
 
 
 def ctc_layers(model) -> nn.ModuleList:
-    """Returns the CTC layers that a training throws away: on the audio embeddings, and on the last states of audio."""
+    """Returns the CTC layers, discarded after training: on the audio embeddings, and on the last audio states."""
     config = model.config
     sizes = (config.audio_config.output_dim, config.text_config.hidden_size)
     return nn.ModuleList(nn.Linear(size, config.text_config.vocab_size) for size in sizes)
 
 
 def audio_lengths(frames: torch.Tensor) -> torch.Tensor:
-    """Returns how many embeddings clips of these many frames have: 13 a second, each second encoded by itself."""
+    """Returns the number of embeddings for clips with these numbers of frames: 13 a second, each second on its own."""
     rest = frames % 100
     for _ in range(3):
         rest = torch.where(rest > 0, (rest - 1) // 2 + 1, rest)
@@ -140,7 +140,7 @@ def audio_lengths(frames: torch.Tensor) -> torch.Tensor:
 
 
 def prompts_for(processor, texts: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns for every transcript a prompt of a random kind, and what the model is to write behind it."""
+    """Returns for every transcript a prompt of a random kind, and what the model should write after it."""
     languages = [LANGUAGE if random.random() < FORCED else None for _ in texts]
     given = [_words_given(text) if random.random() < GIVEN else None for text in texts]
     silence = np.zeros(8000, dtype=np.float32)
@@ -164,9 +164,9 @@ def loss_of(model, layers: nn.ModuleList, batch, processor, ctc_weight: float) -
 
     Args:
         model: In training mode.
-        layers: Of `ctc_layers`.
+        layers: Layers from `ctc_layers`.
         batch: Features (B, T, C), mask (B, T), and under "en" the ids of transcripts (B, L), padded.
-        processor: The model's.
+        processor: The model's processor.
         ctc_weight: 0 leaves CTC out.
     """
     tokenizer, pad = processor.tokenizer, processor.tokenizer.pad_token_id
@@ -207,7 +207,7 @@ def loss_of(model, layers: nn.ModuleList, batch, processor, ctc_weight: float) -
 
 
 def transcribe(model, processor, samples: Sequence[np.ndarray]) -> list[str]:
-    """Returns the model's greedy transcript of every clip, the language forced."""
+    """Returns the model's greedy transcript of every clip, with the language forced."""
     inputs = processor.apply_transcription_request(list(samples), language=LANGUAGE)
     with torch.no_grad():
         ids = model.generate(**inputs, num_beams=1, do_sample=False)

@@ -13,9 +13,9 @@
 # limitations under the License.
 """A miniature speech translation corpus: English sentences with exact, word-aligned German and Spanish translations.
 
-The grammar has about 200 English words and is built to reorder. German splits two-digit numbers the other way round
-("twenty three", "dreiundzwanzig") and moves verbs to the end of a clause; Spanish puts adjectives behind the noun.
-Every target word knows the source words that it translates, so a saliency map can be held against the truth.
+The grammar has about 200 English words and is designed for reordering. German reverses two-digit numbers ("twenty
+three", "dreiundzwanzig") and moves verbs to the end of a clause; Spanish puts adjectives after the noun. Every target
+word knows the source words that it translates, so a saliency map can be compared with the truth.
 
 Examples:
     >>> sentence = generate_sentences(1, seed=0)[0]
@@ -33,7 +33,7 @@ from tiny_speech import lexicon
 
 LANGUAGES = ("de", "es")
 KINDS = ("statement", "number", "verb-final", "question", "parenthesis")
-# With `speaker_gender`. The gender of an adjective is told by the voice alone, by a word as well, or by a word alone.
+# With `speaker_gender`: the voice alone determines an adjective's gender, or a word as well, or a word alone.
 SPEAKER_KINDS = ("speaker", "speaker-cue", "third-person")
 
 Target = tuple[str, tuple[int, ...]]
@@ -51,7 +51,7 @@ class Phrase:
 class Sentence(Phrase):
     """A finished sentence of the corpus and the kind of reordering that it shows.
 
-    `speaker` is the gender of the voice that must speak it, "f" or "m"; None where any voice may.
+    `speaker` is the gender of the voice that must speak it, "f" or "m"; None if any voice may.
     """
 
     kind: str = "statement"
@@ -67,7 +67,7 @@ class Sentence(Phrase):
         return " ".join(self.words(language))
 
     def words(self, language: str) -> list[str]:
-        """The whitespace words in `language` ("en", "de" or "es"), punctuation attached."""
+        """The words in `language` ("en", "de" or "es"), split at whitespace, with punctuation attached."""
         return list(self.source) if language == "en" else [word for word, _ in self.target[language]]
 
     def alignment(self, language: str) -> list[list[int]]:
@@ -262,7 +262,7 @@ class Grammar:
         return wrap(join(subject, waits, number_phrase(self.random.randint(0, 99))), "", ".")
 
     def verb_final(self) -> Phrase:
-        """Returns a sentence whose German verb stands at the end of its clause."""
+        """Returns a sentence whose German verb is at the end of its clause."""
         (subject, gender), draw = self.subject(), self.random.random()
         if draw < 0.5:
             thing = self.counted() if self.random.random() < 0.2 else self.object()
@@ -323,14 +323,14 @@ class Grammar:
 
 
 class SpeakerGrammar(Grammar):
-    """Also draws sentences whose Spanish adjective agrees with whoever speaks, or with somebody named.
+    """Also draws sentences whose Spanish adjective agrees with the speaker, or with somebody named.
 
-    "I am tired." is "Estoy cansada." in a female voice, "Estoy cansado." in a male one. Words of the sentence that tell
-    the speaker's gender always agree with the voice; in the third person the voice tells nothing.
+    "I am tired." is "Estoy cansada." in a female voice, "Estoy cansado." in a male one. Words that reveal the speaker's
+    gender always agree with the voice; in the third person, the voice reveals nothing.
     """
 
     def being(self, gender: str, closing: str = "") -> tuple[Phrase, Phrase, Phrase]:
-        """Returns "I", "am" and an adjective that agrees with `gender`, `closing` attached to the German one."""
+        """Returns "I", "am" and an adjective that agrees with `gender`, with `closing` attached to the German one."""
         english, german, masculine, feminine = self.random.choice(lexicon.SPEAKER_MOODS)
         agreed = feminine if gender == "f" else masculine
         mood = phrase(english, f"{german}{closing}/0", f"{agreed}/0")
@@ -361,7 +361,7 @@ class SpeakerGrammar(Grammar):
         return phrase(f"a {english}", f"{article}/0 {noun}/1", f"{es_article}/0 {es_noun}/1")
 
     def speaker(self, gender: str) -> Phrase:
-        """Returns a sentence of a speaker about their mood that no word tells the gender of."""
+        """Returns a sentence of a speaker about their mood in which no word reveals their gender."""
         draw = self.random.random()
         if draw < 0.25:
             i, am, mood = self.being(gender, ",")
@@ -379,7 +379,7 @@ class SpeakerGrammar(Grammar):
         return wrap(join(i, am, mood, also, *self.clause()), "", ".")
 
     def speaker_cue(self, gender: str) -> Phrase:
-        """Returns a sentence of a speaker about their mood; a noun before or after it tells their gender."""
+        """Returns a sentence of a speaker about their mood; a noun before or after it reveals their gender."""
         draw = self.random.random()
         named = phrase("I am", "ich/0 bin/1", "soy/1")
         if draw < 0.35:
@@ -398,7 +398,7 @@ class SpeakerGrammar(Grammar):
         return wrap(join(*parts, de=(0, 1, 2, 3, 4, 6, 5)), "", ".")
 
     def third_person(self, gender: str) -> Phrase:
-        """Returns a sentence about somebody's mood: a pronoun, which Spanish drops, or a noun tells the gender."""
+        """Returns a sentence about somebody's mood; a pronoun, which Spanish drops, or a noun reveals the gender."""
         draw = self.random.random()
         english, german, masculine, feminine = self.random.choice(lexicon.SPEAKER_MOODS)
         agreed = feminine if gender == "f" else masculine
@@ -431,12 +431,12 @@ class SpeakerGrammar(Grammar):
 def generate_sentences(
     count: int, seed: int, exclude: Iterable[str] = (), speaker_gender: bool = False
 ) -> list[Sentence]:
-    """Returns `count` different sentences, none of whose English texts is in `exclude`.
+    """Returns `count` different sentences whose English texts are not in `exclude`.
 
     Args:
-        count: How many.
+        count: Number of sentences.
         seed: Same seed, same sentences.
-        exclude: English texts that may not be drawn.
+        exclude: English texts to avoid.
         speaker_gender: Also draw sentences whose Spanish adjectives agree with the speaker (`SpeakerGrammar`).
     """
     grammar, seen = (SpeakerGrammar if speaker_gender else Grammar)(seed), set(exclude)

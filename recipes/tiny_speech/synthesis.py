@@ -13,8 +13,8 @@
 # limitations under the License.
 """Synthetic speech with known word times, from espeak-ng and flite, and the tiny corpus that they speak.
 
-espeak-ng is driven through its shared library, which reports when every word and phoneme begins. flite is run as a
-program and gives no word times.
+espeak-ng runs through its shared library, which reports when every word and phoneme begins. flite runs as a program and
+gives no word times.
 """
 
 import ctypes
@@ -47,7 +47,7 @@ TRAIN_VARIANTS = (
 TRAIN_FLITE = ("slt", "rms", "awb", "kal16")
 DEV_VOICES = ("espeak:en-us+m8", "espeak:en+steph")
 TEST_VOICES = ("espeak:en-us+m4", "espeak:en-us+f2", "espeak:en+m7", "espeak:en-gb-x-rp+f5")
-# The voices of the splits that sound like women, as espeak-ng's files say; all others sound like men.
+# The voices of the splits that sound like women, according to espeak-ng's files; all others sound like men.
 FEMALE_VOICES = frozenset("f1 f2 f3 f4 f5 Alicia Andrea Annie anika aunty belinda linda steph slt".split())
 
 _NO_ESPEAK = "espeak-ng is not installed; on Debian and Ubuntu: apt-get install espeak-ng"
@@ -151,7 +151,7 @@ def voice_gender(name: str) -> str:
 
 
 def available_synthesisers() -> list[str]:
-    """The names of the installed synthesisers, of "espeak" and "flite"."""
+    """The names of the installed synthesisers among "espeak" and "flite"."""
     found = ["espeak"] if ctypes.util.find_library("espeak-ng") else []
     return found + (["flite"] if shutil.which("flite") else [])
 
@@ -164,8 +164,8 @@ def synthesize(text: str, voice: Voice) -> tuple[np.ndarray, list[tuple[float, f
         voice: Who speaks, how fast and how high.
 
     Returns:
-        Mono samples (n,), float32 in [-1, 1], at 16 kHz, without long silence at either end; and per whitespace word
-        of the text its (start, end) in seconds, or None for voices of flite.
+        Mono samples (n,), float32 in [-1, 1], at 16 kHz, without long silence at either end; and (start, end) in
+        seconds for each whitespace-separated word of the text, or None for voices of flite.
     """
     import soxr
 
@@ -192,7 +192,7 @@ def _flite(text: str, voice: Voice) -> tuple[np.ndarray, int]:
 
     command = ["flite", "-voice", voice.name.removeprefix("flite:"), "--setf", f"duration_stretch={165 / voice.rate}"]
     result = subprocess.run([*command, "-t", text, "-o", "/dev/stdout"], capture_output=True, check=True)
-    # A pipe cannot be rewound, so flite may leave wrong sizes in the header: read what follows it as raw samples.
+    # A pipe cannot be rewound, so flite may leave wrong sizes in the header. Read what follows it as raw samples.
     data = result.stdout
     rate = int.from_bytes(data[24:28], "little")
     body = data[data.index(b"data") + 8 :]
@@ -208,7 +208,7 @@ def _word_times(
     """Returns (start, end) in seconds per whitespace word.
 
     A word lasts from its own event to the end of its last phoneme that is not a pause. espeak-ng reads some pairs of
-    words as one ("of the"): words without an event share the time of the word before, by their numbers of letters.
+    words as one ("of the"); words without an event share the time of the word before, in proportion to their letters.
     """
     spans = [(match.start(), match.end()) for match in re.finditer(r"\S+", text)]
     starts: dict[int, int] = {}
@@ -216,7 +216,7 @@ def _word_times(
         if kind == _EVENT_WORD:
             word = next((i for i, (_, end) in enumerate(spans) if position - 1 < end), len(spans) - 1)
             starts.setdefault(word, sample)
-    # A phoneme event gives the beginning of the phoneme that it names.
+    # A phoneme event marks the beginning of the phoneme that it names.
     phonemes = [(sample, name) for kind, _, sample, name in events if kind == _EVENT_PHONEME]
     heads = sorted(starts)
     times: list[tuple[float, float]] = []
@@ -231,7 +231,7 @@ def _word_times(
 
 
 def with_noise(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Returns samples with noise of a random kind and level, at a random level, as float32."""
+    """Returns samples at a random level, with noise of a random kind and level, as float32."""
     noise = rng.standard_normal(len(samples))
     if rng.random() < 0.5:  # pink-like: most of the energy is low
         noise = np.convolve(noise, np.exp(-np.arange(32) / 6.0), mode="same")
@@ -243,7 +243,7 @@ def with_noise(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def speak(task: tuple[Sentence, str, int]) -> Utterance:
-    """Speaks a sentence in a voice, at a random rate, pitch, level and noise; the seed fixes them all."""
+    """Speaks a sentence in a voice, with random rate, pitch, level and noise, which the seed determines."""
     sentence, name, seed = task
     rng = np.random.default_rng(seed)
     voice = Voice(name, int(rng.integers(140, 205)), int(rng.integers(30, 70)), int(rng.integers(30, 70)))
@@ -256,16 +256,16 @@ def make_corpus(
 ) -> None:
     """Writes the tiny corpus in MuST-C's layout under `root`, and `alignments/<split>.json` with the word times.
 
-    The test split is drawn first, then the development split, so that neither depends on the size of the next; no
-    sentence and no voice is in two splits.
+    Draws the test split first, then the development split, so that neither depends on the size of the next. No sentence
+    and no voice is in two splits.
 
     Args:
         root: Folder of the corpus.
         sizes: Numbers of utterances for "train", "dev" and "tst-COMMON".
         seed: Seed of sentences, voices and noise.
-        workers: Processes that speak.
-        speaker_gender: Also write sentences whose Spanish adjectives agree with the voice. Without it the corpus is the
-            one that the shipped models were trained on.
+        workers: Number of processes that speak.
+        speaker_gender: Also write sentences whose Spanish adjectives agree with the voice. Without them, the corpus is
+            the one that the shipped models were trained on.
     """
     found = available_synthesisers()
     if "espeak" not in found:
@@ -291,8 +291,8 @@ def make_corpus(
         base = (seed * 10 + number) * 1_000_000
         tasks = [(sentence, rng.choice(by_gender[sentence.speaker]), base + i) for i, sentence in enumerate(sentences)]
         tasks.sort(key=lambda task: task[1])
-        # espeak-ng's sound depends a little on what it said before: a new process for every 32 sentences, whatever the
-        # number of workers, makes the same seed give the same samples.
+        # espeak-ng's sound depends slightly on what it said before. With a new process for every 32 sentences, whatever
+        # the number of workers, the same seed gives the same samples.
         with multiprocessing.Pool(workers, maxtasksperchild=1) as pool:
             utterances = pool.map(speak, tasks, chunksize=32)
         write_mustc_split(root, split, utterances, SAMPLING_RATE)

@@ -1,17 +1,17 @@
 """What the maps say about speech and language: the analyses of section 8, for any explained corpus.
 
-Each takes explanations (live, saved, or rows that have one), one at a time, and returns a result with numbers, tests,
-effect sizes, ``plot()`` and ``to_dict()``:
+Each reads explanations (in memory, saved, or in rows) one at a time, and returns a result with numbers, tests, effect
+sizes, ``plot()`` and ``to_dict()``:
 
 =======================  ==================================================================================
 `time_localization`      Do the maps of words lie where the words are spoken? (§8.1)
 `frequency_profile`      At which frequencies does a word or a phone matter? (§8.1, Fig. 7)
 `scatter`                Which tokens' maps are sharp, and which are scattered? (§8.2, Fig. 10)
-`modality_balance`       Does a token rest on sound or on text? (§8.2)
+`modality_balance`       Does a token come from the sound or from the text? (§8.2)
 `positional`             Which earlier tokens matter: the first, the latest, those between? (§8.3, Fig. 11)
 `intermediate_tokens`    Which tokens are explained by one further back, and by which? (§8.3, Table 10)
-`error_causes`           Which errors were misheard, which guessed, and at which frequencies? (rows of `Diagnose`)
-`attention_agreement`    Does the decoder look at what it uses? (of each utterance, `utterance_agreement`)
+`error_causes`           Which errors were misheard, which guessed, and at which frequencies? (from rows of `Diagnose`)
+`attention_agreement`    Does the decoder look at what it uses? (from `utterance_agreement` of each utterance)
 =======================  ==================================================================================
 """
 

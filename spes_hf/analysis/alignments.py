@@ -13,7 +13,7 @@ from spes_hf.errors import SpesError
 from spes_hf.explanation import Explanation
 from spes_hf.files import parse_json, read_text
 
-# What aligners write where nobody speaks.
+# Labels that aligners write where nobody speaks.
 SILENCES = frozenset({"", "<sil>", "sil", "sp", "spn", "<eps>", "<s>", "</s>", "[noise]", "[silence]", "<unk>"})
 SUFFIXES = (".json", ".textgrid")
 
@@ -35,7 +35,7 @@ class Phone:
 
 @dataclass(frozen=True)
 class Word:
-    """A word and when it was spoken, from ``start`` to before ``end``, in seconds; its phones where they are known."""
+    """A word and when it was spoken, from ``start`` to before ``end``, in seconds; with its phones, if known."""
 
     text: str
     start: float
@@ -45,25 +45,25 @@ class Word:
 
 @dataclass(frozen=True)
 class Alignment:
-    """When the words of a text were spoken, in the order of the text, silences left out.
+    """When the words of a text were spoken, in the order of the text, without silences.
 
-    For a translation, give each of its words the times of the word that it translates: the order of the times is free.
+    For a translation, give each word the times of the word that it translates; times may be in any order.
     """
 
     words: tuple[Word, ...]
 
     @classmethod
     def of(cls, words: Iterable[Mapping[str, Any]], source: str = "words") -> Alignment:
-        """Return the alignment that dictionaries describe: "word", "start" and "end" in seconds, "phones" if known.
+        """Return an alignment from dictionaries: "word", "start" and "end" in seconds, "phones" if known.
 
-        Words without times, which Gentle did not find, are left out.
+        Leaves out words without times, which Gentle did not find.
 
         Args:
             words: The words in the order of the text, as in the JSON files that `read_alignment` reads.
             source: Where they come from, for messages.
 
         Raises:
-            AlignmentError: If a word has no text, or its times are none.
+            AlignmentError: If a word has no text, or its times are not valid.
         """
         found = []
         for index, entry in enumerate(words):
@@ -83,12 +83,12 @@ Alignments = str | PathLike[str] | Mapping[str, Any] | Callable[[Explanation], A
 def read_alignment(path: str | PathLike[str]) -> Alignment:
     """Return the alignment in a file.
 
-    Two formats: JSON, ``{"words": [{"word": "so", "start": 0.21, "end": 0.44, "phones": […]}, …]}`` or that list alone,
-    with phones, where they are known, as ``{"phone": "S", "start": 0.21, "end": 0.3}`` or with Gentle's "duration"; and
-    Praat's TextGrid, long or short, with a tier of words and, if there is one, a tier of phones.
+    There are two formats. JSON: ``{"words": [{"word": "so", "start": 0.21, "end": 0.44, "phones": […]}, …]}`` or only
+    that list, with phones, if known, as ``{"phone": "S", "start": 0.21, "end": 0.3}`` or with Gentle's "duration".
+    Praat's TextGrid, long or short: a tier of words and, optionally, a tier of phones.
 
     Raises:
-        AlignmentError: If the file cannot be read, or is neither.
+        AlignmentError: If the file cannot be read, or is in neither format.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
@@ -114,12 +114,12 @@ class AlignmentFinder:
     """Finds the alignment of an utterance by its name, or makes it.
 
     Args:
-        alignments: A folder of files named after the utterances (``NAME.json``, ``NAME.TextGrid``; sub-folders are
-            searched); a mapping of names to `Alignment` objects, lists of words or paths; or a function that makes the
-            alignment of an explanation, such as `spes_hf.analysis.align_explanation`.
+        alignments: A folder of files named after the utterances (``NAME.json``, ``NAME.TextGrid``), which may be in
+            sub-folders; a mapping of names to `Alignment` objects, lists of words or paths; or a function that makes
+            the alignment of an explanation, such as `spes_hf.analysis.align_explanation`.
 
     Raises:
-        AlignmentError: If the folder is none, or holds no alignment.
+        AlignmentError: If the path is not a folder, or the folder holds no alignment.
     """
 
     def __init__(self, alignments: Alignments):
@@ -129,7 +129,7 @@ class AlignmentFinder:
             return
         folder = Path(alignments)
         if not folder.is_dir():
-            raise AlignmentError(f"alignments is {str(folder)!r}, which is no folder; pass one with NAME.json files")
+            raise AlignmentError(f"alignments is {str(folder)!r}, which is not a folder; pass one with NAME.json files")
         for path in sorted(folder.rglob("*")):
             if path.suffix.lower() in SUFFIXES:
                 self.files.setdefault(path.stem, []).append(path)
@@ -140,8 +140,8 @@ class AlignmentFinder:
         """Return the alignment of an utterance, or None if there is none.
 
         Args:
-            name: Of the utterance.
-            explanation: For a function that makes alignments.
+            name: Name of the utterance.
+            explanation: Its explanation, for a function that makes alignments.
 
         Raises:
             AlignmentError: If the alignment cannot be read, or several are found.
@@ -161,7 +161,7 @@ class AlignmentFinder:
         return found
 
     def describe(self) -> str:
-        """Return what was searched, for messages."""
+        """Return what was searched, for error messages."""
         names = list(self.files or (self.alignments if isinstance(self.alignments, Mapping) else ()))
         if not names:
             return "the function that makes alignments returned None"
@@ -170,13 +170,13 @@ class AlignmentFinder:
 
 
 def _of_tiers(tiers: list[tuple[str, list[Interval]]], path: Path) -> Alignment:
-    """Return the alignment in the tiers of a TextGrid: the one of words, and the one of phones."""
+    """Return the alignment in a TextGrid's tiers of words and phones."""
     words = _tier(tiers, ("word", "words", "ort"))
     if words is None and len(tiers) == 1:
         words = tiers[0][1]
     if words is None:
         names = ", ".join(repr(name) for name, _ in tiers) or "none"
-        raise AlignmentError(f"path {str(path)!r} has no tier 'words' (its interval tiers: {names}); name it so")
+        raise AlignmentError(f"path {str(path)!r} has no tier 'words' (its interval tiers: {names}); name one so")
     phones = [
         Phone(i.text.strip(), i.start, i.end)
         for i in _tier(tiers, ("phone", "phones", "phoneme", "phonemes", "segments", "mau")) or []
@@ -197,7 +197,7 @@ def _of_tiers(tiers: list[tuple[str, list[Interval]]], path: Path) -> Alignment:
 
 
 def _tier(tiers: list[tuple[str, list[Interval]]], names: tuple[str, ...]) -> list[Interval] | None:
-    """Return the tier of one of these names; aligners put the speaker's name before it ("anna - words")."""
+    """Return the tier with one of these names; aligners put the speaker's name before it ("anna - words")."""
     for name, intervals in tiers:
         if name.lower().replace("-", " ").split()[-1:] and name.lower().replace("-", " ").split()[-1] in names:
             return intervals
@@ -211,8 +211,10 @@ def _phones(word: Mapping[str, Any], start: float, source: str) -> tuple[Phone, 
         raise AlignmentError(f"{source}: phones of {word['word']!r} are {listed!r}; expected a list")
     for entry in listed:
         if not isinstance(entry, Mapping) or not isinstance(entry.get("phone"), str):
-            raise AlignmentError(f'{source}: phone {entry!r} of {word["word"]!r} is no {{"phone", "start", "end"}}')
-        if "duration" in entry and "start" not in entry:  # Gentle: "s_B" and how long it lasts
+            raise AlignmentError(
+                f'{source}: phone {entry!r} of {word["word"]!r} is invalid; expected {{"phone", "start", "end"}}'
+            )
+        if "duration" in entry and "start" not in entry:  # Gentle gives "s_B" and a duration
             lasts = entry["duration"]
             end = start + lasts if isinstance(lasts, (int, float)) and abs(lasts) < _LONGEST_S else None
             entry = {"phone": entry["phone"].split("_")[0], "start": start, "end": end}
@@ -228,5 +230,5 @@ def _times(entry: Mapping[str, Any], what: str) -> tuple[float, float]:
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise AlignmentError(f"{what} has no start and end in seconds") from error
     if not 0 <= start <= end < _LONGEST_S:
-        raise AlignmentError(f"{what} runs from {start} to {end} s; a start from 0 up and an end after it are expected")
+        raise AlignmentError(f"{what} runs from {start} to {end} s; expected: start at least 0 and end after start")
     return start, end

@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAPS = ("input", "encoder")
-"""What attention is compared with: saliency of the spectrogram, its mean over mel bins; of the encoder's output."""
+"""The maps that attention is compared with: "input" (the spectrogram's, averaged over mel bins) and "encoder"."""
 
 
 @dataclass(frozen=True, eq=False)
 class HeadAgreement:
-    """Pearson's correlation of attention with a map over positions, the mean over the tokens of an utterance.
+    """Pearson's correlation of attention with a map over positions, averaged over the tokens of an utterance.
 
     Attributes:
-        all: Of the mean over all heads and layers.
-        layers: (L,) of the mean over the heads of each layer.
-        heads: (L, H) of each head.
-        alignment: Of the mean over the alignment heads; NaN where there are none.
+        all: For the mean over all heads and layers.
+        layers: (L,) for the mean over the heads of each layer.
+        heads: (L, H) for each head.
+        alignment: For the mean over the alignment heads; NaN if there are none.
     """
 
     all: float
@@ -51,10 +51,11 @@ class UtteranceAgreement:
 
     Attributes:
         utterance: Its name.
-        tokens: How many tokens were looked at, special ones left out.
-        input: With the map of the spectrogram, its mean over mel bins and over the frames of each position.
-        encoder: With the map of the encoder's output.
-        between: Correlation of the two maps with each other, likewise: what attention could reach with both.
+        tokens: Number of tokens compared, without special tokens.
+        input: Agreement with the map of the spectrogram, averaged over mel bins and over the frames of each position.
+        encoder: Agreement with the map of the encoder's output.
+        between: Correlation of the two maps with each other, likewise: a reference for what attention could reach with
+            both.
     """
 
     utterance: str
@@ -105,16 +106,16 @@ class Mean:
 class MapAgreement:
     """How far attention agrees with a map over a corpus.
 
-    The best layer and head are those with the largest mean on the same utterances, so their numbers are a little high.
+    The best layer and head are those with the largest mean on the same utterances, so their numbers are slightly high.
 
     Attributes:
-        all: Of the mean over all heads and layers.
-        layers: Of each layer.
-        heads: (L, H) means of each head.
+        all: For the mean over all heads and layers.
+        layers: For each layer.
+        heads: (L, H) means for each head.
         best_layer: The layer that agrees most.
         best_head: The (layer, head) that agrees most.
-        of_best_head: How far it does.
-        alignment: Of the mean over the alignment heads; NaN where there are none.
+        of_best_head: How far the best head agrees.
+        alignment: For the mean over the alignment heads; NaN if there are none.
     """
 
     all: Mean
@@ -136,11 +137,11 @@ class AttentionAgreement:
     """How far cross-attention agrees with saliency over a corpus.
 
     Attributes:
-        utterances: How many.
-        tokens: How many tokens in all.
-        input: With the maps of the spectrogram over time.
-        encoder: With the maps of the encoder's output.
-        between: Of the two kinds of maps with each other.
+        utterances: Number of utterances.
+        tokens: Total number of tokens.
+        input: Agreement with the maps of the spectrogram over time.
+        encoder: Agreement with the maps of the encoder's output.
+        between: Agreement of the two kinds of maps with each other.
     """
 
     utterances: int
@@ -165,7 +166,7 @@ class AttentionAgreement:
         return to_json(self)
 
     def plot(self) -> tuple[Figure, Sequence[Axes]]:
-        """Return a figure of every head's agreement, by layer, with either kind of map."""
+        """Return a figure of every head's agreement with either kind of map, by layer."""
         figure = drawing.new_figure(7.0, 3.0)
         axes = figure.subplots(1, len(MAPS), sharey=True)
         both = [getattr(self, name).heads for name in MAPS]
@@ -187,29 +188,29 @@ def utterance_agreement(
 ) -> UtteranceAgreement:
     """Return how far cross-attention agrees with the maps of an utterance, token by token over time.
 
-    Special tokens are left out, and so are positions that are nearest to no frame and tokens of which a map or the
-    attention is constant.
+    Leaves out special tokens, tokens for which a map or the attention is constant, and positions that are not the
+    nearest one to any frame.
 
     Args:
-        explanation: Over tokens, with a map of the encoder's output (``explain(…, over="encoder")``).
-        attention: (layers, heads, K, S or more) of all tokens of the output, as `Adapter.attention_weights` returns it;
-            positions behind those that hold sound are left out.
-        name: Of the utterance.
+        explanation: An explanation over tokens with a map of the encoder's output (``explain(…, over="encoder")``).
+        attention: (layers, heads, K, S or more) for all tokens of the output, as `Adapter.attention_weights` returns
+            it; positions after those that hold sound are left out.
+        name: Name of the utterance.
         alignment_heads: (layer, head) of the heads that follow the speech, as `Adapter.alignment_heads`.
 
     Raises:
-        ConfigError: If the explanation is over words or has a foil, or the attention is that of another output.
+        ConfigError: If the explanation is over words or has a foil, or the attention belongs to another output.
         ValueError: If the explanation has no map of the encoder's output.
     """
     if explanation.over_words or explanation.contrasts is not None:
         kind = "over words" if explanation.over_words else "with a foil"
-        raise ConfigError(f"explanation is {kind}; pass one over tokens, whose rows attention has too")
+        raise ConfigError(f"explanation is {kind}; pass one over tokens, since attention has a row for each token")
     positions = explanation.encoder_positions
     tokens, length = len(explanation.written_ids), len(positions)
     if attention.ndim != 4 or attention.shape[2] != tokens or attention.shape[3] < length:
         raise ConfigError(
-            f"attention has shape {tuple(attention.shape)}; allowed: (layers, heads, {tokens}, {length} or more), that "
-            "of Adapter.attention_weights() for the output that was explained"
+            f"attention has shape {tuple(attention.shape)}; allowed: (layers, heads, {tokens}, {length} or more), as "
+            "Adapter.attention_weights() returns for the explained output"
         )
     places = range(tokens) if explanation.part is None else explanation.part.rows
     rows = [row for row, special in enumerate(explanation.special) if not special]
@@ -241,19 +242,19 @@ def attention_agreement(
     """Return how far cross-attention agrees with saliency over a corpus: means over utterances, with intervals.
 
     Args:
-        utterances: Of one model.
-        samples: How many corpora the bootstrap draws.
+        utterances: Agreement for each utterance, all from one model.
+        samples: Number of corpora that the bootstrap draws.
         seed: Same seed, same intervals.
 
     Raises:
-        ConfigError: If there are none, or they are of models with other layers or heads.
+        ConfigError: If there are no utterances, or they come from models with different layers or heads.
     """
     found = list(utterances)
     if not found:
         raise ConfigError("utterances is empty; pass what utterance_agreement() returns for each utterance")
     shapes = {each.input.heads.shape for each in found}
     if len(shapes) > 1:
-        raise ConfigError(f"utterances have {sorted(shapes)} layers and heads; pass those of one model")
+        raise ConfigError(f"utterances have different (layers, heads): {sorted(shapes)}; pass those of one model")
 
     def mean(values: Sequence[float] | np.ndarray) -> Mean:
         return _mean(np.array(values, dtype=np.float64), samples, seed)
@@ -285,7 +286,7 @@ def attention_agreement(
 
 
 def _known_mean(values: np.ndarray) -> float:
-    """Return the mean of what is known; NaN where nothing is."""
+    """Return the mean of the known values; NaN if there are none."""
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else math.nan
 
@@ -301,14 +302,14 @@ def _mean(values: np.ndarray, samples: int, seed: int) -> Mean:
 
 
 def _mean_correlation(values: Tensor, reference: Tensor) -> Tensor:
-    """Return Pearson's correlation over positions, the mean over tokens.
+    """Return Pearson's correlation over positions, averaged over tokens.
 
     Args:
         values: (…, K, S).
         reference: (K, S).
 
     Returns:
-        (…), NaN where no token has one.
+        (…); NaN if no token has a correlation.
     """
     a, b = (x - x.mean(-1, keepdim=True) for x in (values, reference))
     norms = a.norm(dim=-1) * b.norm(dim=-1)

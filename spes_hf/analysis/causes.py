@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_LOWEST_COUNT = 2  # of a confusion that is listed
+_LOWEST_COUNT = 2  # minimum count of a confusion to be listed
 _NO_PROFILE = np.full((0, 0), np.nan)
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A share with its 95 % interval, by bootstrap over utterances; NaN where there is nothing to share."""
+    """A share with its 95 % interval, by bootstrap over utterances; NaN if there is nothing to count."""
 
     value: float
     low: float
@@ -43,9 +43,9 @@ class ErrorGroup:
 
     Attributes:
         name: "all", or a value of the column.
-        utterances: How many.
-        words: Of their references.
-        errors: How many.
+        utterances: Number of utterances.
+        words: Number of words in their references.
+        errors: Number of errors.
         wer: Word error rate.
         shares: Share of the errors by verdict.
     """
@@ -65,12 +65,12 @@ class Confusion:
     Attributes:
         said: The words of the reference; "" for an insertion.
         written: The words that the model wrote; "" for a deletion.
-        count: How often.
+        count: How often it occurs.
         verdicts: Number of these errors by verdict.
-        evidence: Mean bits from their own stretches.
-        profile: (C,) mean evidence within the stretch by frequency, in bits: what speaks for the written word.
-        low: (C,) lower end of its 95 % interval, by bootstrap over the errors; NaN for a single one.
-        high: (C,) upper end.
+        evidence: Mean bits from the errors' own stretches.
+        profile: (C,) mean evidence for the written word by frequency, within the stretch, in bits.
+        low: (C,) lower end of the profile's 95 % interval, by bootstrap over the errors; NaN for a single error.
+        high: (C,) upper end of the interval.
     """
 
     said: str
@@ -94,12 +94,12 @@ class ErrorCauses:
 
     Attributes:
         all: All utterances.
-        groups: By the column that was asked for.
-        by: That column.
-        tests: Of every pair of groups: permutation tests over utterances of the error rate ("wer") and of the share of
-            misheard errors ("misheard").
-        confusions: Most frequent first.
-        frequencies: (C,) Hz, of the profiles.
+        groups: Utterances grouped by the chosen column.
+        by: The chosen column.
+        tests: For every pair of groups, permutation tests over utterances of the error rate ("wer") and of the share
+            of misheard errors ("misheard").
+        confusions: Confusions, most frequent first.
+        frequencies: (C,) frequencies of the profiles, in Hz.
         skipped: Number of rows with an error.
     """
 
@@ -126,10 +126,10 @@ class ErrorCauses:
         )
 
     def to_markdown(self, most: int = 20) -> str:
-        """Return the tables: groups, tests, and the confusions that occur most.
+        """Return the tables: groups, tests, and the most frequent confusions.
 
         Args:
-            most: How many confusions.
+            most: Maximum number of confusions.
         """
         head = ["", "utterances", "errors", "WER", *VERDICTS]
         rows = [
@@ -152,10 +152,10 @@ class ErrorCauses:
         return "\n\n".join(parts) + "\n"
 
     def plot(self, most: int = 6) -> tuple[Figure, Sequence[Axes]]:
-        """Return a figure: verdicts by group, and which frequencies spoke for the confusions that occur most.
+        """Return a figure: verdicts by group, and which frequencies spoke for the most frequent confusions.
 
         Args:
-            most: How many confusions.
+            most: Maximum number of confusions.
         """
         from spes_hf.viz.causes import plot_causes
 
@@ -166,19 +166,19 @@ def error_causes(rows: Iterable[Mapping[str, Any]], by: str | None = None, seed:
     """Return where the errors of a corpus come from.
 
     Args:
-        rows: That `Diagnose` made; those with an "error" are left out and counted.
+        rows: Rows that `Diagnose` made; those with an "error" are skipped and counted.
         by: A column to compare by, such as "speaker" or "gender".
-        seed: Of bootstrap and permutations.
+        seed: Seed of bootstrap and permutations.
 
     Raises:
-        ConfigError: If there is no row, all have failed, or there is no such column.
+        ConfigError: If there are no rows, all rows failed, or there is no such column.
     """
     found: list[tuple[Diagnosis, str]] = []
     examples: dict[tuple[str, str], list[tuple[ErrorVerdict, float, np.ndarray | None]]] = defaultdict(list)
     frequencies, skipped = np.zeros(0), 0
     for row in rows:
         if by is not None and by not in row:
-            raise ConfigError(f"by is {by!r}, which is no column; there are {', '.join(map(str, row))}")
+            raise ConfigError(f"by is {by!r}, which is not a column; allowed: {', '.join(map(str, row))}")
         if row.get("error"):
             skipped += 1
             continue
@@ -188,10 +188,10 @@ def error_causes(rows: Iterable[Mapping[str, Any]], by: str | None = None, seed:
             examples[error.said.lower(), error.written.lower()].append(entry)
         if diagnosis.explanation is not None:
             frequencies = diagnosis.explanation.frequencies.double().numpy()
-        # Maps are large: only the numbers stay.
+        # Keep only the numbers, since maps are large.
         found.append((Diagnosis.from_dict(diagnosis.to_dict()), "" if by is None else str(row[by])))
     if not found:
-        raise ConfigError(f"rows holds no diagnosis ({skipped} rows carry an error); pass rows that Diagnose made")
+        raise ConfigError(f"rows holds no diagnosis ({skipped} rows hold an error); pass rows that Diagnose made")
     names = sorted({name for _, name in found}) if by is not None else []
     parts = {name: [d for d, own in found if own == name] for name in names}
     tests = {

@@ -1,4 +1,4 @@
-"""Explanations one by one, each with the name of its utterance."""
+"""Yields explanations one by one, each with the name of its utterance."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from spes_hf.metrics.rows import Row, explanation_of, failed, recording_of
 from spes_hf.text import join_pieces
 
 Explanations = Iterable[Row | Explanation | str | PathLike[str]] | Explanation | str | PathLike[str]
-"""Explanations, saved ones by their folder, or rows that have one at "explanation"; or a folder of saved ones."""
+"""Explanations, folders of saved ones, or rows with one at "explanation"; or the path of a folder of saved ones."""
 
 _NAME_COLUMNS = ("id", "utterance_id", "name")
 
 
 @dataclass(frozen=True, eq=False)
 class Named:
-    """An explanation over tokens, the name of its utterance, and the row that it came in."""
+    """An explanation over tokens, the name of its utterance, and the row it came from."""
 
     name: str
     explanation: Explanation
@@ -50,19 +50,19 @@ def saved_explanations(folder: str | PathLike[str]) -> list[Path]:
     found = sorted(path.parent for path in Path(folder).rglob(DESCRIPTION))
     if not found:
         raise ConfigError(
-            f"explanations is {str(folder)!r}, which holds none; pass a folder that Explanation.save() filled"
+            f"explanations is {str(folder)!r}, which holds no explanation; pass a folder that Explanation.save() wrote"
         )
     return found
 
 
 def named(explanations: Explanations) -> Iterator[Named]:
-    """Yield the explanations with their names, one in memory at a time; rows that carry an error are left out.
+    """Yield the explanations with their names, one in memory at a time; skips rows that hold an error.
 
-    The name is the row's "id", the name of a saved explanation's folder, or what the provenance says: the id of the
-    utterance, else the name of the audio file.
+    The name is the row's "id", the name of a saved explanation's folder, or taken from the provenance: the id of the
+    utterance, otherwise the name of the audio file.
 
     Raises:
-        ConfigError: If ``explanations`` is not what it should be, or empty.
+        ConfigError: If ``explanations`` is of another type, or empty.
     """
     if isinstance(explanations, Explanation):
         explanations = [explanations]
@@ -76,7 +76,7 @@ def named(explanations: Explanations) -> Iterator[Named]:
             continue
         recording = recording_of(item)  # type: ignore[arg-type]
         for found in [explanation_of(item)] if recording is None else recording:  # type: ignore[arg-type]
-            # A copy, so that the dense maps go when the next explanation comes.
+            # A copy, so that its dense maps are freed before the next explanation.
             fresh = replace(found, groups=None, context_groups=None)
             if "_normalised" in found.__dict__:
                 fresh.__dict__["_normalised"] = found.__dict__["_normalised"]
@@ -90,20 +90,20 @@ def named(explanations: Explanations) -> Iterator[Named]:
 
 
 class Aligned:
-    """Explanations over words, matched with when each word was spoken; what was left out is reported afterwards.
+    """Iterates over explanations over words, with the time of each word, and records what it leaves out.
 
     Args:
-        explanations: What to go through.
+        explanations: The explanations to iterate over.
         alignments: As for `AlignmentFinder`.
-        missing: What to do where there is no alignment: "raise" or "skip".
+        missing: What to do if an utterance has no alignment: "raise" or "skip".
 
     Attributes:
         skipped: Utterances that were left out.
-        unmatched: Per utterance, words of the explanation that nobody says at that place.
-        utterances: How many were gone through.
+        unmatched: Per utterance, words of the explanation that nobody says in that place.
+        utterances: Number of utterances seen.
 
     Raises:
-        AlignmentError: If an alignment is missing and not to be skipped, or no word of any utterance matches.
+        AlignmentError: If an alignment is missing and ``missing`` is "raise", or no word of any utterance matches.
     """
 
     def __init__(self, explanations: Explanations, alignments: Alignments, missing: Literal["raise", "skip"] = "raise"):
@@ -127,15 +127,15 @@ class Aligned:
             if match.unmatched:
                 self.unmatched[item.name] = match.unmatched
             if not match.spoken:
-                self.skipped.append(Skipped(item.name, "no word of the explanation is in its alignment"))
+                self.skipped.append(Skipped(item.name, "none of the explanation's words is in its alignment"))
                 continue
             matched += len(match.spoken)
             yield item, match
         if not matched:
             reasons = "; ".join(sorted({entry.reason for entry in self.skipped}))
             raise AlignmentError(
-                f"no word of the {self.utterances} utterances matches its alignment ({reasons}); alignments have to be "
-                "of the explained transcripts, in the same language, under the same names"
+                f"no word of the {self.utterances} utterances matches its alignment ({reasons}); alignments must "
+                "belong to the explained transcripts, in the same language, under the same names"
             )
 
     def _alignment(self, item: Named) -> Alignment | None:
@@ -150,7 +150,7 @@ class Aligned:
             if self.missing == "raise":
                 raise AlignmentError(
                     f"utterance {item.name!r} has no alignment ({self.find.describe()}); add it, or pass "
-                    'missing="skip" to leave such utterances out'
+                    'missing="skip" to skip such utterances'
                 )
             self.skipped.append(Skipped(item.name, "no alignment"))
         return found
@@ -160,8 +160,8 @@ def token_label(explanation: Explanation, index: int) -> str:
     """Return the name of a token's type: its text without the space before it; "…ing" continues a word.
 
     Args:
-        explanation: Over tokens; over words, their text.
-        index: Of the explained token.
+        explanation: An explanation over tokens; over words, the name is the word's text.
+        index: Index of the explained token.
     """
     if explanation.over_words:
         return explanation.tokens[index].strip() or explanation.tokens[index]
@@ -169,10 +169,10 @@ def token_label(explanation: Explanation, index: int) -> str:
 
 
 def written_label(explanation: Explanation, place: int) -> str:
-    """Return the same of any token of the output, explained or not.
+    """Return the name of the type of any token of the output, explained or not.
 
     Args:
-        explanation: Over tokens.
+        explanation: An explanation over tokens.
         place: Index of the token in the output.
     """
     whole = explanation if explanation.part is None else explanation.part
@@ -183,7 +183,7 @@ def written_label(explanation: Explanation, place: int) -> str:
 
 
 def abbreviate(words: Collection[str], longest: int = 6) -> str:
-    """Return some of many words, for messages."""
+    """Return a list of words as text, cut to a few, for messages."""
     shown = ", ".join(map(repr, list(words)[:longest]))
     return f"{shown}, … ({len(words)} in all)" if len(words) > longest else shown
 
@@ -198,7 +198,7 @@ def _name(item: Any, explanation: Explanation) -> str:
         path = Path(item)
         return path.parent.name if path.suffix in (".json", ".safetensors") else path.name
     own = explanation.origin.utterance_id
-    if own and not own.startswith("@"):  # the place of a window in a recording without a name
+    if own and not own.startswith("@"):  # a window of a recording without a name
         return own
     file = re.fullmatch(r"file (.+?)(?: \[.*\))?", explanation.origin.source)
     return (Path(file[1]).stem if file else "") + own

@@ -1,4 +1,4 @@
-"""What the figures of all analyses share: colours that differ in greyscale too, and plain text."""
+"""What the figures of all analyses share: colours that also differ in greyscale, and plain text."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
-# Dark, middle and light: told apart by luminance, and dashes alone.
+# Dark, middle and light: distinguishable by luminance or dashes alone.
 DARK, MIDDLE, LIGHT = "#08306b", "#f16913", "#b9b9b9"
 COLOURS = (DARK, MIDDLE, "#7a7a7a", "#c9a227")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 
-# Ticks of a frequency axis in Hz, spaced as the ear has it.
+# Ticks of a frequency axis in Hz, spaced for human hearing.
 TICKS_HZ = (100, 250, 500, 1000, 2000, 4000, 8000)
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return a figure, sized in inches, that pyplot knows nothing of; in IPython one of pyplot's, so that it shows."""
+    """Return a figure, sized in inches, that is independent of pyplot; in IPython, one of pyplot's, so it is shown."""
     from spes_hf.viz.figures import shown_figure
 
     return shown_figure(width, height)
 
 
 def take_literally(*texts: Text) -> None:
-    """Take texts as they stand ("$" is no formula), and find fonts that have their characters."""
+    """Draw texts literally ("$" starts no formula), in fonts that have their characters."""
     from spes_hf.viz.figures import plain_text
 
     for text in texts:
@@ -37,7 +37,7 @@ def take_literally(*texts: Text) -> None:
 
 
 def tidy(ax: Axes) -> None:
-    """Take away what says nothing: the frame's top and right side."""
+    """Remove the top and right side of the frame."""
     ax.spines[["top", "right"]].set_visible(False)
 
 
@@ -47,16 +47,16 @@ def mel(hertz: np.ndarray | float) -> np.ndarray:
 
 
 def inverse_mel(value: np.ndarray | float) -> np.ndarray:
-    """Return the Hz of values on the mel scale."""
+    """Return values on the mel scale in Hz."""
     return 700 * (10 ** (np.asarray(value, dtype=np.float64) / 2595) - 1)
 
 
 def hertz_axis(ax: Axes, frequencies: np.ndarray) -> None:
-    """Make the horizontal axis one of Hz, spaced by the mel scale.
+    """Make the horizontal axis show Hz, spaced by the mel scale.
 
     Args:
         ax: The axes.
-        frequencies: (C,) what is to be seen.
+        frequencies: (C,) frequencies to show.
     """
     ax.set_xscale("function", functions=(mel, inverse_mel))
     low, high = float(frequencies[0]), float(frequencies[-1])
@@ -69,21 +69,21 @@ def hertz_axis(ax: Axes, frequencies: np.ndarray) -> None:
 
 
 def say(ax: Axes, message: str) -> None:
-    """Write a message where there is nothing to draw."""
+    """Write a message into axes that have nothing to draw."""
     ax.text(0.5, 0.5, message, transform=ax.transAxes, ha="center", va="center", color="0.35", wrap=True)
     ax.set_xticks([])
     ax.set_yticks([])
 
 
 def bars(ax: Axes, labels: Sequence[str], values: Sequence[float], counts: Sequence[int], colour: str = DARK) -> None:
-    """Draw horizontal bars from top to bottom, each with its token's name and how often it occurs.
+    """Draw horizontal bars from top to bottom, each with its token's name and number of occurrences.
 
     Args:
         ax: The axes.
         labels: Names of the bars.
-        values: Their lengths.
-        counts: How many occurrences each is the mean of.
-        colour: Of the bars.
+        values: Lengths of the bars.
+        counts: Number of occurrences that each value is the mean of.
+        colour: Colour of the bars.
     """
     from spes_hf.viz.fonts import drawable
 

@@ -1,4 +1,4 @@
-"""Which tokens are explained by a token further back, and by which? (§8.3, Table 10)."""
+"""Which tokens are explained by an earlier token that is not the latest, and by which? (§8.3, Table 10)."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ MIN_SHARE = 0.25
 
 @dataclass(frozen=True)
 class IntermediateType:
-    """How often a token type is explained most by an intermediate token.
+    """How often an intermediate token is the one that explains a token type most.
 
     Attributes:
         token: The token type.
-        n: How many occurrences there are.
-        hits: In how many of them an intermediate token holds the highest saliency of the token map.
+        n: Number of occurrences.
+        hits: Number of occurrences in which an intermediate token has the highest saliency of the token map.
         share: Hits over occurrences.
-        by: Which intermediate token, and how often, the most frequent first.
+        by: Which intermediate tokens these are, and how often, the most frequent first.
     """
 
     token: str
@@ -42,14 +42,14 @@ class IntermediateType:
 
 @dataclass(frozen=True)
 class IntermediateTokens:
-    """How often token types are explained most by an intermediate token.
+    """How often an intermediate token is the one that explains a token most, by token type.
 
     Attributes:
-        types: Token types that occur often enough, by falling share.
-        rare: How many types were left out because they do not.
-        min_count: How often a type has to occur.
-        n: How many explained tokens there are.
-        note: "too few: …" where no type occurs often enough; else empty.
+        types: Token types that occur often enough, in descending order of share.
+        rare: Number of types left out because they are too rare.
+        min_count: Minimum number of occurrences of a type.
+        n: Number of explained tokens.
+        note: "too few: …" if no type occurs often enough; otherwise empty.
     """
 
     types: tuple[IntermediateType, ...]
@@ -67,7 +67,7 @@ class IntermediateTokens:
 
         Args:
             min_share: Lowest share of the occurrences, in [0, 1].
-            top: How many intermediate tokens to name.
+            top: Maximum number of intermediate tokens to name.
         """
         return [
             {"token": t.token, "n": t.n, "percent": 100 * t.share, "by": [list(entry) for entry in t.by[:top]]}
@@ -91,7 +91,7 @@ class IntermediateTokens:
 
         Args:
             min_share: Lowest share of the occurrences, in [0, 1].
-            longest: How many rows to draw at most.
+            longest: Maximum number of rows to draw.
         """
         rows = self.table(min_share)[:longest]
         figure = drawing.new_figure(7.2, max(2.2, 1.1 + 0.32 * len(rows)))
@@ -116,19 +116,19 @@ class IntermediateTokens:
             )
             drawing.take_literally(text)
         ax.set_xlim(0, 100)
-        ax.set_xlabel("occurrences in which an intermediate token holds the highest saliency (%)")
+        ax.set_xlabel("occurrences in which an intermediate token has the highest saliency (%)")
         ax.set_title("in or next to the bars: which one [how often]", loc="left", fontsize=9)
         return figure, ax
 
 
 def intermediate_tokens(explanations: Any, *, min_count: int = 3) -> IntermediateTokens:
-    """Return how often an intermediate token holds the highest saliency of the token map, by token type (§8.3).
+    """Return how often an intermediate token has the highest saliency of the token map, by token type (§8.3).
 
-    An intermediate token is one that the model wrote, and not the latest. A tie counts for none.
+    An intermediate token is one that the model wrote earlier, except the latest. Ties do not count.
 
     Args:
         explanations: Explanations, folders of saved ones, or rows that have one; or a folder of saved ones.
-        min_count: How often a token type has to occur; the paper's is 100.
+        min_count: Minimum number of occurrences of a token type; 100 in the paper.
 
     Raises:
         ConfigError: If ``min_count`` is below 1, or there are no explanations.
@@ -157,10 +157,10 @@ def intermediate_tokens(explanations: Any, *, min_count: int = 3) -> Intermediat
 
 
 def tops(explanation: Explanation) -> list[int | None]:
-    """Return for every explained token the index of the intermediate one that holds the highest saliency, or None.
+    """Return for every explained token the index of the intermediate token with the highest saliency, or None.
 
     Args:
-        explanation: Over tokens.
+        explanation: An explanation over tokens.
     """
     saliency, prefix = explanation.token_saliency, explanation.prefix_length
     found: list[int | None] = []

@@ -30,22 +30,22 @@ TOLERANCE_S = 0.2
 
 @dataclass(frozen=True)
 class WordTime:
-    """How one word's map lies in time. "Curve": the map's maximum over the frequencies, per frame.
+    """Where one word's map lies in time. The "curve" is the map's maximum over frequency, per frame.
 
     Attributes:
         utterance: Name of the utterance.
-        index: Of the word in ``explanation.words()``.
+        index: Index of the word in ``explanation.words()``.
         word: The word.
         start: When it begins, in seconds.
         end: When it ends, in seconds.
         inside: Mean of the curve over the frames of the word.
         outside: Mean of the curve over all other frames.
-        contrast: Inside minus outside, in standard deviations of the curve over all frames: has no scale, so that
+        contrast: Inside minus outside, in standard deviations of the curve over all frames. It has no scale, so
             different maps can be compared.
-        mass: Share of the sum of the curve, from its minimum up, that lies inside.
-        duration_share: Share of the frames that are the word's: the mass of a map that knows nothing.
+        mass: Share of the area under the curve, above its minimum, that lies inside.
+        duration_share: Share of the frames that belong to the word: the mass of an uninformative map.
         centroid: Mean time of the top 5 % of the features, in seconds.
-        hit: Whether the centroid lies in the word, give or take the tolerance.
+        hit: Whether the centroid lies in the word, within the tolerance.
     """
 
     utterance: str
@@ -64,18 +64,18 @@ class WordTime:
 
 @dataclass(frozen=True)
 class MapInTime:
-    """How one kind of map lies in time, over all words.
+    """Where one kind of map lies in time, over all words.
 
     Attributes:
         words: Every word.
         inside: Mean over words of the mean inside.
         outside: Mean over words of the mean outside.
-        contrast: Mean over words.
+        contrast: Mean contrast over words.
         mass: Mean share of the mass inside.
         duration_share: Mean share of the frames inside.
-        hits: Share of the words whose centroid lies in them, give or take the tolerance.
+        hits: Share of the words whose centroid lies in them, within the tolerance.
         test: Paired t-test over words: inside greater than outside (§8.1).
-        utterance_test: The same over utterances' means, since words of one utterance are not independent.
+        utterance_test: The same over the means of utterances, since words of one utterance are not independent.
     """
 
     words: tuple[WordTime, ...] = field(repr=False)
@@ -89,7 +89,7 @@ class MapInTime:
     utterance_test: Test
 
     def values(self, name: str) -> np.ndarray:
-        """Return (n,) one number of every word, such as "contrast"."""
+        """Return one number of every word, such as "contrast", as (n,)."""
         return np.array([getattr(word, name) for word in self.words], dtype=np.float64)
 
 
@@ -98,14 +98,14 @@ class TimeLocalization:
     """Whether the maps of words lie where the words are spoken.
 
     Attributes:
-        maps: Kind of map → how it lies in time: "saliency", and the controls "energy" (the spectrogram itself, the
+        maps: Kind of map → where it lies in time: "saliency", and the controls "energy" (the spectrogram itself, the
             same for every word) and "random".
         against: Control → paired t-test over words: is the contrast of the first map greater than the control's?
-        n: How many words there are.
-        utterances: How many utterances they come from.
+        n: Number of words.
+        utterances: Number of utterances that they come from.
         unmatched: Per utterance, words that were not found in its alignment.
         skipped: Utterances that were left out, and why.
-        too_short: How many words hold no frame of their own, or all frames, and were left out.
+        too_short: Number of words left out because they cover no frame, or all frames.
         tolerance_s: How far outside the word a centroid may lie, in seconds.
     """
 
@@ -188,26 +188,26 @@ def time_localization(
 ) -> TimeLocalization:
     """Return whether the maps of words lie where the words are spoken (§8.1).
 
-    A word's map is the mean over its tokens; its maximum over the frequencies is a curve over time, whose mean inside
-    the word's interval is compared with the mean outside by a paired t-test over words. The controls take the same way.
+    A word's map is the mean over its tokens. Its maximum over frequency is a curve over time. A paired t-test over
+    words compares the curve's mean inside the word's interval with its mean outside. Controls are treated the same way.
 
     Args:
         explanations: Explanations, folders of saved ones, or rows that have one; or a folder of saved ones.
         alignments: When each word was spoken: a folder of JSON or TextGrid files named after the utterances, a mapping
             of names to alignments, or a function that makes them (`align_explanation`).
-        maps: Which maps: the first is tested against the others.
-        top: Share of the features that make the centroid.
+        maps: Kinds of maps; the first is tested against the others.
+        top: Share of the features that count for the centroid.
         tolerance_s: How far outside the word a centroid may lie to count as a hit, in seconds.
-        missing: What to do where there is no alignment: "raise" or "skip".
-        seed: Of the random map.
+        missing: What to do if an utterance has no alignment: "raise" or "skip".
+        seed: Seed of the random map.
 
     Raises:
         AlignmentError: If an alignment is missing, or no word matches.
-        ConfigError: If an argument has a value outside what is allowed.
+        ConfigError: If an argument has a value that is not allowed.
     """
     unknown = [name for name in maps if name not in MAPS]
     if unknown or not maps or isinstance(maps, str) or len(set(maps)) < len(maps):
-        raise ConfigError(f"maps is {maps!r}; allowed: some of {', '.join(MAPS)}, each once, as a list")
+        raise ConfigError(f"maps is {maps!r}; allowed: a list of one or more of {', '.join(MAPS)}, each at most once")
     check_share("top", top)
     aligned = Aligned(explanations, alignments, missing)
     found: dict[str, list[WordTime]] = {name: [] for name in maps}
@@ -244,10 +244,10 @@ def with_map(explanation: Explanation, name: str, seed: int = 0) -> Explanation:
     """Return the explanation with another map of the spectrogram instead of its own.
 
     Args:
-        explanation: Over tokens.
+        explanation: An explanation over tokens.
         name: "saliency" (its own), "energy" (the features, the same for every token) or "random" (uniform over [0, 1),
-            for every token anew).
-        seed: Of the random map; utterances of different text get different maps.
+            different for every token).
+        seed: Seed of the random map; utterances with different texts get different maps.
     """
     if name == "saliency":
         return explanation

@@ -1,4 +1,4 @@
-"""Which word of an explanation is which spoken word?"""
+"""Which word of an explanation corresponds to which spoken word?"""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Spoken:
     """A word of an explanation and when it was spoken.
 
     Attributes:
-        index: Of the word in ``explanation.words()``.
-        text: The word, lower case, without punctuation.
-        start: In seconds.
-        end: In seconds.
-        phones: Its phones, where the alignment has them.
+        index: Index of the word in ``explanation.words()``.
+        text: The word, in lower case, without punctuation.
+        start: When it begins, in seconds.
+        end: When it ends, in seconds.
+        phones: Its phones, if the alignment has them.
     """
 
     index: int
@@ -37,7 +37,7 @@ class Match:
 
     Attributes:
         spoken: The words that were found, in order.
-        unmatched: Words of the explanation, normalised, that nobody says at that place.
+        unmatched: Words of the explanation, normalised, that nobody says in that place.
     """
 
     spoken: tuple[Spoken, ...]
@@ -45,10 +45,10 @@ class Match:
 
 
 def match_words(words: Sequence[str], alignment: Alignment) -> Match:
-    """Return which words of an explanation are which spoken words.
+    """Return which words of an explanation correspond to which spoken words.
 
-    The two sequences are aligned as for the word error rate; words that are the same but for case and punctuation
-    match. A word with hyphens matches the spoken words that make it up, and the other way round.
+    The two sequences are aligned as for the word error rate. Words match if they are the same except for case and
+    punctuation. A word with hyphens matches the spoken words that it consists of, and vice versa.
 
     Args:
         words: Texts of the words of an explanation; punctuation marks count neither as matched nor as unmatched.
@@ -64,7 +64,7 @@ def match_words(words: Sequence[str], alignment: Alignment) -> Match:
             continue
         theirs = [partner.get(i) for i in mine]
         owners = {heard[j][0] for j in theirs if j is not None}
-        # All parts of all these spoken words, and nothing else.
+        # These must be all parts of all these spoken words, and nothing else.
         whole = [j for j, (owner, _) in enumerate(heard) if owner in owners]
         apart = bool(owners) and max(owners) - min(owners) >= len(owners)  # something was said in between
         if whole != theirs or apart:
@@ -81,7 +81,7 @@ def _join(index: int, text: str, parts: Sequence[Word]) -> Spoken:
 
 
 def _parts(words: Iterable[str]) -> list[tuple[int, str]]:
-    """Return (index of the word, part), a word with hyphens in several parts."""
+    """Return (index of the word, part) pairs; a word with hyphens has several parts."""
     parts = []
     for index, word in enumerate(words):
         for part in unicodedata.normalize("NFKC", word).replace("‐", "-").replace("‑", "-").split("-"):
@@ -90,7 +90,7 @@ def _parts(words: Iterable[str]) -> list[tuple[int, str]]:
 
 
 def _equal(written: Sequence[tuple[int, str]], heard: Sequence[tuple[int, str]]) -> dict[int, int]:
-    """Return which part that was written is which part that was heard, by index."""
+    """Return which written part corresponds to which spoken part, by index."""
     if not written or not heard:
         return {}
     found = jiwer.process_words(" ".join(p for _, p in heard), " ".join(p for _, p in written))

@@ -28,10 +28,10 @@ class TokenBalance:
 
     Attributes:
         utterance: Name of the utterance.
-        index: Of the token.
+        index: Index of the token.
         token: The token.
-        probability: That the model gave it.
-        sound_bits: Evidence from the sound (`Explanation.sound_bits`); NaN where it is not known.
+        probability: Probability that the model gave it.
+        sound_bits: Evidence from the sound (`Explanation.sound_bits`); NaN if it is not known.
         text_bits: Evidence from the text before it, likewise.
         top_share: Share of the top saliency that the token map holds (`top_share`).
     """
@@ -61,12 +61,12 @@ class ModalityBalance:
     """Where tokens came from: the sound, or the text before them.
 
     Attributes:
-        tokens: Every token, those with the fewest bits from the sound first; those whose bits are not known come last.
+        tokens: Every token, in ascending order of bits from the sound; those whose bits are not known come last.
         types: Token types that occur often enough, in the same order.
-        utterances: Name of the utterance → bits a token from the sound, the fewest first: where to look first if the
-            model may have made something up.
-        min_count: How often a type has to occur.
-        note: "too few: …" where no type does; else empty.
+        utterances: Name of the utterance → bits a token from the sound, in ascending order. Look at the first ones if
+            the model may have made something up.
+        min_count: Minimum number of occurrences of a type.
+        note: "too few: …" if no type occurs often enough; otherwise empty.
     """
 
     tokens: tuple[TokenBalance, ...]
@@ -92,7 +92,7 @@ class ModalityBalance:
         """Return a figure of the token types that were most guessed and most heard, and its axes.
 
         Args:
-            count: How many of each.
+            count: Number of types of either kind.
         """
         both = len(self.types) > 2 * check_count("count", count)
         shown = self.types[:count] + self.types[-count:] if both else self.types
@@ -119,7 +119,7 @@ def modality_balance(explanations: Any, *, min_count: int = 1) -> ModalityBalanc
 
     Args:
         explanations: Explanations, folders of saved ones, or rows that have one; or a folder of saved ones.
-        min_count: How often a token type has to occur to be listed among the types.
+        min_count: Minimum number of occurrences for a token type to be listed.
 
     Raises:
         ConfigError: If ``min_count`` is below 1, or there are no explanations.
@@ -158,14 +158,14 @@ def modality_balance(explanations: Any, *, min_count: int = 1) -> ModalityBalanc
 def top_share(explanation: Explanation) -> Tensor:
     """Return the share of each token's top saliency that the token map holds, (K,) in [0, 1].
 
-    The highest value of the token map over that plus the highest value of the map of the spectrogram: both maps are on
-    one scale (§4.3). 0.5 where the two are level; 0 for a token without text before it.
+    The highest value of the token map, divided by the sum of that and the highest value of the spectrogram's map. Both
+    maps are on one scale (§4.3). 0.5 if the two are equal; 0 for a token without text before it.
 
     Args:
-        explanation: Over tokens or words.
+        explanation: An explanation over tokens or words.
     """
     text = explanation.token_saliency.clone()
-    text[:, : explanation.prefix_length] = 0  # start and prompt tokens are no text
+    text[:, : explanation.prefix_length] = 0  # start and prompt tokens do not count as text
     text = text.nan_to_num(0.0).amax(1)
     sound = explanation.audio_saliency.flatten(1).amax(1)
     return text / (text + sound).clamp_min(1e-12)

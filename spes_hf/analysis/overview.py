@@ -1,4 +1,4 @@
-"""One utterance on one page: the sound that spoke for every token (Fig. 3)."""
+"""One utterance on one page: which sound spoke for each token (Fig. 3)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def plot_overview(explanation: Explanation, longest: int = 40) -> tuple[Figure, 
     against time in one picture.
 
     Args:
-        explanation: Over tokens or words.
-        longest: How many tokens to draw at most, from the first.
+        explanation: An explanation over tokens or words.
+        longest: Maximum number of tokens to draw, from the first.
     """
     from spes_hf.viz.figures import draw_overlay
 

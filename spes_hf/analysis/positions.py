@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 POSITIONS = ("latest", "start", "intermediate")
-"""As the paper found them, the highest mean first."""
+"""Positions in the order that the paper found, the highest mean first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,14 +27,14 @@ class Positional:
 
     Attributes:
         values: Position → saliencies in [0, 1]. "start": the start-of-sentence token; "latest": the token right before
-            the explained one; "intermediate": tokens that the model wrote before that one; "prompt": other tokens that
-            the model was given (language, task, what was said before), where there are any.
-        tests: Two positions, the higher mean first → Welch's t-test of their values, two-sided. The paper's test is
-            Student's, which takes the variances for equal.
-        paired_tests: Two positions → paired t-test over explained tokens that have all positions, of the mean over the
-            intermediate tokens.
-        order: Positions by falling mean.
-        n: How many explained tokens there are; the first of an utterance, which has no text before it, is left out.
+            the explained one; "intermediate": tokens that the model wrote before the latest; "prompt": other tokens
+            that the model was given (language, task, what was said before), if any.
+        tests: Two positions, the higher mean first → two-sided Welch's t-test of their values. The paper uses
+            Student's t-test, which assumes equal variances.
+        paired_tests: Two positions → paired t-test over explained tokens that have all positions; intermediate tokens
+            count by their mean.
+        order: Positions in descending order of mean.
+        n: Number of explained tokens, without the first of each utterance, which has no text before it.
     """
 
     values: dict[str, np.ndarray]
@@ -45,7 +45,7 @@ class Positional:
 
     @property
     def as_in_the_paper(self) -> bool:
-        """Whether latest > start > intermediate in their means."""
+        """Whether the means are in the order latest > start > intermediate."""
         return tuple(name for name in self.order if name in POSITIONS) == POSITIONS
 
     def to_dict(self) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class Positional:
 
 
 def positional(explanations: Any) -> Positional:
-    """Return how salient the start token, the latest token and those between are (§8.3).
+    """Return how salient the start token, the latest token and the tokens between them are (§8.3).
 
     Args:
         explanations: Explanations, folders of saved ones, or rows that have one; or a folder of saved ones.

@@ -33,14 +33,14 @@ LOW_HZ, HIGH_HZ = 1_000.0, 4_000.0
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """Saliency over frequency of one word, phone or group of them.
+    """Saliency over frequency for one word, phone or set of them.
 
     Attributes:
-        name: What was looked for.
-        group: Of which speakers; "" for all.
+        name: Name of the word, phone or set.
+        group: Group of speakers; "" for all.
         frequencies: (C,) centres of the bins in Hz.
-        values: (n, C) per occurrence, the maximum over its frames of the word's own map, in [0, 1].
-        where: Per occurrence, the utterance and the time at which it starts, in seconds.
+        values: (n, C) per occurrence, the maximum of the word's own map over the occurrence's frames, in [0, 1].
+        where: Per occurrence, the utterance and the start time in seconds.
     """
 
     name: str
@@ -51,17 +51,17 @@ class Profile:
 
     @property
     def label(self) -> str:
-        """Name and group."""
+        """Name and group, as text."""
         return f"{self.name} ({self.group})" if self.group else self.name
 
     @property
     def n(self) -> int:
-        """How many occurrences there are."""
+        """Number of occurrences."""
         return len(self.values)
 
     @property
     def mean(self) -> np.ndarray:
-        """(C,) mean over occurrences; NaN where there is none."""
+        """(C,) mean over occurrences; NaN if there are none."""
         return self.values.mean(0) if self.n else np.full(len(self.frequencies), np.nan)
 
     @property
@@ -72,22 +72,22 @@ class Profile:
         return self.values.std(0, ddof=1) / np.sqrt(self.n)
 
     def band(self, low_hz: float, high_hz: float) -> np.ndarray:
-        """Return (n,) the mean of every occurrence over the bins from ``low_hz`` to before ``high_hz``.
+        """Return the mean of every occurrence over the bins from ``low_hz`` to before ``high_hz``, (n,).
 
         Raises:
-            ConfigError: If no bin lies there.
+            ConfigError: If the range holds no bin.
         """
         bins = (self.frequencies >= low_hz) & (self.frequencies < high_hz)
         if not bins.any():
             raise ConfigError(
-                f"no bin lies from {low_hz:g} to {high_hz:g} Hz; they reach from {self.frequencies[0]:.0f} to "
+                f"there is no bin from {low_hz:g} to {high_hz:g} Hz; bins reach from {self.frequencies[0]:.0f} to "
                 f"{self.frequencies[-1]:.0f} Hz"
             )
         return self.values[:, bins].mean(1)
 
     @property
     def tilt(self) -> np.ndarray:
-        """(n,) mean saliency above 4 kHz minus mean saliency below 1 kHz, of every occurrence."""
+        """(n,) mean saliency above 4 kHz minus mean saliency below 1 kHz, for every occurrence."""
         return self.band(HIGH_HZ, np.inf) - self.band(0.0, LOW_HZ)
 
 
@@ -98,13 +98,12 @@ class ProfileComparison:
     Attributes:
         first: Label of the first profile.
         second: Label of the second.
-        n: Occurrences of the first and of the second.
+        n: Number of occurrences of the first and of the second.
         difference: (C,) mean of the first minus mean of the second.
-        permutation: The test of every bin, with its correction for the number of bins; None where there are too few
-            occurrences.
+        permutation: The test of every bin, corrected for the number of bins; None if there are too few occurrences.
         significant_hz: Ranges of bins whose corrected p-value is below 0.05, in Hz.
-        tilt: Permutation test of the saliency above 4 kHz minus that below 1 kHz: one number per occurrence.
-        note: "too few: …" where no test can say anything; else empty.
+        tilt: Permutation test of the saliency above 4 kHz minus that below 1 kHz, with one number per occurrence.
+        note: "too few: …" if no test is possible; otherwise empty.
     """
 
     first: str
@@ -131,8 +130,8 @@ class FrequencyProfiles:
 
     Attributes:
         unit: "word" or "phone".
-        profiles: Label → profile: one of every name, and one of every name and group.
-        comparisons: Of every two names, and of every two groups of one name.
+        profiles: Label → profile: one for every name, and one for every name and group.
+        comparisons: Comparisons of every two names, and of every two groups of one name.
         unmatched: Per utterance, words that were not found in its alignment.
         skipped: Utterances that were left out, and why.
     """
@@ -144,7 +143,7 @@ class FrequencyProfiles:
     skipped: tuple[Skipped, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything, ready for JSON; of the occurrences, where they are, their mean and their tilt."""
+        """Return everything, ready for JSON; for the occurrences, only their places, mean and tilt."""
         profiles = {
             label: {
                 "n": profile.n,
@@ -177,8 +176,8 @@ class FrequencyProfiles:
         """Return a figure of profiles against Hz, with their standard errors, and its axes (Fig. 7).
 
         Args:
-            labels: Which profiles; None: those of all speakers. Where two are drawn that were compared, the bins that
-                differ are marked.
+            labels: Labels of the profiles; None: those of all speakers. If two of them were compared, marks the bins
+                that differ.
 
         Raises:
             ConfigError: If there is no such profile.
@@ -224,23 +223,23 @@ def frequency_profile(
 ) -> FrequencyProfiles:
     """Return at which frequencies words or phones matter (§8.1): "so" and "no", or "so" by men and women.
 
-    Of every occurrence, the word's own map is cut to the frames in which the word (or the phone) is spoken, and its
-    maximum over these frames taken in every bin; the profile is the mean over occurrences.
+    For every occurrence, cuts the word's own map to the frames in which the word (or phone) is spoken, and takes the
+    maximum over these frames in every bin. The profile is the mean over occurrences.
 
     Args:
         explanations: Explanations, folders of saved ones, or rows that have one; or a folder of saved ones.
-        alignments: When each word was spoken, as for `time_localization`; for phones they have to hold phones.
-        names: A word (or phone), several, or names of several together: ``{"sibilants": ("S", "Z", "SH")}``.
+        alignments: When each word was spoken, as for `time_localization`; for phones, alignments must have phones.
+        names: A word (or phone), several, or named sets of several: ``{"sibilants": ("S", "Z", "SH")}``.
         unit: "word" or "phone". Stress marks of phones do not count ("OW1" is "OW").
         groups: Name of the utterance → its group, such as the speaker's gender; or the rows' column that has it.
-            Utterances without one are in no group.
-        missing: What to do where there is no alignment: "raise" or "skip".
-        permutations: How many relabellings a test tries at most.
-        seed: Of the tests.
+            Utterances without a group belong to none.
+        missing: What to do if an utterance has no alignment: "raise" or "skip".
+        permutations: Maximum number of relabellings that a test tries.
+        seed: Seed of the tests.
 
     Raises:
         AlignmentError: If an alignment is missing, no word matches, or a name does not occur at all.
-        ConfigError: If an argument has a value outside what is allowed.
+        ConfigError: If an argument has a value that is not allowed.
     """
     sought = _sought(names, unit)
     values: dict[tuple[str, str], list[np.ndarray]] = {(name, ""): [] for name in sought}
@@ -290,20 +289,20 @@ def frequency_profile(
 def compare_profiles(first: Profile, second: Profile, permutations: int = 10_000, seed: int = 0) -> ProfileComparison:
     """Return where two profiles differ, by a permutation test of every bin.
 
-    The correction for the number of bins is that by the largest statistic over all bins, which holds the probability
-    of marking any bin by chance at 5 %.
+    Corrects for the number of bins by the largest statistic over all bins, which keeps the probability of marking any
+    bin by chance at 5 %.
 
     Args:
         first: A profile.
-        second: Another of the same bins.
-        permutations: How many relabellings are tried at most.
+        second: Another profile with the same bins.
+        permutations: Maximum number of relabellings to try.
         seed: Same seed, same result.
 
     Raises:
         ConfigError: If the profiles have different bins.
     """
     if not np.array_equal(first.frequencies, second.frequencies):
-        raise ConfigError(f"{first.label!r} and {second.label!r} have different bins; compare within one model")
+        raise ConfigError(f"{first.label!r} and {second.label!r} have different bins; compare profiles of one model")
     n = (first.n, second.n)
     tilt = permutation_of_means(first.tilt, second.tilt, permutations, seed)
     found, note = None, f"{TOO_FEW}: a test needs 2 occurrences of each"
@@ -324,7 +323,7 @@ def compare_profiles(first: Profile, second: Profile, permutations: int = 10_000
 
 
 def _sought(names: str | Sequence[str] | Mapping[str, Collection[str]], unit: str) -> dict[str, set[str]]:
-    """Return name → labels, normalised as those of the alignments are."""
+    """Return name → labels, normalised like those of the alignments."""
     if unit not in ("word", "phone"):
         raise ConfigError(f"unit is {unit!r}; allowed: word, phone")
     if isinstance(names, str):
@@ -336,7 +335,7 @@ def _sought(names: str | Sequence[str] | Mapping[str, Collection[str]], unit: st
         for name, members in given.items()
     }
     if not sought or not all(members and all(members) for members in sought.values()):
-        raise ConfigError(f"names is {names!r}; pass a {unit}, several, or a mapping of a name to several")
+        raise ConfigError(f"names is {names!r}; pass a {unit}, a list of them, or a mapping of names to lists of them")
     return sought
 
 
@@ -362,17 +361,17 @@ def _group(groups: Mapping[str, str] | str | None, item: Named) -> str:
 
 
 def _check_bins(known: np.ndarray | None, item: Named) -> np.ndarray:
-    """Return the bins' frequencies, (C,) in Hz, which all explanations have to share."""
+    """Return the bins' frequencies, (C,) in Hz, which all explanations must share."""
     found = item.explanation.frequencies.double().numpy()
     if known is not None and not np.allclose(known, found):
         raise ConfigError(
-            f"utterance {item.name!r} has other frequency bins than those before it; profile one model at a time"
+            f"utterance {item.name!r} has different frequency bins from the previous ones; profile one model at a time"
         )
     return found if known is None else known
 
 
 def _comparable(first: Profile, second: Profile) -> bool:
-    """Return whether two profiles are two names of all speakers, or two groups of one name."""
+    """Return whether two profiles belong to two names of all speakers, or to two groups of one name."""
     if not (first.group or second.group):
         return True
     return bool(first.group and second.group) and first.name == second.name

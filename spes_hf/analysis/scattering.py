@@ -26,9 +26,9 @@ class TokenKurtosis:
 
     Attributes:
         token: The token.
-        n: How many occurrences there are.
+        n: Number of occurrences.
         kurtosis: Mean over occurrences of the excess kurtosis of the spectrogram's map (0 for a normal distribution).
-        sound_bits: Mean over occurrences of `Explanation.sound_bits`; NaN where they are not known.
+        sound_bits: Mean over occurrences of `Explanation.sound_bits`; NaN if they are not known.
         top_share: Mean over occurrences of the share of the top saliency that the token map holds.
     """
 
@@ -44,16 +44,16 @@ class Scatter:
     """How sharp the spectrogram's maps are, by token type.
 
     Attributes:
-        types: Token types that occur often enough, by falling kurtosis.
-        rare: How many types were left out because they do not.
-        min_count: How often a type has to occur.
-        n: How many maps there are, of all types.
-        constant: How many maps are constant, and have no kurtosis.
-        against_sound_bits: Spearman's correlation over tokens of kurtosis and `Explanation.sound_bits`; positive where
-            tokens with many bits from the sound have sharp maps of it.
-        against_top_share: The same with the share of the top saliency that the token map holds. Both maps share one
-            scale, so that a sharp map of the sound lowers this share by itself: the weaker evidence.
-        note: "too few: …" where no type occurs often enough; else empty.
+        types: Token types that occur often enough, in descending order of kurtosis.
+        rare: Number of types left out because they are too rare.
+        min_count: Minimum number of occurrences of a type.
+        n: Number of maps of all types.
+        constant: Number of constant maps, which have no kurtosis.
+        against_sound_bits: Spearman's correlation over tokens of kurtosis and `Explanation.sound_bits`; positive if
+            tokens with many bits from the sound have sharp maps.
+        against_top_share: The same with the share of the top saliency that the token map holds. This is weaker
+            evidence: both maps share one scale, so a sharp map of the sound lowers this share by itself.
+        note: "too few: …" if no type occurs often enough; otherwise empty.
     """
 
     types: tuple[TokenKurtosis, ...]
@@ -76,7 +76,7 @@ class Scatter:
         return self.types[-check_count("count", count) :]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but the single maps, ready for JSON."""
+        """Return everything except single maps, ready for JSON."""
         return to_json(self)
 
     def __str__(self) -> str:
@@ -94,7 +94,7 @@ class Scatter:
         """Return a figure of the token types with the sharpest and the most scattered maps, and its axes (Fig. 10).
 
         Args:
-            count: How many of each.
+            count: Number of types of either kind.
         """
         both = len(self.types) > 2 * check_count("count", count)
         shown = self.top(count) + self.bottom(count) if both else self.types
@@ -123,7 +123,7 @@ def scatter(explanations: Any, *, min_count: int = 3) -> Scatter:
 
     Args:
         explanations: Explanations, folders of saved ones, or rows that have one; or a folder of saved ones.
-        min_count: How often a token type has to occur; the paper's is 100.
+        min_count: Minimum number of occurrences of a token type; 100 in the paper.
 
     Raises:
         ConfigError: If ``min_count`` is below 1, or there are no explanations.
@@ -166,7 +166,7 @@ def kurtosis(values: Tensor) -> float:
     """Return the excess kurtosis of a map, 0 for a normal distribution; NaN if the map is constant.
 
     Args:
-        values: Of any shape. Shifting and scaling them changes nothing, and so does normalising the map.
+        values: Map of any shape. Shifting, scaling or normalising it does not change its kurtosis.
     """
     flat = values.double().flatten()
     centred = flat - flat.mean()

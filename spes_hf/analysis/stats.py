@@ -1,4 +1,4 @@
-"""Tests and effect sizes that say what they are, and say so when there is too little to test."""
+"""Tests and effect sizes that name their method, and report when there is too little data to test."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class Test:
     """A test of a difference or a correlation.
 
     Attributes:
-        name: Which test.
-        statistic: Its statistic; NaN where there is too little to test.
+        name: Name of the test.
+        statistic: Its statistic; NaN if there is too little to test.
         p_value: Probability of a statistic at least as extreme if there were no difference.
-        effect_size: Cohen's d: of paired values the mean difference over the standard deviation of the differences, of
-            independent ones over the pooled standard deviation; of a correlation, its coefficient.
+        effect_size: Cohen's d: the mean difference over the standard deviation of the differences for paired values,
+            or over the pooled standard deviation for independent ones. For a correlation, its coefficient.
         difference: Mean of the first minus mean of the second; NaN for a correlation.
-        n: How many pairs; or how many values of the first and of the second.
-        alternative: What the first is expected to be: "greater" or "less" than the second, or "two-sided".
-        note: "too few: …" and the like; empty where nothing speaks against the test.
+        n: Number of pairs, or numbers of values of the first and of the second.
+        alternative: Expectation for the first: "greater" or "less" than the second, or "two-sided".
+        note: "too few: …" or another objection to the test; otherwise empty.
     """
 
-    __test__ = False  # not one of pytest's
+    __test__ = False  # not a test for pytest
 
     name: str
     statistic: float
@@ -66,7 +66,7 @@ def paired_test(first: np.ndarray, second: np.ndarray, alternative: Alternative 
     Args:
         first: (n,) first measurement; pairs with a NaN are left out.
         second: (n,) second measurement.
-        alternative: What the first is expected to be.
+        alternative: Expectation for the first.
 
     Raises:
         ConfigError: If the two differ in length.
@@ -75,7 +75,7 @@ def paired_test(first: np.ndarray, second: np.ndarray, alternative: Alternative 
 
     first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if first.shape != second.shape:
-        raise ConfigError(f"first has {first.shape} values, second {second.shape}; a paired test needs pairs")
+        raise ConfigError(f"first has shape {first.shape}, second has {second.shape}; pass pairs of values")
     difference = first - second
     difference = difference[np.isfinite(difference)]
     n, mean = len(difference), _mean(difference)
@@ -95,7 +95,7 @@ def independent_test(first: np.ndarray, second: np.ndarray, alternative: Alterna
     Args:
         first: (n,) values of the first group; NaN is left out.
         second: (m,) values of the second group.
-        alternative: What the first is expected to be.
+        alternative: Expectation for the first.
     """
     from scipy.stats import ttest_ind
 
@@ -117,7 +117,7 @@ def rank_correlation(first: np.ndarray, second: np.ndarray, alternative: Alterna
     Args:
         first: (n,) first measurement; pairs with a NaN are left out.
         second: (n,) second measurement.
-        alternative: The sign that is expected of the correlation.
+        alternative: Expected sign of the correlation.
     """
     from scipy.stats import spearmanr
 
@@ -138,11 +138,11 @@ class Permutation:
 
     Attributes:
         statistic: (B,) difference of the means over its standard error.
-        p_values: (B,) of every band on its own, two-sided.
-        corrected: (B,) of every band with all others in view: how often the *largest* statistic over all bands of
-            relabelled groups is at least as far from 0 as that of the band.
-        relabellings: How many ways to label the groups were tried.
-        exact: Whether these were all ways.
+        p_values: (B,) two-sided, for every band on its own.
+        corrected: (B,) corrected for all bands: how often the *largest* statistic over all bands of relabelled groups
+            is at least as far from 0 as the band's.
+        relabellings: Number of ways to label the groups that were tried.
+        exact: Whether these were all possible ways.
     """
 
     statistic: np.ndarray
@@ -153,22 +153,22 @@ class Permutation:
 
 
 def permutation_test(first: np.ndarray, second: np.ndarray, permutations: int = 10_000, seed: int = 0) -> Permutation:
-    """Return how likely the difference of two groups is by chance, in every band, corrected for the many bands.
+    """Return how likely the difference of two groups is by chance, in every band, corrected for the number of bands.
 
-    All ways to label the values are tried if they are at most ``permutations``; else that many are drawn, and the one
-    that was observed counts among them.
+    Tries all ways to label the values if there are at most ``permutations``; otherwise draws that many, and counts the
+    observed labelling among them.
 
     Args:
         first: (n, B) values of the first group, n ≥ 2.
         second: (m, B) values of the second group, m ≥ 2.
-        permutations: How many ways to label the groups are tried at most.
+        permutations: Maximum number of ways to label the groups to try.
         seed: Same seed, same draws.
 
     Raises:
         ConfigError: If a group has fewer than 2 values, the bands differ, or ``permutations`` is below 1.
     """
     if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
-        raise ConfigError(f"first has shape {first.shape}, second {second.shape}; both need the same bands, (n, bands)")
+        raise ConfigError(f"first has shape {first.shape}, second {second.shape}; both must be (n, bands), same bands")
     if min(len(first), len(second)) < 2:
         raise ConfigError(f"groups have {len(first)} and {len(second)} values; a permutation test needs 2 in each")
     if not isinstance(permutations, int) or permutations < 1:
@@ -180,7 +180,7 @@ def permutation_test(first: np.ndarray, second: np.ndarray, permutations: int = 
     single, joint, tried = np.zeros(values.shape[1]), np.zeros(values.shape[1]), 0
     for labels in _relabellings(count, size, permutations, exact, seed):
         drawn = np.abs(_t_statistics(values, labels))
-        # A little slack, so that labels that differ in name only count as equal.
+        # A small tolerance, so that statistics that differ only by rounding count as equal.
         single += (drawn >= np.abs(observed) * (1 - 1e-9)).sum(0)
         joint += (drawn.max(1)[:, None] >= np.abs(observed) * (1 - 1e-9)).sum(0)
         tried += len(labels)
@@ -193,7 +193,7 @@ def permutation_of_means(first: np.ndarray, second: np.ndarray, permutations: in
     Args:
         first: (n,) values of the first group.
         second: (m,) values of the second group.
-        permutations: How many ways to label the groups are tried at most.
+        permutations: Maximum number of ways to label the groups to try.
         seed: Same seed, same draws.
     """
     first, second = _finite(first), _finite(second)
@@ -211,13 +211,13 @@ def permutation_of_means(first: np.ndarray, second: np.ndarray, permutations: in
 
 
 def reach(n: tuple[int, int], relabellings: int) -> str:
-    """Return a note where groups are so small that no difference whatever could be significant at 5 %; else ""."""
+    """Return a note if groups are so small that no difference could be significant at 5 %; otherwise ""."""
     smallest = (2 if n[0] == n[1] else 1) / min(relabellings, math.comb(sum(n), n[0]))
     return f"{TOO_FEW}: no difference can reach p < 0.05 with {n[0]} and {n[1]} values" if smallest >= 0.05 else ""
 
 
 def to_json(value: Any) -> Any:
-    """Return a result as JSON can hold it: numbers that are none become None, other keys text."""
+    """Return a result as values for JSON: NaN and infinity become None, keys become strings."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value) if f.repr}
     if isinstance(value, Mapping):
@@ -232,7 +232,7 @@ def to_json(value: Any) -> Any:
 
 
 def _relabellings(count: int, size: int, permutations: int, exact: bool, seed: int) -> Any:
-    """Yield (P, count) bool labels, true for the first group, some thousands at a time."""
+    """Yield (P, count) bool labels, true for the first group, a few thousand at a time."""
     chunk = 2_000
     if exact:
         ways = combinations(range(count), size)
@@ -249,7 +249,7 @@ def _relabellings(count: int, size: int, permutations: int, exact: bool, seed: i
 
 
 def _t_statistics(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return (P, B) differences of means over their standard errors, variances not pooled.
+    """Return (P, B) differences of means over their standard errors, without pooling variances.
 
     Args:
         values: (n, B).
@@ -265,7 +265,7 @@ def _t_statistics(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
         variance = np.maximum(weights @ squares / size - mean**2, 0.0) * size / np.maximum(size - 1, 1)
         means.append(mean)
         errors.append(variance / size)
-    # Bands in which nothing varies must not win by a division by zero.
+    # Constant bands must not win through a division by zero.
     floor = 1e-9 * np.sqrt(squares.mean(0)) + 1e-300
     return (means[0] - means[1]) / np.maximum(np.sqrt(errors[0] + errors[1]), floor)
 

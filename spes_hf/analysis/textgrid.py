@@ -6,8 +6,8 @@ import math
 import re
 from dataclasses import dataclass
 
-# Praat reads free-standing numbers, quoted strings and flags, and takes all else, such as "xmin =" and "[1]:", for
-# comment. So one reader does for both formats.
+# Praat reads free-standing numbers, quoted strings and flags, and treats everything else, such as "xmin =" and "[1]:",
+# as a comment. So one reader handles both formats.
 _VALUE = re.compile(
     r'"((?:[^"]|"")*)"|<(exists|absent)>|(?<!\S)([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?!\S)|![^\n]*'
 )
@@ -23,17 +23,17 @@ class Interval:
 
 
 def read_textgrid(text: str) -> list[tuple[str, list[Interval]]]:
-    """Return the interval tiers of a TextGrid as (name, intervals); tiers of points are left out.
+    """Return the interval tiers of a TextGrid as (name, intervals), without point tiers.
 
     Args:
         text: Content of the file.
 
     Raises:
-        ValueError: If it is no TextGrid in a text format, or ends early.
+        ValueError: If it is not a TextGrid in a text format, or ends early.
     """
     values = _Values(text)
     if values.text() != "ooTextFile" or values.text() != "TextGrid":
-        raise ValueError("it is no TextGrid in a text format; in Praat, save it as a text file or a short text file")
+        raise ValueError("it is not a TextGrid in a text format; in Praat, save it as a text file or a short text file")
     values.number(), values.number()
     tiers: list[tuple[str, list[Interval]]] = []
     if not values.flag():
@@ -49,7 +49,7 @@ def read_textgrid(text: str) -> list[tuple[str, list[Interval]]]:
             for _ in range(count):
                 values.number(), values.text()
         else:
-            raise ValueError(f"a tier is of class {kind!r}; known are IntervalTier and TextTier")
+            raise ValueError(f"a tier has the class {kind!r}; allowed: IntervalTier, TextTier")
     return tiers
 
 
@@ -62,9 +62,9 @@ class _Values:
     def _next(self, group: int, kind: str) -> str:
         match = next(self.found, None)
         if match is None:
-            raise ValueError(f"it ends where a {kind} is expected")
+            raise ValueError(f"it ends, but a {kind} is expected")
         if match[group] is None:
-            raise ValueError(f"{match[0]!r} stands where a {kind} is expected")
+            raise ValueError(f"found {match[0]!r}, but a {kind} is expected")
         return match[group]
 
     def text(self) -> str:

@@ -1,1 +1,1 @@
-"""A page for people who do not write Python: give a recording, get its explanation. Needs the extra ``app``."""
+"""A web page for people who do not write Python: upload a recording, get its explanation. Needs the extra ``app``."""

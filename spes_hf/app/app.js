@@ -1,4 +1,4 @@
-// A frame says how high its page is.
+// A frame reports the height of its page.
 addEventListener("message", ({ source, data }) => {
   if (!data || !Number.isFinite(data.spesHeight)) return;
   for (const frame of document.querySelectorAll("#result iframe"))

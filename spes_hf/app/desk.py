@@ -1,4 +1,4 @@
-"""Who waits, who is served, and whose files lie where: nobody's are left behind, and nobody sees another's."""
+"""The queue of visitors and their files: no file is left behind, and no visitor sees another's."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from pathlib import Path
 from spes_hf.app.job import Failure, Job, Result, Stage
 from spes_hf.app.worker import Worker
 
-# How many visitors may wait, the one who is served included.
+# Maximum number of visitors in the queue, including the one being served.
 MOST_WAITING = 8
 
-# Files that nobody took back are deleted after that many seconds.
+# Files that are still there after this number of seconds are deleted.
 KEPT_S = 3600.0
 
 
 class Desk:
-    """Takes jobs of visitors, and looks after their files.
+    """Takes jobs from visitors, and manages their files.
 
-    A visitor is a session of a browser's tab. What a visitor may download lies under ``served``, in a folder whose name
-    nobody can guess; everything else is out of reach of a browser. All is deleted when the visitor leaves, asks for the
-    next explanation, or after an hour.
+    A visitor is the session of one browser tab. What a visitor may download lies under ``served``, in a folder whose
+    name nobody can guess; a browser cannot reach anything else. Everything is deleted when the visitor leaves or asks
+    for the next explanation, and at the latest after an hour.
 
     Attributes:
         served: The folder whose files a browser may fetch.
     """
 
     def __init__(self) -> None:
-        self._root = Path(tempfile.mkdtemp(prefix="spes_hf-app-"))  # this user's alone
+        self._root = Path(tempfile.mkdtemp(prefix="spes_hf-app-"))  # readable only for this user
         self.served = self._root / "served"
         self.served.mkdir()
         self._worker = Worker()
@@ -45,7 +45,7 @@ class Desk:
         self._archives: dict[str, Path] = {}
 
     def enter(self, visitor: str) -> int | None:
-        """Take a place in the queue and return how many are ahead; None: it is full."""
+        """Take a place in the queue and return the number of visitors ahead; None if the queue is full."""
         self._sweep()
         with self._lock:
             if visitor not in self._waiting and len(self._waiting) >= MOST_WAITING:
@@ -56,19 +56,19 @@ class Desk:
             return ahead
 
     def waits(self, visitor: str) -> bool:
-        """Return whether a visitor has a place in the queue, or is served."""
+        """Return whether a visitor is in the queue or being served."""
         with self._lock:
             return visitor in self._waiting
 
     def serve(self, visitor: str, job: Job) -> Iterator[Stage | Result | Failure | None]:
-        """Yield what `Worker.run` does; the result's archive is where the visitor's browser may fetch it.
+        """Yield what `Worker.run` yields; the result's archive lies where the visitor's browser can fetch it.
 
         Args:
             visitor: Who asked.
-            job: What to do; its folder is chosen here.
+            job: The job; its folder is chosen here.
 
         Raises:
-            CancelledError: If the visitor cancelled or has gone.
+            CancelledError: If the visitor cancelled or left.
         """
         work = self._root / secrets.token_hex(32)
         with self._lock:
@@ -82,25 +82,25 @@ class Desk:
         finally:
             shutil.rmtree(work, ignore_errors=True)
             with self._lock:
-                if self._waiting.get(visitor) is place:  # not that of the visitor's next run
+                if self._waiting.get(visitor) is place:  # keep the place of the visitor's next run
                     self._waiting.pop(visitor, None)
 
     def uploaded(self, visitor: str, path: str | None) -> None:
-        """Note a visitor's recording; the former one is deleted."""
+        """Remember a visitor's recording, and delete the previous one."""
         kept = {Path(path)} if path is not None and self.served in Path(path).parents else set()
         with self._lock:
             former, self._uploads[visitor] = self._uploads[visitor], kept
-            gone = former - set().union(*self._uploads.values())  # the same recording of two visitors is one file
+            gone = former - set().union(*self._uploads.values())  # two visitors with the same recording share one file
         self._delete(gone)
 
     def cancel(self, visitor: str) -> None:
-        """Stop what a visitor asked for, running or waiting."""
+        """Stop a visitor's job, running or waiting."""
         with self._lock:
             self._waiting.pop(visitor, None)
         self._worker.cancel(visitor)
 
     def leave(self, visitor: str) -> None:
-        """Stop what a visitor asked for, and delete the visitor's files."""
+        """Stop a visitor's job, and delete the visitor's files."""
         self.cancel(visitor)
         self.uploaded(visitor, None)
         self._forget_archive(visitor)
@@ -108,7 +108,7 @@ class Desk:
             self._uploads.pop(visitor, None)
 
     def close(self) -> None:
-        """End the process that computes, and delete all files."""
+        """End the worker process, and delete all files."""
         self._worker.close()
         shutil.rmtree(self._root, ignore_errors=True)
 
@@ -133,9 +133,9 @@ class Desk:
                     path.parent.rmdir()
 
     def _sweep(self) -> None:
-        """Delete served files that are too old, whoever's they are."""
+        """Delete all served files that are too old, of any visitor."""
         oldest = time.time() - KEPT_S
         for path in list(self.served.rglob("*")):
-            with contextlib.suppress(FileNotFoundError):  # its visitor has left meanwhile
+            with contextlib.suppress(FileNotFoundError):  # its visitor has left in the meantime
                 if path.is_file() and path.stat().st_ctime < oldest:
                     self._delete({path})

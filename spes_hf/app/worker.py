@@ -1,4 +1,4 @@
-"""The process that computes. It stays for the next job, and is killed when a visitor cancels: that stops everything."""
+"""The worker process. It stays for the next job; if a visitor cancels, it is killed, which stops everything."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from spes_hf.errors import AudioError, ConfigError, SpesError, UnsupportedModelE
 # A job that takes longer is stopped, so that others get their turn.
 LONGEST_S = 30 * 60.0
 
-# How often, in seconds, a job without news yields None.
+# A job without news yields None at this interval, in seconds.
 TICK_S = 0.5
 
 _KINDS = (
     (AudioError, "This recording cannot be explained"),
     (UnsupportedModelError, "This model cannot be used"),
-    (ConfigError, "These settings do not fit"),
+    (ConfigError, "These settings do not work together"),
     (SpesError, "This cannot be explained"),
 )
 
 
 class CancelledError(Exception):
-    """The visitor cancelled the job, or has gone."""
+    """The visitor cancelled the job, or left."""
 
 
 class Worker:
-    """The process, seen from the page: one job at a time.
+    """The worker process as seen from the page: it does one job at a time.
 
     Args:
         longest_s: A job that takes longer is stopped, in seconds.
@@ -49,19 +49,19 @@ class Worker:
         self._start()
 
     def run(self, visitor: str, job: Job) -> Iterator[Stage | Result | Failure | None]:
-        """Yield what is being done, then the result or the failure; None twice a second where there is no news.
+        """Yield the stages, then the result or the failure; None twice a second while there is no news.
 
         Closing the iterator stops the job.
 
         Args:
             visitor: Who may cancel it.
-            job: What to do.
+            job: The job.
 
         Raises:
             CancelledError: If it was cancelled.
         """
         with self._lock:
-            if self._visitor is not None or not self._process.is_alive():  # left behind by a visitor who has gone
+            if self._visitor is not None or not self._process.is_alive():  # left behind by a visitor who is gone
                 self._restart()
             self._visitor, process, connection = visitor, self._process, self._connection
         end, done = time.monotonic() + self._longest_s, False
@@ -70,9 +70,7 @@ class Worker:
             while not done:
                 if time.monotonic() > end:
                     minutes = self._longest_s / 60
-                    yield Failure(
-                        "This took too long", f"A run may take {minutes:.0f} minutes. Try a shorter recording."
-                    )
+                    yield Failure("This took too long", f"The limit is {minutes:.0f} minutes. Try a shorter recording.")
                     return
                 answer = connection.recv() if connection.poll(TICK_S) else None
                 done = isinstance(answer, (Result, Failure))
@@ -84,7 +82,7 @@ class Worker:
                 cancelled = process is not self._process
             if cancelled:
                 raise CancelledError from error
-            why = "The process that computes has ended, perhaps for want of memory. Try a shorter recording."
+            why = "The worker process ended, perhaps because it ran out of memory. Try a shorter recording."
             yield Failure("This could not be finished", why)
         finally:
             with self._lock:
@@ -126,7 +124,7 @@ class Worker:
 
 
 def main(connection: Connection) -> None:
-    """Do jobs until the page has gone."""
+    """Do jobs until the page is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the page ends this process
     from spes_hf.app.work import Workbench, plain
 

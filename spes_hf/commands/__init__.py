@@ -1,1 +1,1 @@
-"""The commands of ``spes-hf``: each module adds its options to the parser, and runs what they ask for."""
+"""The commands of ``spes-hf``: each module adds its options to the parser and runs the command."""

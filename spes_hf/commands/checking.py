@@ -1,4 +1,4 @@
-"""``spes-hf check``: did the model hear what it writes, or make it up?"""
+"""``spes-hf check``: did the model hear what it wrote, or make it up?"""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from spes_hf.errors import AudioError, SpesError
 
 
 def add_check(command: argparse.ArgumentParser) -> None:
-    """Add the options of ``check``; three passes of one copy have no batch, nor do they pay for compiled code."""
+    """Add the options of ``check``; three passes over one copy need no batch, and compiling would not pay off."""
     command.add_argument("audio", nargs="+", metavar="AUDIO", help="recordings")
     add_model(command)
     add_autocast(command)
 
 
 def run_check(options: argparse.Namespace) -> None:
-    """Say of recordings whether the model heard what it writes; one that cannot be read does not stop the others."""
+    """Print for each recording whether the model heard what it wrote; an unreadable one does not stop the others."""
     from spes_hf.hearing import SoundChecker
     from spes_hf.viz.scale import printable
 

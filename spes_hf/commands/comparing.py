@@ -23,7 +23,7 @@ def add_compare(command: argparse.ArgumentParser) -> None:
 
 
 def run_compare(options: argparse.Namespace) -> None:
-    """Compare two saved explanations: print how far they agree word by word, write the page and a picture."""
+    """Compare two saved explanations: print how far they agree, word by word, and write the page and a picture."""
     from spes_hf.comparing import compare
     from spes_hf.viz.scale import printable
 

@@ -1,4 +1,4 @@
-"""``spes-hf diagnose``: every error of a transcript, traced to the sound or to the context."""
+"""``spes-hf diagnose``: traces every error of a transcript to the sound or to the context."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from spes_hf.commands.options import (
 def add_diagnose(command: argparse.ArgumentParser) -> None:
     """Add the options of ``diagnose``."""
     command.add_argument("audio", metavar="AUDIO", help="a recording")
-    command.add_argument("--reference", required=True, metavar="TEXT|FILE", help="what was said, or a file with it")
+    command.add_argument("--reference", required=True, metavar="TEXT|FILE", help="what was said, as text or as a file")
     command.add_argument("--text", help="diagnose this output instead of the one that the model generates")
     add_model(command)
     add_method(command)
@@ -59,7 +59,7 @@ def run_diagnose(options: argparse.Namespace) -> None:
     (out / "diagnosis.json").write_text(written + "\n", encoding="utf-8")
     if found.explanation is not None:
         found.explanation.save(out / "explanation")
-    else:  # maps of a run before are of other errors
+    else:  # maps from an earlier run belong to other errors
         for path in (out / "explanation").glob("explanation*.*"):
             path.unlink()
     print("\n".join(["", *map(printable, str(found).splitlines()), "", f"page: {page}"]))

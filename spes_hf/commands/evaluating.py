@@ -1,4 +1,4 @@
-"""``spes-hf evaluate``: how good saved explanations are, next to the baselines that cost nothing."""
+"""``spes-hf evaluate``: how good saved explanations are, next to baselines that cost nothing."""
 
 from __future__ import annotations
 
@@ -22,57 +22,57 @@ def add_evaluate(command: argparse.ArgumentParser) -> None:
         "folder",
         type=Path,
         metavar="DIR",
-        help="of an explanation, a recording, or a corpus job (explain_dataset)",
+        help="folder of an explanation, a recording, or a corpus job (explain_dataset)",
     )
     command.add_argument(
         "--model",
         metavar="ID_OR_PATH",
-        help=f"the model that was explained: of the Hub, a folder, {DEMO}, {', '.join(TINY_MODELS)}; size needs none",
+        help=f"the model that was explained: Hub id, folder, {DEMO}, {', '.join(TINY_MODELS)}; not needed for size",
     )
     add_device(command)
     command.add_argument(
         "--metrics",
         default="deletion,insertion,size",
         metavar="LIST",
-        help=f"any of {','.join(METRICS)} (default: %(default)s)",
+        help=f"one or more of {','.join(METRICS)} (default: %(default)s)",
     )
     command.add_argument(
-        "--baselines", default=",".join(BASELINES), metavar="LIST", help="default: %(default)s; or none"
+        "--baselines", default=",".join(BASELINES), metavar="LIST", help="any of %(default)s (default: all); or none"
     )
-    command.add_argument("--reference", metavar="TEXT|FILE", help="what was said, or a file with it")
-    command.add_argument("--reference-column", metavar="COLUMN", help="of a corpus: the column with what was said")
+    command.add_argument("--reference", metavar="TEXT|FILE", help="what was said, as text or as a file")
+    command.add_argument("--reference-column", metavar="COLUMN", help="for a corpus: the column with what was said")
     command.add_argument(
         "--quality",
         metavar="METRIC",
-        help="wer, cer, bleu, or bleu with a tokenizer of sacrebleu, such as bleu:zh (default: by the task)",
+        help="wer, cer, bleu, or bleu with a sacrebleu tokenizer, such as bleu:zh (default: depends on the task)",
     )
-    command.add_argument("--fractions", choices=("paper", "fine"), default="paper", help="steps of the curves")
-    command.add_argument("--max-words", type=int, metavar="N", help="word metrics: of at most N words of an utterance")
-    command.add_argument("--limit", type=int, metavar="N", help="of a corpus, only the first N utterances")
+    command.add_argument("--fractions", choices=("paper", "fine"), default="paper", help="step size of the curves")
+    command.add_argument("--max-words", type=int, metavar="N", help="word metrics: at most N words of an utterance")
+    command.add_argument("--limit", type=int, metavar="N", help="for a corpus: use only the first N utterances")
     command.add_argument(
         "--batch-size", type=batch_size, metavar="B", help="perturbed copies in one pass, or auto (default: auto)"
     )
-    command.add_argument("--seed", type=int, default=0, help="of the random baseline (default: 0)")
-    command.add_argument("--quiet", action="store_true", help="no progress bar")
+    command.add_argument("--seed", type=int, default=0, help="seed of the random baseline (default: 0)")
+    command.add_argument("--quiet", action="store_true", help="show no progress bar")
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
     """Measure, print a table, write evaluation.json and the curves next to the explanations.
 
     Raises:
-        SpesError: If utterances of a corpus could not be measured; the others are.
+        SpesError: If some utterances of a corpus could not be measured; the others are measured all the same.
     """
     names = listed("--metrics", options.metrics, METRICS)
     baselines = [] if options.baselines == "none" else listed("--baselines", options.baselines, BASELINES)
     if options.limit is not None and options.limit < 1:
-        raise ConfigError(f"--limit is {options.limit}; pass a number from 1 up, or leave it out")
+        raise ConfigError(f"--limit is {options.limit}; pass a number of at least 1, or leave it out")
     if options.model is None and names != ["size"]:
-        raise ConfigError(f"--model is missing, which {', '.join(names)} need; pass the model that was explained")
+        raise ConfigError(f"--model is missing, but {', '.join(names)} need it; pass the model that was explained")
     from spes_hf.evaluating import Saved, evaluate
     from spes_hf.metrics.quality import get_quality
 
     if options.quality is not None:
-        get_quality(options.quality)  # not after hours
+        get_quality(options.quality)  # find out now, not after hours
     saved = Saved.load(options.folder, options.limit)
     references = _references(options, saved)
     model, processor = (None, None)
@@ -91,7 +91,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     paths = found.write(saved.folder)
     lines = ["", str(found), "", *(f"written: {path}" for path in paths)]
     if found.skipped:
-        lines.append(f"left out, since they carry an error instead of an explanation: {found.skipped}")
+        lines.append(f"rows skipped because they hold an error instead of an explanation: {found.skipped}")
     print("\n".join(lines))
     if found.failures:
         every = found.utterances + len(found.failures)
@@ -100,15 +100,15 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 
 def _references(options: argparse.Namespace, saved: Saved) -> str | list[str] | None:
-    """Return a text, or the name of the column of texts; None without.
+    """Return the reference, or the name of the column of references; None if there is neither.
 
     Raises:
-        ConfigError: If it is given in a way that does not suit what lies in the folder.
+        ConfigError: If the option given does not suit the content of the folder.
     """
     if saved.corpus and options.reference is not None:
-        raise ConfigError("--reference is given, but the folder is that of a corpus; pass --reference-column")
+        raise ConfigError("--reference is given, but the folder holds a corpus; pass --reference-column instead")
     if not saved.corpus and options.reference_column is not None:
-        raise ConfigError("--reference-column is given, but the folder holds no corpus; pass --reference")
+        raise ConfigError("--reference-column is given, but the folder holds no corpus; pass --reference instead")
     if options.reference is not None:
         if not options.reference.strip():
             raise ConfigError(f"--reference is {options.reference!r}; pass what was said, or leave it out")

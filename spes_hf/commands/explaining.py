@@ -1,4 +1,4 @@
-"""``spes-hf explain``, ``demo`` and ``report``: make an explanation, and show one."""
+"""``spes-hf explain``, ``demo`` and ``report``: make an explanation, or show a saved one."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def add_explain(command: argparse.ArgumentParser) -> None:
     """Add the options of ``explain``."""
     command.add_argument("audio", metavar="AUDIO", help="a recording of any length")
     command.add_argument("--text", help="explain this output instead of the one that the model generates")
-    command.add_argument("--words", nargs="+", metavar="WORD", help="explain these words alone, which costs less")
-    command.add_argument("--start", type=float, metavar="S", help="explain a recording from here on, in seconds")
-    command.add_argument("--end", type=float, metavar="S", help="explain a recording up to here, in seconds")
-    command.add_argument("--timestamps", action="store_true", help="explain the model's timestamps, too")
+    command.add_argument("--words", nargs="+", metavar="WORD", help="explain only these words, which costs less")
+    command.add_argument("--start", type=float, metavar="S", help="explain a recording from this second on")
+    command.add_argument("--end", type=float, metavar="S", help="explain a recording up to this second")
+    command.add_argument("--timestamps", action="store_true", help="explain the model's timestamps too")
     command.add_argument("--segment", choices=("pauses",), help="cut a recording where speech pauses")
     command.add_argument(
         "--over",
         choices=("spectrogram", "encoder"),
         default="spectrogram",
-        help="encoder: saliency over the encoder's output as well (default: spectrogram)",
+        help="encoder: compute saliency over the encoder's output as well (default: spectrogram)",
     )
     add_model(command)
     add_method(command)
@@ -54,11 +54,11 @@ def add_report(command: argparse.ArgumentParser) -> None:
 
 
 def add_output(command: argparse.ArgumentParser, folder: str = "spes_<name of the clip>") -> None:
-    """Add the options of speed, seed, and where to write."""
+    """Add the options for speed, seed and output folder."""
     add_running(command)
     command.add_argument("--seed", type=int, default=0, help="same seed, same masks (default: 0)")
     command.add_argument("--out", type=Path, metavar="DIR", help=f"where to write (default: {folder})")
-    command.add_argument("--quiet", action="store_true", help="no progress bar")
+    command.add_argument("--quiet", action="store_true", help="show no progress bar")
 
 
 def run_explain(options: argparse.Namespace) -> None:
@@ -81,7 +81,7 @@ def run_explain(options: argparse.Namespace) -> None:
 
 
 def run_demo(options: argparse.Namespace) -> None:
-    """Explain the clip that the package ships with the model of the demo extra."""
+    """Explain the shipped clip with the model of the demo extra."""
     from spes_hf.demo import demo_audio
     from spes_hf.metrics import listen_back
 

@@ -1,4 +1,4 @@
-"""What commands and recipes share: options of model, method and speed, and what they stand for."""
+"""What commands and recipes share: options for model, method and speed, and how to read them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spes_hf.names import PRESETS, TINY_MODELS
 if TYPE_CHECKING:
     from spes_hf.methods import ExplainConfig
 
-# The model of the demo extra, which needs no hub, like those that the package ships (`TINY_MODELS`).
+# The model of the demo extra. It needs no hub; neither do the models that the package ships (`TINY_MODELS`).
 DEMO = "demo"
 
 METRICS = ("deletion", "insertion", "size", "word_deletion", "word_insertion")
@@ -23,54 +23,54 @@ TYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def add_model(command: argparse.ArgumentParser) -> None:
-    """Add the options that say which model, how it writes, and where it runs."""
+    """Add the options that choose the model, how it writes, and where it runs."""
     command.add_argument(
         "--model",
         required=True,
         metavar="ID_OR_PATH",
-        help=f"a model of the Hub, a folder, or without a hub: {DEMO} (Whisper tiny.en), {', '.join(TINY_MODELS)}",
+        help=f"Hub id, folder, or a model that needs no hub: {DEMO} (Whisper tiny.en), {', '.join(TINY_MODELS)}",
     )
     command.add_argument("--language", help="language of the speech (Whisper)")
-    command.add_argument("--task", choices=("transcribe", "translate"), help="what Whisper shall do")
+    command.add_argument("--task", choices=("transcribe", "translate"), help="task for Whisper")
     command.add_argument("--tgt-lang", help="language of the text (SeamlessM4T, multilingual Speech2Text)")
     command.add_argument("--prompt", help="instruction for a speech LLM (default: the family's own)")
-    command.add_argument("--num-beams", type=int, metavar="N", help="width of beam search")
+    command.add_argument("--num-beams", type=int, metavar="N", help="number of beams in beam search")
     add_device(command)
 
 
 def add_device(command: argparse.ArgumentParser) -> None:
     """Add the options that say where the model runs, and in which type."""
-    command.add_argument("--device", help="where the model runs, for example cuda (default: cuda if any)")
+    command.add_argument("--device", help="where the model runs, for example cuda (default: cuda if available)")
     command.add_argument(
         "--dtype",
         choices=TYPES,
         default="auto",
-        help="type of the weights (default: auto, the checkpoint's own, on a CPU float32)",
+        help="type of the weights (default: auto, which is float32 on CPU, otherwise the checkpoint's own)",
     )
 
 
 def add_method(
     command: argparse._ActionsContainer, preset: str = "default", presets: Sequence[str] = PRESETS, tokens: bool = True
 ) -> None:
-    """Add the options that say which method and settings.
+    """Add the options that choose method and settings.
 
     Args:
-        command: Of the command line.
-        preset: What is meant where neither a preset nor a config is given.
-        presets: Those that can be chosen.
+        command: The command's parser.
+        preset: The preset to use if neither a preset nor a config is given.
+        presets: The presets to choose from.
         tokens: Whether to add an option for the number of token masks.
     """
-    command.add_argument("--preset", choices=presets, help=f"default: {preset}")
+    command.add_argument("--preset", choices=presets, help=f"settings of the method (default: {preset})")
     command.add_argument(
         "--config",
         type=Path,
         metavar="FILE",
-        help="method and settings that ExplainConfig.to_json() wrote, instead of a preset; numbers of masks that are "
-        "given as well override those of the file",
+        help="method and settings that ExplainConfig.to_json() wrote, instead of a preset; --num-masks and "
+        "--num-token-masks override the file's",
     )
-    command.add_argument("--num-masks", type=int, metavar="N", help="how many times the spectrogram is perturbed")
+    command.add_argument("--num-masks", type=int, metavar="N", help="number of masks over the spectrogram")
     if tokens:
-        command.add_argument("--num-token-masks", type=int, metavar="N", help="how many times earlier tokens are")
+        command.add_argument("--num-token-masks", type=int, metavar="N", help="number of masks over earlier tokens")
 
 
 def add_running(command: argparse._ActionsContainer) -> None:
@@ -79,30 +79,30 @@ def add_running(command: argparse._ActionsContainer) -> None:
         "--batch-size",
         type=batch_size,
         metavar="B",
-        help="perturbed copies in one forward pass, or auto: found by halving, and remembered (default: auto)",
+        help="perturbed copies in one forward pass; auto halves it until it fits into memory (default: auto)",
     )
     add_autocast(command)
     command.add_argument(
         "--compile",
         action="store_true",
-        help="run the encoder by torch.compile; pays off for many clips of one input length, with a --batch-size",
+        help="run the encoder with torch.compile; pays off for many clips of one input length, with a --batch-size",
     )
 
 
 def add_autocast(command: argparse._ActionsContainer) -> None:
     """Add the option that says in which type the model computes."""
     command.add_argument(
-        "--autocast", choices=("bfloat16", "float16"), help="run the model by torch.autocast in that type"
+        "--autocast", choices=("bfloat16", "float16"), help="run the model under torch.autocast in this type"
     )
 
 
 def batch_size(text: str) -> int | str:
-    """Return the batch size that a text says: a number, or "auto"."""
+    """Return the batch size in a text: a number, or "auto"."""
     return text if text == "auto" else int(text)
 
 
 def running_of(options: argparse.Namespace) -> dict[str, Any]:
-    """Return how the passes run, as arguments of `explain` and its like."""
+    """Return how the passes run, as arguments of `explain` and similar functions."""
     return {"batch_size": options.batch_size, "autocast": options.autocast, "compile": options.compile}
 
 
@@ -112,7 +112,7 @@ def is_translation(options: argparse.Namespace) -> bool:
 
 
 def writing_of(options: argparse.Namespace) -> dict[str, Any]:
-    """Return how the model writes, as arguments of `explain` and its like."""
+    """Return how the model writes, as arguments of `explain` and similar functions."""
     beams = {} if options.num_beams is None else {"num_beams": options.num_beams}
     return {
         **{name: getattr(options, name) for name in ("language", "task", "tgt_lang", "prompt")},
@@ -121,15 +121,15 @@ def writing_of(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def config_of(options: argparse.Namespace, preset: str = "default", translation: bool = False) -> ExplainConfig:
-    """Return method and settings: those of ``--config``, or of the preset, with the numbers of masks that were given.
+    """Return method and settings: those of ``--config`` or of the preset, with the numbers of masks from the options.
 
     Args:
-        options: Of the command line, with those of `add_method`.
-        preset: What is meant where neither is given.
-        translation: Whether the model translates: τ of the paper's preset.
+        options: The command line's options, including those of `add_method`.
+        preset: The preset to use if neither is given.
+        translation: Whether the model translates, which sets τ of the paper's preset.
 
     Raises:
-        ConfigError: If both are given, or the file holds no config, or a number does not go with it.
+        ConfigError: If both are given, or the file holds no config, or a number does not suit the method.
     """
     from spes_hf.methods import ExplainConfig
     from spes_hf.methods.presets import preset as preset_of
@@ -140,8 +140,8 @@ def config_of(options: argparse.Namespace, preset: str = "default", translation:
         return preset_of(options.preset or preset, "st" if translation else "asr", **counts)
     if options.preset is not None:
         raise ConfigError(
-            f"--config is {str(options.config)!r} and --preset {options.preset!r}, but each says method and settings; "
-            "pass one of them"
+            f"--config is {str(options.config)!r} and --preset is {options.preset!r}, but each sets method and "
+            "settings; pass only one of them"
         )
     try:
         return replace(ExplainConfig.from_json(options.config), **counts)
@@ -150,7 +150,7 @@ def config_of(options: argparse.Namespace, preset: str = "default", translation:
 
 
 def check_audio(path: str) -> str:
-    """Return the path of a recording.
+    """Return the path of a recording if it exists.
 
     Raises:
         AudioError: If there is no such file.
@@ -161,7 +161,7 @@ def check_audio(path: str) -> str:
 
 
 def check_folder(path: Path) -> Path:
-    """Return the path of a folder to write to.
+    """Return the path if it can be a folder to write to.
 
     Raises:
         ConfigError: If it is a file.
@@ -172,11 +172,11 @@ def check_folder(path: Path) -> Path:
 
 
 def text_or_file(given: str, name: str = "--reference") -> str:
-    """Return a text: of the file that it names, or itself.
+    """Return the content of a text file if the text is the path of one, otherwise the text.
 
     Args:
-        given: Text, or path of a file with it.
-        name: Of the option, for errors.
+        given: Text, or path of a text file.
+        name: Name of the option, for errors.
 
     Raises:
         ConfigError: If the file holds no text.
@@ -184,7 +184,7 @@ def text_or_file(given: str, name: str = "--reference") -> str:
     path = Path(given)
     try:
         is_file = path.is_file()
-    except OSError:  # a text too long for a name
+    except OSError:  # a text too long for a file name
         is_file = False
     if not is_file:
         return given
@@ -193,12 +193,12 @@ def text_or_file(given: str, name: str = "--reference") -> str:
     except (OSError, TextFileError) as error:
         raise ConfigError(f"{name} {given!r} cannot be read as text: {error}") from error
     if not text.strip():
-        raise ConfigError(f"{name} is {given!r}, an empty file; pass a file with what was said")
+        raise ConfigError(f"{name} is {given!r}, which is an empty file; pass a file with what was said")
     return " ".join(text.split())
 
 
 def load_model(name: str, device: str | None, dtype: str) -> tuple[Any, Any]:
-    """Return the model and the processor of a name.
+    """Return the model of that name and its processor.
 
     Raises:
         ConfigError: If torch cannot use the device.
@@ -208,7 +208,7 @@ def load_model(name: str, device: str | None, dtype: str) -> tuple[Any, Any]:
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if dtype == "auto" and device == "cpu":
-        dtype = "float32"  # half precision is slower there, and less exact
+        dtype = "float32"  # half precision is slower and less exact on CPU
     try:
         if name == DEMO or (name in TINY_MODELS and not Path(name).exists()):
             from spes_hf.demo import load_demo_model, load_tiny_model
@@ -232,7 +232,7 @@ def load_model(name: str, device: str | None, dtype: str) -> tuple[Any, Any]:
 
 
 def cannot_load(name: str, error: Exception) -> Exception:
-    """Return what to say of a model that cannot be loaded; an error of this package says it itself."""
+    """Return the error to raise for a model that cannot be loaded; errors of this package stay as they are."""
     if isinstance(error, SpesError):
         return error
     from spes_hf.adapters import missing_version_for
@@ -241,19 +241,19 @@ def cannot_load(name: str, error: Exception) -> Exception:
     if missing:
         return UnsupportedModelError(f"--model {name!r} needs {missing}")
     return UnsupportedModelError(
-        f"--model {name!r} cannot be loaded: {error}\nPass a speech-to-text model of the Hub, a folder that "
-        f"save_pretrained() wrote (model and processor), or one of {DEMO}, {', '.join(TINY_MODELS)}"
+        f"--model {name!r} cannot be loaded: {error}\nPass the id of a speech-to-text model on the Hub, a folder "
+        f"that save_pretrained() wrote (model and processor), or one of {DEMO}, {', '.join(TINY_MODELS)}"
     )
 
 
 def listed(option: str, given: str, allowed: tuple[str, ...]) -> list[str]:
-    """Return the names in a list, each once.
+    """Return the names in a comma-separated list, each once.
 
     Raises:
-        ConfigError: If there is none, or one that does not exist.
+        ConfigError: If the list is empty, or has a name that is not allowed.
     """
     names = list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
     unknown = [name for name in names if name not in allowed]
     if unknown or not names:
-        raise ConfigError(f"{option} is {given!r}; allowed: one or more of {', '.join(allowed)}, with commas between")
+        raise ConfigError(f"{option} is {given!r}; allowed: one or more of {', '.join(allowed)}, separated by commas")
     return names

@@ -1,4 +1,4 @@
-"""``spes-hf plan``: passes, GPU-hours and bytes of a corpus, and the line that starts the job."""
+"""``spes-hf plan``: passes, GPU-hours and bytes of a corpus, and the command that starts the job."""
 
 from __future__ import annotations
 
@@ -32,35 +32,35 @@ UTILISATION, TOKEN_MS = 0.4, 25.0
 def add_plan(command: argparse.ArgumentParser) -> None:
     """Add the options of ``plan``."""
     command.add_argument("--hours", type=float, required=True, metavar="H", help="hours of speech in the corpus")
-    command.add_argument("--gpus", type=int, default=1, metavar="N", help="how many GPUs (default: 1)")
+    command.add_argument("--gpus", type=int, default=1, metavar="N", help="number of GPUs (default: 1)")
     command.add_argument(
         "--utterance-seconds", type=float, default=5.6, metavar="S", help="mean length (default: %(default)s, MuST-C's)"
     )
     command.add_argument(
-        "--tokens-per-second", type=float, default=4.5, metavar="R", help="tokens written (default: %(default)s)"
+        "--tokens-per-second", type=float, default=4.5, metavar="R", help="tokens a second (default: %(default)s)"
     )
-    command.add_argument("--over", choices=("spectrogram", "encoder"), default="spectrogram", help="of the maps")
-    command.add_argument("--metrics", default="", metavar="LIST", help=f"any of {','.join(METRICS)}")
-    command.add_argument("--fractions", choices=("paper", "fine"), default="paper", help="steps of deletion, insertion")
-    command.add_argument("--max-words", type=int, metavar="N", help="word metrics: of at most N words of an utterance")
-    command.add_argument("--gpu", default="H100", metavar="NAME", help="card, for its peak in 16 bits (default: H100)")
+    command.add_argument("--over", choices=("spectrogram", "encoder"), default="spectrogram", help="what to map")
+    command.add_argument("--metrics", default="", metavar="LIST", help=f"one or more of {','.join(METRICS)}")
+    command.add_argument("--fractions", choices=("paper", "fine"), default="paper", help="step size of the curves")
+    command.add_argument("--max-words", type=int, metavar="N", help="word metrics: at most N words of an utterance")
+    command.add_argument("--gpu", default="H100", metavar="NAME", help="GPU whose 16-bit peak counts (default: H100)")
     command.add_argument(
         "--utilisation",
         type=float,
         default=UTILISATION,
         metavar="U",
-        help="share of the card's peak that the passes reach (default: %(default)s)",
+        help="share of the GPU's peak that the passes reach (default: %(default)s)",
     )
-    command.add_argument("--tflops", type=float, metavar="T", help="what the passes reach, instead of card and share")
+    command.add_argument("--tflops", type=float, metavar="T", help="speed reached; overrides --gpu and --utilisation")
     command.add_argument(
         "--token-ms",
         type=float,
         default=TOKEN_MS,
         metavar="MS",
-        help="milliseconds to write a token, which latency bounds (default: %(default)s)",
+        help="milliseconds to generate one token, limited by latency (default: %(default)s)",
     )
     command.add_argument(
-        "--measure", action="store_true", help="load the model, run a part of an explanation here, and use its seconds"
+        "--measure", action="store_true", help="load the model and time part of an explanation on this machine"
     )
     add_model(command)
     add_method(command)
@@ -77,7 +77,7 @@ def run_plan(options: argparse.Namespace) -> None:
     from spes_hf.capacity.plan import PEAKS, Plan, Work
 
     if options.gpu not in PEAKS:
-        raise ConfigError(f"--gpu is {options.gpu!r}; known: {', '.join(PEAKS)}. For another, pass --tflops")
+        raise ConfigError(f"--gpu is {options.gpu!r}; known: {', '.join(PEAKS)}. For any other, pass --tflops")
     seconds, tokens = options.utterance_seconds, max(2, round(options.utterance_seconds * options.tokens_per_second))
     asked: dict[str, Any] = {
         "metrics": metrics,
@@ -95,7 +95,7 @@ def run_plan(options: argparse.Namespace) -> None:
             work, options.hours, options.gpus, measured=measure(model, processor, config, seconds, tokens, **how)
         )
     else:
-        print("counting the operations of a pass; up to a minute for the largest models", file=sys.stderr)
+        print("counting the operations of a pass; this takes up to a minute for the largest models", file=sys.stderr)
         try:
             loaded = Weightless.load(options.model)
         except (ImportError, KeyError, OSError, ValueError) as error:
@@ -110,10 +110,10 @@ def run_plan(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> list[str]:
-    """Return the metrics.
+    """Return the metrics, after checking all numbers.
 
     Raises:
-        ConfigError: If a number or a metric is outside what is allowed.
+        ConfigError: If a number or a metric is not allowed.
     """
     for name in ("hours", "utterance_seconds", "tokens_per_second", "token_ms", "tflops", "utilisation", "gpus"):
         value = getattr(options, name)
@@ -125,7 +125,7 @@ def _check(options: argparse.Namespace) -> list[str]:
 
 
 def _lines(plan: Plan, options: argparse.Namespace) -> list[str]:
-    """Return what the plan says."""
+    """Return the plan as the lines of a table."""
     work, count = plan.work, plan.utterances
     passes = work.passes
     decoder = passes.decoder + passes.heard
@@ -156,35 +156,35 @@ def _lines(plan: Plan, options: argparse.Namespace) -> list[str]:
 
 
 def _assumptions(plan: Plan, options: argparse.Namespace) -> list[str]:
-    """Return what the numbers rest on."""
+    """Return the assumptions behind the numbers."""
     work, each = plan.work, plan.each
     found = [f"{options.hours:,g} h of speech in utterances of {work.seconds:g} s and {work.tokens} tokens"]
     if each is not None:
         reached = f"{plan.teraflops:,.0f} TFLOP/s"
         if options.tflops is None:
-            reached += f" ({options.utilisation:.0%} of the peak of a card, {options.gpu}, in 16 bits)"
+            reached += f" ({options.utilisation:.0%} of the 16-bit peak of a GPU, {options.gpu})"
         found += [
             f"a pass: encoder {_scaled(each.encoder, 'FLOP')}, with the decoder {_scaled(each.whole, 'FLOP')}, "
             f"backwards {_scaled(each.backward, 'FLOP')}, the decoder alone {_scaled(each.decoder, 'FLOP')}; counted "
-            "while the model's own code runs without weights",
-            f"passes reach {reached}; --measure on such a card says what they do reach",
-            f"writing takes {plan.token_ms:g} ms a token, one utterance at a time",
+            "by running the model's own code without weights",
+            f"passes reach {reached}; run --measure on such a GPU for the real speed",
+            f"generation takes {plan.token_ms:g} ms a token, one utterance at a time",
         ]
     else:
         assert plan.measured is not None
         found += [
-            f"measured here ({plan.measured.device}): {plan.measured.explaining:.3g} s an explanation, of which "
-            f"{plan.measured.writing:.3g} s to write; all others are as fast",
+            f"measured here ({plan.measured.device}): {plan.measured.explaining:.3g} s an explanation, including "
+            f"{plan.measured.writing:.3g} s of generation; all others take as long",
         ]
     return [
         *(f"  - {line}" for line in found),
-        "  - rows of real speech may differ in size by a tenth; reading audio, and loading models, cost nothing",
-        "  - every GPU has many utterances: none waits for another",
+        "  - the size of rows may differ by a tenth for real speech; reading audio and loading models take no time",
+        "  - every GPU has many utterances, so that none waits for another",
     ]
 
 
 def _launch(options: argparse.Namespace) -> str:
-    """Return the line that starts the job."""
+    """Return the command that starts the job."""
     start = "python recipes/explain_dataset.py"
     if options.gpus > 1:
         start = f"accelerate launch --multi_gpu --num_processes {options.gpus} recipes/explain_dataset.py"
@@ -203,7 +203,7 @@ def _launch(options: argparse.Namespace) -> str:
 
 
 def _scaled(value: float, unit: str) -> str:
-    """Return a number with the prefix that suits it."""
+    """Return a number with a suitable SI prefix."""
     for prefix in ("", "k", "M", "G", "T", "P", "E"):
         if value < 999.5 or prefix == "E":
             break
@@ -212,7 +212,7 @@ def _scaled(value: float, unit: str) -> str:
 
 
 def _duration(hours: float) -> str:
-    """Return a duration in the unit that suits it."""
+    """Return a duration in a suitable unit."""
     if hours < 1 / 60:
         return f"{hours * 3600:.2g} s"
     return f"{hours * 60:.2g} min" if hours < 1 else f"{hours:,.1f} h" if hours < 100 else f"{hours:,.0f} h"

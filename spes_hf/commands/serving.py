@@ -1,4 +1,4 @@
-"""``spes-hf app``: a page for people who do not write Python."""
+"""``spes-hf app``: a web page for people who do not write Python."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def add_app(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="ID_OR_PATH",
-        help="a model to offer besides those that need no hub; may be given several times, the first is chosen",
+        help="a model to offer besides those that need no hub; may be repeated; the first is preselected",
     )
-    command.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
-    command.add_argument("--port", type=int, help="port to listen at (default: the first free one from 7860 on)")
-    command.add_argument("--share", action="store_true", help="have Gradio make a public address that leads here")
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
+    command.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860)")
+    command.add_argument("--share", action="store_true", help="let Gradio create a public link to this server")
     command.add_argument(
-        "--max-seconds", type=float, default=30.0, metavar="S", help="longer recordings are refused (default: 30)"
+        "--max-seconds", type=float, default=30.0, metavar="S", help="maximum length of a recording (default: 30)"
     )
 
 
@@ -31,7 +31,7 @@ def run_app(options: argparse.Namespace) -> None:
     """Serve the page until it is interrupted.
 
     Raises:
-        ConfigError: If Gradio is not installed, or an option is outside what is allowed.
+        ConfigError: If Gradio is not installed, or an option has a value that is not allowed.
     """
     if not 1 <= options.max_seconds <= 3600:
         raise ConfigError(f"--max-seconds is {options.max_seconds:g}; allowed: from 1 to 3600")

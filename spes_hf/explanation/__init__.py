@@ -1,4 +1,4 @@
-"""The result, its maps, and how they are stored."""
+"""The result of an explanation, its maps, and their storage."""
 
 from spes_hf.explanation.maps import PatchMap, Reliability
 from spes_hf.explanation.result import Explanation

@@ -16,14 +16,14 @@ ErrorVerdict = Literal["misheard", "guessed", "not heard", "unsure", "not known"
 
 VERDICTS: tuple[ErrorVerdict, ...] = ("misheard", "guessed", "not heard", "unsure", "not known")
 
-# Bits from a word's own stretch of sound from which on it is misheard. Set by benchmarks/diagnosis.py on other voices
-# than those that docs/contrast.md reports.
+# A word is misheard from this number of bits from its own stretch of sound. Set by benchmarks/diagnosis.py on voices
+# other than those in docs/contrast.md.
 MISHEARD_BITS = 1.25
 
-# So near to the bound nothing is said.
+# Within this distance of the bound, the verdict is "unsure".
 UNSURE_BITS = 0.25
 
-# A stretch that moves neither word by this number of bits has nothing to hear.
+# If a stretch moves neither word by this number of bits, it holds nothing to hear.
 NOTHING_BITS = 0.25
 
 
@@ -31,18 +31,19 @@ NOTHING_BITS = 0.25
 class WordError:
     """One error: what the model wrote, what was said, and where the wrong words come from.
 
-    All bits are log-odds of what was written against what was said, given the text before it: above 0 the model prefers
-    what it wrote. ``log_odds`` = ``context`` + ``evidence``.
+    All bits are log-odds of what was written against what was said, given the text before it. Above 0, the model
+    prefers what it wrote. ``log_odds`` = ``context`` + ``evidence``.
 
     Attributes:
-        kind: "substitution", "insertion" (written, not said), "deletion" (said, not written) or "several words" (a
-            stretch of words of which the texts have different numbers).
+        kind: "substitution", "insertion" (written, not said), "deletion" (said, not written) or "several words" (the
+            texts differ in a stretch of words, and in their number).
         written: The words that the model wrote; "" for none.
         said: The words of the reference; "" for none.
         written_words: Their indices among the words of `Diagnosis.written`.
         said_words: Indices of the words of the reference among those of `Diagnosis.said`.
-        log_odds: With all of the sound.
-        context: With the sound of the words' own stretch made unintelligible: earlier text, and the rest of the sound.
+        log_odds: The log-odds with all of the sound.
+        context: The log-odds with the words' own stretch of sound made unintelligible. They come from earlier text and
+            the rest of the sound.
         evidence: What that stretch adds.
         without_sound: The log-odds without any sound: what the model would have guessed.
         written_evidence: How many bits the stretch adds to what was written.
@@ -50,8 +51,8 @@ class WordError:
         deviation: Standard error of the evidence, from several ways of making the stretch unintelligible.
         stretch: Start and end of the words' own stretch, in seconds.
         reliability: Split-half reliability of the contrast's map.
-        row: Index of the contrast in `Diagnosis.explanation`; None where there is none.
-        why_not: Why the error could not be looked into; "" where it was.
+        row: Index of the contrast in `Diagnosis.explanation`; None if there is none.
+        why_not: Why the error could not be examined; "" if it was.
 
     Examples:
         >>> (error,) = diagnose(model, processor, clip, "Tom sells a small pitcher.").errors
@@ -80,9 +81,10 @@ class WordError:
     def verdict(self) -> ErrorVerdict:
         """Where the wrong words come from.
 
-        "misheard": their own stretch of sound, as the model hears it, speaks for them. "guessed": it speaks for what
-        was said, or hardly at all, and the context decides. "not heard": it says nothing of either. "unsure": too near
-        to the bound, or too noisy. "not known": it could not be looked into; ``why_not`` says why.
+        "misheard": their own stretch of sound, as the model hears it, speaks for them. "guessed": the stretch speaks
+        for what was said, or hardly at all, and the context decides. "not heard": the stretch says nothing about
+        either. "unsure": the evidence is too close to the bound, or too noisy. "not known": the error could not be
+        examined; ``why_not`` says why.
         """
         if math.isnan(self.evidence):
             return "not known"
@@ -117,8 +119,8 @@ class Diagnosis:
         reference: What was said.
         written: Words of the text; punctuation marks are words of their own.
         said: Words of the reference, without marks.
-        errors: In the order of the text.
-        explanation: The contrasts, with their maps; None where there is no error that could be looked into.
+        errors: The errors in the order of the text.
+        explanation: The contrasts, with their maps; None if there is no error that could be examined.
 
     Examples:
         >>> found = diagnose(model, processor, clip, "Tom sells a small pitcher.")
@@ -135,13 +137,13 @@ class Diagnosis:
 
     @property
     def wer(self) -> float:
-        """Word error rate: wrong, missing and additional words, over the words of the reference. Marks do not count."""
+        """Word error rate: wrong, missing and extra words over the words of the reference, without punctuation."""
         wrong = sum(max(len(e.written_words), len(e.said_words)) for e in self.errors)
         return wrong / len(self.said)
 
     @property
     def verdicts(self) -> dict[ErrorVerdict, int]:
-        """Number of errors by verdict, all verdicts named."""
+        """Number of errors by verdict, including verdicts that do not occur."""
         found = Counter(error.verdict for error in self.errors)
         return {verdict: found[verdict] for verdict in VERDICTS}
 
@@ -156,14 +158,14 @@ class Diagnosis:
     __repr__ = __str__
 
     def to_dict(self) -> dict[str, Any]:
-        """Return texts, errors and verdicts, ready for JSON; NaN becomes None."""
+        """Return texts, errors and verdicts as values for JSON; NaN becomes None."""
         errors = [{**asdict(error), "verdict": error.verdict} for error in self.errors]
         found = {"text": self.text, "reference": self.reference, "wer": self.wer, "errors": errors}
         return _plain({**found, "written": self.written, "said": self.said})
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], explanation: Explanation | None = None) -> Diagnosis:
-        """Return the diagnosis that `to_dict` took apart."""
+        """Return the diagnosis that `to_dict` converted."""
         return cls(
             values["text"],
             values["reference"],

@@ -19,7 +19,7 @@ COUNTS = {verdict: verdict.replace(" ", "_") for verdict in VERDICTS}
 
 
 def columns_of(diagnosis: Diagnosis) -> dict[str, Any]:
-    """Return a diagnosis as the columns of a row, the same whenever it is computed."""
+    """Return a diagnosis as the columns of a row; computing it again gives the same columns."""
     explanation = diagnosis.explanation
     if explanation is not None:
         explanation = replace(explanation, provenance=without_time(explanation.provenance))
@@ -40,7 +40,7 @@ def diagnosis_of(row: Mapping[str, Any], maps: bool = True) -> Diagnosis:
         maps: Whether to read the maps too.
 
     Raises:
-        ExplanationFormatError: If the row carries an error, or no diagnosis, or a damaged one.
+        ExplanationFormatError: If the row holds an error, no diagnosis, or a damaged one.
 
     Examples:
         >>> transform = Diagnose(model, processor, reference_column="text")
@@ -49,25 +49,25 @@ def diagnosis_of(row: Mapping[str, Any], maps: bool = True) -> Diagnosis:
         ()
     """
     if row.get("error"):
-        raise ExplanationFormatError(f"row has no diagnosis, but an error: {row['error']}; leave such rows out")
+        raise ExplanationFormatError(f"row has an error instead of a diagnosis: {row['error']}; leave out such rows")
     stored = row.get("diagnosis")
     if not isinstance(stored, str) or not stored:
         raise ExplanationFormatError(
-            f"row has no 'diagnosis' (its columns: {', '.join(map(str, row))}); pass a row that Diagnose made"
+            f"row has no column 'diagnosis' (it has {', '.join(map(str, row))}); pass a row that Diagnose made"
         )
     packed = row.get("diagnosis_maps") if maps else None
     try:
         return Diagnosis.from_dict(json.loads(stored), unpack(bytes(packed)) if packed else None)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ExplanationFormatError(f"diagnosis of the row is damaged ({error}); diagnose again") from error
+        raise ExplanationFormatError(f"the row's diagnosis is damaged ({error}); run Diagnose again") from error
 
 
 def frequency_profile_of(diagnosis: Diagnosis, index: int) -> np.ndarray | None:
-    """Return the evidence of an error within its own stretch by frequency, (C,) in bits; None where there is no map.
+    """Return the evidence for an error by frequency, within its own stretch, (C,) in bits; None if there is no map.
 
     Args:
-        diagnosis: With its maps.
-        index: Of the error.
+        diagnosis: A diagnosis with its maps.
+        index: Index of the error.
     """
     error, explanation = diagnosis.errors[index], diagnosis.explanation
     if error.row is None or explanation is None:

@@ -25,7 +25,7 @@ class Axis:
 
     @classmethod
     def of(cls, centres: Tensor) -> Axis:
-        """Return the axis whose cells have these centres, (N,); a single cell is 10 ms, or Hz·10⁻², wide."""
+        """Return the axis whose cells have these centres, (N,); a single cell is 0.01 s, or Hz, wide."""
         centres = centres.double()
         if len(centres) == 1:
             return cls(centres, torch.cat([centres - 0.005, centres + 0.005]))
@@ -34,14 +34,14 @@ class Axis:
         return cls(centres, torch.cat([first, middle, last]))
 
     def equals(self, other: Axis) -> bool:
-        """Return whether both have the same cells, to a thousandth of one."""
+        """Return whether both have the same cells, to within a thousandth of a cell."""
         if len(self.centres) != len(other.centres):
             return False
         width = float((self.edges[1:] - self.edges[:-1]).min())
         return bool(((self.centres - other.centres).abs() <= 1e-3 * width).all())
 
     def within(self, other: Axis) -> Axis:
-        """Return the cells whose centres the other axis covers; none where the axes do not meet."""
+        """Return the cells whose centres the other axis covers; no cells if the axes do not overlap."""
         inside = (self.centres >= other.edges[0]) & (self.centres <= other.edges[-1])
         places = inside.nonzero()[:, 0]
         if not len(places):
@@ -50,11 +50,11 @@ class Axis:
         return Axis(self.centres[first : last + 1], self.edges[first : last + 2])
 
     def average(self, values: Tensor, source: Axis) -> Tensor:
-        """Return means over the cells of this axis of values that are constant in each cell of another one.
+        """Return the means, over the cells of this axis, of values that are constant in each cell of another axis.
 
         Args:
-            values: (S, …) float64, of the cells of ``source``.
-            source: Where they lie; it covers the centre of every cell of this axis.
+            values: (S, …) float64, one for each cell of ``source``.
+            source: The axis of the values; it covers the centre of every cell of this axis.
 
         Returns:
             (N, …) float64.
@@ -89,15 +89,15 @@ class Grid:
 
     @classmethod
     def of(cls, explanation: ExplanationParts) -> Grid:
-        """Return the grid that an explanation's maps lie on."""
+        """Return the grid of an explanation's maps."""
         return cls(Axis.of(explanation.times), Axis.of(explanation.frequencies))
 
     @classmethod
     def shared(cls, first: Grid, second: Grid) -> Grid:
-        """Return the grid to compare on: theirs where both have the same, else the coarser axes where both reach.
+        """Return the grid to compare on: their own if it is the same, otherwise the coarser axes where both overlap.
 
         Raises:
-            ConfigError: If they have no time or no frequency in common.
+            ConfigError: If the grids have no time or no frequency in common.
         """
         return cls(_shared(first.time, second.time, "s"), _shared(first.frequency, second.frequency, "Hz"))
 
@@ -112,11 +112,11 @@ class Grid:
         return self.frequency.centres.float()
 
     def average(self, values: Tensor, source: Grid) -> Tensor:
-        """Return a map on this grid: the mean over each cell, so that nothing is lost or made up.
+        """Return a map on this grid: the mean over each cell, so nothing is lost or made up.
 
         Args:
-            values: (T', C') on the grid that it comes from.
-            source: That grid.
+            values: (T', C') on the source grid.
+            source: The grid of the values.
 
         Returns:
             (T, C) float32.
@@ -133,7 +133,7 @@ def _shared(first: Axis, second: Axis, unit: str) -> Axis:
     if not len(found.centres):
         reach = [f"{float(axis.edges[0]):.2f}–{float(axis.edges[-1]):.2f} {unit}" for axis in (first, second)]
         raise ConfigError(
-            f"first covers {reach[0]} and second {reach[1]}, which have nothing in common; pass explanations of the "
+            f"first covers {reach[0]} and second covers {reach[1]}, which do not overlap; pass explanations of the "
             "same stretch"
         )
     return found

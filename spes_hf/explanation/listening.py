@@ -1,4 +1,4 @@
-"""The sound behind a map: the recording with only its salient time-frequency cells left, and the rest of it."""
+"""The sound behind a map: the recording reduced to its salient time-frequency cells, and the rest of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spes_hf.functional import deletion_masks
 if TYPE_CHECKING:
     from spes_hf.explanation.parts import ExplanationParts
 
-# As the spectrograms of most families: windows of 25 ms every 10 ms.
+# Windows of 25 ms every 10 ms, as in the spectrograms of most families.
 _WINDOW_S, _HOP_S = 0.025, 0.01
 
 
@@ -44,7 +44,7 @@ class HeardBack:
 
     Attributes:
         top: Share of the cells that the salient part keeps.
-        kept: The text for the salient part alone, the rest at the mean of each mel bin.
+        kept: The text for the salient part alone; the other cells have the mean of their mel bin.
         rest: The text for the rest alone, likewise.
     """
 
@@ -54,10 +54,10 @@ class HeardBack:
 
 
 def check_top(top: float) -> float:
-    """Return a share from 0 to 1.
+    """Return the value if it is a share from 0 to 1.
 
     Raises:
-        ConfigError: If it is none.
+        ConfigError: If it is not.
     """
     if not (is_number(top) and 0 <= top <= 1):
         raise ConfigError(f"top is {top!r}; allowed: the share of the cells to keep, from 0 to 1 (20 % is 0.2)")
@@ -65,22 +65,22 @@ def check_top(top: float) -> float:
 
 
 def listen(explanation: ExplanationParts, saliency: Tensor, top: float, complement: bool) -> Sound:
-    """Return what is left of the recording of an explanation; see `Explanation.listen`.
+    """Return what is left of an explanation's recording; see `Explanation.listen`.
 
     Args:
-        explanation: Over tokens or words.
+        explanation: An explanation over tokens or words.
         saliency: (T, C) map to rank the cells by.
         top: Share of the cells to keep.
         complement: Whether to return the rest instead.
 
     Raises:
-        ConfigError: If ``top`` is no number in [0, 1], or the explanation has no samples.
+        ConfigError: If ``top`` is not a number in [0, 1], or the explanation has no samples.
     """
     (rest,) = deletion_masks(saliency, [check_top(top)])
     if not len(explanation.waveform):
         raise ConfigError(
-            "explanation has no samples, so there is nothing to listen to; explain the audio again, or put its samples "
-            "back: dataclasses.replace(explanation, waveform=samples)"
+            "explanation has no samples, so there is nothing to listen to; explain the audio again, or restore its "
+            "samples with dataclasses.replace(explanation, waveform=samples)"
         )
     rate, times = explanation.sampling_rate, explanation.times.double() - explanation.sound_start_s
     keep = rest if complement else ~rest
@@ -90,16 +90,16 @@ def listen(explanation: ExplanationParts, saliency: Tensor, top: float, compleme
 def masked(samples: Tensor, rate: int, keep: Tensor, times: Tensor, frequencies: Tensor) -> np.ndarray:
     """Return what is left of a sound under a mask over frames and mel bins; phases stay.
 
-    The mask is interpolated linearly between the centres of frames and of mel bins, and multiplied with the short-time
+    The mask is interpolated linearly between the centres of frames and mel bins, and multiplied with the short-time
     Fourier transform (Hann window). So each kept cell lets through the triangle of its mel bin, neighbours join without
-    a gap, and a mask of ones changes nothing. Outside of the outermost centres, theirs holds. The result is linear in
-    the mask: those of a mask and of its complement add up to the sound.
+    a gap, and a mask of ones changes nothing. Beyond the outermost centres, their values continue. The result is linear
+    in the mask: the results for a mask and its complement add up to the sound.
 
     Args:
         samples: (S,) amplitudes.
         rate: Samples per second.
         keep: (T, C) in [0, 1]; 1 = keep.
-        times: (T,) centres of the frames, in seconds from the first sample on; T ≥ 2.
+        times: (T,) centres of the frames, in seconds from the first sample; T ≥ 2.
         frequencies: (C,) centres of the mel bins, in Hz; C ≥ 2.
 
     Returns:
@@ -107,7 +107,7 @@ def masked(samples: Tensor, rate: int, keep: Tensor, times: Tensor, frequencies:
     """
     window, hop = round(_WINDOW_S * rate), round(_HOP_S * rate)
     size = 1 << (window - 1).bit_length()
-    # Silence in front, so that frames of the transform have the centres of the spectrogram's.
+    # Pad with silence in front, so that the transform's frames have the same centres as the spectrogram's.
     before = round(-float(times[0]) * rate) % hop
     padded = pad(samples.double(), (before, hop))
     hann = torch.hann_window(window, dtype=torch.float64, device="cpu")
@@ -120,7 +120,7 @@ def masked(samples: Tensor, rate: int, keep: Tensor, times: Tensor, frequencies:
 
 
 def _interpolated(values: Tensor, centres: Tensor, places: Tensor) -> Tensor:
-    """Return (P, …) values at places between centres, linearly; outside of them, the outermost value.
+    """Return (P, …) values at places, interpolated linearly between centres; beyond them, the outermost value.
 
     Args:
         values: (N, …), one for each centre.

@@ -1,4 +1,4 @@
-"""Maps over the spectrogram, kept as what they are made of, and how reliable they are."""
+"""Maps over the spectrogram, stored as the factors they are made of, and how reliable they are."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from spes_hf.functional import ratio, z_score
 
 @dataclass(frozen=True, eq=False)
 class PatchMap:
-    """A map over the spectrogram: scores of patches, and which patch a feature lies in.
+    """A map over the spectrogram: scores of patches, and the patch that each feature lies in.
 
     Attributes:
         labels: (L, T, C) int32, the patch of every feature at every level.
-        values: Per level (K, F) float32. Without weights, scores, whose mean over levels is the map; with them, sums
-            over masks, Σ_i r_i (1 − M_i).
-        weights: Per level (F,) float32, Σ_i (1 − M_i); None where values are scores.
+        values: Per level (K, F) float32. Without weights, these are scores, and the map is their mean over levels. With
+            weights, these are sums over masks, Σ_i r_i (1 − M_i).
+        weights: Per level (F,) float32, Σ_i (1 − M_i); None if values are scores.
     """
 
     labels: Tensor
@@ -29,7 +29,7 @@ class PatchMap:
 
     @classmethod
     def of(cls, labels: Tensor, values: Iterable[Tensor], weights: Iterable[Tensor] | None = None) -> PatchMap:
-        """Return a map of labels and scores of any type, on any device."""
+        """Return a map made from labels and scores of any type, on any device."""
         counts = None if weights is None else tuple(w.cpu().float() for w in weights)
         return cls(labels.to("cpu", torch.int32), tuple(v.cpu().float() for v in values), counts)
 
@@ -44,7 +44,7 @@ class PatchMap:
 
     @cached_property
     def counts(self) -> Tensor:
-        """(T, C) how often each feature was hidden, over all levels; 1 where values are scores."""
+        """(T, C) how often each feature was hidden, over all levels; 1 if values are scores."""
         if self.weights is None:
             return torch.ones(self.labels.shape[1:], dtype=torch.float32, device="cpu")
         counts = torch.zeros(self.labels.shape[1:], dtype=torch.float32, device="cpu")
@@ -71,12 +71,12 @@ class Reliability:
     """Split-half reliability of the audio map: would another set of masks have drawn the same map?
 
     The correlation between the maps from two halves of the masks, stepped up to the full number of masks by the
-    Spearman–Brown formula 2r / (1 + r). Masks that balance one another stay in one half. 1 is perfect, 0 is noise; NaN
-    where a half has no masks, or its map is constant.
+    Spearman–Brown formula 2r / (1 + r). Masks that are balanced against each other stay in one half. 1 is perfect, 0 is
+    noise; NaN if a half has no masks, or its map is constant.
 
     Attributes:
-        tokens: (K,) of each token's (or word's) map.
-        sentence: Of the sentence map.
+        tokens: (K,) reliability of each token's (or word's) map.
+        sentence: Reliability of the sentence map.
     """
 
     tokens: Tensor
@@ -84,7 +84,7 @@ class Reliability:
 
     @classmethod
     def unknown(cls, tokens: int) -> Reliability:
-        """Return that of K maps which no masks drew: NaN."""
+        """Return NaN for K maps, since no masks drew them."""
         return cls(torch.full((tokens,), torch.nan, dtype=torch.float32, device="cpu"), float("nan"))
 
 
@@ -92,11 +92,11 @@ def split_half(even: PatchMap, odd: PatchMap) -> Reliability:
     """Return the reliability of a map from the maps that two halves of the masks draw.
 
     Pearson's r between the half maps, stepped up to all masks by the Spearman–Brown formula 2r / (1 + r). The sentence
-    map of a half is the mean of its tokens' z-scores; that of a map with one row is the row.
+    map of a half is the mean of its tokens' z-scores, or the row itself if there is only one.
 
     Args:
         even: Map of all tokens from one half.
-        odd: The same from the other half.
+        odd: Map of all tokens from the other half.
     """
     if not (even.values and odd.values):
         return Reliability.unknown(1)
@@ -116,14 +116,14 @@ def split_half(even: PatchMap, odd: PatchMap) -> Reliability:
 
 
 def _cells(labels: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Group features that lie in the same patch at every level: all maps have one value there.
+    """Group features that lie in the same patch at every level, where every map has a single value.
 
     Args:
         labels: (L, T, C) the patch of every feature at every level.
 
     Returns:
-        The index of one feature of each of the n groups, (n,) int64, and how many features the group has, (n,) float64;
-        None where every feature is alone.
+        The index of one feature from each of the n groups, (n,) int64, and the number of features in the group, (n,)
+        float64; None if every feature is a group of its own.
     """
     levels = labels.flatten(1).long()
     groups = levels[0]

@@ -1,4 +1,4 @@
-"""Where an explanation comes from, read out of its provenance: the one place that knows the names in there."""
+"""Where an explanation comes from, read from its provenance: the only module that knows the names in there."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from spes_hf.names import FORMER_METHODS
 
 @dataclass(frozen=True)
 class Origin:
-    """What the provenance of an explanation says; what it does not say has a neutral value.
+    """The content of an explanation's provenance; anything missing has a neutral value.
 
     Attributes:
-        method: Name of the method; "?" where it is not known.
+        method: Name of the method; "?" if it is not known.
         config: Its settings, as `ExplainConfig.to_dict` writes them.
-        seed: Of the masks.
-        utterance_id: Of the utterance in its corpus.
+        seed: Seed of the masks.
+        utterance_id: Id of the utterance in its corpus.
         model: Class, name, dtype, number of parameters and digest of the weights of the model.
         source: Where the audio came from.
         notes: What was done to the audio.
         text_given: Whether the text was given, not generated.
         reached_length_limit: Whether a length limit cut the text.
-        language: Language of the speech that was asked for.
-        task: "transcribe" or "translate", likewise.
-        tgt_lang: Language of the text, likewise.
+        language: The requested language of the speech.
+        task: The requested task, "transcribe" or "translate".
+        tgt_lang: The requested language of the text.
         prompt: The instruction that was given; None: the family's own, if it takes any.
         generate_kwargs: Further arguments of ``generate()``, as `to_plain` writes them.
         prefix: Start and prompt tokens.
-        prefix_ids: Their ids; None in explanations of before, which kept some values as notes in words.
-        start: Index of the start token, which a prompt may precede.
-        audio_at: How many tokens of the prefix come before the audio; None where the decoder reads the audio apart.
-        cost: Passes, and seconds.
-        over: "encoder" where there is a map of the encoder's output besides that of the "spectrogram".
-        window: Where the explanation lies in a recording, and how it was written; empty where it is of a whole clip.
+        prefix_ids: Their ids; None in explanations by earlier versions, which stored some values as notes in words.
+        start: Index of the start token, which may come after a prompt.
+        audio_at: Number of prefix tokens before the audio; None if the decoder reads the audio separately.
+        cost: Number of passes, and seconds.
+        over: "encoder" if there is a map of the encoder's output next to that of the "spectrogram".
+        window: Where the explanation lies in a recording, and how its text was written; empty for a whole clip.
     """
 
     method: str = "?"
@@ -62,19 +62,19 @@ class Origin:
 
     @property
     def in_recording(self) -> bool:
-        """Whether it is of a window that the model itself cut from a recording."""
+        """Whether it explains a window that the model itself cut from a recording."""
         return bool(self.window.get("native"))
 
     @classmethod
     def read(cls, provenance: Mapping[str, Any]) -> Origin:
-        """Return what a provenance says."""
+        """Return the content of a provenance."""
         config, model, audio, output, cost, window = (
             provenance.get(name) or {} for name in ("config", "model", "audio", "output", "cost", "window")
         )
         method = str(config.get("method", "?"))
         prefix, ids = tuple(output.get("prefix") or ()), output.get("prefix_ids")
         start = output.get("start")
-        if start is None:  # explanations of before do not say
+        if start is None:  # explanations by earlier versions do not have it
             start = prefix.index("<|startoftranscript|>") if "<|startoftranscript|>" in prefix else 0
         return cls(
             method=FORMER_METHODS.get(method, method),
@@ -99,7 +99,7 @@ class Origin:
 
 
 def without_time(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a provenance without how long it took, and how many processes: the same however it is made."""
+    """Return a provenance without the time and the number of processes it took, so that it is always the same."""
     spent = (provenance.get("cost") or {}).items()
     cost = {name: value for name, value in spent if name not in ("seconds", "processes")}
     return {**provenance, "cost": cost}

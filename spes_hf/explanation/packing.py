@@ -1,8 +1,8 @@
 """An explanation as one value of a table: a safetensors file in bytes, with the rest as JSON in its header.
 
-Maps stay the factors that they are made of (scores of patches, and which patch a feature lies in), so a row grows with
-tokens × patches, not with tokens × frames × mel bins. Nothing is rounded; labels, which change little from frame to
-frame, are kept as differences and deflated.
+Maps are stored as their factors (scores of patches, and the patch that each feature lies in), so a row grows with
+tokens × patches, not with tokens × frames × mel bins. Nothing is rounded. Labels change little from frame to frame, so
+they are stored as differences and deflated.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from spes_hf.explanation.storage import DAMAGE, from_parts, to_parts, version_of
 KEY = "spes_hf.explanation"
 VERSIONS = (1, 2, 3, 4)
 
-# More levels of patches than anybody draws; a small file cannot make large labels.
+# More levels of patches than anybody draws; the limit keeps a small file from inflating to huge labels.
 MAX_LEVELS = 256
 
 _LABELS = ".labels"
-# Comes last in the file. NumPy's and torch's formats of `datasets` drop zeros at the end of bytes.
+# The end of the file. The NumPy and torch formats of `datasets` drop zeros at the end of bytes.
 _END = "~end"
 
 
@@ -49,15 +49,15 @@ def pack(explanation: Explanation) -> bytes:
 
 
 def unpack(packed: bytes) -> Explanation:
-    """Return the explanation that `pack` made bytes of.
+    """Return the explanation that `pack` turned into bytes.
 
     Raises:
-        ExplanationFormatError: If they are none, or damaged, or written by a later version.
+        ExplanationFormatError: If the bytes hold no explanation, are damaged, or come from a later version.
     """
     packed = bytes(packed)
     if packed[:2] == b"PK":
         raise ExplanationFormatError(
-            "the bytes hold a recording of several windows, not one explanation; read them by Recording.from_row(row)"
+            "the bytes hold a recording of several windows, not one explanation; read them with Recording.from_row(row)"
         )
     header = _header(packed)
     if header.get("version") not in VERSIONS:
@@ -78,7 +78,7 @@ def unpack(packed: bytes) -> Explanation:
 
 
 def to_row(explanation: Explanation) -> dict[str, Any]:
-    """Return an explanation as the entries of a row: bytes for the machine, the rest to look at."""
+    """Return an explanation as the entries of a row: bytes for loading it, the rest for reading."""
     return row_of(explanation, pack(explanation))
 
 
@@ -87,7 +87,7 @@ def row_of(found: Any, packed: bytes) -> dict[str, Any]:
 
     Args:
         found: An explanation, or a recording, which has the same properties.
-        packed: It as bytes.
+        packed: The same as bytes.
     """
     return {
         "explanation": packed,
@@ -107,10 +107,10 @@ def from_row(row: Mapping[str, Any]) -> Explanation:
     """Return the explanation of a row.
 
     Raises:
-        ExplanationFormatError: If the row carries an error, or no bytes that `to_row` made.
+        ExplanationFormatError: If the row holds an error, or no bytes that `to_row` made.
     """
     if row.get("error"):
-        raise ExplanationFormatError(f"row has no explanation, but an error: {row['error']}; leave such rows out")
+        raise ExplanationFormatError(f"row has an error instead of an explanation: {row['error']}; leave out such rows")
     packed = row.get("explanation")
     if not isinstance(packed, (bytes, bytearray, memoryview)):
         raise ExplanationFormatError(
@@ -121,23 +121,23 @@ def from_row(row: Mapping[str, Any]) -> Explanation:
 
 
 def _header(packed: bytes) -> dict[str, Any]:
-    """Return what the header of the safetensors file holds for us."""
+    """Return our part of the safetensors file's header."""
     try:
         length = int.from_bytes(packed[:8], "little")
         text = json.loads(packed[8 : 8 + length])["__metadata__"][KEY]
         found = json.loads(text, parse_constant=no_constant)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ExplanationFormatError(
-            f"explanation is {len(packed)} bytes that Explanation.to_row() did not write, or are damaged; explain again"
+            f"explanation is {len(packed)} bytes, which are damaged or not from Explanation.to_row(); explain again"
         ) from error
     return found if isinstance(found, dict) else {}
 
 
 def _labels(deflated: Tensor, shape: list[int], features: Tensor) -> Tensor:
-    """Return (L, T, C) int32 labels; what inflates to more is damaged."""
+    """Return (L, T, C) int32 labels; data that inflates to more is damaged."""
     levels, *rest = shape
     if rest != list(features.shape) or type(levels) is not int or not 0 <= levels <= MAX_LEVELS:
-        raise ValueError(f"labels have shape {shape}, but features {list(features.shape)}")
+        raise ValueError(f"labels have shape {shape}, but features have shape {list(features.shape)}")
     size = 4 * levels * features.numel()
     inflate = zlib.decompressobj()
     raw = inflate.decompress(deflated.numpy().tobytes(), size + 1)

@@ -1,4 +1,4 @@
-"""What an explanation is made of: its stored parts, over tokens; where they come from; how tokens make words."""
+"""What an explanation is made of: its stored parts, over tokens; where they come from; how tokens form words."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _CLIP_STARTS_BY_S = 0.1
 
 @dataclass(frozen=True)
 class Part:
-    """Which tokens of an output are explained, where they are not all, and what the output was.
+    """Which tokens of an output are explained, if not all, and what the whole output was.
 
     Attributes:
         rows: Index of each explained token among those of the output.
         token_ids: Ids of all tokens of the output.
-        pieces: Their texts.
-        special: Whether they are special ones, such as timestamps.
-        sound_bits: Bits of evidence from the sound for each of them: what is made up shows in all of a text.
-        timestamps: Whether they say when, not what.
+        pieces: Text of each token.
+        special: Whether each token is a special one, such as a timestamp.
+        sound_bits: Bits of evidence from the sound for each token; the whole text is needed to tell if it is made up.
+        timestamps: Whether each token is a timestamp.
     """
 
     rows: tuple[int, ...]
@@ -45,7 +45,7 @@ class Part:
     timestamps: tuple[bool, ...]
 
     def without(self, left_out: Sequence[bool]) -> Part:
-        """Return the part in an output that does not have these of its tokens."""
+        """Return the part for an output without the tokens marked here."""
         kept = [k for k, leave in enumerate(left_out) if not leave]
         place = {k: i for i, k in enumerate(kept)}
         values = {f.name: tuple(getattr(self, f.name)[k] for k in kept) for f in fields(self) if f.name != "rows"}
@@ -61,38 +61,39 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class ExplanationParts:
-    """The parts of an `Explanation` that are stored, over K tokens, J decoder inputs, T frames, C mel bins; on the CPU.
+    """The stored parts of an `Explanation`: K tokens, J decoder inputs, T frames, C mel bins; tensors are on the CPU.
 
     Attributes:
         text: The text of the output.
-        pieces: Text of every explained token, with the space that starts a word where there is one.
-        token_id_list: Id of every explained token, the end-of-sequence token included.
+        pieces: Text of every explained token, including the space that starts a word.
+        token_id_list: Id of every explained token, including the end-of-sequence token.
         context_pieces: Text of every decoder input.
-        special: Whether the explained token is a special one (end of sequence).
-        prefix_length: How many decoder inputs the model did not choose (start and prompt tokens).
+        special: Whether each explained token is a special one (end of sequence).
+        prefix_length: Number of decoder inputs that the model did not choose (start and prompt tokens).
         probabilities: Per explained token, the probability that the model gave it.
-        token_sound_bits: (K,) float32, `sound_bits` over tokens; NaN in explanations of before.
+        token_sound_bits: (K,) float32, `sound_bits` over tokens; NaN in explanations by earlier versions.
         token_text_bits: (K,) float32, `text_bits` over tokens, likewise.
         features: (T, C) float32, the spectrogram as the model saw it, true frames only.
-        times: (T,) in seconds.
-        frequencies: (C,) in Hz.
+        times: (T,) centres of the frames, in seconds.
+        frequencies: (C,) centres of the mel bins, in Hz.
         audio_map: Raw scores of the spectrogram.
         raw_token_scores: Per token (K, J) float32, Eq. 3; NaN where j is not yet generated.
-        sound_impact: (K,) mean impact of the masks that hide sound; NaN where the method draws none.
-        text_impact: (K,) mean impact of the masks that hide a token which the model wrote, and no sound; else NaN.
+        sound_impact: (K,) mean impact of the masks that hide sound; NaN if the method draws none.
+        text_impact: (K,) mean impact of the masks that hide a token the model wrote, and no sound; NaN without any.
         token_reliability: Split-half reliability of the audio map, over tokens.
         waveform: (S,) float32 samples, for playing.
         sampling_rate: Samples per second.
-        provenance: What it takes to make this explanation again.
-        groups: Which tokens make a word, in an explanation over words.
-        context_groups: Which decoder inputs make a word of the context.
-        sentence_map: Scores of the spectrogram for the sentence, where a method measures them on their own; without
-            unit where they are means over levels in standard deviations, as by default.
-        contrasts: What the rows are in an explanation with a foil: instead of K tokens, K places where the output and
-            the foil differ. ``pieces`` then has their names, ``probabilities`` those of what the model wrote there,
-            bits are those of log-odds against the foil, and maps speak for it (above 0) or for the foil (below 0).
-        part: The whole output, where only some of its tokens are explained: K is the number of these.
-        encoder_map: Raw scores of the encoder's output, where they were asked for.
+        provenance: Everything needed to make this explanation again.
+        groups: Which tokens form each word, in an explanation over words.
+        context_groups: Which decoder inputs form each word of the context.
+        sentence_map: Scores of the spectrogram for the sentence, if the method measures them separately; without a unit
+            if they are means over levels in standard deviations, as by default.
+        contrasts: The rows of an explanation with a foil: instead of K tokens, K places where the output and the foil
+            differ. ``pieces`` then holds the names of the places, and ``probabilities`` those of what the model wrote
+            there. Bits are those of log-odds against the foil. Maps speak for what the model wrote (above 0) or for
+            the foil (below 0).
+        part: The whole output, if only K of its tokens are explained.
+        encoder_map: Raw scores of the encoder's output, if requested.
         token_instruction_bits: (K,) float32, `instruction_bits` over tokens; None: there is no instruction.
     """
 
@@ -145,11 +146,11 @@ class ExplanationParts:
         if not isinstance(token, str):
             token = operator.index(token)
             if not -len(self) <= token < len(self):
-                raise IndexError(f"token is {token}, but {len(self)} are explained: 0 … {len(self) - 1}")
+                raise IndexError(f"token is {token}, but {len(self)} are explained; allowed: 0 … {len(self) - 1}")
             return token % len(self)
         hits = [k for k, name in enumerate(self.tokens) if name.strip() == token.strip()]
         if len(hits) != 1:
-            found = f"occurs at {hits}; pass one of these" if hits else f"does not occur; there are {self.tokens}"
+            found = f"occurs at {hits}; pass one of these" if hits else f"does not occur; allowed: {self.tokens}"
             raise KeyError(f"token {token!r} {found}")
         return hits[0]
 
@@ -157,7 +158,7 @@ class ExplanationParts:
 
     @cached_property
     def origin(self) -> Origin:
-        """What the provenance says, field by field."""
+        """The content of the provenance, field by field."""
         return Origin.read(self.provenance)
 
     @property
@@ -172,21 +173,19 @@ class ExplanationParts:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader has to know: what was done to the audio, what was explained, and how."""
+        """What a reader needs to know: what was done to the audio, what was explained, and how."""
         notes = [f"Audio: {note}" for note in self.origin.notes]
         if self.text_given:
-            notes.append("The text was given, not generated: probabilities are those of this text, token by token.")
+            notes.append("The text was given, not generated: probabilities are those of the given tokens.")
             if self.origin.config.get("impact") == "kl":
-                notes.append(
-                    "KL tells how the prediction moves at each place of the text, whatever token is given there."
-                )
+                notes.append("KL measures how the prediction changes at each position, whatever token is given there.")
         return tuple(notes)
 
     @property
     def sound_start_s(self) -> float:
-        """Where the waveform begins on the clock of `times`, in seconds: 0, but for a window of a recording."""
+        """Where the waveform begins on the clock of `times`, in seconds: 0, except for a window of a recording."""
         start = float(self.times[0]) if len(self.times) else 0.0
-        # The first frame of a clip lies before that; that of a later window of a recording does not.
+        # A clip's first frame lies before that; the first frame of a later window of a recording does not.
         return float(self.origin.window.get("start_s", start if start > _CLIP_STARTS_BY_S else 0.0))
 
     @property
@@ -196,7 +195,7 @@ class ExplanationParts:
 
     @property
     def generation(self) -> dict[str, Any]:
-        """Language, task, tgt_lang and generate_kwargs of the clean run, as `to_plain` writes them."""
+        """Language, task, tgt_lang and generate_kwargs of the unperturbed run, as `to_plain` writes them."""
         return {name: getattr(self.origin, name) for name in ("language", "task", "tgt_lang", "generate_kwargs")}
 
     @property
@@ -208,12 +207,12 @@ class ExplanationParts:
 
     @property
     def instruction_bits(self) -> Tensor:
-        """(K,) bits of evidence from the instruction of a speech LLM, sound and text before the token given.
+        """(K,) bits of evidence from a speech LLM's instruction, given the sound and the text before the token.
 
-        log2 of how much likelier the instruction made the token: without it, the embeddings of its own text (the words
+        log2 of how much likelier the instruction made the token. Without it, the embeddings of its own text (the words
         of ``prompt``, ``language`` and ``task``) are zero; tokens that mark turns, and text that the chat template adds
-        by itself, stay. Over words, the sum over their tokens. NaN where the model takes no instruction or got none,
-        and in explanations of before.
+        by itself, stay. Over words, the sum over their tokens. NaN if the model takes no instruction or got none, and
+        in explanations by earlier versions.
         """
         if self.token_instruction_bits is None:
             return self._sum_over_groups(torch.full_like(self.token_sound_bits, torch.nan))
@@ -225,7 +224,7 @@ class ExplanationParts:
     def raw_encoder(self) -> Tensor:
         """(K, S) raw scores of the encoder's output, in nats for KL; for words, the mean over their tokens.
 
-        S positions that hold sound, at `encoder_times`. Hidden ones took the mean of all of them.
+        S is the number of positions that hold sound, at `encoder_times`. Hidden positions got the mean of all.
 
         Raises:
             ValueError: If the explanation has no such map.
@@ -236,7 +235,7 @@ class ExplanationParts:
     def encoder_saliency(self) -> Tensor:
         """(K, S) saliency of the encoder's output in [0, 1], on a scale of its own; for words, the mean over tokens.
 
-        As the other maps: z-scores of each token, then the range of all of them (§4.3).
+        Normalised like the other maps: z-scores of each token, then min-max over all (§4.3).
 
         Raises:
             ValueError: If the explanation has no such map.
@@ -251,7 +250,7 @@ class ExplanationParts:
 
     @property
     def encoder_times(self) -> Tensor:
-        """(S,) the centre of each position of the encoder's output, in seconds, as `times` has those of frames.
+        """(S,) the centre of each position of the encoder's output, in seconds, on the clock of `times`.
 
         Raises:
             ValueError: If the explanation has no map of the encoder's output.
@@ -260,7 +259,7 @@ class ExplanationParts:
 
     @property
     def encoder_positions(self) -> EncoderPositions:
-        """How the positions of the encoder's output lie on frames: spreads, and pools.
+        """How positions of the encoder's output map to frames; spreads and pools values between them.
 
         Raises:
             ValueError: If the explanation has no map of the encoder's output.
@@ -280,11 +279,11 @@ class ExplanationParts:
         dense = self.audio_map.dense(k)
         if self.audio_map.weights is None:
             return dense
-        # What was never hidden has shown no effect.
+        # A feature that was never hidden has shown no effect.
         return (dense - self.sound_impact[k].nan_to_num(0.0)).masked_fill(self.audio_map.counts <= 0, 0.0)
 
     def _normalise(self, prior_weight: float) -> tuple[Tensor, Tensor]:
-        """Return the maps of all tokens in [0, 1], (K, T, C) and (K, J), with so much of what they fall back on."""
+        """Return the maps of all tokens in [0, 1], (K, T, C) and (K, J), with this weight for the prior."""
         audio = [self.audio_map.dense(k) for k in range(len(self.pieces))]
         if prior_weight and self._prior is not None:
             audio = [with_prior(values, prior_weight, self._prior) for values in audio]
@@ -294,14 +293,14 @@ class ExplanationParts:
 
     @property
     def _prior_weight(self) -> float:
-        """How much of the prior a token's map gets, as `SpesConfig.prior_weight` says; 0 where there is none."""
+        """Weight of the prior in a token's map, from `SpesConfig.prior_weight`; 0 if there is no prior."""
         weight = float(self.origin.config.get("prior_weight") or 0)
-        # Evidence against a row is evidence: a prior, which knows no sign, has no place there.
+        # A contrast's map has a sign, since evidence against a row is evidence too; a prior has no sign.
         return weight if weight and self.contrasts is None and self._prior is not None else 0.0
 
     @cached_property
     def _prior(self) -> Tensor | None:
-        """(T, C) what maps of tokens fall back on; None where the method does not measure the sentence."""
+        """(T, C) the prior that maps of tokens fall back on; None if the method does not measure the sentence."""
         if self.sentence_map is None or self.origin.config.get("estimator") != "gradient":
             return None
         deviation = self.features - fill_values(self.origin.config.get("fill", "mean"), self.features)
@@ -323,7 +322,7 @@ class ExplanationParts:
         return singles(self.context_pieces) if self.context_groups is None else self.context_groups
 
     def _words(self) -> tuple[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]]:
-        """Return which rows make a word, and which written tokens make one of the context."""
+        """Return which rows form each word, and which written tokens form each word of the context."""
         if self.part is not None:
             return self.part.words()
         if self.contrasts is None:
@@ -338,13 +337,13 @@ class ExplanationParts:
         return torch.stack([values[list(g)].sum() for g in self.groups]) if self.groups else values[:0]
 
     def _probability_less(self, bits: Tensor) -> Tensor:
-        """Return the probability of each token (or word) without what gave these bits.
+        """Return the probability of each token (or word) without the source of these bits.
 
         Raises:
             ValueError: If the explanation has a foil: its bits are those of log-odds.
         """
         if self.contrasts is not None:
-            raise ValueError("with a foil, bits are those of log-odds; read log_odds, sound_bits and text_bits instead")
+            raise ValueError("with a foil, bits are those of log-odds; use log_odds, sound_bits and text_bits instead")
         known = self._sum_over_groups(self.probabilities.double().clamp_min(1e-300).log2())
         return (2 ** (known - bits.double())).clamp_max(1.0).float()
 
@@ -354,14 +353,14 @@ class ExplanationParts:
         return torch.stack([values[list(g)].mean(0) for g in self.groups]) if self.groups else values[:0]
 
     def _start_of(self, row: int) -> int:
-        """Return how many written tokens come before a row."""
+        """Return the number of written tokens before a row."""
         if self.contrasts is not None:
             return self.contrasts[row].start
         return row if self.part is None else self.part.rows[row]
 
     @property
     def starts(self) -> list[int]:
-        """How many of the decoder inputs that the model wrote, or words of the context, come before each row."""
+        """For each row, the number of decoder inputs the model wrote, or words of the context, that come before it."""
         p, written = self.prefix_length, [group for group in self._context_groups if group[0] >= self.prefix_length]
         rows = [self._start_of(group[0]) for group in self._groups]
         return [sum(group[-1] < p + start for group in written) for start in rows]
@@ -371,10 +370,10 @@ class ExplanationParts:
         """Ids of all tokens of the output, explained or not.
 
         Raises:
-            ValueError: If the explanation has a foil, whose rows are no tokens.
+            ValueError: If the explanation has a foil, since its rows are not tokens.
         """
         if self.contrasts is not None:
-            raise ValueError("with a foil, rows are places of the text; see contrasts")
+            raise ValueError("with a foil, rows are places in the text, not tokens; use contrasts instead")
         return self.token_id_list if self.part is None else self.part.token_ids
 
     def _context_mean(self, values: Tensor) -> Tensor:

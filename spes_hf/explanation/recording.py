@@ -1,4 +1,4 @@
-"""The result for a recording: one explanation for every window that the model went through, on one clock."""
+"""The result for a recording: one explanation for every window that the model processed, on one clock."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ class Recording(Sequence[Explanation]):
     """Why the model wrote each token for a recording of any length: a sequence of explanations, window by window.
 
     Made by `explain` for audio that is longer than the model's window. Indexing loads the explanation of a window from
-    disk; one is in memory at a time. Their times are those of the recording. Windows for which nothing was written, or
-    nothing was asked for, have no explanation; `windows` has them all.
+    disk; only one is in memory at a time. Times are those of the recording. A window has no explanation if the model
+    wrote nothing for it, or the caller asked for nothing in it; `windows` lists all windows.
 
-    What joins the windows has as many entries as all explanations together: `tokens`, `token_probabilities`,
+    These join the windows, with one entry for each token of all explanations: `tokens`, `token_probabilities`,
     `sound_bits`, `text_bits`, `reliability`, `time_centroids`.
 
     Args:
-        folder: Where `save`, or a job, wrote it.
+        folder: The folder that `save`, or a job, wrote.
         over_words: Whether explanations are over words.
-        temporary: What removes the folder in the end; None: nobody does.
+        temporary: The temporary folder to remove with the recording; None if the folder is to stay.
 
     Raises:
         ExplanationFormatError: If the folder holds no recording.
@@ -91,7 +91,7 @@ class Recording(Sequence[Explanation]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
-            raise IndexError(f"index is {index}, but {len(self)} windows are explained: 0 … {len(self) - 1}")
+            raise IndexError(f"index is {index}, but {len(self)} windows are explained; allowed: 0 … {len(self) - 1}")
         index %= len(self)
         if self._latest is None or self._latest[0] != index:
             window = self._explained[index]
@@ -106,14 +106,14 @@ class Recording(Sequence[Explanation]):
         return self._latest[1]
 
     def __iter__(self) -> Iterator[Explanation]:
-        """Yield the explanations in the order of time, one in memory at a time."""
+        """Yield the explanations in order of time, with one in memory at a time."""
         return (self[i] for i in range(len(self)))
 
     # The whole -------------------------------------------------------------------------------------------------------
 
     @property
     def text(self) -> str:
-        """What the model wrote for the whole recording, or for the part of it that was asked for."""
+        """What the model wrote for the whole recording, or for the requested part of it."""
         return self.plan.text
 
     @property
@@ -123,7 +123,7 @@ class Recording(Sequence[Explanation]):
 
     @property
     def complete(self) -> bool:
-        """Whether all windows that were asked for are explained."""
+        """Whether all requested windows are explained."""
         return all(window.is_there(self.folder) for window in self.plan.windows if window.rows != ())
 
     @property
@@ -138,22 +138,22 @@ class Recording(Sequence[Explanation]):
 
     @property
     def windows(self) -> tuple[RecordedWindow, ...]:
-        """Every window that the model went through, also those without an explanation."""
+        """Every window that the model processed, including those without an explanation."""
         return self.plan.windows
 
     @property
     def segments(self) -> list[RecordingSegment]:
-        """What was written, cut by the model's timestamps; also outside of the part that was asked for."""
+        """The text, cut by the model's timestamps, including text outside the requested part."""
         return [segment for window in self.plan.windows for segment in window.segments]
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What it takes to make this recording again; each window has its own as well."""
+        """Everything needed to make this recording again; each window has a provenance of its own as well."""
         return self.plan.provenance
 
     @cached_property
     def _columns(self) -> list[Columns]:
-        """What is small of every window, read in one go."""
+        """The small data of every window, read in a single pass."""
         return [Columns.of(explanation) for explanation in self]
 
     @property
@@ -168,12 +168,12 @@ class Recording(Sequence[Explanation]):
 
     @property
     def sound_bits(self) -> Tensor:
-        """(K,) bits of evidence from the sound, as `Explanation.sound_bits`: from that of the token's window."""
+        """(K,) bits of evidence from the sound of the token's window, as `Explanation.sound_bits`."""
         return self._joined("sound_bits")
 
     @property
     def text_bits(self) -> Tensor:
-        """(K,) the same for the text that the model wrote in the window before the token."""
+        """(K,) bits of evidence from the text that the model wrote in the window before the token."""
         return self._joined("text_bits")
 
     @property
@@ -185,18 +185,18 @@ class Recording(Sequence[Explanation]):
 
     @property
     def bits_per_token(self) -> float:
-        """Mean bits from the sound of all tokens of the text in explained windows; NaN where there is none."""
+        """Mean bits from the sound over all text tokens in explained windows; NaN if there are none."""
         bits = [value for columns in self._columns for value in columns.written_bits.values()]
         return sum(bits) / len(bits) if bits else math.nan
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the whole was heard or made up; see `heard` for its segments."""
+        """Whether the model heard the recording's text as a whole or made it up; `heard` says it for each segment."""
         return verdict_of(self.text, self.bits_per_token)
 
     @cached_property
     def heard(self) -> list[HeardSegment]:
-        """The segments of explained windows with their bits from the sound: with few, one was probably made up."""
+        """The segments of explained windows with their bits from the sound; one with few bits was probably made up."""
         found = []
         for index, window in enumerate(self._explained):
             bits, places = self._columns[index].written_bits, window.segments
@@ -220,8 +220,8 @@ class Recording(Sequence[Explanation]):
     def sentence_saliency(self) -> Tensor:
         """(T, C) saliency of the spectrogram for the text of each window, in [0, 1], window after window.
 
-        What two windows read is that of the later one, which writes its text. Worked out anew each time, with one
-        window in memory; stretches without an explanation are left out, `times` says which are there.
+        Where two windows overlap, the later one counts, because it writes the text there. Computed again on every
+        access, with one window in memory. Stretches without an explanation are left out; `times` shows which are there.
         """
         return torch.cat([self._own(i, each.sentence_saliency) for i, each in enumerate(self)] or [_none()[:, None]])
 
@@ -229,8 +229,8 @@ class Recording(Sequence[Explanation]):
         """Return the mean time of the most salient features of every token (or word), (K,) in seconds.
 
         Args:
-            top: Share of the features of the window that count, as for `Explanation.time_centroids`. A word fills less
-                of a window of 30 s than of a clip.
+            top: Share of the window's features that count, as for `Explanation.time_centroids`. Smaller by default,
+                since a word fills less of a 30 s window than of a clip.
         """
         if top == TOP:
             return self._centroids
@@ -248,18 +248,18 @@ class Recording(Sequence[Explanation]):
         return self if self.over_words else Recording(self.folder, over_words=True, temporary=self._temporary)
 
     def at(self, seconds: float) -> Explanation:
-        """Return the explanation of the window that explains what is said then.
+        """Return the explanation of the window that covers this time.
 
         Raises:
-            ValueError: If there is none.
+            ValueError: If nothing is explained there.
         """
         for index, window in enumerate(self._explained):
             if window.start_s <= seconds < window.until_s:
                 return self[index]
-        raise ValueError(f"seconds is {seconds!r}, where nothing is explained; windows has what there is")
+        raise ValueError(f"seconds is {seconds!r}, where nothing is explained; windows lists the times that are")
 
     def _own(self, index: int, frames: Tensor) -> Tensor:
-        """Return those of a window's frames that no later window reads."""
+        """Return the frames of a window that no later window reads."""
         window = self._explained[index]
         count = round((window.until_s - window.start_s) * len(frames) / (window.end_s - window.start_s))
         return frames[: max(1, count)]
@@ -280,8 +280,8 @@ class Recording(Sequence[Explanation]):
             return path
         there = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
         if path.is_file() or (DESCRIPTION not in there and there - {AUDIO, "windows"}):
-            raise ExplanationFormatError(f"path {str(path)!r} is taken by something else; pass a new folder")
-        (path / DESCRIPTION).unlink(missing_ok=True)  # first, and written last: interrupted, there is no recording
+            raise ExplanationFormatError(f"path {str(path)!r} already holds something else; pass a new folder")
+        (path / DESCRIPTION).unlink(missing_ok=True)  # written last: an interrupted save leaves none
         if path.is_dir():
             shutil.rmtree(path / "windows", ignore_errors=True)
         for window in self._explained:
@@ -302,7 +302,7 @@ class Recording(Sequence[Explanation]):
         return Recording(path)
 
     def to_row(self) -> dict[str, Any]:
-        """Return the recording as the entries of a row of a table, as `Explanation.to_row`; one row for all of it."""
+        """Return the whole recording as the entries of one row of a table, as `Explanation.to_row`."""
         from spes_hf.explanation.recording_rows import to_row
 
         return to_row(self)
@@ -312,26 +312,26 @@ class Recording(Sequence[Explanation]):
         """Return the recording of a row that `to_row`, or a corpus job, made.
 
         Raises:
-            ExplanationFormatError: If the row carries an error, or holds no recording.
+            ExplanationFormatError: If the row holds an error, or no recording.
         """
         from spes_hf.explanation.recording_rows import from_row
 
         return from_row(row)
 
     def to_html(self, path: str | Path) -> Path:
-        """Write a page to look around in, and return its path; maps lie in a folder next to it."""
+        """Write an interactive page, and return its path; maps lie in a folder next to it."""
         from spes_hf.viz.recording_page import write_recording
 
         return write_recording(self, Path(path))
 
     def plot(self) -> tuple[Figure, Sequence[Axes]]:
-        """Return a figure of the whole: loudness over time, bits of every segment, and the texts where they fit."""
+        """Return a figure of the whole recording: loudness over time, bits of every segment, and texts that fit."""
         from spes_hf.viz.recording_figure import plot_recording
 
         return plot_recording(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Recording:
-        """Return a recording of the same folder, which lives as long as either."""
+        """Return a recording of the same folder; a temporary folder lives as long as either of them."""
         return Recording(self.folder, over_words=self.over_words, temporary=self._temporary)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -341,7 +341,7 @@ class Recording(Sequence[Explanation]):
             ValueError: If the recording is in a temporary folder.
         """
         if self._temporary is not None:
-            raise ValueError("recording lies in a temporary folder, which other processes lose; save() it first")
+            raise ValueError("recording lies in a temporary folder, which other processes may lose; save() it first")
         return {**self.__dict__, "_latest": None}
 
     def __repr__(self) -> str:

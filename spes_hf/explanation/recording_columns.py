@@ -1,4 +1,4 @@
-"""What is small of the windows of a recording: numbers by token, and what was heard of each segment."""
+"""The small data of a recording's windows: numbers for each token, and how much of each segment was heard."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from spes_hf.bits import Verdict, probability_made_up, verdict_of
 from spes_hf.explanation.result import Explanation
 
-# Share of a window's features that say when a word was heard (docs/recordings.md).
+# Share of a window's features that decide when a word was heard (docs/recordings.md).
 TOP = 0.0025
 
 
@@ -18,10 +18,10 @@ class HeardSegment:
     """A segment of a recording, and how much of it came from the sound.
 
     Attributes:
-        start_s: Where it starts, in seconds.
-        end_s: Where it ends.
-        text: What was written for it.
-        bits_per_token: Mean bits from the sound of its tokens; NaN where there are none.
+        start_s: Start, in seconds.
+        end_s: End, in seconds.
+        text: Text that the model wrote for it.
+        bits_per_token: Mean bits from the sound over its tokens; NaN if there are none.
     """
 
     start_s: float
@@ -31,25 +31,25 @@ class HeardSegment:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether it was heard or made up, as `Explanation.verdict`."""
+        """Whether the model heard it or made it up, as `Explanation.verdict`."""
         return verdict_of(self.text, self.bits_per_token)
 
     @property
     def probability_made_up(self) -> float:
-        """That it was made up, if one output in ten is; NaN where its bits are not known."""
+        """Probability that it was made up, if one output in ten is; NaN if its bits are not known."""
         return probability_made_up(self.bits_per_token)
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What is small of the explanation of a window.
+    """The small data of a window's explanation.
 
     Attributes:
-        tokens: Of every token or word.
-        probabilities: (K,) likewise, as what follows.
-        sound_bits: (K,).
-        text_bits: (K,).
-        reliability: (K,).
+        tokens: Text of every token or word.
+        probabilities: (K,) probability of each.
+        sound_bits: (K,) bits from the sound for each.
+        text_bits: (K,) bits from the text before each.
+        reliability: (K,) reliability of each map.
         sentence: Reliability of the sentence's map.
         written_bits: Bits of all tokens that are text, explained or not, by their index in the window's output.
     """

@@ -1,4 +1,4 @@
-"""What is known of a recording before, and besides, its explanations: the windows, the text, what was asked for."""
+"""Everything about a recording except its explanations: the windows, the text, and the request."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ DESCRIPTION, AUDIO = "recording.json", "audio.flac"
 
 @dataclass(frozen=True)
 class RecordingSegment(Segment):
-    """A stretch of a recording and what was written for it, as the model's timestamps have it.
+    """A stretch of a recording between the model's timestamps, and the text written for it.
 
     Attributes:
-        text: What was written for it.
+        text: Text that the model wrote for it.
     """
 
     text: str
@@ -34,8 +34,8 @@ class RecordedWindow:
     Attributes:
         index: Its place among the windows.
         start_s: Where it starts in the recording, in seconds.
-        end_s: Where what the model read ends.
-        until_s: Where the next window starts, or the recording ends.
+        end_s: Where the audio that the model read ends, in seconds.
+        until_s: Where the next window starts, or the recording ends, in seconds.
         text: What the model wrote and kept.
         segments: The text by the model's timestamps.
         rows: Which tokens are to be explained; None: all; (): none.
@@ -53,7 +53,7 @@ class RecordedWindow:
 
     @property
     def skipped(self) -> bool:
-        """Whether it was taken for silence."""
+        """Whether the model skipped it as silence."""
         return self.written.skipped
 
     @property
@@ -62,7 +62,7 @@ class RecordedWindow:
         return not self.written.complete
 
     def folder(self, recording: Path) -> Path:
-        """Return where its explanation is, in the folder of a recording."""
+        """Return the folder of its explanation, in the folder of a recording."""
         return recording / "windows" / f"{self.index:05d}"
 
     def is_there(self, recording: Path) -> bool:
@@ -75,11 +75,11 @@ class RecordingPlan:
     """A recording without its explanations.
 
     Attributes:
-        text: What the model wrote, or the part of it that was asked for.
+        text: What the model wrote, or the requested part of it.
         duration_s: Length in seconds.
-        frame_s: Seconds from a frame of the windows to the next.
+        frame_s: Seconds from one frame of a window to the next.
         windows: All windows.
-        identity: What was asked for: another call must ask for the same to go on.
+        identity: The request; only a call with the same request can continue.
         provenance: Audio, settings, and where the windows come from.
     """
 
@@ -91,7 +91,7 @@ class RecordingPlan:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path) -> Path:
-        """Write the plan to a folder, whole or not at all, and return the folder."""
+        """Write the plan to a folder atomically, and return the folder."""
         folder.mkdir(parents=True, exist_ok=True)
         with whole_file(folder / DESCRIPTION) as file:
             file.write(self.to_bytes())
@@ -107,7 +107,7 @@ def read_plan(folder: Path) -> RecordingPlan:
     """Return the plan in a folder.
 
     Raises:
-        ExplanationFormatError: If there is none, or it is damaged, or of a later version.
+        ExplanationFormatError: If there is none, it is damaged, or a later version wrote it.
     """
     path = folder / DESCRIPTION
     if not path.is_file():

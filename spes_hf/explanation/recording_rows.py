@@ -1,4 +1,4 @@
-"""A recording as one value of a table: its folder as a ZIP archive, whose files are packed as they are."""
+"""A recording as one value of a table: its folder as a ZIP archive of uncompressed files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from spes_hf.explanation.recording import Recording
 from spes_hf.explanation.recording_plan import AUDIO, DESCRIPTION
 from spes_hf.explanation.storage import timeless
 
-# What a ZIP archive begins with, and nothing else that rows hold.
+# The first bytes of a ZIP archive; no other value in a row begins like this.
 _MAGIC = b"PK\x03\x04"
-# The same bytes whenever it is packed.
+# A fixed date, so that packing again gives the same bytes.
 _DATE = (1980, 1, 1, 0, 0, 0)
 _MAX_FILE_BYTES = 2**31
-# NumPy's and torch's formats of `datasets` drop zeros at the end of bytes.
+# The NumPy and torch formats of `datasets` drop zeros at the end of bytes.
 _END = b"~"
 
 
@@ -36,10 +36,10 @@ def to_row(recording: Recording) -> dict[str, Any]:
 
 
 def pack(recording: Recording) -> bytes:
-    """Return a recording as bytes; how long it took is left out, so that they do not depend on it."""
+    """Return a recording as bytes, without the time it took, so that packing again gives the same bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        plan = replace(recording.plan, identity={})  # of the folder alone
+        plan = replace(recording.plan, identity={})  # only needed in a folder
         _add(archive, DESCRIPTION, plan.to_bytes())
         if recording.audio_file.is_file():
             _add(archive, AUDIO, recording.audio_file.read_bytes())
@@ -54,10 +54,10 @@ def pack(recording: Recording) -> bytes:
 
 
 def unpack(packed: bytes) -> Recording:
-    """Return the recording that `pack` made bytes of; it lies in a temporary folder.
+    """Return the recording that `pack` turned into bytes; it lies in a temporary folder.
 
     Raises:
-        ExplanationFormatError: If they are none, or damaged.
+        ExplanationFormatError: If the bytes hold no recording, or are damaged.
     """
     temporary = tempfile.TemporaryDirectory(prefix="spes_hf-")
     place = Path(temporary.name)
@@ -65,7 +65,7 @@ def unpack(packed: bytes) -> Recording:
         with zipfile.ZipFile(io.BytesIO(bytes(packed))) as archive:
             for entry in archive.infolist():
                 name = PurePosixPath(entry.filename)
-                # Nothing but what `pack` writes, wherever the bytes are from.
+                # Accept only what `pack` writes, wherever the bytes come from.
                 if name.is_absolute() or ".." in name.parts or len(name.parts) > 3 or entry.file_size > _MAX_FILE_BYTES:
                     raise ValueError(f"it holds {entry.filename!r}")
                 target = place.joinpath(*name.parts)
@@ -82,10 +82,10 @@ def from_row(row: Mapping[str, Any]) -> Recording:
     """Return the recording of a row.
 
     Raises:
-        ExplanationFormatError: If the row carries an error, or holds no recording.
+        ExplanationFormatError: If the row holds an error, or no recording.
     """
     if row.get("error"):
-        raise ExplanationFormatError(f"row has no recording, but an error: {row['error']}; leave such rows out")
+        raise ExplanationFormatError(f"row has an error instead of a recording: {row['error']}; leave out such rows")
     packed = row.get("explanation")
     if not is_packed(packed):
         raise ExplanationFormatError(

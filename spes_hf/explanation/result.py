@@ -28,7 +28,7 @@ class Explanation(ExplanationParts):
     """Why the model wrote each token: saliency over the spectrogram and over the tokens before it.
 
     Made by `explain`. K explained tokens, J decoder inputs, T frames, C mel bins; all tensors are on the CPU. `words`
-    gives the same over words: properties and methods then have an entry for each word, but stored parts
+    returns the same over words: properties and methods then have an entry for each word, but stored parts
     (`ExplanationParts`) stay over tokens.
 
     Examples:
@@ -73,7 +73,7 @@ class Explanation(ExplanationParts):
 
     @property
     def raw_audio(self) -> Tensor:
-        """`raw_audio_saliency` by its short name. Saliency, no sound: the samples are `waveform`."""
+        """`raw_audio_saliency` by its short name. This is saliency, not sound: the samples are in `waveform`."""
         return self.raw_audio_saliency
 
     @property
@@ -87,10 +87,10 @@ class Explanation(ExplanationParts):
 
     @cached_property
     def audio_saliency(self) -> Tensor:
-        """(K, T, C) saliency of the spectrogram in [0, 1], on one scale with `token_saliency` (§4.3).
+        """(K, T, C) saliency of the spectrogram in [0, 1], on the same scale as `token_saliency` (§4.3).
 
-        By default, maps fall back on the evidence for the sentence where their own says little (`prior_weight` of
-        `SpesConfig`; docs/gradient.md); `raw_audio_saliency` and `evidence` are a token's own.
+        By default, maps fall back on the evidence for the sentence where their own is weak (`prior_weight` of
+        `SpesConfig`; docs/gradient.md); `raw_audio_saliency` and `evidence` are the token's own.
         """
         return self._mean_over_groups(self._normalised[0])
 
@@ -103,22 +103,23 @@ class Explanation(ExplanationParts):
     def sentence_saliency(self) -> Tensor:
         """(T, C) saliency of the spectrogram for the whole sentence, in [0, 1].
 
-        `measured_sentence_saliency` where the method measured the sentence on its own, as the default does; else
+        `measured_sentence_saliency` if the method measured the sentence separately, as the default does; otherwise
         `mean_token_saliency`, as in the paper. `sentence_kind` says which.
         """
         measured = self.measured_sentence_saliency
         return self.mean_token_saliency if measured is None else measured
 
     def evidence(self, token: int | str | None = None) -> Tensor:
-        """Return the map of a token (or word) with its sign and unit, (T, C): 0 = no effect, below 0: spoke against it.
+        """Return a token's (or word's) map with sign and unit, (T, C): 0 is no effect, below 0 is evidence against it.
 
-        From gradients, the impact of hiding a feature; from Eq. 3, how much more hiding it moves the model than the
-        average mask does; over words, the mean over their tokens. For pictures: metrics take the maps in [0, 1].
-        `evidence_unit` names the unit.
+        From gradients, this is the impact of hiding a feature. From Eq. 3, it is how much more hiding the feature moves
+        the model than the average mask does. Over words, it is the mean over their tokens. Meant for pictures; metrics
+        use the maps in [0, 1]. `evidence_unit` names the unit.
 
         Args:
             token: Index of the token (or word), or its text if it occurs once; None: the whole sentence, in standard
-                deviations: the map that the method measures for it, else the mean of the tokens' maps in theirs.
+                deviations. That is the map that the method measured for the sentence, if it did, otherwise the mean of
+                the tokens' maps, each in its own standard deviations.
 
         Raises:
             IndexError: If the index is out of range.
@@ -129,7 +130,7 @@ class Explanation(ExplanationParts):
             return torch.stack([self._evidence_of(k) for k in group]).mean(0)
         if self.sentence_map is not None and not self.token_sound_bits.isnan().all():
             return functional.scaled(self.sentence_map.dense(0)).float()
-        # Explanations of before have no zero in the sentence's map.
+        # In explanations by earlier versions, the sentence's map has no zero.
         scaled = [functional.scaled(self._evidence_of(k)) for k in range(len(self.pieces))]
         return torch.stack(scaled).mean(0).float()
 
@@ -148,12 +149,12 @@ class Explanation(ExplanationParts):
 
     @property
     def sentence_kind(self) -> Literal["measured", "mean"]:
-        """Which map `sentence_saliency` is: "measured" on the sentence, or the "mean" of its tokens' maps."""
+        """What `sentence_saliency` is: "measured" on the sentence, or the "mean" of its tokens' maps."""
         return "mean" if self.sentence_map is None else "measured"
 
     @cached_property
     def measured_sentence_saliency(self) -> Tensor | None:
-        """(T, C) `sentence_map`, scaled to [0, 1]; None where the method measures tokens alone."""
+        """(T, C) `sentence_map`, scaled to [0, 1]; None if the method measures only tokens."""
         if self.sentence_map is None:
             return None
         values = self.sentence_map.dense(0)
@@ -161,25 +162,25 @@ class Explanation(ExplanationParts):
 
     @cached_property
     def mean_token_saliency(self) -> Tensor:
-        """(T, C) mean of the tokens' audio maps, after both normalisations, end of sequence included (§4.3)."""
+        """(T, C) mean of the tokens' audio maps, after both normalisations, including the end of sequence (§4.3)."""
         return self._normalised[0].mean(0)
 
     @property
     def sound_bits(self) -> Tensor:
-        """(K,) bits of evidence from the sound: log2 of how much likelier it made the token, the text before it given.
+        """(K,) bits of evidence from the sound: log2 of how much likelier it made the token, given the text before it.
 
-        0 bits: the model would have written it as surely without the sound (every frame at its fill value); 8 bits: 256
-        times likelier with it; below 0: the sound spoke against it. Over words, the sum over their tokens. Not from the
-        paper; `functional.evidence_bits`.
+        0 bits: the token is just as likely without the sound (every frame at its fill value). 8 bits: it is 256 times
+        likelier with the sound. Below 0: the sound spoke against it. Over words, the sum over their tokens. Not from
+        the paper; see `functional.evidence_bits`.
         """
         return self._sum_over_groups(self.token_sound_bits)
 
     @property
     def text_bits(self) -> Tensor:
-        """(K,) the same for the text that the model wrote before the token, the sound given.
+        """(K,) bits of evidence from the text that the model wrote before the token, given the sound.
 
         Without the text, the embeddings of all tokens that the model wrote are zero; start and prompt tokens stay. 0
-        for the first token, but for rounding. Over words, the sum over their tokens.
+        for the first token, except for rounding. Over words, the sum over their tokens.
         """
         return self._sum_over_groups(self.token_text_bits)
 
@@ -195,29 +196,29 @@ class Explanation(ExplanationParts):
 
     @property
     def log_odds(self) -> Tensor:
-        """(K,) bits, with a foil: log2 of how much likelier the model finds what it wrote than the foil.
+        """(K,) bits, with a foil: log2 of how much likelier the model finds its own text than the foil.
 
         Raises:
             ValueError: If the explanation has no foil.
         """
         if self.contrasts is None:
-            raise ValueError("log_odds is known of an explanation with a foil alone; pass foil=… to explain()")
+            raise ValueError("log_odds needs an explanation with a foil; pass foil=… to explain()")
         return torch.tensor([c.log_odds for c in self.contrasts], dtype=torch.float32, device="cpu")
 
     @property
     def verdict(self) -> Verdict:
         """Whether the model heard what it wrote: "heard", "made up" or "nothing written"; "given" for a given text.
 
-        "not known" for an explanation by an earlier version, which kept no bits, and for one with a foil, whose bits
-        are those of contrasts.
+        "not known" for an explanation by an earlier version, which stored no bits, and for one with a foil, since its
+        bits are those of contrasts.
         """
         return verdict_of(self.text, self.bits_per_token, self.text_given)
 
     @property
     def bits_per_token(self) -> float:
-        """Mean sound bits of all tokens of the text, special ones left out; NaN where there is none.
+        """Mean sound bits over all but special tokens; NaN if there are none.
 
-        Few bits over a whole output mean that it was probably made up (`spes_hf.sound_check`).
+        If a whole output has few bits, it was probably made up (`spes_hf.sound_check`).
         """
         if self.contrasts is not None:
             return float("nan")
@@ -228,7 +229,7 @@ class Explanation(ExplanationParts):
     def reliability(self) -> Reliability:
         """Split-half reliability of every token's map, and of the sentence's.
 
-        For words, the mean over a word's tokens; NaN where that of one of them is.
+        For words, the mean over a word's tokens; NaN if one of them is NaN.
         """
         if self.groups is None:
             return self.token_reliability
@@ -237,10 +238,11 @@ class Explanation(ExplanationParts):
     def time_centroids(self, top: float = 0.05) -> Tensor:
         """Return the mean time of the most salient features of every token (or word), (K,) in seconds.
 
-        By its own evidence: what maps fall back on lies where others are spoken, and would move it there.
+        Uses only the token's own evidence. The sentence's evidence, which maps fall back on, lies where other tokens
+        are spoken, and would shift the time towards them.
 
         Args:
-            top: Share of the features that count, weighted by how far they stand above the rest.
+            top: Share of the features that count, weighted by how far they rise above the rest.
 
         Raises:
             ValueError: If ``top`` is not above 0 and at most 1.
@@ -257,10 +259,10 @@ class Explanation(ExplanationParts):
     # Sound -----------------------------------------------------------------------------------------------------------
 
     def listen(self, token: int | str | None = None, top: float = 0.2, *, complement: bool = False) -> Sound:
-        """Return the recording with only its salient regions left, as (samples, rate); a notebook shows a player.
+        """Return the recording reduced to its salient regions, as (samples, rate); a notebook shows a player.
 
-        Keeps the cells of the spectrogram that `Insertion` (for a word, `WordInsertion`) puts back first, by a mask
-        with soft edges on the short-time Fourier transform; phases stay. The rest is silent, where metrics fill it.
+        Keeps the cells of the spectrogram that `Insertion` (for a word, `WordInsertion`) puts back first, with a soft
+        mask on the short-time Fourier transform; phases stay. The rest is silent here, while metrics fill it.
 
         Args:
             token: Index of the token (or word), or its text if it occurs once; None: the whole sentence.
@@ -268,7 +270,7 @@ class Explanation(ExplanationParts):
             complement: Return the rest instead: the recording without these regions. Both add up to the recording.
 
         Raises:
-            ConfigError: If ``top`` is no number in [0, 1], or the explanation has no samples.
+            ConfigError: If ``top`` is not a number in [0, 1], or the explanation has no samples.
             IndexError: If the index is out of range.
             KeyError: If the text does not occur, or occurs more than once.
         """
@@ -280,10 +282,10 @@ class Explanation(ExplanationParts):
     def words(self) -> Explanation:
         """Return the explanation over words: maps are means over a word's tokens, after both normalisations.
 
-        Special tokens are explained by tokens only and left out; punctuation marks are words of their own. In the
-        context, start and prompt tokens stay single. A word's own earlier tokens are no context of it. The
-        probability of a word is the product over its tokens, its bits are the sum, its reliability is the mean. With a
-        foil, the rows stay as they are.
+        Special tokens are left out; only the explanation over tokens has them. Punctuation marks are words of their
+        own. In the context, start and prompt tokens stay single. A word's own earlier tokens do not belong to its
+        context. A word's probability is the product over its tokens, its bits are the sum, its reliability is the
+        mean. With a foil, the rows stay as they are.
         """
         if self.over_words:
             return self
@@ -291,7 +293,7 @@ class Explanation(ExplanationParts):
         groups, earlier = self._words()
         context = [*singles(range(p)), *(tuple(p + k for k in group) for group in earlier)]
         words = replace(self, groups=tuple(groups), context_groups=tuple(context))
-        words.__dict__["_normalised"] = self._normalised  # tokens and words share the maps that both are made of
+        words.__dict__["_normalised"] = self._normalised  # tokens and words share these maps
         return words
 
     # Out of memory ---------------------------------------------------------------------------------------------------
@@ -311,17 +313,17 @@ class Explanation(ExplanationParts):
         """Return the explanation that `save` wrote.
 
         Raises:
-            ExplanationFormatError: If there is none, or it is damaged, or another library wrote it.
+            ExplanationFormatError: If there is none, it is damaged, or something else wrote it.
         """
         from spes_hf.explanation.storage import load_explanation
 
         return load_explanation(Path(path))
 
     def to_row(self) -> dict[str, Any]:
-        """Return the explanation as the entries of a row of a table, the whole of it as bytes at "explanation".
+        """Return the explanation as the entries of a row of a table, with all of it as bytes at "explanation".
 
-        Beside it, to look at: "prediction" (the text), "tokens", "token_probabilities", "reliability" (of the sentence
-        map), "sound_bits", "text_bits", "bits_per_token", "verdict" and "reached_length_limit".
+        Further entries, for reading: "prediction" (the text), "tokens", "token_probabilities", "reliability" (of the
+        sentence map), "sound_bits", "text_bits", "bits_per_token", "verdict" and "reached_length_limit".
         """
         from spes_hf.explanation.packing import to_row
 
@@ -332,7 +334,7 @@ class Explanation(ExplanationParts):
         """Return the whole explanation of a row that `to_row`, or a corpus job, made.
 
         Raises:
-            ExplanationFormatError: If the row carries an error, or its explanation is missing or damaged.
+            ExplanationFormatError: If the row holds an error, or its explanation is missing or damaged.
         """
         from spes_hf.explanation.packing import from_row
 
@@ -341,7 +343,7 @@ class Explanation(ExplanationParts):
     # Pictures --------------------------------------------------------------------------------------------------------
 
     def plot(self, token: int | str | None = None) -> tuple[Figure, Sequence[Axes]]:
-        """Return a figure of a token's map: spectrogram, saliency, and one over the other (§8, Fig. 8).
+        """Return a figure of a token's map: spectrogram, saliency, and both overlaid (§8, Fig. 8).
 
         Args:
             token: Index of the token (or word), or its text if it occurs once; None: the whole sentence.
@@ -354,7 +356,7 @@ class Explanation(ExplanationParts):
         """Return a figure of all words against time, the spectrogram on top; see `spes_hf.viz.plot_overview`.
 
         Args:
-            longest: How many words to draw at most, from the first.
+            longest: Maximum number of words to draw, from the first.
         """
         from spes_hf.viz import plot_overview
 
@@ -367,11 +369,11 @@ class Explanation(ExplanationParts):
         return plot_tokens(self)
 
     def to_html(self, path: str | Path, heard: HeardBack | None = None) -> Path:
-        """Write one self-contained page to look around in, and return its path.
+        """Write one self-contained interactive page, and return its path.
 
         Args:
-            path: File to write; folders on the way are made.
-            heard: What `spes_hf.listen_back` returned, to be shown with the sound.
+            path: File to write; missing parent folders are created.
+            heard: Result of `spes_hf.listen_back`, to show with the sound.
         """
         from spes_hf.viz import write_html
 

@@ -28,11 +28,11 @@ from spes_hf.scoring.contrast import Contrast
 from spes_hf.scoring.eq3 import weighted_mean
 
 FORMAT = "spes_hf.explanation"
-# 2 where the waveform needs more than the 16 bits that version 1 keeps of it; 3 with a foil; 4 of a part of the output.
+# 2 if the waveform needs more than the 16 bits of version 1; 3 with a foil; 4 if only part of the output is explained.
 FORMAT_VERSIONS = (1, 2, 3, 4)
 DESCRIPTION = "explanation.json"
 
-# What parts that do not fit together raise.
+# Errors that parts raise when they do not fit together.
 DAMAGE = (
     AttributeError,
     IndexError,
@@ -50,20 +50,20 @@ _TENSOR_FIELDS = {
     "text_impact": "token_mean_impact",
     "sound_impact": "audio_mean_impact",
 }
-# Those that explanations of before do not have; NaN there.
+# Fields that explanations by earlier versions lack; they become NaN.
 _BITS = ("token_sound_bits", "token_text_bits")
 _INSTRUCTION = "token_instruction_bits"
-# Of a map of the encoder's output, where there is one; versions that know none leave it out.
+# Fields of the map of the encoder's output, if there is one; versions without such maps ignore them.
 _ENCODER = ("encoder.scores", "encoder.times")
 _TUPLE_FIELDS = ("pieces", "token_id_list", "context_pieces", "special", "groups", "context_groups")
 _PLAIN_FIELDS = ("text", "prefix_length", "sampling_rate", "provenance")
 
 
 def save_explanation(explanation: Explanation, folder: Path) -> Path:
-    """Write an explanation to a folder, which is made if it is not there.
+    """Write an explanation to a folder, which is created if it does not exist.
 
-    The tensors come first, under a name made from their checksum; then the description, which names them, takes the
-    place of an older one in one step; then older tensors go. An interrupted save leaves the older explanation whole.
+    Writes the tensors first, under a name made from their checksum. Then the description, which names them, replaces
+    an older one in one step. Then older tensors are deleted. An interrupted save leaves the older explanation intact.
 
     Raises:
         ExplanationFormatError: If ``folder`` is a file.
@@ -95,10 +95,10 @@ def save_explanation(explanation: Explanation, folder: Path) -> Path:
 
 
 def load_explanation(folder: Path) -> Explanation:
-    """Return the explanation in a folder; the path of a file in it will do.
+    """Return the explanation in a folder, given its path or that of a file in it.
 
     Raises:
-        ExplanationFormatError: If there is none, or it is damaged, or something else wrote it.
+        ExplanationFormatError: If there is none, it is damaged, or something else wrote it.
     """
     folder = folder.parent if folder.suffix in (".json", ".safetensors") and not folder.is_dir() else folder
     description, raw = _read(folder)
@@ -109,10 +109,10 @@ def load_explanation(folder: Path) -> Explanation:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
-    """Return description, without its checksum, and tensors of what was saved to a folder.
+    """Return the description, without its checksum, and the tensors of an explanation saved to a folder.
 
     Raises:
-        ExplanationFormatError: If there is none, or it is damaged, or something else wrote it.
+        ExplanationFormatError: If there is none, it is damaged, or something else wrote it.
     """
     if not (folder / DESCRIPTION).is_file():
         raise ExplanationFormatError(
@@ -121,10 +121,10 @@ def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
     try:
         description = json.loads((folder / DESCRIPTION).read_bytes(), parse_constant=no_constant)
     except (ValueError, RecursionError) as error:
-        raise _damaged(folder, f"{DESCRIPTION} is no JSON: {error}") from error
+        raise _damaged(folder, f"{DESCRIPTION} is not JSON: {error}") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise ExplanationFormatError(
-            f"path {str(folder)!r} was not written by Explanation.save(): its {DESCRIPTION} is no {FORMAT}"
+            f"path {str(folder)!r} was not written by Explanation.save(): its {DESCRIPTION} is not a {FORMAT}"
         )
     if description.get("format_version") not in FORMAT_VERSIONS:
         raise ExplanationFormatError(
@@ -132,24 +132,24 @@ def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
             f"reads {FORMAT_VERSIONS[0]} to {FORMAT_VERSIONS[-1]}: install the version that wrote it, or explain again"
         )
     if description.pop("sha256", None) != _checksum(description):
-        raise _damaged(folder, f"{DESCRIPTION} is not what was written")
+        raise _damaged(folder, f"{DESCRIPTION} was changed after it was written")
     name = description.get("tensors")
-    # A name of another folder, or of a device, is none that was written.
+    # A name that leads to another folder, or to a device, was not written by us.
     if not isinstance(name, str) or not re.fullmatch(r"explanation-[0-9a-f]+\.safetensors", name):
         raise _damaged(folder, f"{DESCRIPTION} names {name!r} as the file of its tensors")
     if (folder / name).exists() and not (folder / name).is_file():
-        raise _damaged(folder, f"{name} is no file")
+        raise _damaged(folder, f"{name} is not a file")
     try:
         raw = (folder / name).read_bytes()
     except OSError as error:
         raise _damaged(folder, f"{name} cannot be read: {error.strerror}") from error
     if hashlib.sha256(raw).hexdigest() != description.get("tensors_sha256"):
-        raise _damaged(folder, f"{name} is not the file that was written")
+        raise _damaged(folder, f"{name} was changed after it was written")
     return description, raw
 
 
 def timeless(folder: Path) -> dict[str, bytes]:
-    """Return the files of a saved explanation by name, without how long it took: the same whenever it is made.
+    """Return the files of a saved explanation by name, without the time it took, so that they are always the same.
 
     Raises:
         ExplanationFormatError: If there is none, or it is damaged.
@@ -165,7 +165,7 @@ def _written(description: dict[str, Any]) -> bytes:
 
 
 def to_parts(explanation: Explanation) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return what an explanation is made of: values for JSON, and tensors."""
+    """Return the parts of an explanation: values for JSON, and tensors."""
     sentence = explanation.token_reliability.sentence
     plain = {name: getattr(explanation, name) for name in (*_PLAIN_FIELDS, *_TUPLE_FIELDS)}
     if explanation.contrasts is not None:
@@ -185,19 +185,19 @@ def version_of(values: dict[str, Any], tensors: dict[str, Tensor]) -> int:
 
 
 def from_parts(values: dict[str, Any], tensors: dict[str, Tensor]) -> Explanation:
-    """Return the explanation that `to_parts` took apart; a part that is missing is a KeyError."""
+    """Return the explanation that `to_parts` took apart; a missing part raises a KeyError."""
     return _explanation(values, tensors)
 
 
 def _checksum(description: dict[str, Any]) -> str:
-    """Return the checksum of a description, whatever way JSON wrote it."""
+    """Return the checksum of a description, independent of how JSON formats it."""
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode("ascii")).hexdigest()
 
 
 def _tensors(explanation: Explanation) -> dict[str, Tensor]:
     tensors = {stored: getattr(explanation, name) for name, stored in _TENSOR_FIELDS.items()}
     if torch.allclose(explanation.sound_impact, _impact_of(explanation.audio_map), rtol=0, atol=0, equal_nan=True):
-        del tensors["audio_mean_impact"]  # it can be worked out
+        del tensors["audio_mean_impact"]  # it can be computed again
     tensors |= {name: bits for name in _BITS if not (bits := getattr(explanation, name)).isnan().all()}
     if explanation.token_instruction_bits is not None:
         tensors[_INSTRUCTION] = explanation.token_instruction_bits
@@ -210,7 +210,7 @@ def _tensors(explanation: Explanation) -> dict[str, Tensor]:
         if patches is None:
             continue
         if name == "audio" or not torch.equal(patches.labels, explanation.audio_map.labels):
-            # No labels: every feature is its own unit.
+            # Without labels, every feature is its own unit.
             own = torch.equal(patches.labels, feature_labels(explanation.features).int())
             tensors[f"{name}.labels"] = patches.labels[:0] if own else patches.labels
         tensors |= {f"{name}.numerator.{level}": values for level, values in enumerate(patches.values)}
@@ -247,14 +247,14 @@ def _patch_map(name: str, tensors: dict[str, Tensor]) -> PatchMap:
     keys = [f"{name}.numerator.{level}" for level in levels]
     scores = tuple(check_scores(key, tensors[key]) for key in keys)
     weights = None
-    if any(f"{name}.denominator.{level}" in tensors for level in levels):  # those that were 1 throughout were left out
+    if any(f"{name}.denominator.{level}" in tensors for level in levels):  # not stored if 1 throughout
         counts = zip(levels, scores, strict=True)
         weights = tuple(tensors.get(f"{name}.denominator.{level}", s.new_ones(s.shape[1])) for level, s in counts)
     return PatchMap(labels if len(labels) else feature_labels(tensors["features"]).int(), scores, weights)
 
 
 def _impact_of(audio: PatchMap) -> Tensor:
-    """Return the impact of the average mask, (K,), from the sums of a map; NaN where it has none."""
+    """Return the impact of the average mask, (K,), from the sums of a map; NaN if it has none."""
     if audio.weights is None:
         return torch.full((len(audio.values[0]),), torch.nan, dtype=torch.float32, device="cpu")
     return weighted_mean(audio.values, audio.weights)

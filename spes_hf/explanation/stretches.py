@@ -1,4 +1,4 @@
-"""When was each token heard? A cut of the time axis into one stretch for each, in order, by their maps."""
+"""When was each token heard? Cuts the time axis into one stretch for each token, in order, according to their maps."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ Stretch = tuple[float, float]
 
 _SMOOTHING_S = 0.02
 _STEP_S = 0.02
-_FLOOR = 0.05  # of an even profile: what a token has everywhere
+_FLOOR = 0.05  # share of a uniform profile that every token gets everywhere
 
-# Tokens are heard in order unless the rank correlation of their maps' centres with their order is below this.
+# Tokens count as heard in order unless the rank correlation of their maps' centres with their order is below this.
 _IN_ORDER = 0.3
 
-# Where a map has no order to hold on to: around its peak, as long as it is so high.
+# Without an order to rely on, a stretch reaches as far around the map's peak as the map is this high.
 _PEAK_SHARE, _PEAK_SMOOTHING_S = 0.3, 0.06
 
 
 def profiles_in_time(explanation: Explanation) -> dict[int, np.ndarray]:
-    """Return what speaks for each spoken token, by time: (T,) by its index; special tokens and marks are not spoken.
+    """Return the evidence for each spoken token over time, (T,) by its index; skips special tokens and punctuation.
 
     Args:
-        explanation: Over tokens.
+        explanation: An explanation over tokens.
     """
     spoken = [k for k, piece in enumerate(explanation.pieces) if not explanation.special[k] and _is_spoken(piece)]
     return {k: explanation.evidence(k).clamp_min(0).sum(1).double().numpy() for k in spoken}
 
 
 def stretches_in_order(profiles: Mapping[int, np.ndarray], times: Tensor) -> dict[int, Stretch] | None:
-    """Return when each token was heard, in seconds; None where tokens are not heard in order.
+    """Return when each token was heard, in seconds; None if tokens were not heard in order.
 
-    Tokens share all of the time axis, in order, so that pauses belong to a neighbour. A piece of time goes to the token
-    whose profile has most of itself there, compared with the others'.
+    The tokens share the whole time axis, in order, so a pause belongs to one of its neighbours. A piece of time goes to
+    the token with the largest share of its profile there, compared with the others.
 
     Args:
-        profiles: (T,) of every token, by its index: what speaks for it; any unit.
+        profiles: (T,) evidence for every token, by its index; in any unit.
         times: (T,) in seconds.
     """
     seconds = _seconds_per_frame(times)
@@ -68,7 +68,7 @@ def stretches_in_order(profiles: Mapping[int, np.ndarray], times: Tensor) -> dic
 
 
 def peak_stretch(evidence: Tensor, times: Tensor, within: Stretch | None = None) -> Stretch:
-    """Return where a map has its peak in time: around it, as long as it is at least 30 % as high.
+    """Return the stretch around a map's peak in time in which the map is at least 30 % as high.
 
     Args:
         evidence: (T, C), signed; both signs count.
@@ -91,20 +91,20 @@ def peak_stretch(evidence: Tensor, times: Tensor, within: Stretch | None = None)
 
 
 def joined(stretches: Iterable[Stretch]) -> Stretch | None:
-    """Return the stretch from the first to the last of these; None of none."""
+    """Return the stretch from the start of the first to the end of the last; None if there are no stretches."""
     known = [s for s in stretches if s[0] == s[0]]
     return (min(a for a, _ in known), max(b for _, b in known)) if known else None
 
 
 def in_order(gain: np.ndarray) -> list[tuple[int, int]]:
-    """Return a cut of S places into K neighbouring pieces, [start, end), each of one place or more, of the most gain.
+    """Return the cut of S places into K neighbouring, non-empty pieces, [start, end), that has the largest gain.
 
     Args:
-        gain: (K, S) of giving a place to a piece, K at most S.
+        gain: (K, S) gain from giving a place to a piece; K is at most S.
     """
     pieces, places = gain.shape
     best = np.full((pieces, places), -np.inf)
-    opened = np.zeros((pieces, places), dtype=bool)  # whether the best way begins the piece at this place
+    opened = np.zeros((pieces, places), dtype=bool)  # whether the best cut begins the piece at this place
     best[0] = np.cumsum(gain[0])
     for k in range(1, pieces):
         for s in range(k, places):
@@ -123,7 +123,7 @@ def in_order(gain: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _is_spoken(piece: str) -> bool:
-    """Return whether a token has a letter or a digit, or a part of a character."""
+    """Return whether a token has a letter, a digit, or part of a character."""
     return bool(normalise(piece)) or any("\udc80" <= c <= "\udcff" for c in piece)
 
 

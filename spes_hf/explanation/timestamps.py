@@ -1,4 +1,4 @@
-"""An explanation without the tokens that say when: for analyses of what was said."""
+"""An explanation without its timestamp tokens, for analyses of what was said."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from spes_hf.explanation.result import Explanation
 
 
 def without_timestamps(explanation: Explanation) -> Explanation:
-    """Return the explanation of the other tokens by the other tokens; maps keep the scale that they have with all.
+    """Return the explanation without timestamps, as rows or as context; maps keep their scale.
 
     Args:
-        explanation: Over tokens.
+        explanation: An explanation over tokens.
     """
     part, prefix = explanation.part, explanation.prefix_length
     if part is None or not any(part.timestamps):
@@ -23,7 +23,7 @@ def without_timestamps(explanation: Explanation) -> Explanation:
     kept = [k for k, is_one in enumerate(part.timestamps) if not is_one]
     place = {k: i for i, k in enumerate(kept)}
     rows = [row for row, k in enumerate(part.rows) if k in place]
-    columns = [*range(prefix), *(prefix + k for k in kept[:-1])]  # nothing that is kept follows the last
+    columns = [*range(prefix), *(prefix + k for k in kept[:-1])]  # no kept token follows the last one
     whole = [place[part.rows[row]] for row in rows] == list(range(len(kept)))
 
     def of_rows(values: Tensor) -> Tensor:

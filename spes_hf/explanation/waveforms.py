@@ -1,17 +1,17 @@
-"""The samples of a waveform as a tensor to store: as small as can be without changing a bit of what the model heard."""
+"""The samples of a waveform as a tensor to store: as small as possible without changing what the model heard."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# As all explanations had it at first: 16 bits, 32767 for 1.0.
+# The form in the first version: 16 bits, 32767 for 1.0.
 FIRST = "waveform"
 _PCM16, _PCM24, _FLOAT = "waveform.pcm16", "waveform.pcm24", "waveform.float32"
 
 
 def to_stored(samples: Tensor) -> tuple[str, Tensor]:
-    """Return name and tensor of the smallest form from which `from_stored` gives back every bit.
+    """Return name and tensor of the smallest form from which `from_stored` restores every bit.
 
     Args:
         samples: (N,) float32 amplitudes.
@@ -27,7 +27,7 @@ def to_stored(samples: Tensor) -> tuple[str, Tensor]:
 
 
 def from_stored(tensors: dict[str, Tensor]) -> Tensor:
-    """Return the (N,) float32 samples among the tensors of an explanation; a KeyError if there are none."""
+    """Return the (N,) float32 samples among an explanation's tensors; raises a KeyError if there are none."""
     for name in (_PCM16, _PCM24, _FLOAT):
         if name in tensors:
             return _samples(name, tensors[name])
@@ -43,7 +43,7 @@ def _samples(name: str, stored: Tensor) -> Tensor:
 
 
 def _packed(whole: Tensor) -> Tensor:
-    """Return (N,) int32 as the three lower bytes of each, (N, 3) uint8."""
+    """Return the three lower bytes of each (N,) int32 value, as (N, 3) uint8."""
     return torch.stack([(whole >> shift) & 255 for shift in (0, 8, 16)], dim=1).to(torch.uint8)
 
 

@@ -1,6 +1,6 @@
-"""Pictures of an explanation: figures, one page to look around in, and what a notebook shows.
+"""Pictures of an explanation: figures, an interactive page, and the view in a notebook.
 
-Nothing heavy is imported before a picture is asked for.
+Heavy modules are imported only when a picture is requested.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ __all__ = [
 
 
 def plot_saliency(explanation: Explanation, token: int | str | None = None) -> tuple[Figure, Sequence[Axes]]:
-    """Return a figure of a token's map: spectrogram, saliency, and one over the other, against seconds and Hz.
+    """Return a figure of a token's map: spectrogram, saliency, and both overlaid, against seconds and Hz.
 
-    In IPython the figure is one of pyplot's, so that it shows; elsewhere it is nobody's but yours: save it with
+    In IPython, the figure belongs to pyplot, so it is shown. Elsewhere it is independent of pyplot; save it with
     ``figure.savefig(path)``.
 
     Args:
-        explanation: Over tokens or words.
+        explanation: An explanation over tokens or words.
         token: Index of the token (or word), or its text if it occurs once; None: the whole sentence.
 
     Returns:
@@ -56,16 +56,16 @@ def plot_saliency(explanation: Explanation, token: int | str | None = None) -> t
 def plot_overview(explanation: Explanation, longest: int = 60) -> tuple[Figure, Sequence[Axes]]:
     """Return a figure of all words against time: when did the sound speak for each of them?
 
-    The spectrogram is on top. Below, each word has a row: its evidence (`Explanation.evidence`), summed over mel bins,
-    as a share of its own largest value. Orange spoke for the word, purple against it. Since each row has its own scale,
-    the bits that the word got from the sound stand next to it. `spes_hf.analysis.plot_overview` draws the whole maps.
+    The spectrogram is on top. Below, each word has a row with its evidence (`Explanation.evidence`), summed over mel
+    bins, as a share of its own largest value. Orange spoke for the word, purple against it. Each row has its own scale,
+    so the bits that the word got from the sound are next to it. `spes_hf.analysis.plot_overview` draws the whole maps.
 
     Args:
-        explanation: Over tokens or words; the rows are words, or contrasts in an explanation with a foil.
-        longest: How many words to draw at most, from the first.
+        explanation: An explanation over tokens or words; rows are words, or contrasts if there is a foil.
+        longest: Maximum number of words to draw, from the first.
 
     Returns:
-        The figure, and its two axes: the spectrogram, the words.
+        The figure, and its two axes: the spectrogram and the words.
 
     Raises:
         ConfigError: If ``longest`` is not a whole number of at least 1.
@@ -78,10 +78,10 @@ def plot_overview(explanation: Explanation, longest: int = 60) -> tuple[Figure, 
 def plot_tokens(explanation: Explanation) -> tuple[Figure, Axes]:
     """Return a figure of the token map: explained tokens in rows, decoder inputs in columns.
 
-    Hatched where the decoder input was not yet generated.
+    Cells whose decoder input was not yet generated are hatched.
 
     Args:
-        explanation: Over tokens or words.
+        explanation: An explanation over tokens or words.
     """
     from spes_hf.viz import figures
 
@@ -89,15 +89,15 @@ def plot_tokens(explanation: Explanation) -> tuple[Figure, Axes]:
 
 
 def write_html(explanation: Explanation, path: str | Path, heard: HeardBack | None = None) -> Path:
-    """Write one self-contained page to look around in, and return its path.
+    """Write one self-contained interactive page, and return its path.
 
-    The page loads nothing from anywhere: maps, spectrogram and audio are inside. ``#token=5``, ``#word=3`` or
-    ``#sentence`` at the end of its address opens it there.
+    The page contains maps, spectrogram and audio, and loads nothing else. ``#token=5``, ``#word=3`` or ``#sentence`` at
+    the end of its address opens it there.
 
     Args:
-        explanation: Over tokens or words; the page holds both, and opens with the one that is given.
-        path: File to write; folders on the way are made.
-        heard: What the model writes for parts of the sound (`spes_hf.listen_back`), to be shown with it.
+        explanation: An explanation over tokens or words; the page has both, and opens with the given one.
+        path: File to write; missing parent folders are created.
+        heard: What the model writes for parts of the sound (`spes_hf.listen_back`), to show with it.
     """
     from spes_hf.viz import report
 
@@ -107,12 +107,12 @@ def write_html(explanation: Explanation, path: str | Path, heard: HeardBack | No
 def write_diagnosis_html(diagnosis: Diagnosis, path: str | Path) -> Path:
     """Write one self-contained page with both texts and every error, and return its path.
 
-    The page loads nothing from anywhere: maps, spectrogram and audio are inside. ``#error=2`` at the end of its address
-    opens it at ``diagnosis.errors[2]``.
+    The page contains maps, spectrogram and audio, and loads nothing else. ``#error=2`` at the end of its address opens
+    it at ``diagnosis.errors[2]``.
 
     Args:
         diagnosis: What went wrong; without an explanation, the page has neither maps nor sound.
-        path: File to write; folders on the way are made.
+        path: File to write; missing parent folders are created.
     """
     from spes_hf.viz import diagnosis_page
 
@@ -120,7 +120,7 @@ def write_diagnosis_html(diagnosis: Diagnosis, path: str | Path) -> Path:
 
 
 def sound_html(sound: Sound) -> str:
-    """Return what a notebook shows of a sound: a player, as a fragment of HTML.
+    """Return a sound's view in a notebook: a player, as an HTML fragment.
 
     Args:
         sound: What `Explanation.listen` returned.
@@ -133,11 +133,11 @@ def sound_html(sound: Sound) -> str:
 def plot_comparison(comparison: Comparison, token: int | str | None = None) -> tuple[Figure, Sequence[Axes]]:
     """Return a figure of two explanations' maps on one scale and one grid, and its four axes.
 
-    From top to bottom: the first map, the second, first less second, and both summed over mel bins, which is what
+    From top to bottom: the first map, the second, first minus second, and both summed over mel bins, which is what
     `Comparison.agreement` compares. Maps are in standard deviations.
 
     Args:
-        comparison: As `compare` returns it.
+        comparison: Result of `compare`.
         token: Index of the pair of words, or a word that occurs in one pair; None: the whole sentence.
 
     Raises:
@@ -152,12 +152,12 @@ def plot_comparison(comparison: Comparison, token: int | str | None = None) -> t
 def write_comparison_html(comparison: Comparison, path: str | Path) -> Path:
     """Write one self-contained page with both texts, and both maps of every word, and return its path.
 
-    The page loads nothing from anywhere: maps, spectrograms and audio are inside. ``#pair=2`` at the end of its address
-    opens it at ``comparison.pairs[2]``.
+    The page contains maps, spectrograms and audio, and loads nothing else. ``#pair=2`` at the end of its address opens
+    it at ``comparison.pairs[2]``.
 
     Args:
-        comparison: As `compare` returns it.
-        path: File to write; folders on the way are made.
+        comparison: Result of `compare`.
+        path: File to write; missing parent folders are created.
     """
     from spes_hf.viz import comparison_page
 
@@ -165,10 +165,10 @@ def write_comparison_html(comparison: Comparison, path: str | Path) -> Path:
 
 
 def notebook_html(explanation: Explanation) -> str:
-    """Return what a notebook shows: the words, the sentence map and a line of numbers, as a fragment of HTML.
+    """Return the view in a notebook: the words, the sentence map and a line of numbers, as an HTML fragment.
 
     Args:
-        explanation: Over tokens or words.
+        explanation: An explanation over tokens or words.
     """
     from spes_hf.viz import notebook
 

@@ -1,4 +1,4 @@
-"""The figure of a corpus of diagnoses: verdicts by group, and which frequencies spoke for a confusion."""
+"""The figure for a corpus of diagnoses: verdicts by group, and which frequencies spoke for a confusion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# By verdict: a colour, and a hatch for who sees none.
+# By verdict: a colour, and a hatch for readers who cannot see colours.
 STYLES = {
     "misheard": ("#f16913", ""),
     "guessed": ("#2070b4", "//"),
@@ -30,7 +30,7 @@ def plot_causes(causes: Any, most: int) -> tuple[Figure, Sequence[Axes]]:
 
     Args:
         causes: The numbers.
-        most: How many confusions.
+        most: Maximum number of confusions.
     """
     groups = [causes.all, *causes.groups]
     shown = [c for c in causes.confusions[:most] if len(c.profile)]

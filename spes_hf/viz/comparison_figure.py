@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from spes_hf.explanation import Explanation
 
-# Told apart by luminance, and by dashes.
+# Distinguishable by luminance or by dashes.
 _LINES = (("#08306b", "-"), ("#f16913", (0, (4, 1.5))))
 
 
@@ -34,7 +34,7 @@ def plot_comparison(comparison: Comparison, token: int | str | None = None) -> t
     both = None if maps[0] is None or maps[1] is None else maps[0] - maps[1]
     texts = ("", "") if token is None else comparison.words[comparison.find(token)]
     titles = [f"{name}{_quoted(text)}" for name, text in zip(comparison.names, texts, strict=True)]
-    titles.append("first less second: orange, more in the first; purple, more in the second")
+    titles.append("first minus second: orange, more in the first; purple, more in the second")
     for ax, values, explanation, title in zip(axes, (*maps, both), (*drawn, drawn[0]), titles, strict=False):
         image = draw_overlay(ax, explanation, explanation.features * 0 if values is None else values, limit)
         plain_text(ax.set_title(title, loc="left", fontsize=9, color="0.3"))
@@ -42,7 +42,7 @@ def plot_comparison(comparison: Comparison, token: int | str | None = None) -> t
             why = "no word here" if ax is not axes[2] else "no difference: only one text has a word here"
             ax.text(0.5, 0.5, why, transform=ax.transAxes, ha="center", va="center", color="0.2")
     bar = figure.colorbar(image, ax=axes[:3], extend="both", pad=0.01, fraction=0.04, aspect=40)
-    bar.set_label("evidence (standard deviations of each map)\n0: no effect; below: against it")
+    bar.set_label("evidence (standard deviations of each map)\n0: no effect; below 0: against it")
     _draw_profiles(axes[3], comparison, profiles)
     what = f"the whole sentence “{scale.shown(comparison.first.text, 70)}”" if token is None else _both(texts)
     plain_text(figure.suptitle(f"{what}: agreement over time {shown(rank_correlation(*profiles))}", fontsize=12))
@@ -50,7 +50,7 @@ def plot_comparison(comparison: Comparison, token: int | str | None = None) -> t
 
 
 def on_grid(comparison: Comparison) -> tuple[Explanation, Explanation]:
-    """Return both explanations with spectrogram, times and frequencies of the grid that they are compared on."""
+    """Return both explanations with spectrogram, times and frequencies on the grid used to compare them."""
     grid = comparison.grid
     one, other = (
         replace(
@@ -65,12 +65,12 @@ def on_grid(comparison: Comparison) -> tuple[Explanation, Explanation]:
 
 
 def shared_limit(maps: Sequence[Tensor | None]) -> float:
-    """Return the evidence at the end of the colour scale of all these maps."""
+    """Return the evidence at the end of the colour scale that these maps share."""
     return max((scale.evidence_limit(values) for values in maps if values is not None), default=1.0)
 
 
 def _draw_profiles(ax: Axes, comparison: Comparison, profiles: Sequence[Tensor | None]) -> None:
-    """Draw both maps over time: what the agreement compares."""
+    """Draw both maps over time, which is what the agreement compares."""
     times = comparison.grid.times.numpy()
     for values, name, (colour, dashes) in zip(profiles, comparison.names, _LINES, strict=True):
         if values is not None:

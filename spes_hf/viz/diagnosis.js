@@ -7,7 +7,7 @@
   const chosen = () => errors[state.index];
   const slug = (verdict) => verdict.replace(" ", "-");
   const signed = (bits) => (bits == null ? "–" : `${bits > 0 ? "+" : ""}${number(bits, 1)}`);
-  // What one of the two sides of an error is called.
+  // The name of one of the two sides of an error.
   const side = (text) => (text ? quoted(text) : "no word");
   const sideText = (text) => (text ? `“${text}”` : "no word");
 
@@ -18,7 +18,7 @@
     for (const { written, said, spaced, error } of data.columns) {
       const lines = [["was-said", said], ["was-written", written]].map(([name, text]) => (
         make("span", { class: text ? name : `${name} nothing` }, text || "(nothing)")));
-      if (spaced) aligned.append(" ");  // lets the line break, and what is copied have its spaces
+      if (spaced) aligned.append(" ");  // lets the line break, and keeps the spaces in copied text
       const name = `column${spaced ? " spaced" : ""}`;
       if (error === null) { aligned.append(make("span", { class: name }, ...lines)); continue; }
       const { verdict, written: own, said: other } = errors[error];
@@ -122,7 +122,7 @@
     if (data.spectrogram) $("play-stretch").disabled = stretch[0] == null;
     if (map) {
       const values = await spes.evidence(map);
-      if (state.index !== index) return;  // another one was chosen meanwhile
+      if (state.index !== index) return;  // another one was chosen in the meantime
       state.map = { values, sorted: spes.sizes(values) };
       describeMap(); redraw(); showStretch();
     }
@@ -161,7 +161,7 @@
   // Sound
   const { audio } = spes;
   $("sound").hidden = false;
-  let stop = null;  // where the stretch that is played ends
+  let stop = null;  // where the playing stretch ends
   function watch() {
     if (stop !== null && audio.currentTime + data.sound_from >= stop) { audio.pause(); stop = null; }
     if (stop !== null && !audio.paused) requestAnimationFrame(watch);

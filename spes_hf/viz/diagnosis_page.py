@@ -1,4 +1,4 @@
-"""One self-contained page of a diagnosis: both texts, and for every error its odds, its map and its sound."""
+"""One self-contained page for a diagnosis: both texts, and the odds, map and sound of every error."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _ODDS = ("without_sound", "context", "evidence", "log_odds", "deviation", "writt
 
 @dataclass(frozen=True)
 class Column:
-    """What one text has where the other text has something.
+    """What both texts have in one place.
 
     Attributes:
-        written: Words of what the model wrote, with their marks; "" for none.
-        said: Words of the reference, with their marks; "" for none.
+        written: Words of what the model wrote, with their punctuation; "" for none.
+        said: Words of the reference, with their punctuation; "" for none.
         spaced: Whether a space precedes it.
-        error: Index of the error; None where the texts agree.
+        error: Index of the error; None if the texts agree.
     """
 
     written: str
@@ -52,12 +52,12 @@ def page(diagnosis: Diagnosis) -> str:
 
 
 def page_data(diagnosis: Diagnosis) -> dict[str, Any]:
-    """Return all that the page shows.
+    """Return all data that the page shows.
 
-    Without an explanation there is no spectrogram and no sound. Maps are as in `report.signed_png`.
+    Without an explanation, there is no spectrogram and no sound. Maps are as in `report.signed_png`.
 
     Args:
-        diagnosis: With any number of errors.
+        diagnosis: A diagnosis with any number of errors.
     """
     explanation = diagnosis.explanation
     shared: dict[str, Any] = {"warnings": [], "notes": [], "provenance": {}}
@@ -114,13 +114,13 @@ def sentence(error: WordError) -> list[str | dict[str, str]]:
     """Return what an error's verdict means, in plain words.
 
     Args:
-        error: Looked into or not.
+        error: An error, examined or not.
 
     Returns:
         Parts of the text; a part that quotes one of the two texts is ``{"quoted": …}``.
     """
     written, said = _quoted(error.written), _quoted(error.said)
-    # What a sound speaks for where one text has no word: leaving the other's out.
+    # If one text has no word here, the sound speaks for leaving out the other's.
     for_written = [written] if error.written else ["leaving ", said, " out"]
     for_said = [said] if error.said else ["leaving ", written, " out"]
     either = [written, " or ", said] if error.written and error.said else [written if error.written else said]
@@ -151,7 +151,7 @@ def sentence(error: WordError) -> list[str | dict[str, str]]:
 
 
 def aligned(diagnosis: Diagnosis) -> list[Column]:
-    """Return both texts next to each other, in order: words that agree, and errors."""
+    """Return both texts side by side, in order: words that agree, and errors."""
     spoken = [i for i, word in enumerate(diagnosis.written) if normalise(word)]
     places = {index: place for place, index in enumerate(spoken)}
     written = _with_marks(diagnosis.text, [diagnosis.written[i] for i in spoken])
@@ -173,7 +173,7 @@ def aligned(diagnosis: Diagnosis) -> list[Column]:
 
 
 class _Word(NamedTuple):
-    """A word of one of the texts: with its marks, without them and in lower case, and whether a space precedes it."""
+    """A word of one text: with punctuation; without it and in lower case; and whether a space precedes it."""
 
     shown: str
     bare: str
@@ -193,7 +193,7 @@ def _bare(words: Sequence[_Word]) -> list[str]:
 
 
 def _with_marks(text: str, words: Sequence[str]) -> list[_Word]:
-    """Return the words of a text with the marks around them; without, where the text has them in another form."""
+    """Return the words of a text with their punctuation, or without it if the text has them in another form."""
     spans, end = [], 0
     for word in words:
         start = text.find(word, end)

@@ -1,10 +1,10 @@
 "use strict";
-// What the page of a window does in a frame of the page of its recording: it leaves out what is around it, says what is
-// chosen and where to go in the sound, and hears where the sound is. On its own, it is a page like any other.
+// How the page of a window behaves in a frame on its recording's page: it hides what the outer page shows, reports what is
+// chosen and where to seek, and follows the outer page's sound. On its own, it is a page like any other.
 (() => {
   if (parent === window) return;
   const { $, audio, seek, playedElsewhere, xOf, data } = spes;
-  const sounding = location.search === "?sound";  // the recording's sound is missing: this window's is there
+  const sounding = location.search === "?sound";  // the recording's sound is missing, so this window plays its own
   document.documentElement.classList.add("embedded", ...(sounding ? ["sounding"] : []));
   const tell = (message) => parent.postMessage(message, "*");
 
@@ -21,7 +21,7 @@
   });
   new ResizeObserver(() => tell({ height: Math.ceil(document.body.getBoundingClientRect().height) })).observe(document.body);
 
-  // The keys are the recording's, but for steps through tokens, which it has not, and what controls of this page need.
+  // Keys go to the recording's page, except steps through tokens, which it does not have, and keys for controls here.
   addEventListener("keydown", (event) => {
     const { key, target } = event, steps = /^Arrow/.test(key);
     if (event.altKey || event.ctrlKey || event.metaKey || /^(INPUT|AUDIO)$/.test(target.tagName)) return;

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SIGNED = LinearSegmentedColormap.from_list(
     "spes_signed", (*reversed(scale.AGAINST_ON_LIGHT), "#ffffff", *scale.SOUND_ON_LIGHT)
 )
-_FAINT = 0.05  # of the scale; less is left out
+_FAINT = 0.05  # share of the scale; smaller values are not drawn
 _TEXT = LinearSegmentedColormap.from_list("spes_text", scale.TEXT_ON_LIGHT)
 _GREYS = LinearSegmentedColormap.from_list("spes_greys", scale.GREYS_ON_LIGHT)
 
@@ -47,7 +47,7 @@ def plot_saliency(explanation: Explanation, token: int | str | None = None) -> t
     bar = figure.colorbar(heat, ax=axes[1:], extend="both", pad=0.01, fraction=0.05)
     against = float(evidence.min()) < 0
     bar.ax.set_ylim(-end_of_scale if against else 0.0, end_of_scale)
-    below = f"; below: {_against(explanation, token)}" if against else ""
+    below = f"; below 0: {_against(explanation, token)}" if against else ""
     bar.set_label(f"evidence from the sound ({explanation.evidence_unit(token)})\n0: no effect{below}")
     plain_text(bar.ax.yaxis.label)
     known = "" if math.isnan(reliability) else f" (split-half reliability {reliability:.2f})"
@@ -95,11 +95,11 @@ def plot_tokens(explanation: Explanation) -> tuple[Figure, Axes]:
 
 
 def draw_overlay(ax: Axes, explanation: Explanation, evidence: Tensor, limit: float | None = None) -> AxesImage:
-    """Draw a map over the spectrogram and return the map's image; it is clear up to 5 % of the scale, then less so.
+    """Draw a map over the spectrogram and return the map's image, which fades in from 5 % of the scale.
 
     Args:
-        ax: Where to draw.
-        explanation: Whose spectrogram.
+        ax: Axes to draw on.
+        explanation: The explanation that has the spectrogram.
         evidence: (T, C), signed; 0 = no effect.
         limit: The evidence at the end of the colour scale; None: the map's own.
     """
@@ -110,14 +110,14 @@ def draw_overlay(ax: Axes, explanation: Explanation, evidence: Tensor, limit: fl
 
 
 def bare_figure(width: float, height: float, dpi: float = 100) -> Figure:
-    """Return a figure that pyplot knows nothing of, sized in inches."""
+    """Return a figure, sized in inches, that is independent of pyplot."""
     figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def shown_figure(width: float, height: float) -> Figure:
-    """Return a figure: one of pyplot's where a notebook is to show it."""
+    """Return a figure; in a notebook it belongs to pyplot, so it is shown."""
     ipython = sys.modules.get("IPython")
     if ipython is None or ipython.get_ipython() is None:
         return bare_figure(width, height)
@@ -144,7 +144,7 @@ def _map_and_title(explanation: Explanation, token: int | str | None) -> tuple[T
 
 
 def _against(explanation: Explanation, token: int | str | None) -> str:
-    """Return what evidence below 0 speaks for or against."""
+    """Return the meaning of evidence below 0."""
     if explanation.contrasts is None:
         return "against it"
     if token is None:
@@ -179,6 +179,6 @@ def draw_values(
 
 
 def plain_text(text: Text) -> None:
-    """Take a text as it is: "$" is no formula; and find a font that has its characters."""
+    """Draw a text literally ("$" starts no formula), in a font that has its characters."""
     text.set_parse_math(False)
     fonts.fit([text])

@@ -1,4 +1,4 @@
-"""Fonts for the scripts that Matplotlib's own font lacks: installed ones that have the characters of a text."""
+"""Fonts for scripts that Matplotlib's own font lacks: finds installed fonts that have the characters of a text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import lru_cache
 from matplotlib import font_manager, get_cachedir, rcParams
 from matplotlib.text import Text
 
-# By the first word of a character's Unicode name: fonts to try before all others, and Debian's package of the first.
+# By the first word of a character's Unicode name: fonts to try first, and the Debian package of the first one.
 _CJK = (("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans JP", "Noto Sans SC", "WenQuanYi Zen Hei", "Hiragino Sans",
          "PingFang SC", "Yu Gothic", "Microsoft YaHei"), "fonts-noto-cjk")  # fmt: skip
 _KOREAN = (("Noto Sans CJK KR", "Noto Sans CJK JP", "Noto Sans KR", "NanumGothic", "Apple SD Gothic Neo",
@@ -22,10 +22,10 @@ _KNOWN: dict[str, tuple[tuple[str, ...], str]] = {
     "ARABIC": (("Noto Sans Arabic", "Noto Naskh Arabic", "Geeza Pro", "Segoe UI"), "fonts-noto-core"),
     "DEVANAGARI": (("Noto Sans Devanagari", "Kohinoor Devanagari", "Nirmala UI"), "fonts-noto-core"),
     "THAI": (("Noto Sans Thai", "Noto Sans Thai Looped", "Thonburi", "Leelawadee UI"), "fonts-noto-core"),
-    # Of no script: emoji and other signs.
+    # Emoji and other signs that belong to no script.
     "SYMBOL": (("Symbola", "Noto Sans Symbols2", "Segoe UI Symbol", "Apple Symbols"), "fonts-symbola"),
 }
-# Fonts that have glyphs for everything, which say nothing; and such as Matplotlib cannot draw.
+# Fonts with placeholder glyphs for every character, and fonts that Matplotlib cannot draw.
 _USELESS = ("last resort", "lastresort", "adobe blank", "emoji")
 BOX = "□"
 
@@ -33,10 +33,10 @@ _warned: set[str] = set()
 
 
 def fit(texts: Iterable[Text]) -> None:
-    """Give texts fonts that have their characters, where the set fonts lack some.
+    """Set fonts for texts whose current fonts lack some of their characters.
 
-    What no installed font has is drawn as a box, and one warning per font names what to install. Global settings
-    of Matplotlib are not touched.
+    Characters that no installed font has are drawn as boxes, with one warning for each font to install. Does not touch
+    Matplotlib's global settings.
     """
     for text in texts:
         content = text.get_text()
@@ -50,17 +50,17 @@ def fit(texts: Iterable[Text]) -> None:
 
 
 def drawable(text: str) -> str:
-    """Return a text with a box for each character that no installed font has; for tick labels, which are set anew."""
+    """Return a text with a box for each character that no installed font has; for tick labels, which get recreated."""
     missing = set() if text.isascii() else families_for(text)[1]
     return _boxed(text, missing) if missing else text
 
 
 def families_for(text: str, base: Iterable[str] | None = None) -> tuple[list[str], set[str]]:
-    """Return installed families that have what the base families lack, and the characters that none has.
+    """Return installed families for the characters that the base families lack, and the characters that no family has.
 
     Args:
-        text: What is to be drawn.
-        base: Families that are tried first; None: Matplotlib's setting.
+        text: The text to draw.
+        base: Families to try first; None: Matplotlib's setting.
     """
     families: list[str] = []
     missing: set[str] = set()
@@ -78,12 +78,12 @@ def families_for(text: str, base: Iterable[str] | None = None) -> tuple[list[str
 
 @lru_cache(maxsize=4096)
 def _family_of(character: str, installed: int) -> str | None:
-    """Return a family that has a character; ``installed`` asks again when fonts were added."""
+    """Return a family that has a character; ``installed`` invalidates the cache when fonts were added."""
     return next((family for family in _candidates(character) if _has(family, character)), None)
 
 
 def _candidates(character: str) -> Iterator[str]:
-    """Yield installed families in the order to try them: known ones of the script, plain ones, all others."""
+    """Yield installed families in the order to try them: those known for the script, plain ones, all others."""
     fonts = font_manager.fontManager.ttflist
     names = {font.name for font in fonts if font.style == "normal" and font.weight in (400, "normal", "regular")}
     script = _script(character)
@@ -94,7 +94,7 @@ def _candidates(character: str) -> Iterator[str]:
 
 
 def _has(family: str, character: str) -> bool:
-    """Return whether the font that Matplotlib takes for a family has a character."""
+    """Return whether the font that Matplotlib uses for a family has a character."""
     path = _path(family, len(font_manager.fontManager.ttflist))
     if path is None:
         return False
@@ -129,7 +129,7 @@ def _is_invisible(character: str) -> bool:
 
 
 def _warn(missing: Iterable[str]) -> None:
-    """Warn once per font to install of the characters that no installed font has."""
+    """Warn about characters that no installed font has, once for each font to install."""
     for character in sorted(missing):
         script = _script(character)
         fonts, package = _KNOWN.get(
@@ -140,8 +140,8 @@ def _warn(missing: Iterable[str]) -> None:
         _warned.add(fonts[0])
         warnings.warn(
             f"no installed font has {character!r} (U+{ord(character):04X}, {script.title()}): figures show {BOX} "
-            f"instead. Install {fonts[0]!r} ({package} in Debian and Ubuntu, else https://fonts.google.com/noto), "
-            f"then delete {get_cachedir()!r}, where Matplotlib keeps its list of fonts, and start Python again",
+            f"instead. Install {fonts[0]!r} ({package} in Debian and Ubuntu, or https://fonts.google.com/noto), "
+            f"then delete {get_cachedir()!r}, where Matplotlib caches its list of fonts, and restart Python",
             UserWarning,
             stacklevel=4,
         )

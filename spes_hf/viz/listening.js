@@ -1,14 +1,14 @@
 "use strict";
-// The switch beside the recording: everything, only what mattered for the chosen token, or all but that. The sound is
-// masked here as `Explanation.listen` masks it: hop, window and transform are those of explanation/listening.py.
+// The switch next to the recording: everything, only what mattered for the chosen token, or all but that. Masks the sound
+// like `Explanation.listen`: hop, window and transform are those of explanation/listening.py.
 spes.listening = (chosen) => {
   const { data, $, audio, quoted, make, percent } = spes, { frames, bins, sampling_rate: rate } = data;
   const [start, end] = data.time_extent, step = (end - start) / frames;
   let mode = "all", samples = null, latest = 0, url = null;
   const original = audio.src;
 
-  // A gain in [0, 1] for every cell of a map. What is as large as the last cell that is kept shares what is left: the
-  // page has 255 grades of evidence, so these may be many.
+  // A gain in [0, 1] for every cell of a map. Cells that tie with the last kept one share what is left; there may be many
+  // of them, since the page has only 255 levels of evidence.
   function gains(map, share) {
     const sorted = Float32Array.from(map).sort(), count = Math.floor(share * map.length + 1e-9);
     if (!count) return new Float32Array(map.length);
@@ -18,7 +18,7 @@ spes.listening = (chosen) => {
     return Float32Array.from(map, (value) => (value > last ? 1 : value === last ? (count - above) / equal : 0));
   }
 
-  // The Fourier transform of complex numbers, in place; a power of two. With `sign` 1, the inverse, times their number.
+  // In-place Fourier transform of complex numbers; their number is a power of two. With `sign` 1, the inverse, unscaled.
   function fourier(re, im, sign) {
     const n = re.length;
     for (let i = 1, j = 0; i < n; i++) {
@@ -38,7 +38,7 @@ spes.listening = (chosen) => {
     }
   }
 
-  // Where a value lies among increasing centres: the lower neighbour, and how far on the way to the next.
+  // Where a value lies among increasing centres: the lower neighbour, and the fraction of the way to the next.
   function between(centres, value) {
     let low = 0;
     while (low < centres.length - 2 && centres[low + 1] <= value) low++;
@@ -90,7 +90,7 @@ spes.listening = (chosen) => {
     return (await new OfflineAudioContext(1, 1, rate).decodeAudioData(bytes)).getChannelData(0);
   }
 
-  // Another sound goes on where the last one was.
+  // Another sound continues where the last one was.
   function play(source) {
     const time = audio.currentTime, playing = !audio.paused;
     audio.src = source;
@@ -113,10 +113,10 @@ spes.listening = (chosen) => {
     try {
       samples ??= await decoded();
     } catch {
-      $("hearing").textContent = "This browser cannot take the recording apart.";
+      $("hearing").textContent = "This browser cannot decode the recording.";
       return;
     }
-    if (call !== latest) return;  // something else was chosen meanwhile
+    if (call !== latest) return;  // something else was chosen in the meantime
     const gain = gains(map, share);
     play(URL.createObjectURL(wav(masked(mode === "rest" ? gain.map((g) => 1 - g) : gain))));
   }

@@ -1,4 +1,4 @@
-"""What a notebook shows of an explanation: a fragment of HTML that needs no script."""
+"""The view of an explanation in a notebook: an HTML fragment that needs no script."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 _SOUND_RGB, _TEXT_RGB = "241,105,19", "32,112,180"
 _QUIET = "opacity:.75;font-size:12px"
 _LOW_PROBABILITY = 0.5
-# So many bits have the deepest colour.
+# Number of bits from which on the colour is deepest.
 _FULL_BITS = 10.0
 
 
 def notebook_html(explanation: Explanation) -> str:
-    """Return the fragment: words coloured by their bits from the sound, sentence map, numbers; see `spes_hf.viz`."""
+    """Return an HTML fragment: words coloured by their bits from the sound, sentence map, and numbers."""
     rows, what = _transcript(explanation), "the whole sentence"
     legend = (
-        f'<span style="{_tint(_FULL_BITS)}">&nbsp;heard: the deeper, the more bits&nbsp;</span> '
+        f'<span style="{_tint(_FULL_BITS)}">&nbsp;heard: deeper colour, more bits&nbsp;</span> '
         f'<span style="{_tint(0.0)}">&nbsp;not heard: under {NOT_HEARD_BITS:.0f} bit&nbsp;</span> '
         f'<span style="border-bottom:2px dotted">probability below {_LOW_PROBABILITY:.0%}</span>'
     )
@@ -66,7 +66,7 @@ def _transcript(explanation: Explanation) -> str:
 
 
 def _contrasts(explanation: Explanation) -> str:
-    """Return the contrasts, one a line, each with its log-odds."""
+    """Return the contrasts, one per line, each with its log-odds."""
     lines = []
     for contrast, bits in zip(explanation.contrasts or (), explanation.sound_bits.tolist(), strict=True):
         name = html.escape(scale.shown(contrast.name, 200))
@@ -79,7 +79,7 @@ def _contrasts(explanation: Explanation) -> str:
 
 
 def _tint(bits: float) -> str:
-    """Return a style: orange for what was heard, the deeper the more bits; blue for what was not."""
+    """Return a style: orange for a word that was heard, deeper with more bits; blue for one that was not."""
     if math.isnan(bits):
         return "padding:1px 2px"
     heard = bits >= NOT_HEARD_BITS
@@ -130,5 +130,5 @@ def _numbers(explanation: Explanation) -> str:
     if not math.isnan(sure) and sure < scale.LOW_RELIABILITY:
         warnings.append(scale.LOW_RELIABILITY_WARNING)
     if explanation.reached_length_limit:
-        warnings.append("The output was cut by the length limit.")
+        warnings.append("The length limit cut the output.")
     return "<br>".join([line, *(f"<b>{html.escape(warning)}</b>" for warning in warnings)])

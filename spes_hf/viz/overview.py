@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from spes_hf.explanation import Explanation
 
-# Above this number of rows, they are drawn smaller.
+# With more rows than this, rows are drawn smaller.
 _FEW = 36
 
 
@@ -49,9 +49,9 @@ def plot_overview(explanation: Explanation, longest: int) -> tuple[Figure, Seque
         )
         _name_rows(rows, words, count, size)
         bar = figure.colorbar(image, ax=[strip, rows], pad=0.01, fraction=0.04, aspect=30)
-        bar.set_label("evidence of the frame's mel bins together,\nas a share of the word's strongest frame")
+        bar.set_label("evidence summed over the frame's mel bins,\nas a share of the word's strongest frame")
     else:
-        rows.text(0.5, 0.5, "no word was written", transform=rows.transAxes, ha="center", va="center", color="0.35")
+        rows.text(0.5, 0.5, "no words were written", transform=rows.transAxes, ha="center", va="center", color="0.35")
         rows.set_yticks([])
     left_out = f" (the first {count} of {len(words)})" if count < len(words) else ""
     kind = "word" if words.contrasts is None else "contrast"
@@ -61,7 +61,7 @@ def plot_overview(explanation: Explanation, longest: int) -> tuple[Figure, Seque
 
 
 def word_profile(evidence: Tensor) -> Tensor:
-    """Return a map summed over mel bins, as a share of its largest size: (T,) in [−1, 1], 0 = no effect.
+    """Return a map summed over mel bins, as a share of its largest magnitude: (T,) in [−1, 1], 0 = no effect.
 
     Args:
         evidence: (T, C), signed.
@@ -72,7 +72,7 @@ def word_profile(evidence: Tensor) -> Tensor:
 
 
 def _name_rows(ax: Axes, words: Explanation, count: int, size: float) -> None:
-    """Write the words on the left, and on the right how many bits each got from the sound."""
+    """Write the words on the left, and the bits that each got from the sound on the right."""
     ax.set_yticks(range(count), [fonts.drawable(scale.shown(word, 18)) for word in words.tokens[:count]], fontsize=size)
     for text in ax.get_yticklabels():
         plain_text(text)

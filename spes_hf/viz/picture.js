@@ -1,5 +1,5 @@
 "use strict";
-// What the pages share: elements, numbers, maps out of PNGs, the spectrogram with a map over it, the recording, sources.
+// What the pages share: elements, numbers, maps from PNGs, the spectrogram with a map over it, the recording, sources.
 const spes = (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const $ = (id) => document.getElementById(id);
@@ -35,8 +35,8 @@ const spes = (() => {
     $("notes").replaceChildren(...data.warnings.map((text) => make("p", { class: "warning" }, text)),
       ...data.notes.map((text) => make("p", { class: "legend" }, text)));
   }
-  // Chromium fails to seek to some places in the last second of a FLAC, and drops the sound: load it again, and go to a
-  // little before.
+  // Chromium fails to seek to some places in the last second of a FLAC, and drops the sound. Load it again, and seek to
+  // slightly before.
   function keep(audio) {
     let tries = 0;
     audio.addEventListener("seeked", () => { tries = 0; });
@@ -120,7 +120,7 @@ const spes = (() => {
     drawn[theme] ??= layer((pixels) => spectrogram.forEach((v, i) => put(pixels, i, greys[Math.round(255 * v)], 1)));
     return drawn[theme];
   }
-  // Draws a map over the spectrogram, what is smaller than `low` left out, and returns the context and the box of both.
+  // Draws a map over the spectrogram, without values smaller than `low`, and returns the context and the box of both.
   function draw(spectrogram, map, [low, high], strength, { pixelsPerSecond = 26, canvas = $("picture"), height: tall } = {}) {
     const wide = Math.min(plot.left + plot.right + pixelsPerSecond * (end - start), 15000 / (window.devicePixelRatio || 1));
     const outer = Math.max($("scroller").clientWidth, wide);
@@ -182,7 +182,7 @@ const spes = (() => {
     return signed;
   }
 
-  // Places in a picture, and what `say(frame, row, canvas)` says of the place under the pointer
+  // Places in a picture, and what `say(frame, row, canvas)` returns for the place under the pointer
   const pictures = [...$("plot").querySelectorAll("canvas")];
   const timeOf = (frame) => start + ((frame + 0.5) / frames) * (end - start);
   const where = (frame, row) => `${seconds(timeOf(frame))}, ${hertz(data.frequencies[bins - 1 - row])}`;

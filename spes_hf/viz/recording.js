@@ -53,7 +53,7 @@
   function writeLegend() {
     const swatch = (style, name) => make("span", { class: "entry" }, make("i", { class: "swatch", style }), name);
     $("word-legend").replaceChildren(...(buttons.length ? [
-      swatch("width:44px;background:linear-gradient(90deg, rgb(var(--sound-rgb) / .06), rgb(var(--sound-rgb) / .42))", "heard: the deeper, the more bits"),
+      swatch("width:44px;background:linear-gradient(90deg, rgb(var(--sound-rgb) / .06), rgb(var(--sound-rgb) / .42))", "heard: deeper colour, more bits"),
       swatch("background:rgb(var(--text-rgb) / .38)", `hardly heard: under ${data.not_heard_bits} bit`)] : []));
   }
 

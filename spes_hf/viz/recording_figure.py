@@ -1,4 +1,4 @@
-"""A figure of a recording, and what a notebook shows of it."""
+"""A figure of a recording, and its view in a notebook."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _HEARD, _MADE_UP, _GREY = scale.SOUND_ON_LIGHT[2], "#b3124f", "0.72"
 _WIDTH = 12.0  # inches
-_POINTS, _CHARACTER, _LINES = 7.0, 0.065, 7  # of the texts: their size, inches a character, lines at most
+_POINTS, _CHARACTER, _LINES = 7.0, 0.065, 7  # for the texts: font size, inches per character, maximum number of lines
 _MOST_ROWS = 200
 _CELL = "text-align:left;vertical-align:top;padding:2px 8px"
 _QUIET = "opacity:.75;font-size:12px"
@@ -40,10 +40,10 @@ _QUIET = "opacity:.75;font-size:12px"
 def plot_recording(recording: Recording) -> tuple[Figure, Sequence[Axes]]:
     """Return a figure of a recording, and its axes: loudness over time, bits by segment, and texts where they fit.
 
-    Segments that were probably made up are hatched. In IPython the figure is one of pyplot's, so that it shows.
+    Segments that were probably made up are hatched. In IPython, the figure belongs to pyplot, so it is shown.
 
     Args:
-        recording: Over tokens or words.
+        recording: A recording over tokens or words.
     """
     texts = _texts(recording)
     figure = shown_figure(_WIDTH, 4.6 if texts else 3.4)
@@ -51,10 +51,10 @@ def plot_recording(recording: Recording) -> tuple[Figure, Sequence[Axes]]:
 
 
 def recording_html(recording: Recording) -> str:
-    """Return what a notebook shows: a line of numbers, the figure, and a table of the segments, without a script.
+    """Return the view in a notebook: a line of numbers, the figure, and a table of the segments, without a script.
 
     Args:
-        recording: Over tokens or words.
+        recording: A recording over tokens or words.
     """
     segments = _verdicts(recording)
     figure = bare_figure(_WIDTH, 3.0, dpi=80)
@@ -68,7 +68,7 @@ def recording_html(recording: Recording) -> str:
     if not math.isnan(recording.bits_per_token):
         numbers.append(f"{recording.bits_per_token:.1f} bits a token from the sound")
     if not recording.complete:
-        numbers.append("not all of it explained yet")
+        numbers.append("not fully explained yet")
     columns = ("time", "bits a token", "verdict", "text")
     names = "".join(f'<th style="{_CELL};white-space:nowrap">{name}</th>' for name in columns)
     rows = "".join(_row(segment) for segment in shown)
@@ -87,7 +87,7 @@ def recording_html(recording: Recording) -> str:
 
 
 def _verdicts(recording: Recording) -> list[HeardSegment]:
-    """Return all segments, those without an explanation included, in the order of time."""
+    """Return all segments, including those without an explanation, in order of time."""
     explained = {window.index for window in recording.windows if window.is_there(recording.folder)}
     silent = [
         HeardSegment(segment.start_s, segment.end_s, segment.text, math.nan)
@@ -102,9 +102,9 @@ def _draw(recording: Recording, figure: Figure, texts: dict[int, str]) -> list[A
     """Draw a recording and return the axes.
 
     Args:
-        recording: Over tokens or words.
-        figure: Where to.
-        texts: What is written of the segments, by their index in `_verdicts`; {}: no axes for them.
+        recording: A recording over tokens or words.
+        figure: Figure to draw on.
+        texts: Texts of the segments, by index in `_verdicts`; {}: no axes for texts.
     """
     ratios = [1.0, 1.6, 1.2] if texts else [1.0, 1.8]
     axes = list(figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios))
@@ -136,7 +136,7 @@ def _draw(recording: Recording, figure: Figure, texts: dict[int, str]) -> list[A
             elif segment.verdict == "not known":
                 ax.axvspan(segment.start_s, segment.end_s, facecolor="0.96", edgecolor="0.8", hatch="...", linewidth=0)
     for segment in segments:
-        if segment.verdict == "made up":  # seen where the bars are thin, too
+        if segment.verdict == "made up":  # visible even where bars are thin
             axes[0].axvspan(
                 segment.start_s, max(segment.end_s, segment.start_s + duration / 400), 0.93, 1, color=_MADE_UP
             )
@@ -174,7 +174,7 @@ def _draw(recording: Recording, figure: Figure, texts: dict[int, str]) -> list[A
 
 
 def _texts(recording: Recording) -> dict[int, str]:
-    """Return the texts of the segments that have room for theirs, in lines."""
+    """Return the texts of those segments that have room for them, broken into lines."""
     inch = (_WIDTH - 1.2) / max(recording.duration_s, 1e-9)
     found = {}
     for index, segment in enumerate(_verdicts(recording)):

@@ -1,4 +1,4 @@
-"""A page of a recording: the whole on one strip, the transcript, and for every word the page of its window."""
+"""A page for a recording: an overview strip, the transcript, and for every word the page of its window."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class _Word(NamedTuple):
-    """A word of a window: its text, the index of its first token in the output, and its row, if it is explained."""
+    """A word of a window: its text, the index of its first token in the output, and its row if it is explained."""
 
     text: str
     first: int
@@ -33,14 +33,14 @@ class _Word(NamedTuple):
 
 
 def write_recording(recording: Recording, path: Path) -> Path:
-    """Write the page and, into a folder next to it, a page for every explained window and the sound; return its path.
+    """Write the page, and a folder next to it with the sound and a page for every explained window; return its path.
 
-    The folder has the page's name with ``_files``. They belong together, and open from disk without a server.
+    The folder has the page's name with ``_files``. Keep both together; they open from disk without a server.
     ``#word=5`` at the end of the page's address opens it at ``recording.words().tokens[5]``.
 
     Args:
-        recording: Over tokens or words.
-        path: File to write; folders on the way are made. Pages that an earlier call left in the folder are deleted.
+        recording: A recording over tokens or words.
+        path: File to write; missing parent folders are created. Pages from an earlier call in the folder are deleted.
     """
     folder = path.with_name(f"{path.stem}_files")
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,15 +66,15 @@ def write_recording(recording: Recording, path: Path) -> Path:
 
 
 class _Pages:
-    """What the page of a recording shows of its windows, gathered while their pages are written: each is read once.
+    """What a recording's page shows of its windows, collected while writing their pages, so each is read only once.
 
     Attributes:
-        words: Of every explained word, its text, bits, and when it begins.
-        segments: Of every segment, its times, bits, verdict, window, and parts: words by index, other text.
-        heard: The same segments as `Recording.heard` has them.
-        windows: Of every window, its times, its first word and its page.
-        model: As the provenance has it.
-        cut: How many windows reached a length limit.
+        words: For every explained word, its text, bits and start time.
+        segments: For every segment, its times, bits, verdict, window, and parts: words by index, other text.
+        heard: The same segments in the form of `Recording.heard`.
+        windows: For every window, its times, its first word and its page.
+        model: The model, from the provenance.
+        cut: Number of windows that reached a length limit.
     """
 
     def __init__(self, folder: Path):
@@ -87,11 +87,11 @@ class _Pages:
         self.cut = 0
 
     def add(self, window: RecordedWindow, explanation: Explanation | None) -> None:
-        """Write a window's page, and take what the recording's page shows of it.
+        """Write a window's page, and collect what the recording's page shows of it.
 
         Args:
-            window: The next one.
-            explanation: Its explanation, over words; None: there is none.
+            window: The next window.
+            explanation: Its explanation over words; None: there is none.
         """
         name: str | None = None
         words: list[_Word] = []
@@ -109,7 +109,7 @@ class _Pages:
         whole = RecordingSegment(window.start_s, window.until_s, 0, 1 << 31, window.text)
         segments = window.segments or ((whole,) if window.text.strip() else ())
         for place, segment in enumerate(segments):
-            # Every explained word has a place: what lies between segments goes with the one before.
+            # Every explained word gets a place: words between segments go with the segment before.
             low = segment.first if place else 0
             high = segments[place + 1].first if place + 1 < len(segments) else math.inf
             own = [
@@ -145,11 +145,11 @@ class _Pages:
 
 
 def page_data(recording: Recording, pages: _Pages) -> dict[str, Any]:
-    """Return all that the page shows but where its folder is.
+    """Return all data that the page shows, except the path of its folder.
 
     Args:
-        recording: Over tokens or words.
-        pages: With all windows of the recording.
+        recording: A recording over tokens or words.
+        pages: The data of all windows of the recording.
     """
     audio = recording.provenance.get("audio")
     notes = audio.get("notes", ()) if isinstance(audio, Mapping) else ()
@@ -172,23 +172,23 @@ def page_data(recording: Recording, pages: _Pages) -> dict[str, Any]:
 def _warnings(recording: Recording, pages: _Pages) -> list[str]:
     warnings = []
     if not recording.complete:
-        warnings.append("Not all windows that were asked for are explained: the run was not finished.")
+        warnings.append("Not all requested windows are explained: the run did not finish.")
     if pages.cut:
         one = pages.cut == 1
         warnings.append(
-            f"In {counted(pages.cut, 'window')}, a length limit cut {'the text' if one else 'the texts'}: the model "
-            "had not finished."
+            f"In {counted(pages.cut, 'window')}, a length limit cut {'the text' if one else 'the texts'} before the "
+            "model had finished."
         )
     if not recording.audio_file.is_file():
-        warnings.append("The sound of the recording is missing: each window plays its own.")
+        warnings.append("The recording's sound is missing: each window plays its own.")
     return warnings
 
 
 def _words(explanation: Explanation) -> list[_Word]:
-    """Return the words of all that was written in a window, in order.
+    """Return all words that the model wrote in a window, in order.
 
     Args:
-        explanation: Over words.
+        explanation: An explanation over words.
     """
     part, found, rows = explanation.part, [], 0
     if part is None:
@@ -204,10 +204,10 @@ def _words(explanation: Explanation) -> list[_Word]:
 
 
 class _Timing:
-    """When the words of a window are heard, by their maps.
+    """When the words of a window are heard, according to their maps.
 
     Args:
-        explanation: Over words.
+        explanation: An explanation over words.
     """
 
     def __init__(self, explanation: Explanation):
@@ -216,15 +216,15 @@ class _Timing:
         self.centroids = explanation.time_centroids().tolist()
 
     def starts(self, rows: Sequence[int], start_s: float, end_s: float) -> list[float]:
-        """Return when each word of a segment begins, in order and within it, in seconds.
+        """Return when each word of a segment begins, in order and within the segment, in seconds.
 
-        The segment is cut where the maps of its words part; if they are not in order, by the centres of the maps. A
-        mark begins where the word before it ends.
+        Cuts the segment where the maps of its words separate, or by the centres of the maps if these are not in order.
+        A punctuation mark begins where the word before it ends.
 
         Args:
-            rows: Of the words.
-            start_s: Where the segment begins.
-            end_s: Where it ends.
+            rows: Rows of the words.
+            start_s: Start of the segment, in seconds.
+            end_s: End of the segment, in seconds.
         """
         spoken = [row for row in rows if any(c.isalnum() for c in self.words[row])]
         inside = ((self.times >= start_s) & (self.times < end_s)).nonzero().flatten().tolist()
@@ -247,5 +247,5 @@ class _Timing:
 
 
 def _shown(text: str) -> str:
-    """Return a word as it is shown, with the space before it, if there is one."""
+    """Return a word in the form shown on the page, with the space before it, if there is one."""
     return " " * text[:1].isspace() + scale.shown(text, 200)

@@ -1,5 +1,5 @@
 "use strict";
-// The whole recording on one strip: loudness, bits of every word, what was probably made up, windows, what is not known.
+// The whole recording on one strip: loudness, bits of every word, segments probably made up, windows, unexplained parts.
 const strip = (() => {
   const { data, $, dark, make, colour } = spes;
   const { duration, words, segments, windows, loudness } = data;
@@ -19,7 +19,7 @@ const strip = (() => {
     return h ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
   };
 
-  // Lines across a stretch, so that colour is not all that marks it
+  // Hatching across a stretch, so that colour is not the only mark
   function pattern(context, style, width, gap) {
     const tile = make("canvas", { width: gap, height: gap }), pen = tile.getContext("2d");
     pen.strokeStyle = style; pen.lineWidth = width;
@@ -30,7 +30,7 @@ const strip = (() => {
   }
   const stretch = (context, from, until, top, height) => context.fillRect(xOf(from), top, Math.max(2, xOf(until) - xOf(from)), height);
 
-  // Mean bits of the words at each dot of the strip; NaN where there is none.
+  // Mean bits of the words at each pixel of the strip; NaN where there is none.
   function columns(count) {
     const sums = new Float64Array(count), weights = new Float64Array(count), per = count / duration;
     words.from.forEach((from, i) => {
@@ -127,7 +127,7 @@ const strip = (() => {
     cursor.style.left = `${xOf(time) - 1}px`; cursor.style.height = `${plot.height}px`;
   }
 
-  // Legend: what there is, each with the mark that it has in the strip
+  // Legend: everything shown, with its mark in the strip
   function writeLegend() {
     const entry = (style, text) => make("span", { class: "entry" }, make("i", { class: "swatch", style }), text);
     const windowsBegin = entry("background:linear-gradient(90deg, transparent 8px, var(--quiet) 8px 9px, transparent 9px);box-shadow:none", "a window begins");
@@ -136,7 +136,7 @@ const strip = (() => {
     const hatch = "repeating-linear-gradient(135deg, var(--level) 0 1px, transparent 1px 5px)";
     $("strip-legend").replaceChildren(
       ...(loudness.length ? [entry("background:var(--level)", "loudness")] : []),
-      ...(words.text.length ? [entry("background:rgb(var(--sound-rgb))", `bits from the sound, by word: ${data.full_bits} or more at full height`),
+      ...(words.text.length ? [entry("background:rgb(var(--sound-rgb))", `bits from the sound, by word: ${data.full_bits} or more fill the height`),
         entry("background:rgb(var(--text-rgb))", `under ${data.not_heard_bits} bit`)] : []),
       ...(segments.some(({ verdict }) => verdict === "made up")
         ? [entry("background:linear-gradient(var(--made-up) 0 5px, rgb(var(--made-up-rgb) / .16) 5px)", "probably made up")] : []),

@@ -5,7 +5,7 @@
   const state = { level: data.opens_with, index: null };
   const level = () => data.levels[state.level];
   const kind = () => (state.level === "words" ? "word" : "token"), noun = () => (data.contrasts ? "contrast" : kind());
-  const forAndAgainst = () => (data.contrasts  // what speaks for a row, and what against it
+  const forAndAgainst = () => (data.contrasts  // labels for evidence for and against a row
     ? state.index === null ? ["for what was written", "for the other"] : [`for “${pair().target}”`, `for “${pair().foil}”`]
     : ["for it", "against it"]);
   const pair = () => data.contrasts[state.index];
@@ -42,7 +42,7 @@
     transcript.className = data.contrasts ? "by-contrasts" : `by-${state.level}`;
     transcript.replaceChildren(...context.slice(0, prefix).map((name) => make("span", { class: "given", dir: "ltr" }, name)));
     let run = null, column = 0;
-    // What belongs together stays on one line, unless it is long: a script without spaces.
+    // Pieces of a word stay on one line, unless the run is long, as in a script without spaces.
     const put = (element, startsWord) => {
       if (startsWord || !run || run.textContent.length > 24) {
         if (startsWord) transcript.append(" ");
@@ -138,7 +138,7 @@
     const warning = $("warning");
     warning.hidden = !(sure == null || sure < data.low_reliability[0]);
     warning.textContent = sure == null
-      ? "The reliability of this map is not known: a half of the masks drew none, or a constant one."
+      ? "The reliability of this map is not known: one half of the masks drew no map, or a constant one."
       : data.low_reliability[1];
     $("sentence").setAttribute("aria-pressed", k === null);
     $("picture").setAttribute("aria-label", `Evidence over the spectrogram, ${heading.textContent}: ` +
@@ -154,7 +154,7 @@
     if (state.level !== name || !$("transcript").children.length) { state.level = name; state.index = index; writeTranscript(); }
     state.index = index;
     const chosen = await evidenceOf(name, index);
-    if (state.level !== name || state.index !== index) return;  // another one was chosen meanwhile
+    if (state.level !== name || state.index !== index) return;  // another one was chosen in the meantime
     map = chosen;
     const shown = index === null ? [data.sentence] : data.levels[name].groups[index].map((k) => data.maps[k]);
     cut = shown.reduce((sum, { scale }) => sum + scale, 0) / shown.length;

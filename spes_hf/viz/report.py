@@ -1,4 +1,4 @@
-"""One self-contained page to look around in an explanation."""
+"""One self-contained interactive page for an explanation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from spes_hf.explanation import Explanation
     from spes_hf.explanation.listening import HeardBack, Sound
 
-# zlib's strategy for runs: as small as the slowest search for repeats, since maps are patches of one value.
+# zlib's strategy for runs: compresses as well as the slowest search, since maps are patches of a single value.
 _RUNS = 3
 
 
@@ -43,8 +43,8 @@ def page(explanation: Explanation, embeddable: bool = False, heard: HeardBack | 
     """Return the page: template, style and script, and the explanation as JSON.
 
     Args:
-        explanation: Over tokens or words.
-        embeddable: Whether the page of a recording may show it in a frame: there, it leaves out what is around it.
+        explanation: An explanation over tokens or words.
+        embeddable: Whether the page of a recording may show it in a frame, where it hides what the outer page shows.
         heard: What the model writes for parts of the sound.
     """
     contrasts = explanation.contrasts
@@ -58,14 +58,14 @@ def page(explanation: Explanation, embeddable: bool = False, heard: HeardBack | 
 def filled(
     template: str, styles: Sequence[str], scripts: Sequence[str], title: str, data: Any, folder: bool = False
 ) -> str:
-    """Return a page of this folder with style, script and data in their places.
+    """Return a page from a template in this folder, filled with styles, scripts and data.
 
     Args:
-        template: Name of the file with what the page shows.
+        template: File name of the template with the page's content.
         styles: Names of the style sheets, in order.
         scripts: Names of the scripts, in order.
-        title: Of the page; any text.
-        data: What the scripts read, ready for JSON.
+        title: Title of the page; any text.
+        data: Data for the scripts, ready for JSON.
         folder: Whether the page may show pages, and play sounds, from the folder next to it.
     """
 
@@ -85,23 +85,23 @@ def filled(
 
 
 def script_json(data: Any) -> str:
-    """Return JSON that may stand in a script element: ASCII, and nothing that ends the element or opens a comment.
+    """Return JSON that is safe in a script element: ASCII, and nothing that ends the element or opens a comment.
 
     Args:
-        data: What JSON knows; NaN and infinity become null.
+        data: Values for JSON; NaN and infinity become null.
     """
     text = json.dumps(_finite(data), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def page_data(explanation: Explanation, heard: HeardBack | None = None) -> dict[str, Any]:
-    """Return all that the page shows.
+    """Return all data that the page shows.
 
-    Maps are greyscale PNGs of 8 bits, frames in columns and mel bins in rows, the highest on top: evidence is the grey
-    value less 128, over 127, times the map's "scale". A word's map is the mean of its tokens', which the page computes.
+    Maps are 8-bit greyscale PNGs with frames in columns and mel bins in rows, the highest on top. Evidence is the grey
+    value minus 128, over 127, times the map's "scale". The page computes a word's map as the mean of its tokens'.
 
     Args:
-        explanation: Over tokens or words.
+        explanation: An explanation over tokens or words.
         heard: What the model writes for parts of the sound.
     """
     tokens = replace(explanation, groups=None, context_groups=None) if explanation.over_words else explanation
@@ -127,10 +127,10 @@ def page_data(explanation: Explanation, heard: HeardBack | None = None) -> dict[
 
 
 def picture_data(explanation: Explanation) -> dict[str, Any]:
-    """Return what every page shows of an explanation: the spectrogram, its axes and colours, the sound, the sources.
+    """Return the data of an explanation that every page shows: spectrogram, axes, colours, sound and sources.
 
     Args:
-        explanation: Over tokens or words.
+        explanation: An explanation over tokens or words.
     """
     start, end = scale.time_extent(explanation.times)
     low, high = scale.spectrogram_limits(explanation.features)
@@ -158,7 +158,7 @@ def picture_data(explanation: Explanation) -> dict[str, Any]:
 
 
 def plain(data: Any) -> Any:
-    """Return JSON data with all text clean, and what JSON does not know as text."""
+    """Return data for JSON with all text clean, and values that JSON does not have as text."""
     if isinstance(data, Mapping):
         return {scale.settled(str(key)): plain(value) for key, value in data.items()}
     if isinstance(data, (list, tuple)):
@@ -173,7 +173,7 @@ def _said(text: str) -> str:
 
 
 def _contrasts(explanation: Explanation) -> list[dict[str, Any]] | None:
-    """Return what the page says of contrasts alone; None where the rows are tokens."""
+    """Return the data that only contrasts have; None if the rows are tokens."""
     if explanation.contrasts is None:
         return None
     return [
@@ -188,17 +188,17 @@ def _contrasts(explanation: Explanation) -> list[dict[str, Any]] | None:
 
 
 def _strongest(evidence: Tensor) -> list[int]:
-    """Return frame and mel bin of the most evidence for it."""
+    """Return the frame and mel bin with the most evidence for the row."""
     return list(divmod(int(evidence.flatten().argmax()), evidence.shape[1]))
 
 
 def signed_png(evidence: Tensor) -> dict[str, Any]:
-    """Return a map as "map", a greyscale PNG in base64 in which 128 is 0, and "scale", what 255 is.
+    """Return a map as "map", a greyscale PNG in base64 in which 128 is 0, and "scale", the value of 255.
 
     Args:
-        evidence: (T, C), signed; what is far out is cut.
+        evidence: (T, C), signed; extreme values are clipped.
     """
-    # Twice the end of the colour scale, so that the mean of a word's tokens' maps, and its own scale, are seldom cut.
+    # Twice the end of the colour scale, so that a word's mean map, and its own scale, are seldom clipped.
     end = 2 * scale.evidence_limit(evidence)
     return {"map": grey_png((128 + 127 * evidence / end) / 255), "scale": float(f"{end:.4g}")}
 
@@ -207,7 +207,7 @@ def grey_png(values: Tensor) -> str:
     """Return a map as a greyscale PNG in base64, the highest mel bin on top.
 
     Args:
-        values: (T, C); what lies outside [0, 1] is cut.
+        values: (T, C); values outside [0, 1] are clipped.
     """
     grey = (values.clamp(0, 1) * 255).round().numpy().astype(np.uint8)
     buffer = io.BytesIO()
@@ -216,7 +216,7 @@ def grey_png(values: Tensor) -> str:
 
 
 def _level(explanation: Explanation) -> dict[str, Any]:
-    """Return what the page says of every token, or of every word."""
+    """Return the page's data for every token, or for every word."""
     groups = explanation.groups or tuple((k,) for k in range(len(explanation)))
     if not groups:
         return {"groups": [], "names": [], "context": []}
@@ -245,10 +245,10 @@ def _level(explanation: Explanation) -> dict[str, Any]:
 
 
 def _unexplained(explanation: Explanation) -> tuple[list[bool], str]:
-    """Return which columns of the context are special tokens of the output, and its end, where it has no column or row.
+    """Return which columns of the context are special tokens of the output, and the output's end without column or row.
 
     Args:
-        explanation: Over tokens or words, of which a part may be explained.
+        explanation: An explanation over tokens or words, perhaps of only a part of them.
     """
     p, part = explanation.prefix_length, explanation.part
     columns = explanation.context_groups or tuple((j,) for j in range(len(explanation.context_pieces)))
@@ -263,13 +263,13 @@ def _unexplained(explanation: Explanation) -> tuple[list[bool], str]:
 
 
 def _warnings(explanation: Explanation) -> list[str]:
-    """Return why the page may not show what the model would have written."""
+    """Return warnings that the page may not show what the model would have written."""
     cut = explanation.reached_length_limit
-    return ["The output was cut by the length limit: the model had not finished."] if cut else []
+    return ["The length limit cut the output before the model had finished."] if cut else []
 
 
 def flac(samples: np.ndarray, rate: int) -> str:
-    """Return audio as FLAC of 16 bits, in base64."""
+    """Return audio as 16-bit FLAC, in base64."""
     buffer = io.BytesIO()
     soundfile.write(buffer, samples.clip(-1, 1), rate, format="FLAC", subtype="PCM_16")
     return base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,4 +1,4 @@
-"""What every picture of an explanation agrees on: where Hz and seconds lie, and which saliency gets which colour."""
+"""Conventions that all pictures of an explanation share: axes in Hz and seconds, and the colours of saliency."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch import Tensor
 
 from spes_hf.text import join_pieces
 
-# Hz that get a tick, as far as the spectrogram reaches.
+# Frequencies in Hz with a tick, as far as the spectrogram reaches.
 TICKS_HZ = (100, 500, 1000, 2000, 4000, 8000)
 
-# Where the colour scale of a map ends, as a percentile: a few features are far out.
+# The percentile at which a map's colour scale ends, since a few features are outliers.
 HIGH_PERCENTILE = 99.7
 
-# A spectrogram's scale: the quietest and loudest few features would take all the contrast.
+# The percentiles of a spectrogram's scale; otherwise the few quietest and loudest features would use up the contrast.
 SPECTROGRAM_PERCENTILES = (1.0, 99.8)
 
-# Below this split-half reliability, half the variance of a map is noise.
+# Below this split-half reliability, at least half of a map's variance is noise.
 LOW_RELIABILITY = 0.5
-LOW_RELIABILITY_WARNING = "Another set of masks would have drawn a different map: use more masks."
+LOW_RELIABILITY_WARNING = "Another set of masks would have drawn a different map. Use more masks."
 
 # Sound that speaks for a token is orange, against it purple; text is blue. The luminance of each only falls (light) or
 # only rises (dark). The spectrogram stays in the light (dark) half of the greys, so that the maps stand out in
@@ -63,7 +63,7 @@ def time_extent(times: Tensor) -> tuple[float, float]:
     """Return where the first frame begins and the last one ends, in seconds.
 
     Args:
-        times: (T,) of every frame, in seconds.
+        times: (T,) centre of every frame, in seconds.
     """
     first, last = float(times[0]), float(times[-1])
     half = (last - first) / (len(times) - 1) / 2 if len(times) > 1 else 0.005
@@ -71,7 +71,7 @@ def time_extent(times: Tensor) -> tuple[float, float]:
 
 
 def evidence_limit(evidence: Tensor) -> float:
-    """Return the evidence at the end of the colour scale, for and against alike: the 99.7th percentile of its size.
+    """Return the evidence at either end of the colour scale: the 99.7th percentile of its magnitude.
 
     Args:
         evidence: (T, C), signed; 0 = no effect.
@@ -91,11 +91,11 @@ def spectrogram_limits(features: Tensor) -> tuple[float, float]:
 
 
 def shown(token: str, longest: int = 24) -> str:
-    """Return a token's text as it is shown: without the space that starts a word, blanks made visible.
+    """Return a token's text for display: without the space that starts a word, and with blanks made visible.
 
     Args:
         token: Text of the token.
-        longest: Characters before it is cut.
+        longest: Maximum number of characters.
     """
     text = settled(token)
     text = text.strip(" ") or "␣" * len(text)
@@ -104,17 +104,17 @@ def shown(token: str, longest: int = 24) -> str:
 
 
 def clean(text: str) -> str:
-    r"""Return text that can be written as UTF-8: parts of characters read "\xe4"."""
+    r"""Return text that can be written as UTF-8: parts of characters become "\xe4"."""
     return join_pieces([text])
 
 
 def settled(text: str) -> str:
-    r"""Return clean text without controls that turn what follows it, even out of an isolate: they read "\\u202e"."""
+    r"""Return clean text with "\\u202e" for controls that change the direction of what follows, even an isolate."""
     return re.sub("[\u202a-\u202e\u2066-\u2069]", lambda control: f"\\u{ord(control[0]):x}", clean(text))
 
 
 def printable(text: str) -> str:
-    r"""Return text for a terminal: what would move its cursor or turn its direction reads "\\x1b", "\\u202e"."""
+    r"""Return text for a terminal: controls that move the cursor or change direction become "\\x1b", "\\u202e"."""
     return "".join(
         c if c.isprintable() or unicodedata.category(c) == "Zs" else c.encode("unicode_escape").decode()
         for c in clean(text)
@@ -122,7 +122,7 @@ def printable(text: str) -> str:
 
 
 def direction(text: str) -> str:
-    """Return "rtl" where the first letter runs from right to left, else "ltr"."""
+    """Return "rtl" if the first letter belongs to a right-to-left script, otherwise "ltr"."""
     first = next((d for d in map(unicodedata.bidirectional, text) if d in ("L", "R", "AL")), "L")
     return "ltr" if first == "L" else "rtl"
 

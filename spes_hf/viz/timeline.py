@@ -1,4 +1,4 @@
-"""What pictures of a recording agree on: loudness, and when each word is heard."""
+"""What all pictures of a recording share: loudness, and when each word is heard."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import soundfile
 
 from spes_hf.explanation.recording import HeardSegment
 
-# A word of this number of bits has the deepest colour and the highest bar.
+# A word with this number of bits has the deepest colour and the highest bar.
 FULL_BITS = 10.0
 
-# How many values the loudness of a recording has: more than a screen has dots.
+# Number of values of a recording's loudness, more than a screen has pixels.
 LEVELS = 2400
 
-# A word is highlighted no earlier before, and no longer after, the centre of its map than that.
+# A word is highlighted from at most this long before the centre of its map to at most this long after it.
 _BEFORE_S, _AFTER_S = 0.5, 0.9
 
 _BLOCK = 1 << 20
@@ -27,12 +27,12 @@ def loudness(path: Path, count: int = LEVELS) -> np.ndarray:
     """Return the loudness of a recording over time, in at most ``count`` steps of equal length.
 
     Args:
-        path: Of the sound; read block by block. One that is not there has no loudness: no values.
-        count: At most how many values.
+        path: Path of the sound, which is read block by block. If there is no file, there are no values.
+        count: Maximum number of values.
 
     Returns:
-        In [0, 1]: the square root of the root mean square, as a share of the 99.5th percentile, so that quiet speech
-        can be seen next to loud.
+        The square root of the root mean square, as a share of the 99.5th percentile, in [0, 1], so that quiet speech is
+        visible next to loud speech.
     """
     if not path.is_file():
         return np.zeros(0)
@@ -53,15 +53,15 @@ def loudness(path: Path, count: int = LEVELS) -> np.ndarray:
 def word_starts(centroids: Sequence[float], start_s: float, end_s: float) -> list[float]:
     """Return when each word of a segment begins, in order and within the segment, in seconds.
 
-    Words whose maps' centres are not in order share the stretch around the mean of their centres evenly.
+    Words whose maps' centres are not in order divide the stretch around the mean of their centres evenly.
 
     Args:
-        centroids: Centre of each word's map, in seconds; NaN where it is not known.
-        start_s: Where the segment begins.
-        end_s: Where it ends.
+        centroids: Centre of each word's map, in seconds; NaN if it is not known.
+        start_s: Start of the segment, in seconds.
+        end_s: End of the segment, in seconds.
     """
     middle = (start_s + end_s) / 2
-    blocks: list[tuple[float, int]] = []  # mean and number of words that share a place
+    blocks: list[tuple[float, int]] = []  # mean centre and number of words that share a stretch
     for time in centroids:
         mean, size = (middle if math.isnan(time) else min(max(time, start_s), end_s)), 1
         while blocks and blocks[-1][0] >= mean:

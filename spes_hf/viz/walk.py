@@ -1,4 +1,4 @@
-"""When each word of a page is heard, for a walk through the words in time with the sound."""
+"""When each word on a page is heard, for a walk through the words in time with the sound."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from spes_hf.explanation.stretches import joined, peak_stretch, profiles_in_time
 
 
 def word_times(explanation: Explanation) -> list[tuple[int, float, float]]:
-    """Return the index of each spoken word with the start and the end of its stretch in seconds, by its start.
+    """Return the index of each spoken word with the start and end of its stretch in seconds, ordered by start.
 
-    Where words are heard in the order in which they are written, they share the time axis, so that a walk has no gaps.
-    Else, as in translation, and where only a part of the text is explained, each word's stretch is around the peak of
-    its map. None for contrasts, which are no words, and for a damaged explanation, whose times do not rise.
+    If words are heard in the order in which they are written, they share the time axis, so a walk has no gaps.
+    Otherwise, as in translation, or if only part of the text is explained, each word's stretch lies around the peak of
+    its map. Empty for contrasts, which are not words, and for a damaged explanation whose times do not rise.
 
     Args:
-        explanation: Over tokens or words.
+        explanation: An explanation over tokens or words.
     """
     if explanation.contrasts is not None or not bool((explanation.times.diff() > 0).all()):
         return []

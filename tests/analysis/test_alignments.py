@@ -150,10 +150,10 @@ def test_textgrid_values():
     ("content", "message"),
     [
         ("ooBinaryFile", "text"),
-        ('"ooTextFile" "PitchTier" 0 1', "no TextGrid"),
-        (SHORT[:180], "it ends where a"),
+        ('"ooTextFile" "PitchTier" 0 1', "not a TextGrid"),
+        (SHORT[:180], "it ends, but a"),
         (SHORT.replace('"IntervalTier"\n"words"', '"SpectrumTier"\n"words"'), "SpectrumTier"),
-        (SHORT.replace('0.25\n""', '"late"\n""'), "stands where a number"),
+        (SHORT.replace('0.25\n""', '"late"\n""'), "but a number is expected"),
     ],
 )
 def test_textgrid_refused(content, message, tmp_path):
@@ -231,7 +231,7 @@ def test_files_refused(tmp_path):
         read_alignment(tmp_path / "u.csv")
     with pytest.raises(AlignmentError, match="No such file"):
         read_alignment(tmp_path / "u.json")
-    with pytest.raises(AlignmentError, match="is no folder"):
+    with pytest.raises(AlignmentError, match="is not a folder"):
         AlignmentFinder(tmp_path / "nowhere")
     with pytest.raises(AlignmentError, match="holds no .json"):
         AlignmentFinder(tmp_path)

@@ -69,7 +69,7 @@ def test_refused(explanations, message):
 
 
 def test_an_empty_folder(tmp_path):
-    with pytest.raises(ConfigError, match="holds none"):
+    with pytest.raises(ConfigError, match="holds no explanation"):
         list(named(tmp_path))
 
 
@@ -109,7 +109,8 @@ def test_words_that_do_not_match(listening, spoken):
     assert found.unmatched[name] == (spoken[name][1]["word"].lower(),)
     assert found.n == time_localization(listening.values(), spoken).n - 1
     one_wrong = time_localization(listening.values(), {**spoken, name: wrong[name]})
-    assert [s.utterance for s in one_wrong.skipped] == [name] and "no word" in one_wrong.skipped[0].reason
+    assert [s.utterance for s in one_wrong.skipped] == [name]
+    assert "none of the explanation's words" in one_wrong.skipped[0].reason
     assert isinstance(Aligned([], spoken).skipped, list)
 
 

@@ -56,7 +56,7 @@ def test_unknown_words(aligned):
 
 @pytest.mark.parametrize("text", ["", " ?! "])
 def test_no_words(aligned, text):
-    with pytest.raises(AlignmentError, match="holds no word"):
+    with pytest.raises(AlignmentError, match="has no words to align"):
         align_words(aligned[0], text, aligned[1])
 
 

@@ -119,7 +119,7 @@ def test_result(found):
         ({"maps": []}, "maps is"),
         ({"maps": "saliency"}, "maps is"),
         ({"maps": ["saliency", "loudness"]}, "loudness"),
-        ({"maps": ["energy", "energy"]}, "each once"),
+        ({"maps": ["energy", "energy"]}, "each at most once"),
         ({"top": 0}, "top is 0"),
     ],
 )

@@ -157,10 +157,10 @@ def test_models_are_not_mixed(hissing, spoken):
 
     (name, first), (other, second) = list(hissing.items())[:2]
     mixed = [first, replace(second, frequencies=second.frequencies * 0.5)]
-    with pytest.raises(ConfigError, match="other frequency bins"):
+    with pytest.raises(ConfigError, match="different frequency bins"):
         frequency_profile(mixed, spoken, {"first": (spoken[name][0]["word"], spoken[other][0]["word"])})
 
 
 def test_a_band_without_bins(found):
-    with pytest.raises(ConfigError, match="no bin lies from 9000"):
+    with pytest.raises(ConfigError, match="there is no bin from 9000"):
         found.profiles["word 0"].band(9_000, 10_000)

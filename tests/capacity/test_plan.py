@@ -85,7 +85,14 @@ def plan(*more):
 def test_the_command(capsys):
     assert plan("--metrics", "deletion", "--preset", "fast") == 0
     shown = capsys.readouterr().out
-    for words in ("642,858", "wall time on 8 GPUs", "backward passes", "rows on disk", "25 tokens", "40% of the peak"):
+    for words in (
+        "642,858",
+        "wall time on 8 GPUs",
+        "backward passes",
+        "rows on disk",
+        "25 tokens",
+        "40% of the 16-bit peak",
+    ):
         assert words in shown
     launch = "accelerate launch --multi_gpu --num_processes 8 recipes/explain_dataset.py --model speech2text-en"
     assert launch in shown and "--preset fast --metrics deletion" in shown
@@ -115,7 +122,7 @@ def test_measured_seconds_are_said_to_be(capsys):
         (["--gpu", "abacus"], cli.EXIT_USAGE, "--gpu is 'abacus'; known: H200"),
         (["--metrics", "bleu"], cli.EXIT_USAGE, "--metrics is 'bleu'"),
         (["--utterance-seconds", "nan"], cli.EXIT_USAGE, "--utterance-seconds is nan"),
-        (["--preset", "fast", "--config", "x.json"], cli.EXIT_USAGE, "each says method and settings"),
+        (["--preset", "fast", "--config", "x.json"], cli.EXIT_USAGE, "each sets method and settings"),
         (["--model", "/no/such/model"], cli.EXIT_MODEL, "cannot be loaded"),
         (["--utterance-seconds", "0.001"], cli.EXIT_AUDIO, "audio is"),
     ],

@@ -57,9 +57,9 @@ def test_rows_hold_what_the_diagnoser_finds(model, dataset, rows):
 def test_a_row_that_fails_says_why_and_stops_nothing(rows):
     assert "AudioError" in rows[len(rows) - 1]["error"] and rows[len(rows) - 1]["word_errors"] == 0
     assert [bool(e) for e in rows["error"]] == [False] * (len(rows) - 1) + [True]
-    with pytest.raises(ExplanationFormatError, match="leave such rows out"):
+    with pytest.raises(ExplanationFormatError, match="leave out such rows"):
         diagnosis_of(rows[len(rows) - 1])
-    with pytest.raises(ExplanationFormatError, match="no 'diagnosis'"):
+    with pytest.raises(ExplanationFormatError, match="no column 'diagnosis'"):
         diagnosis_of({"text": "x"})
     with pytest.raises(ExplanationFormatError, match="damaged"):
         diagnosis_of({"diagnosis": '{"text": 1}'})

@@ -246,7 +246,7 @@ def test_control_characters_in_the_segments(root, split):
 def test_nul_is_left_out_with_a_warning(root, split):
     whole = load_mustc(root)
     set_line("en", 2, lambda t: t.replace(" ", "\0 ", 1))(split)
-    with pytest.warns(UserWarning, match="tst-COMMON.en: 1 NUL characters are left out, the first in line 2"):
+    with pytest.warns(UserWarning, match="tst-COMMON.en: removed 1 NUL characters, the first in line 2"):
         assert load_mustc(root)["transcript"][:] == whole["transcript"][:]
 
 

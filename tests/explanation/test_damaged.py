@@ -88,7 +88,7 @@ def test_labels_outside_of_the_patches_are_refused(saved, value):
         tensors["audio.labels"][0, 3, 2] = value
         return tensors
 
-    refused(rewritten(saved, tensors=spoil), "labels of audio_map, level 0, lie outside of its 7 patches")
+    refused(rewritten(saved, tensors=spoil), "labels of audio_map, level 0, lie outside its 7 patches")
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 3e38])
@@ -125,7 +125,7 @@ def test_tensors_that_do_not_fit_are_refused(saved, name, value, why):
         ("pieces", ["a"], "token_id_list is not 1"),
         ("pieces", [], "pieces is not 1"),
         ("pieces", 7, "TypeError|pieces"),
-        ("token_id_list", [1, 2, 3, 4, 10**30], "no ids"),
+        ("token_id_list", [1, 2, 3, 4, 10**30], "not ids"),
         ("token_id_list", [1, 2, 3, 4, True], "token_id_list"),
         ("special", [0, 0, 0, 0, 1], "special"),
         ("prefix_length", -1, "prefix_length"),
@@ -133,12 +133,12 @@ def test_tensors_that_do_not_fit_are_refused(saved, name, value, why):
         ("sampling_rate", 0, "sampling_rate"),
         ("sampling_rate", 10**12, "sampling_rate"),
         ("groups", [[0, 1]], "groups and context_groups"),
-        ("provenance", [], "provenance is no table"),
+        ("provenance", [], "provenance is not a mapping"),
         ("provenance", {"output": 3}, "provenance.output"),
         ("provenance", {"cost": {"seconds": "long"}}, "provenance.cost"),
         ("provenance", {"audio": {"notes": 5}}, "provenance.audio.notes"),
         ("reliability_of_sentence", [], "TypeError"),
-        ("text", None, "text is no text"),
+        ("text", None, "text is not a string"),
     ],
 )
 def test_values_that_do_not_fit_are_refused(saved, name, value, why):
@@ -168,7 +168,7 @@ def test_only_a_file_of_the_folder_is_read(saved, name):
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000, '{"format": NaN}', '{"a": ' + "9" * 5_000 + "}"])
 def test_json_that_python_cannot_take_is_refused(saved, content, tmp_path):
     (saved / DESCRIPTION).write_text(content)
-    refused(saved, "is no JSON")
+    refused(saved, "is not JSON")
     (tmp_path / "data").mkdir()
     (tmp_path / job.MANIFEST).write_text(content)
     with pytest.raises(ConfigError, match="damaged|another job"):

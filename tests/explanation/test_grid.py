@@ -73,5 +73,5 @@ def test_a_peak_stays_where_it_is():
 
 
 def test_grids_that_do_not_meet_are_refused():
-    with pytest.raises(ConfigError, match="nothing in common"):
+    with pytest.raises(ConfigError, match="which do not overlap"):
         Grid.shared(Grid(axis(0.0, 0.01, 10), axis(1, 1, 4)), Grid(axis(5.0, 0.02, 10), axis(1, 1, 4)))

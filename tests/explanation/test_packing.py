@@ -131,7 +131,7 @@ def test_what_is_no_explanation_is_refused(found):
         Explanation.from_row({"id": 3})
     with pytest.raises(ExplanationFormatError, match="row has a str at 'explanation'"):
         Explanation.from_row({"explanation": "text"})
-    with pytest.raises(ExplanationFormatError, match="row has no explanation, but an error: AudioError: empty"):
+    with pytest.raises(ExplanationFormatError, match="row has an error instead of an explanation: AudioError: empty"):
         Explanation.from_row({"explanation": b"", "error": "AudioError: empty"})
 
 

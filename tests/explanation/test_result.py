@@ -329,7 +329,7 @@ def test_find():
 
 @pytest.mark.parametrize("index", [K, -K - 1, 99])
 def test_find_out_of_range(index):
-    with pytest.raises(IndexError, match=rf"token is {index}, but 5 are explained: 0 … 4"):
+    with pytest.raises(IndexError, match=rf"token is {index}, but 5 are explained; allowed: 0 … 4"):
         make().find(index)
 
 

@@ -207,7 +207,7 @@ def test_every_window_of_a_recording_has_one(english, tmp_path):
         assert window.encoder_times[0] >= window.times[0] - 1e-3
     again = Recording.from_row(found.to_row())
     assert torch.equal(again[0].raw_encoder, found[0].raw_encoder)
-    with pytest.raises(ConfigError, match="over differ"):
+    with pytest.raises(ConfigError, match="different: over"):
         explain(*english, samples, folder=folder, **settings)
 
 
@@ -309,7 +309,7 @@ def test_a_method_that_promises_a_map_must_draw_it(small_whisper, tone):
     class Promising(EnergyConfig):
         overs = ("spectrogram", "encoder")
 
-    with pytest.raises(ConfigError, match="'energy' led to no map of the encoder's output"):
+    with pytest.raises(ConfigError, match="'energy' returned no map of the encoder's output"):
         run(small_whisper, tone, Promising(), over="encoder")
 
 

@@ -94,7 +94,7 @@ def test_page_is_self_contained_and_in_order(report):
     assert keys == [
         "corpus", "example", "time_localization", "frequency_words", "word_examples", "frequency_phones", "scatter",
         "modality_balance", "positional", "intermediate_tokens"]  # fmt: skip
-    assert "Six &lt;clips&gt;" in page and "Not made" not in page
+    assert "Six &lt;clips&gt;" in page and "Not available" not in page
     assert page.count("alt=") == parser.tags.count("img") >= 11
 
 
@@ -140,7 +140,7 @@ def test_a_part_that_cannot_be_made_says_why(corpus, tmp_path):
     data = json.loads((tmp_path / "analysis.json").read_text(encoding="utf-8"))
     assert "'xyz' never occurs" in data["frequency_words"]["not_made"]
     assert data["time_localization"]["n"] == 37
-    assert "Not made: &#x27;xyz&#x27; never occurs" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Not available: &#x27;xyz&#x27; never occurs" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_missing_alignment_is_told(corpus, tmp_path):
@@ -184,7 +184,7 @@ def test_data_sets(corpus, tmp_path, kind, monkeypatch):
     ("change", "message"),
     [
         ({"--explanations": "nowhere"}, "does not exist"),
-        ({"--explanations": "alignments"}, "holds none"),
+        ({"--explanations": "alignments"}, "holds no explanation"),
         ({"--metadata": "speakers.txt"}, "cannot be read"),
         ({"--groups": "accent"}, "no column 'accent'; it has id, gender"),
     ],

@@ -93,7 +93,7 @@ def test_maps_of_words_are_judged_when_asked_for(
     assert "word_deletion" in result["differences"]["energy"]
     assert (tmp_path / "word_deletion.png").stat().st_size > 5_000
     assert recipe.main([*base, "--words", "0", "--out", str(tmp_path)]) == 1
-    assert "--words is 0; pass a number from 1 up" in capsys.readouterr().err
+    assert "--words is 0; pass a number of at least 1" in capsys.readouterr().err
 
 
 def test_a_recording_that_cannot_be_read_is_counted_and_stops_nothing(recipe: ModuleType, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_bad_arguments_are_named(recipe: ModuleType, tmp_path: Path, capsys: pyt
     base = ["--model", "speech2text-en", "--out", str(tmp_path)]
     for arguments, named in (
         ([], "--methods and --preset"),
-        (["--methods", "random", "--ids", "nobody"], "--ids 'nobody'"),
+        (["--methods", "random", "--ids", "nobody"], "--ids has 'nobody'"),
         (["--methods", "random", "--share", "half"], "--share is 'half'"),
         (["--methods", "random", "--reference-column", "gist"], "has no 'gist'"),
     ):

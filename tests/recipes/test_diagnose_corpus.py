@@ -93,7 +93,7 @@ def test_a_config_and_settings_of_speed(recipe, manifest, tmp_path, capsys):
     few = ["--config", str(tmp_path / "few.json"), "--autocast", "bfloat16", "--limit", "1", "--pages", "0"]
     plain = [a for a in arguments(manifest, tmp_path / "out", *few) if a not in ("--preset", "fast")]
     assert recipe.main([*plain, "--preset", "fast"]) == 2
-    assert "each says method and settings" in capsys.readouterr().err
+    assert "each sets method and settings" in capsys.readouterr().err
     assert recipe.main(plain) == 0
     found = diagnosis_of(load_explained(tmp_path / "out")[0]).explanation.provenance
     assert found["model"]["autocast"] == "bfloat16" and found["config"]["masks_per_token"] == 2

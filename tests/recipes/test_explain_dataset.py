@@ -71,7 +71,7 @@ def shell(*command, folder, **environment):
 def test_help_is_a_manual_page(tmp_path):
     result = shell(sys.executable, RECIPE, "--help", folder=tmp_path, COLUMNS="120")
     assert result.returncode == 0
-    for part in ("Data sets", "What is written", "Going on", "Many processes", "Examples", "Exit codes", "--dry-run"):
+    for part in ("Datasets", "Output", "To continue a job", "Many processes", "Examples", "Exit codes", "--dry-run"):
         assert part in result.stdout
     assert "torchrun --nnodes" in result.stdout and "accelerate launch" in result.stdout
 
@@ -231,7 +231,7 @@ def test_wrong_arguments(recipe, root, tmp_path, capsys, arguments, code, messag
 def test_references_are_asked_for(recipe, manifest, tmp_path, capsys):
     arguments = job("--dataset", manifest, "--audio-column", "file", "--out", tmp_path / "out", "--metrics", "deletion")
     assert recipe.main(arguments) == 2
-    assert "--reference-column is missing; the data set has id, text, file" in capsys.readouterr().err
+    assert "--reference-column is missing; the dataset has id, text, file" in capsys.readouterr().err
     with pytest.raises(SystemExit) as caught:
         recipe.parse_arguments(["--model", "m", "--dataset", "d", "--out", "o", "--metrics", "deletion,beauty"])
     assert caught.value.code == 2 and "beauty; allowed: deletion, insertion, size" in capsys.readouterr().err
@@ -256,7 +256,7 @@ def test_a_dry_run_leaves_what_would_be_pushed(recipe, root, config, tmp_path, c
     options += ["--metrics", "size", "--push-to-hub", "me/explained", "--dry-run"]
     assert recipe.main(job(*options)) == 0
     told = capsys.readouterr().out
-    assert re.search(r"dry run: would upload 5 files \(.* MB\) to the data set me/explained: README.md, manifest", told)
+    assert re.search(r"dry run: would upload 5 files \(.* MB\) to the dataset me/explained: README.md, manifest", told)
 
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     _, header, body = card.split("---\n", 2)
@@ -308,7 +308,7 @@ def test_an_unknown_metric_is_refused_first(recipe, manifest, tmp_path, capsys):
 def test_a_preset_next_to_a_config_is_refused_and_settings_of_speed_arrive(recipe, root, config, tmp_path, capsys):
     arguments = job("--dataset", root, "--pair", "en-de", "--config", config, "--out", tmp_path / "out", "--limit", "1")
     assert recipe.main([*arguments, "--preset", "fast"]) == 2
-    assert "each says method and settings" in capsys.readouterr().err
+    assert "each sets method and settings" in capsys.readouterr().err
     assert recipe.main([*arguments, "--autocast", "bfloat16", "--batch-size", "auto"]) == 0
     found = Explanation.from_row(load_explained(tmp_path / "out")[0])
     assert found.provenance["model"]["autocast"] == "bfloat16"

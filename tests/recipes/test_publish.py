@@ -152,8 +152,8 @@ def test_usage(tmp_path, recipe, capsys):
     (tmp_path / "file").touch()
     for arguments, words in (
         (["--to", "recipes"], "--to: 'recipes'; allowed: NAME/REPO"),
-        (["--to", "a/b", "--dry-run", str(tmp_path)], "is not an empty folder; name a new one"),
-        (["--to", "a/b", "--dry-run", str(tmp_path / "file")], "is not an empty folder; name a new one"),
+        (["--to", "a/b", "--dry-run", str(tmp_path)], "is not an empty folder; pass a new one"),
+        (["--to", "a/b", "--dry-run", str(tmp_path / "file")], "is not an empty folder; pass a new one"),
     ):
         with pytest.raises(SystemExit) as caught:
             recipe.main(arguments)
@@ -170,7 +170,7 @@ def test_metadata_that_names_no_package_is_refused(recipe):
 
 def test_without_a_token_the_remedy_is_named(tmp_path):
     done = run(sys.executable, RECIPE, "--to", "alice/recipes", folder=tmp_path)
-    assert done.returncode == 1 and "run `hf auth login`, or set HF_TOKEN" in done.stderr
+    assert done.returncode == 1 and "run `hf auth login`, set HF_TOKEN" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -189,9 +189,7 @@ def test_refused_and_failed_uploads_are_errors_with_a_remedy(tmp_path):
             settings = {"HF_ENDPOINT": address, "HF_TOKEN": "hf_wrong", "HF_HUB_OFFLINE": offline}
             done = run(sys.executable, "-c", code, RECIPE.parent, folder=tmp_path, **settings)
             assert done.returncode == 1 and "Traceback" not in done.stderr
-            assert re.search(f"^publish.py: alice/recipes cannot be uploaded: .*{words}", done.stderr, re.S), (
-                done.stderr
-            )
+            assert re.search(f"^publish.py: cannot upload to alice/recipes: .*{words}", done.stderr, re.S), done.stderr
     assert hub.files == {}
 
 

@@ -48,7 +48,7 @@ def test_colour_bars_tell_what_is_cut(explanation):
     figure, _ = plot_saliency(explanation, 0)
     bars = [ax.get_ylabel() for ax in figure.axes[3:]]
     assert len(bars) == 2
-    assert bars[1] == "evidence from the sound (nats)\n0: no effect; below: against it"
+    assert bars[1] == "evidence from the sound (nats)\n0: no effect; below 0: against it"
     assert figure.axes[4].get_ylim()[0] < 0
 
 
@@ -140,7 +140,7 @@ def test_contrasts_are_named_as_such(contrasting):
     figure, _ = plot_saliency(found, 0)
     assert figure.get_suptitle() == "“country, not county”: contrast 0, log-odds +3.0 bits"
     below = found.evidence(0).min() < 0
-    assert [ax.get_ylabel().endswith("; below: for “county”") for ax in figure.axes[3:]] == [False, bool(below)]
+    assert [ax.get_ylabel().endswith("; below 0: for “county”") for ax in figure.axes[3:]] == [False, bool(below)]
     figure, _ = plot_saliency(found)
     assert figure.get_suptitle() == "all contrasts: “a text”"
     assert plot_tokens(found)[1].get_ylabel() == "contrast"

@@ -13,7 +13,7 @@ def test_fragment_has_words_picture_and_numbers(explanation):
     assert f'title="{in_words(bits)}; probability {probability:.1%}"' in fragment
     assert f"{explanation.bits_per_token:.1f} bits a token from the sound" in fragment
     assert "7 tokens · 0.6 s of audio · method spes · 301 forward passes · in 12 s · reliability 0.70" in fragment
-    assert "cut by the length limit" in fragment
+    assert "The length limit cut the output." in fragment
 
 
 def test_words_that_were_not_heard_stand_out(make):
@@ -31,8 +31,8 @@ def test_backward_passes_are_told_where_there_were_any(make):
 
 def test_low_reliability_is_told(make):
     shaky = make(token_reliability=type(make().reliability)(make().reliability.tokens, 0.2))
-    assert "use more masks" in notebook_html(shaky)
-    assert "use more masks" not in notebook_html(make())
+    assert "Use more masks" in notebook_html(shaky)
+    assert "Use more masks" not in notebook_html(make())
 
 
 def test_hostile_text_is_escaped(make):

@@ -50,7 +50,7 @@ def test_long_texts_are_cut_and_say_so(make):
 
 def test_an_output_without_words_says_so(make):
     _, (_, rows) = plot_overview(make(pieces=("<|endoftext|>",)))
-    assert [text.get_text() for text in rows.texts] == ["no word was written"]
+    assert [text.get_text() for text in rows.texts] == ["no words were written"]
 
 
 def test_rows_of_contrasts_are_contrasts(contrasting):

@@ -123,14 +123,14 @@ def test_what_a_reader_has_to_know_is_told(page, recording, recorded, tmp_path):
     data = data_of(page)
     assert data["summary"] == "1 of 4 segments probably made up, 1 s in all. 1 is not explained."
     assert data["notes"] == ["Audio: mixed down from 2 channels"]
-    assert data["warnings"] == ["In 1 window, a length limit cut the text: the model had not finished."]
+    assert data["warnings"] == ["In 1 window, a length limit cut the text before the model had finished."]
     _, window, whole = recorded
     bare = whole(tmp_path / "r", (window(0, 0.0, 1.0, ((0.0, 1.0, " Hello", 0, 1),)),), {}, 1.0, rate=0)
     data = data_of(write_recording(bare, tmp_path / "bare.html").read_text("utf-8"))
     assert data["summary"] == "No segment is explained." and data["sound"] is None and data["loudness"] == []
     assert [w.split(":")[0] for w in data["warnings"]] == [
-        "Not all windows that were asked for are explained",
-        "The sound of the recording is missing",
+        "Not all requested windows are explained",
+        "The recording's sound is missing",
     ]
 
 

@@ -121,7 +121,7 @@ def test_audio_is_the_clip(page, explanation):
 
 
 def test_notes_tell_what_a_reader_has_to_know(page, make):
-    assert data_of(page)["warnings"] == ["The output was cut by the length limit: the model had not finished."]
+    assert data_of(page)["warnings"] == ["The length limit cut the output before the model had finished."]
     assert data_of(page)["notes"] == ["Audio: mixed down from 2 channels"]
     data = data_of(report.page(make(provenance={"output": {"given": True}})))
     assert [note.split(":")[0] for note in data["notes"]] == ["The text was given, not generated"]
@@ -239,12 +239,12 @@ def test_browser_shows_a_word_and_the_sentence(dom, explanation):
 
 
 def test_browser_warns_where_it_matters(dom, explanation):
-    warning = "Another set of masks would have drawn a different map: use more masks."
+    warning = "Another set of masks would have drawn a different map. Use more masks."
     assert explanation.reliability.tokens[0] < 0.5 < explanation.reliability.tokens[6]
     visible = re.compile(r'<p class="warning" id="warning">([^<]+)</p>')
     shown = dom("#token=0")
     assert visible.search(shown)[1] == warning
-    assert "cut by the length limit" in shown
+    assert "The length limit cut the output" in shown
     assert not visible.search(dom("#token=6"))
 
 
