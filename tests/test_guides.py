@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from pages import DOCS, ROOT, blocks
 
-from spes_hf import Diagnosis, Explanation, Recording, SpesConfig, cli
+from spes_hf import Explanation, Recording, SpesConfig, cli
 
 # Few masks, without backward passes: Whisper hears 30 s of each copy, however short the clip is.
 FEW = SpesConfig(num_spectrogram_masks=4, num_token_masks=6, estimator="perturbation")

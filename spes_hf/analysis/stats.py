@@ -31,6 +31,10 @@ class Test:
         n: How many pairs; or how many values of the first and of the second.
         alternative: What the first is expected to be: "greater" or "less" than the second, or "two-sided".
         note: "too few: …" and the like; empty where nothing speaks against the test.
+
+    Examples:
+        >>> print(Test("paired t-test", 2.5, 0.03, 0.8, 0.1, (10,), "two-sided"))
+        paired t-test: t = 2.5, p = 0.03, d = 0.80 (n = 10)
     """
 
     __test__ = False  # not one of pytest's
