@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from spes_hf.errors import ConfigError
 from spes_hf.functional import deletion_masks
 
 if TYPE_CHECKING:
+    from spes_hf.explanation import Explanation
     from spes_hf.explanation.parts import ExplanationParts
 
 # As the spectrograms of most families: windows of 25 ms every 10 ms.
@@ -40,17 +41,26 @@ class Sound(NamedTuple):
 
 @dataclass(frozen=True)
 class HeardBack:
-    """What the model writes for the salient part of a recording, and for the rest of it.
+    """What the model writes for the salient part of a recording, and for the rest of it. A notebook plays both.
 
     Attributes:
         top: Share of the cells that the salient part keeps.
         kept: The text for the salient part alone, the rest at the mean of each mel bin.
         rest: The text for the rest alone, likewise.
+        explanation: Of the recording; None where it is not known.
     """
 
     top: float
     kept: str
     rest: str
+    explanation: Explanation | None = field(default=None, repr=False, compare=False)
+
+    def _repr_html_(self) -> str | None:
+        if self.explanation is None:
+            return None
+        from spes_hf.viz import notebook_html
+
+        return notebook_html(self.explanation, self)
 
 
 def check_top(top: float) -> float:
