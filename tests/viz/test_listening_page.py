@@ -123,7 +123,8 @@ def notebook(driven, tmp_path):
         cells = "".join(f"<div>{output._repr_html_()}</div>" for output in outputs)
         path.write_text(f'<!DOCTYPE html><meta charset="utf-8"><body>{cells}', encoding="utf-8")
         driven.open(path.as_uri(), width=width)
-        driven.wait(f"frames.length === {len(outputs)} && Array.from(frames).every((f) => f.document.body.dataset.ready)")
+        ready = "Array.from(frames).every((f) => f.document.body.dataset.ready)"
+        driven.wait(f"frames.length === {len(outputs)} && {ready}")
         driven.js(f"Array.from(frames).forEach({CAUGHT})")
         return driven
 
