@@ -170,8 +170,8 @@ def notebook_html(explanation: Explanation, heard: HeardBack | None = None) -> s
     The player has the switch of the page of `write_html`: everything, only what mattered for the sentence, or all but
     that. Where a notebook runs no scripts, as on GitHub, the rest still shows.
 
-    The fragment is about 75 kB plus the player's share: 25 kB of script and style, the map with 3 kB a second, and the
-    recording as in the page, FLAC of 16 bits with 24 kB a second of speech at 16 kHz. That is 390 kB for 11 seconds.
+    The fragment is about 75 kB plus the player's share: 25 kB of script and style, the map with 4 kB a second, and the
+    recording as in the page, FLAC of 16 bits with 24 kB a second of speech at 16 kHz. That is 400 kB for 11 seconds.
 
     Args:
         explanation: Over tokens or words.
