@@ -14,7 +14,7 @@ from pages import DOCS, ROOT, blocks
 from spes_hf import Explanation, Recording, SpesConfig, cli
 
 # Few masks, without backward passes: Whisper hears 30 s of each copy, however short the clip is.
-FEW = SpesConfig(num_spectrogram_masks=4, num_token_masks=6, estimator="perturbation")
+FEW = SpesConfig(num_spectrogram_masks=2, num_token_masks=2, estimator="perturbation")
 # To find a word, backward passes, but few.
 FAST = SpesConfig.fast(num_spectrogram_masks=1, masks_per_token=1, num_token_masks=6)
 FEWER = {

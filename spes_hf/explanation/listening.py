@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from spes_hf.errors import ConfigError
 from spes_hf.functional import deletion_masks
 
 if TYPE_CHECKING:
-    from spes_hf.explanation import Explanation
     from spes_hf.explanation.parts import ExplanationParts
 
 # As the spectrograms of most families: windows of 25 ms every 10 ms.
@@ -47,13 +46,13 @@ class HeardBack:
         top: Share of the cells that the salient part keeps.
         kept: The text for the salient part alone, the rest at the mean of each mel bin.
         rest: The text for the rest alone, likewise.
-        explanation: Of the recording; None where it is not known.
+        explanation: The `Explanation` of the recording; None where it is not known.
     """
 
     top: float
     kept: str
     rest: str
-    explanation: Explanation | None = field(default=None, repr=False, compare=False)
+    explanation: Any = field(default=None, repr=False, compare=False)
 
     def _repr_html_(self) -> str | None:
         if self.explanation is None:
