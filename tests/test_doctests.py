@@ -4,25 +4,43 @@ from __future__ import annotations
 
 import doctest
 import inspect
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tiny_speech.mustc import Utterance, write_mustc_split
 from tiny_speech.sentences import Sentence
 
 import spes_hf
-from spes_hf import SpesConfig, explain
+import spes_hf.analysis
+import spes_hf.metrics
+from spes_hf import Diagnose, SpesConfig, explain
+from spes_hf.analysis import Alignment
 from spes_hf.audio.load import load_audio
 from spes_hf.demo import load_tiny_model, tiny_clips
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
-def public() -> list[str]:
-    """Return the names with an example: all but errors."""
-    values = {name: getattr(spes_hf, name) for name in spes_hf.__all__ if name != "__version__"}
-    return [n for n, value in values.items() if not (inspect.isclass(value) and issubclass(value, Exception))]
+MODULES = (spes_hf, spes_hf.metrics, spes_hf.analysis)
+NEEDS = {"align_words": "pocketsphinx", "align_explanation": "pocketsphinx"}
+
+
+def public() -> list[tuple[ModuleType, str]]:
+    """Return the modules and names with an example: all classes and functions but errors.
+
+    What has the same name in `spes_hf` is not listed again.
+    """
+    found = {(module, name): getattr(module, name) for module in MODULES for name in module.__all__}
+    return [
+        (module, name)
+        for (module, name), value in found.items()
+        if callable(value)
+        and not (inspect.isclass(value) and issubclass(value, Exception))
+        and (module is spes_hf or value is not found.get((spes_hf, name)))
+    ]
 
 
 def joined(sounds: list[np.ndarray]) -> np.ndarray:
@@ -55,24 +73,30 @@ def names(tmp_path_factory) -> dict[str, Any]:
     )
     write_mustc_split(folder / "corpus", "tst-COMMON", [Utterance(sentence, "one", sounds[0])])
     dataset = Dataset.from_dict({"id": ["1", "2"], "audio": clips[:2]}).cast_column("audio", Audio(decode=False))
+    diagnose_row = Diagnose(model, processor, SpesConfig.fast(), reference_column="text")
     return {
-        **{name: getattr(spes_hf, name) for name in spes_hf.__all__},
         "np": np,
+        "torch": torch,
         "model": model,
         "processor": processor,
         "clip": clips[0],
         "clips": clips,
         "talk": {"array": joined(sounds[:3]), "sampling_rate": 16_000},
         "ex": explain(model, processor, clips[0], config=SpesConfig.fast()),
+        "alignment": Alignment.of(rows[0]["words"]),
+        "diagnosed": diagnose_row({"audio": clips[0], "text": "Tom sells a small pitcher."}),
         "dataset": dataset,
         "folder": folder,
         "corpus": folder / "corpus",
     }
 
 
-@pytest.mark.parametrize("name", public())
-def test_example_runs(name, names):
-    found = doctest.DocTestFinder(recurse=False).find(getattr(spes_hf, name), name, globs=dict(names))
+@pytest.mark.parametrize(("module", "name"), public(), ids=lambda value: getattr(value, "__name__", value))
+def test_example_runs(module, name, names):
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
+    globs = {n: getattr(m, n) for m in (spes_hf.analysis, spes_hf.metrics, spes_hf, module) for n in m.__all__} | names
+    found = doctest.DocTestFinder(recurse=False).find(getattr(module, name), name, globs=globs)
     assert found and found[0].examples, f"{name} has no example"
     said: list[str] = []
     failed, tried = doctest.DocTestRunner(optionflags=OPTIONS).run(found[0], out=said.append)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
-from pathlib import Path
 
 import pytest
+from pages import DOCS, README, ROOT, blocks, run
 
 from spes_hf import cli
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCS = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
 FEWER = {
     "config=SpesConfig.fast()": (
         "config=SpesConfig.fast(num_spectrogram_masks=1, masks_per_token=1, num_token_masks=6), progress=False"
@@ -22,20 +19,8 @@ FEWER = {
 }
 
 
-def blocks(text: str, language: str) -> list[str]:
-    """Return the code of a page in one language; what is marked as text is not run."""
-    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
-
-
 BASH = blocks(README, "bash")
 COMMANDS = BASH[2:] + blocks(DOCS["start"], "bash")[2:] + blocks(DOCS["command_line"] + DOCS["evaluating"], "bash")
-
-
-def run(code: str, names: dict) -> None:
-    """Run code with fewer masks and steps than it says."""
-    for what, instead in FEWER.items():
-        code = code.replace(what, instead)
-    exec(compile(code, "README.md", "exec"), names)
 
 
 def assert_same_bits(printed: str, shown: str, count: int) -> None:
@@ -81,7 +66,7 @@ def test_python_in_the_readme_and_in_the_docs_runs(whisper, tmp_path, monkeypatc
     assert [what for what in FEWER if what not in code + DOCS["evaluating"]] == []
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    run(code, names)
+    run(code, names, FEWER)
     printed, shown = capsys.readouterr().out, blocks(README, "text")[0]
     assert printed.splitlines()[0] == shown.splitlines()[0]
     assert_same_bits(printed, shown, 2)
@@ -89,13 +74,13 @@ def test_python_in_the_readme_and_in_the_docs_runs(whisper, tmp_path, monkeypatc
 
     again, every_word, *rest = blocks(DOCS["start"], "python")
     assert again == code
-    run(every_word, names)
+    run(every_word, names, FEWER)
     assert_same_bits(capsys.readouterr().out, blocks(DOCS["start"], "text")[0], 24)
     for block in (
         *rest,
         *(block for page in ("evaluating", "settings", "reading") for block in blocks(DOCS[page], "python")),
     ):
-        run(block, names)
+        run(block, names, FEWER)
     assert (tmp_path / "why.html").stat().st_size > 100_000
     assert (tmp_path / "comparison.html").stat().st_size > 100_000
     assert len(list((tmp_path / "why").glob("explanation*"))) == 2

@@ -26,7 +26,13 @@ class AlignmentError(SpesError, ValueError):
 
 @dataclass(frozen=True)
 class Phone:
-    """A phone and when it was spoken, from ``start`` to before ``end``, in seconds."""
+    """A phone and when it was spoken, from ``start`` to before ``end``, in seconds.
+
+    Examples:
+        >>> words = [{"word": "so", "start": 0.25, "end": 0.5, "phones": [{"phone": "S_B", "duration": 0.125}]}]
+        >>> Alignment.of(words).words[0].phones
+        (Phone(label='S', start=0.25, end=0.375),)
+    """
 
     label: str
     start: float
@@ -35,7 +41,12 @@ class Phone:
 
 @dataclass(frozen=True)
 class Word:
-    """A word and when it was spoken, from ``start`` to before ``end``, in seconds; with its phones, if known."""
+    """A word and when it was spoken, from ``start`` to before ``end``, in seconds; with its phones, if known.
+
+    Examples:
+        >>> alignment.words[-1]
+        Word(text='picture.', start=1.087, end=1.638, phones=())
+    """
 
     text: str
     start: float
@@ -48,6 +59,11 @@ class Alignment:
     """When the words of a text were spoken, in the order of the text, without silences.
 
     For a translation, give each word the times of the word that it translates; times may be in any order.
+
+    Examples:
+        >>> words = [{"word": "so", "start": 0.2, "end": 0.5}, {"word": "<sil>", "start": 0.5, "end": 0.9}]
+        >>> Alignment.of(words)
+        Alignment(words=(Word(text='so', start=0.2, end=0.5, phones=()),))
     """
 
     words: tuple[Word, ...]
@@ -89,6 +105,12 @@ def read_alignment(path: str | PathLike[str]) -> Alignment:
 
     Raises:
         AlignmentError: If the file cannot be read, or is in neither format.
+
+    Examples:
+        >>> path = folder / "one.json"
+        >>> _ = path.write_text('[{"word": "so", "start": 0.2, "end": 0.5}]')
+        >>> read_alignment(path).words
+        (Word(text='so', start=0.2, end=0.5, phones=()),)
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:

@@ -56,6 +56,12 @@ class UtteranceAgreement:
         encoder: Agreement with the map of the encoder's output.
         between: Correlation of the two maps with each other, likewise: a reference for what attention could reach with
             both.
+
+    Examples:
+        >>> deep = explain(model, processor, clip, config=SpesConfig.fast(), over="encoder")
+        >>> found = utterance_agreement(deep, deep.raw_encoder[None, None], "one")
+        >>> found.utterance, found.tokens, UtteranceAgreement.from_dict(found.to_dict()).between == found.between
+        ('one', 6, True)
     """
 
     utterance: str
@@ -142,6 +148,13 @@ class AttentionAgreement:
         input: Agreement with the maps of the spectrogram over time.
         encoder: Agreement with the maps of the encoder's output.
         between: Agreement of the two kinds of maps with each other.
+
+    Examples:
+        >>> deep = explain(model, processor, clip, config=SpesConfig.fast(), over="encoder")
+        >>> print(attention_agreement([utterance_agreement(deep, deep.raw_encoder[None, None])]))
+        cross-attention and saliency, 1 utterances, 6 tokens (Pearson's r)
+          input ...
+          encoder  all heads 1.00 [1.00, 1.00], layer 0 1.00 [1.00, 1.00], head 0.0 1.00 [1.00, 1.00], ...
     """
 
     utterances: int
@@ -201,6 +214,12 @@ def utterance_agreement(
     Raises:
         ConfigError: If the explanation is over words or has a foil, or the attention belongs to another output.
         ValueError: If the explanation has no map of the encoder's output.
+
+    Examples:
+        >>> deep = explain(model, processor, clip, config=SpesConfig.fast(), over="encoder")
+        >>> found = utterance_agreement(deep, deep.raw_encoder[None, None])  # one head that looks at what the map says
+        >>> round(found.encoder.all, 6), found.input.all < 0.9
+        (1.0, True)
     """
     if explanation.over_words or explanation.contrasts is not None:
         kind = "over words" if explanation.over_words else "with a foil"
@@ -248,6 +267,12 @@ def attention_agreement(
 
     Raises:
         ConfigError: If there are no utterances, or they come from models with different layers or heads.
+
+    Examples:
+        >>> deep = explain(model, processor, clip, config=SpesConfig.fast(), over="encoder")
+        >>> heads = torch.stack([deep.raw_encoder.flip(1), deep.raw_encoder])[None]  # only the second follows the map
+        >>> attention_agreement([utterance_agreement(deep, heads)]).encoder.best_head
+        (0, 1)
     """
     found = list(utterances)
     if not found:

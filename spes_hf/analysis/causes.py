@@ -48,6 +48,11 @@ class ErrorGroup:
         errors: Number of errors.
         wer: Word error rate.
         shares: Share of the errors by verdict.
+
+    Examples:
+        >>> group = error_causes([diagnosed]).all
+        >>> group.words, group.errors, str(group.wer), str(group.shares["misheard"])
+        (5, 1, '20% (20%–20%)', '100% (100%–100%)')
     """
 
     name: str
@@ -71,6 +76,11 @@ class Confusion:
         profile: (C,) mean evidence for the written word by frequency, within the stretch, in bits.
         low: (C,) lower end of the profile's 95 % interval, by bootstrap over the errors; NaN for a single error.
         high: (C,) upper end of the interval.
+
+    Examples:
+        >>> (confusion,) = error_causes([diagnosed, diagnosed]).confusions
+        >>> confusion.name, confusion.count, confusion.verdicts["misheard"], confusion.evidence > 0
+        ('pitcher → picture', 2, 2, True)
     """
 
     said: str
@@ -101,6 +111,12 @@ class ErrorCauses:
         confusions: Confusions, most frequent first.
         frequencies: (C,) frequencies of the profiles, in Hz.
         skipped: Number of rows with an error.
+
+    Examples:
+        >>> print(error_causes([diagnosed]).to_markdown())
+        |  | utterances | errors | WER | ...
+        ...
+        | pitcher → picture | 1 | 1 misheard | ... |
     """
 
     all: ErrorGroup
@@ -172,6 +188,12 @@ def error_causes(rows: Iterable[Mapping[str, Any]], by: str | None = None, seed:
 
     Raises:
         ConfigError: If there are no rows, all rows failed, or there is no such column.
+
+    Examples:
+        >>> rows = [{**diagnosed, "speaker": "Anna"}, {"error": "no audio", "speaker": "Tom"}]
+        >>> found = error_causes(rows, by="speaker")
+        >>> [group.name for group in found.groups], found.skipped
+        (['Anna'], 1)
     """
     found: list[tuple[Diagnosis, str]] = []
     examples: dict[tuple[str, str], list[tuple[ErrorVerdict, float, np.ndarray | None]]] = defaultdict(list)

@@ -46,6 +46,11 @@ def saved_explanations(folder: str | PathLike[str]) -> list[Path]:
 
     Raises:
         ConfigError: If there are none.
+
+    Examples:
+        >>> _ = ex.save(folder / "saved" / "two"), ex.save(folder / "saved" / "one")
+        >>> [path.name for path in saved_explanations(folder / "saved")]
+        ['one', 'two']
     """
     found = sorted(path.parent for path in Path(folder).rglob(DESCRIPTION))
     if not found:

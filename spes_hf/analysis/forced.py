@@ -37,6 +37,11 @@ def align_words(
     Raises:
         SpesError: If pocketsphinx is not installed.
         AlignmentError: If a word is not in the dictionary, or the text cannot be found in the audio.
+
+    Examples:
+        >>> sells = align_words(ex.waveform, "Tom sells a small picture.").words[1]
+        >>> sells.text, [phone.label for phone in sells.phones]
+        ('sells', ['S', 'EH', 'L', 'Z'])
     """
     try:
         from pocketsphinx import Decoder
@@ -82,6 +87,10 @@ def align_explanation(explanation: Explanation) -> Alignment:
     Raises:
         SpesError: If pocketsphinx is not installed.
         AlignmentError: If a word is not in the dictionary, or the text cannot be found in the audio.
+
+    Examples:
+        >>> [word.text for word in align_explanation(ex).words]
+        ['tom', 'sells', 'a', 'small', 'picture']
     """
     found = align_words(explanation.waveform, explanation.text, explanation.sampling_rate)
     start = float(explanation.origin.window.get("start_s", 0.0))  # of a window in its recording

@@ -50,6 +50,10 @@ class IntermediateTokens:
         min_count: Minimum number of occurrences of a type.
         n: Number of explained tokens.
         note: "too few: …" if no type occurs often enough; otherwise empty.
+
+    Examples:
+        >>> intermediate_tokens(ex, min_count=1).of("small")
+        IntermediateType(token='small', n=1, hits=1, share=1.0, by=(('Tom', 1),))
     """
 
     types: tuple[IntermediateType, ...]
@@ -132,6 +136,11 @@ def intermediate_tokens(explanations: Any, *, min_count: int = 3) -> Intermediat
 
     Raises:
         ConfigError: If ``min_count`` is below 1, or there are no explanations.
+
+    Examples:
+        >>> found = intermediate_tokens([ex, ex], min_count=2)
+        >>> found.n, found.of("small").by
+        (14, (('Tom', 2),))
     """
     check_count("min_count", min_count)
     counts: Counter[str] = Counter()

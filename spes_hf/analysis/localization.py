@@ -107,6 +107,13 @@ class TimeLocalization:
         skipped: Utterances that were left out, and why.
         too_short: Number of words left out because they cover no frame, or all frames.
         tolerance_s: How far outside the word a centroid may lie, in seconds.
+
+    Examples:
+        >>> found = time_localization([ex], lambda explanation: alignment)
+        >>> [word.word for word in found.maps["saliency"].words]
+        ['tom', 'sells', 'a', 'small', 'picture']
+        >>> found.maps["saliency"].contrast > found.maps["random"].contrast
+        True
     """
 
     maps: dict[str, MapInTime]
@@ -204,6 +211,11 @@ def time_localization(
     Raises:
         AlignmentError: If an alignment is missing, or no word matches.
         ConfigError: If an argument has a value that is not allowed.
+
+    Examples:
+        >>> found = time_localization([ex], {"tst-COMMON-0005": alignment}, maps=["saliency"])
+        >>> found.n, f"{found.maps['saliency'].hits:.0%}"
+        (5, '100%')
     """
     unknown = [name for name in maps if name not in MAPS]
     if unknown or not maps or isinstance(maps, str) or len(set(maps)) < len(maps):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jiwer
 
 from spes_hf.analysis.alignments import Alignment, Phone, Word
+from spes_hf.errors import ConfigError
 from spes_hf.text import normalise
 
 
@@ -53,6 +54,11 @@ def match_words(words: Sequence[str], alignment: Alignment) -> Match:
     Args:
         words: Texts of the words of an explanation; punctuation marks count neither as matched nor as unmatched.
         alignment: What was spoken, and when.
+
+    Examples:
+        >>> found = match_words([" Tom", " buys", " a", " picture", "."], alignment)
+        >>> [(word.index, word.start) for word in found.spoken], found.unmatched
+        ([(0, 0.0), (2, 0.625), (3, 1.087)], ('buys',))
     """
     written = _parts(words)
     heard = _parts([word.text for word in alignment.words])
@@ -100,3 +106,35 @@ def _equal(written: Sequence[tuple[int, str]], heard: Sequence[tuple[int, str]])
         if chunk.type == "equal"
         for i in range(chunk.hyp_end_idx - chunk.hyp_start_idx)
     }
+
+
+def sought_labels(names: str | Sequence[str] | Mapping[str, Collection[str]], unit: str) -> dict[str, set[str]]:
+    """Return name → labels of words (or phones), normalised as those of the alignments are.
+
+    Raises:
+        ConfigError: If the unit is neither, or there is no name.
+    """
+    if unit not in ("word", "phone"):
+        raise ConfigError(f"unit is {unit!r}; allowed: word, phone")
+    if isinstance(names, str):
+        names = [names]
+    given = names if isinstance(names, Mapping) else {name: (name,) for name in names}
+    fold = normalise if unit == "word" else _phone
+    sought = {
+        name: {fold(m) for m in ((members,) if isinstance(members, str) else members)}
+        for name, members in given.items()
+    }
+    if not sought or not all(members and all(members) for members in sought.values()):
+        raise ConfigError(f"names is {names!r}; pass a {unit}, several, or a mapping of a name to several")
+    return sought
+
+
+def stretches(spoken: Spoken, unit: str) -> list[tuple[str, float, float]]:
+    """Return label, start and end in seconds of a word, or of each of its phones."""
+    if unit == "word":
+        return [(spoken.text, spoken.start, spoken.end)]
+    return [(_phone(phone.label), phone.start, phone.end) for phone in spoken.phones]
+
+
+def _phone(label: str) -> str:
+    return label.strip().rstrip("012")

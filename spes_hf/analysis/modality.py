@@ -67,6 +67,11 @@ class ModalityBalance:
             the model may have made something up.
         min_count: Minimum number of occurrences of a type.
         note: "too few: …" if no type occurs often enough; otherwise empty.
+
+    Examples:
+        >>> token = modality_balance(ex).tokens[-1]  # the most bits from the sound
+        >>> token.token, token.sound_bits == float(ex.sound_bits[1])
+        ('sells', True)
     """
 
     tokens: tuple[TokenBalance, ...]
@@ -123,6 +128,12 @@ def modality_balance(explanations: Any, *, min_count: int = 1) -> ModalityBalanc
 
     Raises:
         ConfigError: If ``min_count`` is below 1, or there are no explanations.
+
+    Examples:
+        >>> print(modality_balance(ex))
+        bits from the sound, 7 tokens
+          most guessed: ...
+          most heard: 'picture' 6... (1×), 'sells' 7... (1×)
     """
     check_count("min_count", min_count)
     tokens: list[TokenBalance] = []

@@ -24,6 +24,11 @@ def plot_overview(explanation: Explanation, longest: int = 40) -> tuple[Figure, 
     Args:
         explanation: An explanation over tokens or words.
         longest: Maximum number of tokens to draw, from the first.
+
+    Examples:
+        >>> figure, axes = plot_overview(ex.words())
+        >>> [ax.get_ylabel() for ax in axes]
+        ['Tom', 'sells', 'a', 'small', 'picture', '.']
     """
     from spes_hf.viz.figures import draw_overlay
 

@@ -35,6 +35,10 @@ class Positional:
             count by their mean.
         order: Positions in descending order of mean.
         n: Number of explained tokens, without the first of each utterance, which has no text before it.
+
+    Examples:
+        >>> {name: len(values) for name, values in positional(ex).values.items()}
+        {'latest': 6, 'start': 6, 'intermediate': 15}
     """
 
     values: dict[str, np.ndarray]
@@ -115,6 +119,13 @@ def positional(explanations: Any) -> Positional:
 
     Raises:
         ConfigError: If there are no explanations.
+
+    Examples:
+        >>> found = positional(ex)
+        >>> bool(found.values["latest"].mean() > found.values["start"].mean())
+        True
+        >>> float(found.values["latest"][0]) == float(ex.token_saliency[1, 1])
+        True
     """
     values: dict[str, list[float]] = {name: [] for name in (*POSITIONS, "prompt")}
     together: list[tuple[float, float, float]] = []

@@ -12,7 +12,7 @@ import numpy as np
 from spes_hf.analysis import drawing
 from spes_hf.analysis.alignments import AlignmentError, Alignments
 from spes_hf.analysis.corpus import Aligned, Named, Skipped, abbreviate
-from spes_hf.analysis.matching import Spoken, normalise
+from spes_hf.analysis.matching import sought_labels, stretches
 from spes_hf.analysis.stats import (
     TOO_FEW,
     Permutation,
@@ -41,6 +41,12 @@ class Profile:
         frequencies: (C,) centres of the bins in Hz.
         values: (n, C) per occurrence, the maximum of the word's own map over the occurrence's frames, in [0, 1].
         where: Per occurrence, the utterance and the start time in seconds.
+
+    Examples:
+        >>> values = np.array([[1.0, 0.0], [0.5, 0.5]])  # two occurrences, two mel bins
+        >>> so = Profile("so", "", np.array([500.0, 5000.0]), values, (("one", 0.2), ("two", 0.4)))
+        >>> so.mean.tolist(), so.tilt.tolist()
+        ([0.75, 0.25], [-1.0, 0.0])
     """
 
     name: str
@@ -104,6 +110,11 @@ class ProfileComparison:
         significant_hz: Ranges of bins whose corrected p-value is below 0.05, in Hz.
         tilt: Permutation test of the saliency above 4 kHz minus that below 1 kHz, with one number per occurrence.
         note: "too few: …" if no test is possible; otherwise empty.
+
+    Examples:
+        >>> found = frequency_profile([ex], lambda explanation: alignment, ["sells", "small"])
+        >>> print(found.comparisons[0])
+        sells against small (n = 1 + 1): too few: a test needs 2 occurrences of each; tilt differs by ...
     """
 
     first: str
@@ -134,6 +145,11 @@ class FrequencyProfiles:
         comparisons: Comparisons of every two names, and of every two groups of one name.
         unmatched: Per utterance, words that were not found in its alignment.
         skipped: Utterances that were left out, and why.
+
+    Examples:
+        >>> found = frequency_profile([ex], lambda explanation: alignment, ["sells", "small"])
+        >>> [(label, profile.n, profile.where) for label, profile in found.profiles.items()]
+        [('sells', 1, (('tst-COMMON-0005', 0.289),)), ('small', 1, (('tst-COMMON-0005', 0.708),))]
     """
 
     unit: str
@@ -240,8 +256,13 @@ def frequency_profile(
     Raises:
         AlignmentError: If an alignment is missing, no word matches, or a name does not occur at all.
         ConfigError: If an argument has a value that is not allowed.
+
+    Examples:
+        >>> found = frequency_profile([ex, ex], lambda explanation: alignment, {"s-": ("sells", "small")})
+        >>> print(found)
+        frequency profiles of words: s- 4×
     """
-    sought = _sought(names, unit)
+    sought = sought_labels(names, unit)
     values: dict[tuple[str, str], list[np.ndarray]] = {(name, ""): [] for name in sought}
     where: dict[tuple[str, str], list[tuple[str, float]]] = {key: [] for key in values}
     aligned = Aligned(explanations, alignments, missing)
@@ -253,7 +274,7 @@ def frequency_profile(
         times = item.explanation.times.numpy()
         words = None
         for spoken in match.spoken:
-            for label, start, end in _stretches(spoken, unit):
+            for label, start, end in stretches(spoken, unit):
                 heard.add(label)
                 hits = [name for name, members in sought.items() if label in members]
                 frames = (times >= start) & (times < end)
@@ -300,6 +321,14 @@ def compare_profiles(first: Profile, second: Profile, permutations: int = 10_000
 
     Raises:
         ConfigError: If the profiles have different bins.
+
+    Examples:
+        >>> hertz, where = np.array([500.0, 5000.0]), tuple(("one", float(t)) for t in range(5))
+        >>> low = Profile("no", "", hertz, np.tile([0.75, 0.25], (5, 1)) + np.eye(5, 2) / 8, where)
+        >>> high = Profile("so", "", hertz, np.tile([0.25, 0.75], (5, 1)) + np.eye(5, 2) / 8, where)
+        >>> found = compare_profiles(low, high)
+        >>> found.difference.tolist(), found.permutation.relabellings, bool((found.permutation.corrected < 0.05).all())
+        ([0.5, -0.5], 252, True)
     """
     if not np.array_equal(first.frequencies, second.frequencies):
         raise ConfigError(f"{first.label!r} and {second.label!r} have different bins; compare profiles of one model")
@@ -320,33 +349,6 @@ def compare_profiles(first: Profile, second: Profile, permutations: int = 10_000
         tilt=tilt,
         note=note,
     )
-
-
-def _sought(names: str | Sequence[str] | Mapping[str, Collection[str]], unit: str) -> dict[str, set[str]]:
-    """Return name → labels, normalised like those of the alignments."""
-    if unit not in ("word", "phone"):
-        raise ConfigError(f"unit is {unit!r}; allowed: word, phone")
-    if isinstance(names, str):
-        names = [names]
-    given = names if isinstance(names, Mapping) else {name: (name,) for name in names}
-    fold = normalise if unit == "word" else _phone
-    sought = {
-        name: {fold(m) for m in ((members,) if isinstance(members, str) else members)}
-        for name, members in given.items()
-    }
-    if not sought or not all(members and all(members) for members in sought.values()):
-        raise ConfigError(f"names is {names!r}; pass a {unit}, a list of them, or a mapping of names to lists of them")
-    return sought
-
-
-def _stretches(spoken: Spoken, unit: str) -> list[tuple[str, float, float]]:
-    if unit == "word":
-        return [(spoken.text, spoken.start, spoken.end)]
-    return [(_phone(phone.label), phone.start, phone.end) for phone in spoken.phones]
-
-
-def _phone(label: str) -> str:
-    return label.strip().rstrip("012")
 
 
 def _group(groups: Mapping[str, str] | str | None, item: Named) -> str:

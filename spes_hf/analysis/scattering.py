@@ -54,6 +54,10 @@ class Scatter:
         against_top_share: The same with the share of the top saliency that the token map holds. This is weaker
             evidence: both maps share one scale, so a sharp map of the sound lowers this share by itself.
         note: "too few: …" if no type occurs often enough; otherwise empty.
+
+    Examples:
+        >>> [token.token for token in scatter(ex, min_count=1).top(2)]
+        ['Tom', 'sells']
     """
 
     types: tuple[TokenKurtosis, ...]
@@ -127,6 +131,11 @@ def scatter(explanations: Any, *, min_count: int = 3) -> Scatter:
 
     Raises:
         ConfigError: If ``min_count`` is below 1, or there are no explanations.
+
+    Examples:
+        >>> found = scatter([ex, ex], min_count=2)
+        >>> found.n, len(found.types), found.types[0].n, found.types[0].kurtosis > found.types[-1].kurtosis
+        (14, 7, 2, True)
     """
     check_count("min_count", min_count)
     tokens: list[str] = []

@@ -31,6 +31,10 @@ class Test:
         n: Number of pairs, or numbers of values of the first and of the second.
         alternative: Expectation for the first: "greater" or "less" than the second, or "two-sided".
         note: "too few: …" or another objection to the test; otherwise empty.
+
+    Examples:
+        >>> print(Test("paired t-test", 2.5, 0.03, 0.8, 0.1, (10,), "two-sided"))
+        paired t-test: t = 2.5, p = 0.03, d = 0.80 (n = 10)
     """
 
     __test__ = False  # not a test for pytest

@@ -228,8 +228,12 @@ class SoundCheck(AudioTransform):
 
     Examples:
         >>> rows = dataset.map(SoundCheck(model, processor))
-        >>> rows["verdict"][0] in ("heard", "made up")
-        True
+        >>> rows["prediction"][0], rows["words"][0][1], rows["word_bits"][0][1] > 5
+        ('Tom sells a small picture.', ' sells', True)
+        >>> of_text = SoundCheck(model, processor, text_column="text")
+        >>> row = of_text({"audio": clip, "text": "Tom sells a small garden."})
+        >>> row["verdict"], [str(word) for word, bits in zip(row["words"], row["word_bits"]) if bits < 1]
+        ('given', [' garden', '.'])
     """
 
     key: ClassVar[str] = "verdict"

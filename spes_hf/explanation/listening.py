@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,17 +40,26 @@ class Sound(NamedTuple):
 
 @dataclass(frozen=True)
 class HeardBack:
-    """What the model writes for the salient part of a recording, and for the rest of it.
+    """What the model writes for the salient part of a recording, and for the rest of it. A notebook plays both.
 
     Attributes:
         top: Share of the cells that the salient part keeps.
         kept: The text for the salient part alone; the other cells have the mean of their mel bin.
         rest: The text for the rest alone, likewise.
+        explanation: The `Explanation` of the recording; None where it is not known.
     """
 
     top: float
     kept: str
     rest: str
+    explanation: Any = field(default=None, repr=False, compare=False)
+
+    def _repr_html_(self) -> str | None:
+        if self.explanation is None:
+            return None
+        from spes_hf.viz import notebook_html
+
+        return notebook_html(self.explanation, self)
 
 
 def check_top(top: float) -> float:

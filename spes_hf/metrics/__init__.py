@@ -59,6 +59,10 @@ def evaluate_module(name: str) -> str:
 
     Raises:
         ConfigError: If there is no module with this name.
+
+    Examples:
+        >>> evaluate_module("size")
+        '...evaluate_modules...size'
     """
     folder = Path(__file__).parent / "evaluate_modules"
     known = sorted(path.parent.name for path in folder.glob("*/*.py") if path.stem == path.parent.name)

@@ -23,6 +23,12 @@ class Interval:
         low: Lower end.
         high: Upper end.
         confidence: Share of such intervals that contain the true value.
+
+    Examples:
+        >>> 1.5 in Interval(1.0, 2.0), 2.5 in Interval(1.0, 2.0)
+        (True, False)
+        >>> print(Interval(1.0, 2.0))
+        [1.00, 2.00]
     """
 
     low: float
@@ -44,6 +50,10 @@ class Comparison:
         difference: First score minus second.
         interval: Interval of the difference.
         p_value: Probability of a difference at least as large, in either direction, if the methods were equal.
+
+    Examples:
+        >>> print(Comparison(-1.5, Interval(-2.0, -1.0), p_value=0.01))
+        difference -1.50, 95 % interval [-2.00, -1.00], p = 0.010
     """
 
     difference: float
@@ -108,6 +118,11 @@ def bootstrap_interval(
         samples: Number of corpora to draw.
         confidence: Share of such intervals that contain the true value.
         seed: Same seed, same interval.
+
+    Examples:
+        >>> counts = np.array([[1.0, 4.0], [3.0, 4.0]])  # errors and words of two utterances
+        >>> print(bootstrap_interval(counts, lambda sums: sums[:, 0] / sums[:, 1]))
+        [0.25, 0.75]
     """
     return percentile_interval(score(resample(statistics, samples, seed)), confidence)
 
@@ -135,6 +150,11 @@ def paired_bootstrap(
 
     Raises:
         ConfigError: If the two differ in shape.
+
+    Examples:
+        >>> first, second = np.array([[3.0, 4.0], [4.0, 4.0]]), np.array([[1.0, 4.0], [2.0, 4.0]])
+        >>> print(paired_bootstrap(first, second, lambda sums: sums[:, 0] / sums[:, 1]))
+        difference +0.50, 95 % interval [0.50, 0.50], p = 0.001
     """
     if first.shape != second.shape:
         raise ConfigError(f"statistics have shapes {first.shape} and {second.shape}; compare the same utterances")

@@ -233,6 +233,12 @@ def target_maps(plain: Explanation, contrasts: Sequence[Contrast]) -> Tensor:
 
     Raises:
         ConfigError: If the explanation has a foil itself, or is of another output.
+
+    Examples:
+        >>> why = explain(model, processor, clip, config=SpesConfig.fast(), foil={"picture": "garden"})
+        >>> maps = target_maps(ex, why.contrasts)
+        >>> bool((maps[0] == ex.words().audio_saliency[4]).all())  # of "picture"
+        True
     """
     if plain.contrasts is not None:
         raise ConfigError("plain has contrasts; pass an explanation of the same output without foil")

@@ -55,4 +55,5 @@ def listen_back(model: Any, processor: Any, explanation: Explanation, top: float
     with metric.running(explanation):
         utterance = metric.utterance_of(explanation)
         targets = [adapter.generate(utterance, options, torch.where(keep, features, fill)) for keep in (~rest, rest)]
-    return HeardBack(top, *(adapter.text(target.token_ids) for target in targets))
+    kept, others = (adapter.text(target.token_ids) for target in targets)
+    return HeardBack(top, kept, others, explanation)

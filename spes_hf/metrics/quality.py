@@ -24,6 +24,11 @@ class Quality(ABC):
         name: Short name, such as "wer".
         label: Label for an axis.
         higher_is_better: Whether a better text scores higher.
+
+    Examples:
+        >>> quality: Quality = WordErrorRate()
+        >>> round(quality(["a cat", "dogs bark"], ["the cat", "dogs"]), 1)  # 2 errors, 3 words
+        66.7
     """
 
     name: ClassVar[str]
@@ -62,6 +67,12 @@ class WordErrorRate(Quality):
     """Word errors per hundred words of the reference, from jiwer, without text normalisation; at most 100 (§5).
 
     The cap applies to the score of the corpus: a single utterance may have more errors than words.
+
+    Examples:
+        >>> WordErrorRate().statistics(["a cat sat"], ["the cat sat down"]).tolist()
+        [[2.0, 4.0]]
+        >>> WordErrorRate()(["a cat sat"], ["the cat sat down"])
+        50.0
     """
 
     name: ClassVar[str] = "wer"
@@ -109,6 +120,10 @@ class CharacterErrorRate(Quality):
     """Character errors per hundred characters of the reference, from jiwer, without text normalisation; at most 100.
 
     Spaces within a text count; spaces around it do not. The cap applies to the score of the corpus.
+
+    Examples:
+        >>> CharacterErrorRate()([" cat "], ["cart"])
+        25.0
     """
 
     name: ClassVar[str] = "cer"
@@ -146,6 +161,12 @@ class Bleu(Quality):
 
     Raises:
         ConfigError: If there is no such tokenizer, or it needs a package or a model that is not installed.
+
+    Examples:
+        >>> round(Bleu()(["the cat sat on a mat"], ["the cat sat on the mat"]), 1)
+        53.7
+        >>> round(Bleu("zh")(["我喜欢猫"], ["我喜欢狗"]), 1)
+        59.5
     """
 
     name: ClassVar[str] = "bleu"
@@ -235,6 +256,10 @@ def wer(hypotheses: Sequence[str], references: Sequence[str]) -> float:
 
     Raises:
         ConfigError: If the two differ in length, are empty, or contain anything but texts.
+
+    Examples:
+        >>> wer(["the cat sat", "dogs"], ["the cat sat down", "dogs"])
+        20.0
     """
     return WordErrorRate()(hypotheses, references)
 
@@ -244,6 +269,10 @@ def cer(hypotheses: Sequence[str], references: Sequence[str]) -> float:
 
     Raises:
         ConfigError: If the two differ in length, are empty, or contain anything but texts.
+
+    Examples:
+        >>> cer(["cat"], ["cart"])
+        25.0
     """
     return CharacterErrorRate()(hypotheses, references)
 
@@ -253,6 +282,10 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str], tokenize: str = "
 
     Raises:
         ConfigError: If the two differ in length, are empty, or contain anything but texts.
+
+    Examples:
+        >>> round(bleu(["the cat sat on a mat"], ["the cat sat on the mat"]), 1)
+        53.7
     """
     return Bleu(tokenize)(hypotheses, references)
 

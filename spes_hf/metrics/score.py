@@ -35,6 +35,11 @@ class Curve:
         high: (S,) upper end.
         x_label: Label of x.
         y_label: Label of y.
+
+    Examples:
+        >>> curve = summarize([Size()({"explanation": ex})])["size_audio"].curve
+        >>> curve.x_label, float(curve.y[0]), bool((np.diff(curve.y) <= 0).all())
+        ('saliency threshold', 100.0, True)
     """
 
     x: np.ndarray
@@ -60,6 +65,10 @@ class Score:
         statistics: (U, S, D) additive counts of every utterance at every point.
         score_points: Computes scores, (…, S), from summed counts, (…, S, D).
         utterances: Identity of the utterances; scores on the same utterances can be compared.
+
+    Examples:
+        >>> print(summarize([Size()({"explanation": ex})])["size_audio"])
+        size_audio = ... [..., ...] (lower is better) spes|masks:8+100|...|utterances:1|...
     """
 
     name: str
@@ -174,6 +183,12 @@ def compare(
 
     Raises:
         ConfigError: If the two are not the same score of the same utterances.
+
+    Examples:
+        >>> energy = explain(model, processor, clip, config=EnergyConfig())
+        >>> first, second = (summarize([Size()({"explanation": of})])["size_audio"] for of in (ex, energy))
+        >>> round(compare(first, second).difference - (first.value - second.value), 6)
+        0.0
     """
     if first.name != second.name:
         raise ConfigError(f"first is a {first.name} score, but second is a {second.name} score; pass the same score")
@@ -196,6 +211,12 @@ def plot_curves(scores: Mapping[str, Score] | Sequence[Score]) -> tuple[Figure, 
 
     Raises:
         ConfigError: If there are no scores, or one has no curve.
+
+    Examples:
+        >>> score = summarize([Size()({"explanation": ex})])["size_audio"]
+        >>> figure, axes = plot_curves({"SPES": score})
+        >>> axes.lines[0].get_label() == f"SPES ({score.value:.1f})"
+        True
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

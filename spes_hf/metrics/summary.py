@@ -60,6 +60,14 @@ def summarize(
     Raises:
         ConfigError: If there are no rows or nothing to score, if references are missing or not one per row, or if the
             rows were made with different methods or settings.
+
+    Examples:
+        >>> row = Deletion(model, processor, [0, 1])(Size()({"explanation": ex}))
+        >>> scores = summarize([row], references=["Tom sells a big picture."])
+        >>> sorted(scores)
+        ['clean', 'deletion', 'deletion_probability', 'size_audio', 'size_token']
+        >>> scores["clean"].value  # one word of five
+        20.0
     """
     rows = list(rows)
     texts = _references(rows, references)

@@ -164,12 +164,20 @@ def write_comparison_html(comparison: Comparison, path: str | Path) -> Path:
     return comparison_page.write_html(comparison, Path(path))
 
 
-def notebook_html(explanation: Explanation) -> str:
-    """Return the view in a notebook: the words, the sentence map and a line of numbers, as an HTML fragment.
+def notebook_html(explanation: Explanation, heard: HeardBack | None = None) -> str:
+    """Return what a notebook shows: the words, the sentence map, a player and a line of numbers, as a fragment of HTML.
+
+    The player has the switch of the page of `write_html`: everything, only what mattered for the sentence, or all but
+    that. Where a notebook runs no scripts, as on GitHub, the rest still shows.
+
+    The fragment is about 75 kB plus the player's share: 25 kB of script and style, the map with 4 kB a second, and the
+    recording as in the page, FLAC of 16 bits with 24 kB a second of speech at 16 kHz. That is 400 kB for 11 seconds.
 
     Args:
-        explanation: An explanation over tokens or words.
+        explanation: Over tokens or words.
+        heard: What the model writes for parts of the sound (`spes_hf.listen_back`), to be shown with the player. The
+            switch then plays these parts; without it, the top 20 % and the rest.
     """
     from spes_hf.viz import notebook
 
-    return notebook.notebook_html(explanation)
+    return notebook.notebook_html(explanation, heard)

@@ -25,7 +25,7 @@ def write_html(comparison: Comparison, path: Path) -> Path:
 
 def page(comparison: Comparison) -> str:
     """Return the page: template, style and script, and the comparison as JSON."""
-    styles, scripts = ["report.css", "comparison.css"], ["picture.js", "comparison.js"]
+    styles, scripts = ["report.css", "comparison.css"], ["page.js", "picture.js", "comparison.js"]
     title = f"Comparison: {comparison.first.text.strip()}"
     return report.filled("comparison.html", styles, scripts, title, page_data(comparison))
 

@@ -45,7 +45,7 @@ def write_html(diagnosis: Diagnosis, path: Path) -> Path:
 
 def page(diagnosis: Diagnosis) -> str:
     """Return the page: template, style and script, and the diagnosis as JSON."""
-    styles, scripts = ["report.css", "diagnosis.css"], ["picture.js", "diagnosis.js"]
+    styles, scripts = ["report.css", "diagnosis.css"], ["page.js", "picture.js", "diagnosis.js"]
     return report.filled(
         "diagnosis.html", styles, scripts, f"Diagnosis: {diagnosis.text.strip()}", page_data(diagnosis)
     )

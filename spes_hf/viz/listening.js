@@ -106,7 +106,7 @@ spes.listening = (chosen) => {
     const { map, share, name } = chosen(), call = ++latest;
     $("heard").hidden = !data.heard || name !== null;
     if (!map) return;
-    const what = `the top ${percent(share)} for `, whom = name === null ? "the whole sentence" : quoted(name);
+    const what = `the top ${percent(share)} for `, whom = name !== null ? quoted(name) : data.contrasts ? "all contrasts" : "the whole sentence";
     $("hearing").replaceChildren(...(mode === "all" ? [] : [mode === "rest" ? `without ${what}` : what, whom]));
     for (const button of document.querySelectorAll("[data-hear]")) button.setAttribute("aria-pressed", button.dataset.hear === mode);
     if (mode === "all") { if (url) play(original); return; }
@@ -124,7 +124,7 @@ spes.listening = (chosen) => {
   for (const button of document.querySelectorAll("[data-hear]")) {
     button.addEventListener("click", () => { mode = button.dataset.hear; update(); });
   }
-  $("share").addEventListener("change", () => update());
+  $("share")?.addEventListener("change", () => update());
   if (data.heard) {
     const { top, kept, rest } = data.heard;
     $("heard").append(...[[`with only the top ${percent(top)}, the model writes`, kept], ["with all but that", rest]].flatMap(

@@ -1,4 +1,4 @@
-"""The view of an explanation in a notebook: an HTML fragment that needs no script."""
+"""What a notebook shows of an explanation: a fragment of HTML. Only the player in it needs a script."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from PIL import Image
 from spes_hf.bits import NOT_HEARD_BITS, in_words
 from spes_hf.viz import scale
 from spes_hf.viz.figures import bare_figure, draw_overlay
+from spes_hf.viz.report import player_page
 
 if TYPE_CHECKING:
     from spes_hf.explanation import Explanation
+    from spes_hf.explanation.listening import HeardBack
 
 _SOUND_RGB, _TEXT_RGB = "241,105,19", "32,112,180"
 _QUIET = "opacity:.75;font-size:12px"
@@ -26,8 +28,8 @@ _LOW_PROBABILITY = 0.5
 _FULL_BITS = 10.0
 
 
-def notebook_html(explanation: Explanation) -> str:
-    """Return an HTML fragment: words coloured by their bits from the sound, sentence map, and numbers."""
+def notebook_html(explanation: Explanation, heard: HeardBack | None = None) -> str:
+    """Return the fragment: words coloured by their bits from the sound, map, player, numbers; see `spes_hf.viz`."""
     rows, what = _transcript(explanation), "the whole sentence"
     legend = (
         f'<span style="{_tint(_FULL_BITS)}">&nbsp;heard: deeper colour, more bits&nbsp;</span> '
@@ -43,6 +45,7 @@ def notebook_html(explanation: Explanation) -> str:
         f'<div style="{_QUIET};margin:2px 0 8px">{legend}</div>'
         f'<img alt="Evidence for {what} over the spectrogram" style="max-width:100%;background:#fff" '
         f'src="data:image/png;base64,{_picture(explanation)}">'
+        f"{_player(explanation, heard)}"
         f'<div style="{_QUIET};margin-top:4px">{_numbers(explanation)}</div>'
         "</div>"
     )
@@ -100,6 +103,21 @@ def _picture(explanation: Explanation) -> str:
     buffer = io.BytesIO()
     Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(128).save(buffer, format="PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _player(explanation: Explanation, heard: HeardBack | None) -> str:
+    """Return a frame with the recording and the switch of the page; "" without samples.
+
+    A frame, so that the names and the style of two outputs, and of the notebook, keep apart. Line breaks are escaped:
+    what turns notebooks into pages joins lines.
+    """
+    if not len(explanation.waveform):
+        return ""
+    page = html.escape(player_page(explanation, heard)).replace("\n", "&#10;")
+    return (
+        '<iframe title="The recording: everything, only what mattered, or all but that" '
+        f'style="width:100%;height:100px;border:0;display:block" srcdoc="{page}"></iframe>'
+    )
 
 
 def _counted(explanation: Explanation) -> str:

@@ -55,7 +55,7 @@ def write_recording(recording: Recording, path: Path) -> Path:
     explained = iter(recording.words())
     for window in tqdm(recording.windows, desc="pages of windows", unit="window", delay=2, leave=False):
         pages.add(window, next(explained) if window.is_there(recording.folder) else None)
-    styles, scripts = ["report.css", "recording.css"], ["picture.js", "recording_strip.js", "recording.js"]
+    styles, scripts = ["report.css", "recording.css"], ["page.js", "recording_strip.js", "recording.js"]
     data = {**page_data(recording, pages), "folder": quote(folder.name), "sound": quote(sound.name)}
     if not sound.is_file():
         data["sound"] = None

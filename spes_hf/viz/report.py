@@ -49,10 +49,28 @@ def page(explanation: Explanation, embeddable: bool = False, heard: HeardBack | 
     """
     contrasts = explanation.contrasts
     title = explanation.text if contrasts is None else "; ".join(contrast.name for contrast in contrasts)
-    styles, scripts = ["report.css", "walk.css"], ["picture.js", "listening.js", "report.js", "walk.js"]
+    styles, scripts = ["report.css", "walk.css"], ["page.js", "picture.js", "listening.js", "report.js", "walk.js"]
     if embeddable:
         styles, scripts = [*styles, "embedded.css"], [*scripts, "embedded.js"]
     return filled("report.html", styles, scripts, title, page_data(explanation, heard))
+
+
+def player_page(explanation: Explanation, heard: HeardBack | None = None) -> str:
+    """Return the page with the recording and the switch alone, for the map of the sentence.
+
+    Args:
+        explanation: Over tokens or words.
+        heard: What the model writes for parts of the sound; the switch then plays the same parts.
+    """
+    data = {
+        **_sound_data(explanation),
+        "contrasts": explanation.contrasts is not None,
+        "sentence": signed_png(explanation.evidence()),
+        "heard": _heard_data(heard),
+        "share": 0.2 if heard is None else heard.top,
+    }
+    scripts = ["page.js", "listening.js", "notebook.js"]
+    return filled("listening.html", ["report.css", "notebook.css"], scripts, explanation.text, data)
 
 
 def filled(
@@ -77,7 +95,7 @@ def filled(
         "STYLE": read(*styles),
         "SCRIPT": read(*scripts),
         "DATA": script_json(data),
-        "MAIN": read(template),
+        "MAIN": read(template).replace("{{LISTENING}}", read("listening.html")),
         "FRAMES": "; frame-src 'self' file:" if folder else "",
         "MEDIA": " 'self' file:" if folder else "",
     }
@@ -109,8 +127,7 @@ def page_data(explanation: Explanation, heard: HeardBack | None = None) -> dict[
         **picture_data(tokens),
         "opens_with": "words" if explanation.over_words else "tokens",
         "contrasts": _contrasts(tokens),
-        "sampling_rate": tokens.sampling_rate,
-        "heard": None if heard is None else {"top": heard.top, "kept": _said(heard.kept), "rest": _said(heard.rest)},
+        "heard": _heard_data(heard),
         "sentence": {
             **signed_png(tokens.evidence()),
             "unit": tokens.evidence_unit(),
@@ -132,15 +149,10 @@ def picture_data(explanation: Explanation) -> dict[str, Any]:
     Args:
         explanation: An explanation over tokens or words.
     """
-    start, end = scale.time_extent(explanation.times)
     low, high = scale.spectrogram_limits(explanation.features)
     return {
+        **_sound_data(explanation),
         "text": scale.clean(explanation.text),
-        "frames": len(explanation.times),
-        "bins": len(explanation.frequencies),
-        "time_extent": [start, end],
-        "sound_from": explanation.sound_start_s,
-        "frequencies": [round(f, 1) for f in explanation.frequencies.tolist()],
         "frequency_ticks": scale.frequency_ticks(explanation.frequencies),
         "high_percentile": scale.HIGH_PERCENTILE,
         "low_reliability": [scale.LOW_RELIABILITY, scale.LOW_RELIABILITY_WARNING],
@@ -149,12 +161,29 @@ def picture_data(explanation: Explanation) -> dict[str, Any]:
             "dark": {"greys": scale.GREYS_ON_DARK, "sound": scale.SOUND_ON_DARK, "against": scale.AGAINST_ON_DARK},
         },
         "spectrogram": grey_png((explanation.features - low) / (high - low)),
-        "audio": flac(explanation.waveform.numpy(), explanation.sampling_rate),
         "duration_s": len(explanation.waveform) / explanation.sampling_rate,
         "warnings": _warnings(explanation),
         "notes": [scale.settled(note) for note in explanation.notes],
         "provenance": plain(explanation.provenance),
     }
+
+
+def _sound_data(explanation: Explanation) -> dict[str, Any]:
+    """Return the sound, and the axes of the maps that it is masked by."""
+    start, end = scale.time_extent(explanation.times)
+    return {
+        "frames": len(explanation.times),
+        "bins": len(explanation.frequencies),
+        "time_extent": [start, end],
+        "frequencies": [round(f, 1) for f in explanation.frequencies.tolist()],
+        "sound_from": explanation.sound_start_s,
+        "sampling_rate": explanation.sampling_rate,
+        "audio": flac(explanation.waveform.numpy(), explanation.sampling_rate),
+    }
+
+
+def _heard_data(heard: HeardBack | None) -> dict[str, Any] | None:
+    return None if heard is None else {"top": heard.top, "kept": _said(heard.kept), "rest": _said(heard.rest)}
 
 
 def plain(data: Any) -> Any:

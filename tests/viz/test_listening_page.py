@@ -1,4 +1,7 @@
-"""The switch beside the recording, in a browser: it plays what `Explanation.listen` returns, and goes back."""
+"""The switch beside the recording, in a browser: it plays what `Explanation.listen` returns, and goes back.
+
+On the page, and in a notebook, where it lies in a frame.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,20 @@ import numpy as np
 import pytest
 import soundfile
 
-from spes_hf import SpesConfig, explain
+from spes_hf import SpesConfig, explain, listen_back
 from spes_hf.demo import load_tiny_model, tiny_clips
 from spes_hf.explanation.listening import HeardBack, listen
 
 # The page keeps each sound that it makes.
 CAUGHT = (
-    "window.made = []; const make = URL.createObjectURL;"
-    "URL.createObjectURL = (blob) => { window.made.push(blob); return make(blob); }; 0"
+    "((page) => { page.made = []; const make = page.URL.createObjectURL;"
+    "page.URL.createObjectURL = (blob) => { page.made.push(blob); return make(blob); }; })"
 )
 LATEST = (
-    "(async () => { const bytes = new Uint8Array(await made.at(-1).arrayBuffer());"
-    "return btoa(Array.from(bytes, (c) => String.fromCharCode(c)).join('')); })()"
+    "(async (made) => { const bytes = new Uint8Array(await made.at(-1).arrayBuffer());"
+    "return btoa(Array.from(bytes, (c) => String.fromCharCode(c)).join('')); })"
 )
-PLAYS_IT = "audio.readyState > 0 && audio.src.startsWith('blob:') && !audio.error"
+PLAYS_IT = "((audio) => audio.readyState > 0 && audio.src.startsWith('blob:') && !audio.error)"
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +41,17 @@ def opened(driven, explanation, tmp_path):
     path = explanation.words().to_html(tmp_path / "page.html", HeardBack(0.2, " Tom <b> sells.", ""))
     driven.open(path.as_uri())
     driven.wait("!!document.body.dataset.chosen")
-    driven.js(CAUGHT)
+    driven.js(f"{CAUGHT}(window)")
     return driven
 
 
-def sound_after(browser, action):
-    """Return the samples that the page plays after something is done, and their rate."""
-    before = browser.js("made.length")
+def sound_after(browser, action, page="window"):
+    """Return the samples that the page (or a frame in it) plays after something is done, and their rate."""
+    before = browser.js(f"{page}.made.length")
     action()
-    browser.wait(f"made.length > {before}")
-    browser.wait(PLAYS_IT)
-    return soundfile.read(io.BytesIO(base64.b64decode(browser.js(LATEST))), dtype="float32")
+    browser.wait(f"{page}.made.length > {before}")
+    browser.wait(f"{PLAYS_IT}({page}.audio)")
+    return soundfile.read(io.BytesIO(base64.b64decode(browser.js(f"{LATEST}({page}.made)"))), dtype="float32")
 
 
 def likeness(sound, expected):
@@ -56,8 +59,8 @@ def likeness(sound, expected):
     return 10 * np.log10(np.square(expected).sum() / np.square(sound - expected).sum())
 
 
-def press(browser, name):
-    return lambda: browser.js(f"document.querySelector('[data-hear={name}]').click()")
+def press(browser, name, page="window"):
+    return lambda: browser.js(f"{page}.document.querySelector('[data-hear={name}]').click()")
 
 
 def test_plays_what_listen_returns(opened, explanation):
@@ -106,3 +109,75 @@ def test_without_texts_there_is_no_list(driven, explanation, tmp_path):
     driven.open(explanation.to_html(tmp_path / "page.html").as_uri())
     driven.wait("!!document.body.dataset.chosen")
     assert driven.js("heard.hidden") and driven.complaints == []
+
+
+# In a notebook -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def notebook(driven, tmp_path):
+    """Return what opens a page with outputs of a notebook in a browser."""
+
+    def show(*outputs, width=900):
+        path = tmp_path / "notebook.html"
+        cells = "".join(f"<div>{output._repr_html_()}</div>" for output in outputs)
+        path.write_text(f'<!DOCTYPE html><meta charset="utf-8"><body>{cells}', encoding="utf-8")
+        driven.open(path.as_uri(), width=width)
+        ready = "Array.from(frames).every((f) => f.document.body.dataset.ready)"
+        driven.wait(f"frames.length === {len(outputs)} && {ready}")
+        driven.js(f"Array.from(frames).forEach({CAUGHT})")
+        return driven
+
+    return show
+
+
+@pytest.mark.parametrize("width", [900, 400])
+def test_notebook_plays_what_listen_returns(notebook, explanation, width):
+    browser = notebook(explanation, width=width)
+    recording = browser.js("frames[0].audio.src")
+    kept, rate = sound_after(browser, press(browser, "kept", "frames[0]"), "frames[0]")
+    assert rate == explanation.sampling_rate
+    assert likeness(kept, explanation.listen(top=0.2).samples) > 15
+    rest, _ = sound_after(browser, press(browser, "rest", "frames[0]"), "frames[0]")
+    np.testing.assert_allclose(kept + rest, explanation.waveform.numpy(), atol=1e-3)
+    assert browser.js("frames[0].hearing.textContent") == "without the top 20 % for the whole sentence"
+    press(browser, "all", "frames[0]")()
+    browser.wait(f"frames[0].audio.src === '{recording}' && !frames[0].audio.error")
+    assert browser.js("frames[0].heard.hidden") and browser.complaints == []
+
+
+def test_notebook_shows_what_the_model_wrote_for_the_parts_that_it_plays(notebook, explanation):
+    heard = listen_back(*load_tiny_model("speech2text-en"), explanation, top=0.4)
+    browser = notebook(heard)
+    shown = browser.js("[...frames[0].heard.querySelectorAll('dt, dd')].map((e) => e.textContent)")
+    texts = [f"“{text.strip()}”" if text.strip() else "nothing" for text in (heard.kept, heard.rest)]
+    assert shown == ["with only the top 40 %, the model writes", texts[0], "with all but that", texts[1]]
+    kept, _ = sound_after(browser, press(browser, "kept", "frames[0]"), "frames[0]")
+    assert likeness(kept, explanation.listen(top=0.4).samples) > 15
+
+
+@pytest.mark.parametrize("width", [900, 400])
+def test_frames_in_a_notebook_are_as_high_as_what_they_hold(notebook, explanation, width):
+    texts = HeardBack(0.2, "some words " * 20, "<b>", explanation)
+    browser = notebook(explanation, texts, width=width)
+    heights = "[...document.querySelectorAll('iframe')].map((f) => f.clientHeight)"
+    inside = "Array.from(frames).map((f) => Math.ceil(f.document.body.getBoundingClientRect().height))"
+    browser.wait(f"String({heights}) === String({inside})")
+    short, tall = browser.js(heights)
+    assert 90 < short < 160 and tall > short + 40
+    assert browser.js("Array.from(frames).every((f) => f.document.documentElement.scrollWidth <= f.innerWidth)")
+    assert browser.js("frames[1].heard.querySelector('b')") is None
+
+
+def test_outputs_in_a_notebook_keep_apart(notebook, explanation):
+    browser = notebook(explanation, explanation)
+    sound_after(browser, press(browser, "kept", "frames[1]"), "frames[1]")
+    assert browser.js("frames[0].made.length") == 0
+    pressed = "(f) => f.document.querySelector('[aria-pressed=true]').dataset.hear"
+    assert browser.js(f"Array.from(frames).map({pressed})") == ["all", "kept"]
+
+
+def test_notebook_speaks_of_contrasts_where_there_are_foils(notebook, contrasting):
+    browser = notebook(contrasting(rate=8000))
+    sound_after(browser, press(browser, "kept", "frames[0]"), "frames[0]")
+    assert browser.js("frames[0].hearing.textContent") == "the top 20 % for all contrasts"

@@ -1,7 +1,20 @@
+import base64
+import html
+import json
 import re
+from dataclasses import replace
+from importlib.resources import files
+
+import torch
 
 from spes_hf.bits import in_words
 from spes_hf.viz import notebook_html
+
+
+def framed(fragment):
+    """Return the page in the frame of a fragment."""
+    (page,) = re.findall(r'<iframe [^>]*srcdoc="([^"]*)"', fragment)
+    return html.unescape(page)
 
 
 def test_fragment_has_words_picture_and_numbers(explanation):
@@ -56,5 +69,27 @@ def test_contrasts_are_listed_with_their_odds(contrasting):
     assert "+3.0 bits; the sound adds +3.0" in fragment and "-1.0 bits; the sound adds -1.0" in fragment
     assert "2 contrasts" in fragment
     for wrong in ("heard", "probability", "sentence"):
-        assert wrong not in fragment
+        assert wrong not in re.sub(r"<iframe.*?</iframe>", "", fragment)
+    assert json.loads(re.search(r'id="data">(.*?)</script>', framed(fragment))[1])["contrasts"]
     assert "<b>x" not in notebook_html(contrasting((("a", "<b>x"),)))
+
+
+def test_player_is_that_of_the_page(explanation, tmp_path):
+    fragment, page = notebook_html(explanation), explanation.to_html(tmp_path / "page.html").read_text("utf-8")
+    for name in ("listening.html", "listening.js", "page.js"):
+        shared = (files("spes_hf.viz") / name).read_text("utf-8")
+        assert shared in framed(fragment) and shared in page
+    inside, outside = (json.loads(re.search(r'id="data">(.*?)</script>', text)[1]) for text in (framed(fragment), page))
+    assert inside["audio"] == outside["audio"] and inside["sentence"]["map"] == outside["sentence"]["map"]
+
+
+def test_player_costs_little_more_than_its_sound(explanation):
+    data = json.loads(re.search(r'id="data">(.*?)</script>', framed(notebook_html(explanation)))[1])
+    assert base64.b64decode(data["audio"]).startswith(b"fLaC")
+    without = notebook_html(replace(explanation, waveform=torch.zeros(0)))
+    assert "<iframe" not in without and "0.0 s of audio" in without
+    assert len(notebook_html(explanation)) - len(without) - len(data["audio"]) - len(data["sentence"]["map"]) < 30_000
+
+
+def test_fragment_is_one_line_so_that_joined_lines_cut_no_script(explanation):
+    assert "\n" not in notebook_html(explanation) and "\n" in framed(notebook_html(explanation))
