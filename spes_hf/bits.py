@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 # Words with fewer bits: without the sound, the model would have written them half as surely or more.
 NOT_HEARD_BITS = 1.0
@@ -16,6 +16,8 @@ INTERCEPT, SLOPE = 17.37, -7.19
 # Below this number of bits a token, an output was likelier made up than heard.
 MADE_UP_BITS = 2 ** (-INTERCEPT / SLOPE) - 1
 
+# Families that this was fitted on, by their config's model_type. Other models give other numbers of bits.
+_FITTED_ON = ("whisper",)
 
 Verdict = Literal["heard", "made up", "nothing written", "given", "not known"]
 
@@ -39,6 +41,15 @@ def verdict_of(text: str, bits_per_token: float, text_given: bool = False) -> Ve
     return "made up" if probability_made_up(bits_per_token) > 0.5 else "heard"
 
 
+def is_fitted(model: Mapping[str, Any]) -> bool:
+    """Return whether the limit between heard and made up was fitted on models like this one.
+
+    Args:
+        model: What a provenance says of it.
+    """
+    return model.get("type") in _FITTED_ON
+
+
 def bits_per_word(words: Sequence[str], bits: Iterable[float]) -> float:
     """Return the mean of the bits of the words that have a letter or digit; NaN where there is none."""
     found = [b for _, b in spoken(words, bits)]
@@ -48,6 +59,11 @@ def bits_per_word(words: Sequence[str], bits: Iterable[float]) -> float:
 def spoken(words: Sequence[str], bits: Iterable[float]) -> list[tuple[str, float]]:
     """Return the words that have a letter or digit, without spaces, with their bits."""
     return [(w.strip(), float(b)) for w, b in zip(words, bits, strict=True) if any(c.isalnum() for c in w)]
+
+
+def not_heard(words: Sequence[str], bits: Iterable[float]) -> list[tuple[str, float]]:
+    """Return the words that got under 1 bit from the sound, as `spoken` returns them."""
+    return [(word, b) for word, b in spoken(words, bits) if b < NOT_HEARD_BITS]
 
 
 def probability_made_up(mean_bits: float) -> float:

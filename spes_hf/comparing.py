@@ -45,8 +45,8 @@ def compare(first: Explanation, second: Explanation, names: Sequence[str] | None
 
     Raises:
         AudioError: If the two are of different audio.
-        ConfigError: If one is no explanation, has no maps, is damaged, or has a foil and the other has none; if
-            ``names`` are not two texts.
+        ConfigError: If one is no explanation, has no maps or samples, is damaged, or has a foil and the other has none;
+            if ``names`` are not two texts.
 
     Examples:
         >>> loudness = explain(model, processor, clip, config=EnergyConfig())
@@ -80,6 +80,11 @@ def _check_explanation(name: str, given: Any) -> None:
         )
     if not len(given.pieces):
         raise ConfigError(f"{name} explains no token and so has no map; pass an explanation of at least one token")
+    if not len(given.waveform):
+        raise ConfigError(
+            f"{name} has no samples, so its audio cannot be compared; explain the audio again, or restore its samples "
+            "with dataclasses.replace(explanation, waveform=samples)"
+        )
     for axis in ("times", "frequencies"):
         if not bool((getattr(given, axis).diff() > 0).all()):
             raise ConfigError(f"the {axis} of {name} do not rise: it is damaged; explain the clip again")

@@ -10,7 +10,7 @@ from typing import Any
 from spes_hf.adapters import get_adapter
 from spes_hf.adapters.output import output_of
 from spes_hf.audio.load import load_audio
-from spes_hf.bits import NOT_HEARD_BITS, Verdict, bits_per_word, probability_made_up, spoken, verdict_of
+from spes_hf.bits import Verdict, bits_per_word, not_heard, probability_made_up, verdict_of
 from spes_hf.checks import check_whole
 from spes_hf.masking.draw import mask_key
 from spes_hf.runtime.precision import check_autocast, precision_of
@@ -61,10 +61,7 @@ class Hearing:
     @property
     def not_heard(self) -> tuple[str, ...]:
         """The words that got under 1 bit from the sound."""
-        return tuple(w for w, bits in self._spoken() if bits < NOT_HEARD_BITS)
-
-    def _spoken(self) -> list[tuple[str, float]]:
-        return spoken(self.words, self.word_bits)
+        return tuple(word for word, _ in not_heard(self.words, self.word_bits))
 
     def __str__(self) -> str:
         shown = {"made up": "probably made up, ", "heard": "heard, ", "given": ""}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spes_hf.bits import NOT_HEARD_BITS, spoken
+from spes_hf.bits import is_fitted, not_heard
 from spes_hf.text import clock
 
 if TYPE_CHECKING:
@@ -69,9 +69,10 @@ def _heard(explanation: Explanation) -> list[str]:
     if explanation.verdict == "nothing written":
         return ["no word was written"]
     from_sound = f"{mean:.1f} bits a token from the sound"
-    lines = [{"made up": "probably made up: ", "heard": "heard: "}.get(explanation.verdict, "") + from_sound]
-    rows = spoken(words.tokens, words.sound_bits.tolist())
-    guessed = [f"{printable(word)} ({bits:.1f})" for word, bits in rows if bits < NOT_HEARD_BITS]
+    labels = {"made up": "probably made up: ", "heard": "heard: "} if is_fitted(explanation.origin.model) else {}
+    lines = [labels.get(explanation.verdict, "") + from_sound]
+    unheard = not_heard(words.tokens, words.sound_bits.tolist())
+    guessed = [f"{printable(word)} ({bits:.1f})" for word, bits in unheard]
     lines.append(f"words that the sound had no part in (under 1 bit): {', '.join(guessed) if guessed else 'none'}")
     return lines
 

@@ -1,15 +1,21 @@
 """Bits over words, as a verdict, in plain words."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from spes_hf.bits import bits_per_word, in_words, probability_made_up, spoken, verdict_of
+from spes_hf import SpesConfig, explain
+from spes_hf.bits import bits_per_word, in_words, not_heard, probability_made_up, spoken, verdict_of
+from spes_hf.demo import load_tiny_model, tiny_clips
+from spes_hf.summaries import summary
+from spes_hf.viz.report import page_data
 
 
 def test_punctuation_is_no_word():
     words, bits = [" Good", " morning", ",", " $5", "…"], [3.0, 5.0, 0.1, 1.0, 0.0]
     assert spoken(words, bits) == [("Good", 3.0), ("morning", 5.0), ("$5", 1.0)]
+    assert not_heard([*words, " day"], [*bits, 0.9]) == [("day", 0.9)]
     assert bits_per_word(words, bits) == 3
     assert math.isnan(bits_per_word([".", "!"], [9.0, 9.0]))
     assert math.isnan(bits_per_word([], []))
@@ -62,3 +68,16 @@ def test_more_than_a_million_times_is_enough(bits):
 )
 def test_verdicts(text, bits, given, verdict):
     assert verdict_of(text, bits, given) == verdict
+
+
+def test_summary_and_page_give_no_verdict_on_models_that_the_limit_was_not_fitted_on(tmp_path):
+    model, processor = load_tiny_model("speech2text-en")
+    config = SpesConfig(num_spectrogram_masks=2, masks_per_token=1, num_token_masks=2)
+    found = explain(model, processor, tiny_clips()[0]["path"], config=config, progress=False)
+    known = replace(found, provenance={**found.provenance, "model": {**found.provenance["model"], "type": "whisper"}})
+    assert found.verdict in ("heard", "made up")
+    label = {"heard": "heard: ", "made up": "probably made up: "}[found.verdict]
+    bits = f"{found.bits_per_token:.1f} bits a token from the sound"
+    assert f"\n{bits}\n" in summary(found, tmp_path) and f"\n{label}{bits}\n" in summary(known, tmp_path)
+    assert page_data(found)["sentence"]["verdict"] == "not known"
+    assert page_data(known)["sentence"]["verdict"] == found.verdict

@@ -170,6 +170,12 @@ def test_other_audio_is_refused(recognised, again):
         compare(recognised, turned)
 
 
+def test_an_explanation_without_samples_is_refused(recognised, again):
+    silent = replace(again, waveform=again.waveform[:0])
+    with pytest.raises(ConfigError, match=r"second has no samples.*; explain the audio again, or restore its samples"):
+        compare(recognised, silent)
+
+
 def test_the_same_audio_in_16_bits_or_at_another_rate_is_the_same(recognised, again):
     rounded = replace(again, waveform=(again.waveform * 2**15).round() / 2**15)
     assert len(compare(recognised, rounded))

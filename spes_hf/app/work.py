@@ -13,7 +13,7 @@ import numpy as np
 
 from spes_hf.app.job import Job, Result, Stage
 from spes_hf.audio.long import open_audio
-from spes_hf.bits import NOT_HEARD_BITS, in_words, spoken
+from spes_hf.bits import in_words, is_fitted, not_heard
 from spes_hf.commands.options import load_model
 from spes_hf.diagnosing import diagnose
 from spes_hf.engine import explain
@@ -75,7 +75,7 @@ class Workbench:
             folder=folder / "explanation",
             **settings,
         )
-        notes, pages = evidence_of(found, model), []
+        notes, pages = evidence_of(found), []
         if job.reference is not None:
             tell(Stage("Diagnosing"))
             try:
@@ -99,7 +99,7 @@ class Workbench:
         found.words().to_html(folder / "explanation.html")
         return Result(
             text=found.text.strip(),
-            verdict=verdict_of(found, model),
+            verdict=verdict_of(found),
             evidence=tuple(notes),
             pages=(*pages_of(found), *pages),
             archive=str(packed(folder, Path(job.audio).stem)),
@@ -144,31 +144,30 @@ def check_audio(path: str, max_seconds: float) -> None:
         )
 
 
-def evidence_of(found: Any, model: Any) -> list[str]:
+def evidence_of(found: Any) -> list[str]:
     """Return what the sound says of an explanation or a recording, sentence by sentence."""
     if found.verdict == "nothing written":
         return []
     words = found.words()
-    rows = spoken(words.tokens, words.sound_bits.tolist())
-    guessed = [word for word, bits in rows if bits < NOT_HEARD_BITS]
+    guessed = [word for word, _ in not_heard(words.tokens, words.sound_bits.tolist())]
     notes = [f"Evidence from the sound, on average over tokens: {in_words(found.bits_per_token)}."]
     if guessed:
         notes.append(f"Words that the sound had no part in (under 1 bit): {', '.join(guessed)}.")
-    if not _is_whisper(model):
+    if not is_fitted(found.provenance["model"]):
         notes.append(
-            "From how many bits on a text was heard is known of Whisper alone. Of this model, compare the bits with "
-            "those of texts that you trust."
+            "How many bits show that a text was heard is known for Whisper alone. For this model, compare the bits "
+            "with those of texts that you trust."
         )
     return notes
 
 
-def verdict_of(found: Any, model: Any) -> str:
+def verdict_of(found: Any) -> str:
     """Return whether the model heard what it wrote, in a sentence; nothing where that is not known of such models."""
-    return _VERDICTS.get(found.verdict, "") if _is_whisper(model) or found.verdict == "nothing written" else ""
-
-
-def _is_whisper(model: Any) -> bool:
-    return getattr(model.config, "model_type", "") == "whisper"
+    return (
+        _VERDICTS.get(found.verdict, "")
+        if is_fitted(found.provenance["model"]) or found.verdict == "nothing written"
+        else ""
+    )
 
 
 def pages_of(found: Any) -> list[tuple[str, str]]:

@@ -59,7 +59,7 @@ class Comparison:
         """Number of pairs of words."""
         return len(self.pairs)
 
-    @property
+    @cached_property
     def words(self) -> list[tuple[str, str]]:
         """What each text has in each pair; "" where it has nothing."""
         return [(_joined(self.first, pair.first), _joined(self.second, pair.second)) for pair in self.pairs]

@@ -7,7 +7,7 @@
   if (!steps.length) return;
   const still = matchMedia("(prefers-reduced-motion: reduce)");
   const button = make("button", { type: "button", id: "walk" });
-  let walking = false, here = -1, until = Infinity;
+  let walking = false, starting = false, here = -1, until = Infinity;
 
   function set(on) {
     walking = on;
@@ -30,7 +30,7 @@
     const step = steps.findLastIndex(([, start]) => start <= time);
     if (!still.matches && step >= 0 && step !== here) show(step);
   }
-  async function start() {
+  async function begin() {
     document.querySelector("[data-hear=all]").click();  // a walk plays the whole recording
     if (!audio.readyState) await new Promise((resolve) => { audio.addEventListener("loadedmetadata", resolve, { once: true }); });
     const next = (here + 1) % steps.length;
@@ -39,6 +39,11 @@
     set(true);
     try { await audio.play(); } catch { set(false); return; }
     follow();
+  }
+  async function start() {
+    if (starting) return;  // a second click while the sound loads
+    starting = true;
+    try { await begin(); } finally { starting = false; }
   }
   function stop() {
     set(false);

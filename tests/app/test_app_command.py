@@ -62,6 +62,13 @@ def test_time_left_follows_the_share_that_is_done():
     assert "about 5 min" in show.duration(300)
 
 
+def test_time_left_of_a_stage_with_two_parts_follows_the_part_that_runs():
+    clock = show.Clock(0.0)
+    clock.shown(Stage("Diagnosing", 1.0), 1000.0)
+    clock.shown(Stage("Diagnosing", 0.1), 1001.0)
+    assert "50 %, about 4 s left" in clock.shown(Stage("Diagnosing", 0.5), 1005.0)
+
+
 def test_hostile_text_stays_text():
     hostile = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
     found = Result(hostile, hostile, (hostile,), ((hostile, f"<body>{hostile}</body>"),), "")
