@@ -512,7 +512,7 @@ def test_models_that_cannot_be_explained(small_whisper, tone):
     model, processor = small_whisper
     with pytest.raises(UnsupportedModelError, match="known types: .*whisper"):
         explain(nn.Linear(2, 2), processor, tone)
-    with pytest.raises(UnsupportedModelError, match="WhisperTokenizer, a tokenizer alone.*AutoProcessor"):
+    with pytest.raises(UnsupportedModelError, match="WhisperTokenizer, only a tokenizer.*AutoProcessor"):
         explain(model, processor.tokenizer, tone)
     with pytest.raises(UnsupportedModelError, match="meta"):
         explain(copy.deepcopy(model).to("meta"), processor, tone)

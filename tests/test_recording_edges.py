@@ -413,7 +413,7 @@ def test_only_silence_is_passed_over_between_pauses(sound, monkeypatch):
     model, processor = load_tiny_model("speech2text-en")
     monkeypatch.setattr("spes_hf.adapters.speech_to_text.Speech2TextAdapter.longest_s", 60.0)
     long = np.tile(sound, 4)  # 20 s without a pause, and positions for 15
-    with pytest.raises(AudioError, match="positions for 1500"):
+    with pytest.raises(AudioError, match="reads at most 1500; pass segment"):
         explain(model, processor, long, 16_000, segment="pauses", progress=False)
     error = pickle.loads(pickle.dumps(AudioError("nothing", silent=True)))
     assert error.silent and str(error) == "nothing"

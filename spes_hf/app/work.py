@@ -75,7 +75,7 @@ class Workbench:
             folder=folder / "explanation",
             **settings,
         )
-        notes, pages = evidence_of(found), []
+        notes, pages = evidence_of(found, model), []
         if job.reference is not None:
             tell(Stage("Diagnosing"))
             try:
@@ -99,7 +99,7 @@ class Workbench:
         found.words().to_html(folder / "explanation.html")
         return Result(
             text=found.text.strip(),
-            verdict=verdict_of(found),
+            verdict=verdict_of(found, model),
             evidence=tuple(notes),
             pages=(*pages_of(found), *pages),
             archive=str(packed(folder, Path(job.audio).stem)),
@@ -144,7 +144,7 @@ def check_audio(path: str, max_seconds: float) -> None:
         )
 
 
-def evidence_of(found: Any) -> list[str]:
+def evidence_of(found: Any, model: Any) -> list[str]:
     """Return what the sound says of an explanation or a recording, sentence by sentence."""
     if found.verdict == "nothing written":
         return []
@@ -153,7 +153,7 @@ def evidence_of(found: Any) -> list[str]:
     notes = [f"Evidence from the sound, on average over tokens: {in_words(found.bits_per_token)}."]
     if guessed:
         notes.append(f"Words that the sound had no part in (under 1 bit): {', '.join(guessed)}.")
-    if not is_fitted(found.provenance["model"]):
+    if not is_fitted({"type": model.config.model_type}):
         notes.append(
             "How many bits show that a text was heard is known for Whisper alone. For this model, compare the bits "
             "with those of texts that you trust."
@@ -161,11 +161,11 @@ def evidence_of(found: Any) -> list[str]:
     return notes
 
 
-def verdict_of(found: Any) -> str:
+def verdict_of(found: Any, model: Any) -> str:
     """Return whether the model heard what it wrote, in a sentence; nothing where that is not known of such models."""
     return (
         _VERDICTS.get(found.verdict, "")
-        if is_fitted(found.provenance["model"]) or found.verdict == "nothing written"
+        if is_fitted({"type": model.config.model_type}) or found.verdict == "nothing written"
         else ""
     )
 

@@ -312,7 +312,7 @@ def test_cohere_reads_audio_up_to_its_limit_in_one_piece(cases):
         case.model, case.processor, noise(4.5), config=FEW, generate_kwargs=VARIED, progress=False, language="de"
     )
     assert not isinstance(whole, Recording) and len(whole.times) == 450
-    with pytest.raises(AudioError, match="reads 4.5 s at once"):
+    with pytest.raises(AudioError, match="reads at most 4.5 s; pass segment"):
         case.adapter.encode(load_audio(noise(4.6), 16_000, 16_000))
 
 

@@ -214,7 +214,7 @@ def test_a_stored_config_keeps_loading():
         "masks_per_token": 4,
         "spes_hf_version": "0.1.0",
     }
-    with pytest.warns(UserWarning, match="SpesConfig.masks_per_token has no effect and is left out"):
+    with pytest.warns(UserWarning, match="SpesConfig.masks_per_token has no effect and is ignored"):
         found = ExplainConfig.from_dict(old)
     assert found == SpesConfig(**EQ3, num_spectrogram_masks=32)
     with pytest.raises(ConfigError, match="masks_per_token is 4"):  # by hand: no version

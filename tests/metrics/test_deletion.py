@@ -299,7 +299,7 @@ def test_settings_that_were_lost(small_whisper, explanation):
     """As explanations were stored once: what is no JSON, in words."""
     lost = without_digest(explanation)
     lost.provenance["output"]["generate_kwargs"] = {"prompt_ids": "tensor([1, 2])"}
-    with pytest.raises(ConfigError, match="prompt_ids.*pass generate_kwargs"):
+    with pytest.raises(ConfigError, match="prompt_ids; pass them again: generate_kwargs={'prompt_ids'"):
         Deletion(*small_whisper)(lost)
     entry = Deletion(*small_whisper, ENDS, generate_kwargs=SHORT)(lost)["deletion"]
     assert entry["texts"][0] == explanation.text
