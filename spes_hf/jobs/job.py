@@ -80,8 +80,8 @@ class JobSummary:
     def __str__(self) -> str:
         if not self.complete:
             return (
-                f"{self.finished} of {self.rows} rows are done; other processes may still be running, else start the "
-                "job again"
+                f"{self.finished} of {self.rows} rows are done; if no other process is still running, start the job "
+                "again"
             )
         lines = [f"{self.rows - len(self.failures)} of {self.rows} rows explained in {self.out}"]
         if self.failures:

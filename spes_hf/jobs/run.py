@@ -121,7 +121,7 @@ def explain_dataset(
         the process that finishes last reports.
 
     Raises:
-        ConfigError: If an argument has a value outside what is allowed, or ``out`` contains another job.
+        ConfigError: If an argument has a value that is not allowed, or ``out`` contains another job.
         ShardError: If rows cannot be written; rows written earlier are safe.
         UnsupportedModelError: If the family has no adapter.
 

@@ -206,7 +206,7 @@ class Deletion(_Curve):
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
-        ConfigError: If an argument has a value outside what is allowed.
+        ConfigError: If an argument has a value that is not allowed.
 
     Examples:
         >>> row = Deletion(model, processor)({"explanation": ex})
