@@ -23,13 +23,13 @@ Verdict = Literal["heard", "made up", "nothing written", "given", "not known"]
 
 
 def verdict_of(text: str, bits_per_token: float, text_given: bool = False) -> Verdict:
-    """Return whether an output was heard or made up: what is the likelier.
+    """Return whether an output was heard or made up, whichever is likelier.
 
-    "nothing written": it has no letter or digit; "given": the text was given; "not known": its bits are not.
+    "nothing written": it has no letter or digit; "given": the text was given; "not known": its bits are NaN.
 
     Args:
         text: The output.
-        bits_per_token: Mean bits from the sound; NaN where they are not known.
+        bits_per_token: Mean bits from the sound; NaN if they are not known.
         text_given: Whether the text was given.
     """
     if not any(c.isalnum() for c in text):
@@ -45,13 +45,13 @@ def is_fitted(model: Mapping[str, Any]) -> bool:
     """Return whether the limit between heard and made up was fitted on models like this one.
 
     Args:
-        model: What a provenance says of it.
+        model: Its entry in a provenance.
     """
     return model.get("type") in _FITTED_ON
 
 
 def bits_per_word(words: Sequence[str], bits: Iterable[float]) -> float:
-    """Return the mean of the bits of the words that have a letter or digit; NaN where there is none."""
+    """Return the mean of the bits of the words that have a letter or digit; NaN if there are none."""
     found = [b for _, b in spoken(words, bits)]
     return sum(found) / len(found) if found else math.nan
 
@@ -74,11 +74,11 @@ def probability_made_up(mean_bits: float) -> float:
 
 
 def in_words(bits: float, odds: bool = False) -> str:
-    """Return what a number of bits says, such as "8 bits: 256 times likelier with the sound than without".
+    """Return what a number of bits means, such as "8 bits: 256 times likelier with the sound than without".
 
     Args:
-        bits: From the sound.
-        odds: Whether they are those of the odds of one word against another: "the odds are 256 times higher with the
+        bits: Bits from the sound.
+        odds: Whether the bits are of the odds of one word against another: "the odds are 256 times higher with the
             sound than without".
     """
     if math.isnan(bits):

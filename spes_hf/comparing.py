@@ -23,30 +23,30 @@ from spes_hf.text import normalise
 # at another sampling rate.
 _SAME_SHARE = 0.01
 
-# Waveforms may differ in length by that, where their sampling rates do.
+# Waveforms may differ in length by this, if their sampling rates differ.
 _ROUNDING_S = 0.002
 
 
 def compare(first: Explanation, second: Explanation, names: Sequence[str] | None = None) -> Comparison:
     """Return two explanations of the same clip side by side: of two models, or by two methods.
 
-    Words are aligned by the texts, as for the word error rate; case does not count, and punctuation marks are left out.
-    Where the texts have different numbers of words, neighbours make one pair. Maps lie on one
-    grid: the explanations' own where they have the same frames and mel bins, else the coarser of the two axes, over
-    which the finer one is averaged.
+    The texts are aligned word by word, as for the word error rate, without case and punctuation. Where they have
+    different numbers of words, neighbouring words make one pair. Maps are on one grid: the explanations' own if both
+    have the same frames and mel bins, otherwise the coarser of the two axes, over whose cells the finer map is
+    averaged.
 
     Args:
-        first: Over tokens or words.
-        second: Likewise, of the same audio.
-        names: What to call the two; None: by model, method and whatever else tells them apart.
+        first: An explanation over tokens or words.
+        second: Another of the same audio.
+        names: Names for the two; None: model, method or whatever else distinguishes them.
 
     Returns:
-        A `Comparison`: print it, `plot` a word, write the page with `to_html`.
+        A `Comparison`: print it, `plot` a word, or write the page with `to_html`.
 
     Raises:
-        AudioError: If the two are of different audio.
-        ConfigError: If one is no explanation, has no maps or samples, is damaged, or has a foil and the other has none;
-            if ``names`` are not two texts.
+        AudioError: If the two explain different audio.
+        ConfigError: If one is not an explanation, has no maps or samples, is damaged, or has a foil and the other has
+            none; if ``names`` are not two different texts.
 
     Examples:
         >>> loudness = explain(model, processor, clip, config=EnergyConfig())
@@ -87,26 +87,26 @@ def _check_explanation(name: str, given: Any) -> None:
         )
     for axis in ("times", "frequencies"):
         if not bool((getattr(given, axis).diff() > 0).all()):
-            raise ConfigError(f"the {axis} of {name} do not rise: it is damaged; explain the clip again")
+            raise ConfigError(f"{name} is damaged: its {axis} do not increase; explain the clip again")
 
 
 def _check_same_audio(first: Explanation, second: Explanation) -> None:
     """Refuse explanations of different audio.
 
     Raises:
-        AudioError: Saying how they differ.
+        AudioError: If it differs; the message says how.
     """
-    remedy = "compare() takes two explanations of one clip"
+    remedy = "pass two explanations of one clip"
     seconds = [len(each.waveform) / each.sampling_rate for each in (first, second)]
     same_rate = first.sampling_rate == second.sampling_rate
     if abs(seconds[0] - seconds[1]) > (0.0 if same_rate else _ROUNDING_S):
-        raise AudioError(f"first is of {seconds[0]:.3f} s of audio and second of {seconds[1]:.3f} s; {remedy}")
+        raise AudioError(f"first has {seconds[0]:.3f} s of audio, but second has {seconds[1]:.3f} s; {remedy}")
     rate = min(first.sampling_rate, second.sampling_rate)
     one, other = (_at_rate(each, rate) for each in (first, second))
     length = min(len(one), len(other))
     apart = float((one[:length] - other[:length]).square().sum())
     if apart > _SAME_SHARE * max(float(one.square().sum()), float(other.square().sum())):
-        raise AudioError(f"first and second are of different audio of the same length ({seconds[0]:.3f} s); {remedy}")
+        raise AudioError(f"first and second have different audio of the same length ({seconds[0]:.3f} s); {remedy}")
 
 
 def _at_rate(explanation: Explanation, rate: int) -> Tensor:
@@ -123,7 +123,7 @@ def _check_names(names: Sequence[str]) -> tuple[str, str]:
 
 
 def _pairs(first: Sequence[str], second: Sequence[str]) -> list[Pair]:
-    """Return the pairs of words, marks left out, as indices among all words."""
+    """Return the pairs of words, without punctuation marks, as indices among all words."""
     spoken = [[i for i, word in enumerate(words) if normalise(word)] for words in (first, second)]
     texts = [[words[i] for i in places] for words, places in zip((first, second), spoken, strict=True)]
     return [
@@ -133,7 +133,7 @@ def _pairs(first: Sequence[str], second: Sequence[str]) -> list[Pair]:
 
 
 def _names(first: Origin, second: Origin) -> tuple[str, str]:
-    """Return what tells the two apart: models and methods, else the first setting that differs."""
+    """Return what distinguishes the two: models and methods, else the first setting that differs."""
     parts = [(_model(origin), origin.method) for origin in (first, second)]
     apart = [(one, other) for one, other in zip(*parts, strict=True) if one != other]
     for name in ("tgt_lang", "language", "task", "seed"):

@@ -91,7 +91,7 @@ def diagnose(
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
         AudioError: If the audio cannot be read, or is too short or too long.
-        ConfigError: If an argument has a value outside what is allowed; if the reference is empty or has no word in
+        ConfigError: If an argument has a value that is not allowed; if the reference is empty or has no word in
             common with the text.
 
     Examples:

@@ -74,14 +74,14 @@ def explain(
         progress: Whether to show a progress bar; or a function to call with the share of the passes done, up to 1. If
             the function raises an error, the call stops and raises it.
         words: Explain only these words, given by text (all words that match) or by index. The maps are the same as for
-            all words, but the backward passes for the others are saved. A text, an index, or several.
+            all words, but the backward passes for the others are skipped. A text, an index, or several.
         tokens: Explain only these tokens, likewise.
         timestamps: Whether to explain timestamp tokens too: what made the model cut there?
         start: Explain a recording from this second on, in its original context; whole segments by timestamps.
         end: Explain a recording up to this second, likewise. Later audio is not transcribed.
         segment: "pauses" to cut a recording into separate utterances where speech pauses; None: the model's own way.
-        over: "encoder" for saliency over the encoder's output as well (`Explanation.encoder_saliency`). It runs the
-            decoder only; the other maps stay the same, bit for bit.
+        over: "encoder" for saliency over the encoder's output as well (`Explanation.encoder_saliency`). Its
+            passes run only the decoder; the other maps stay the same, bit for bit.
         folder: Where to write the result, for a recording window by window: repeat an interrupted call to continue it.
             None: write nothing (a recording goes to a temporary folder) until ``.save(path)``.
         accelerator: `accelerate.Accelerator()`, in every process that ``accelerate launch`` started: they share the

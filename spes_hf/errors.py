@@ -10,7 +10,7 @@ class UnsupportedModelError(SpesError, ValueError):
 
 
 class AudioError(SpesError, ValueError):
-    """The audio cannot be read, or the model could not transcribe it.
+    """The audio cannot be read, or is nothing that a model can transcribe.
 
     Args:
         message: What is wrong, and what to do.

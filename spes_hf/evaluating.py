@@ -84,7 +84,7 @@ class Evaluation:
         metric: How texts were compared.
         against: What texts were compared with: "reference" or "prediction" (the model's own clean output).
         utterances: Number of utterances measured.
-        skipped: Number of rows that carry an error instead of an explanation.
+        skipped: Number of rows that hold an error instead of an explanation.
         failures: Id and error of each utterance that could not be measured.
     """
 

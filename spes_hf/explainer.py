@@ -173,7 +173,7 @@ class Explainer:
     def output(
         self, waveform: Waveform, options: GenerationOptions, text: str | None, utterance_id: str, config: Any = None
     ) -> Iterator[Output]:
-        """Run the model and yield its output, with the model to itself; see `spes_hf.adapters.output.output_of`."""
+        """Yield what the model writes, while no other call uses the model; see `spes_hf.adapters.output.output_of`."""
         seed, prepare = mask_key(self.seed, utterance_id, "generate"), config and config.prepare
         made = output_of(self.adapter, waveform, options, text, seed, self._precision, prepare)
         with graphs_of(self.compile), made as output:

@@ -163,7 +163,7 @@ def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
 def read_table(path: str | Path) -> list[dict[str, str]]:
     """Return the rows of a CSV or TSV file, with the names in its first line as keys.
 
-    In a file that ends in .tsv, tabs separate the columns. In other files it is whichever the first line has most of:
+    In a file that ends in .tsv, tabs separate the columns; in others, whichever of these the first line has most of:
     commas, semicolons (as Excel writes in half of Europe) or tabs. Ignores empty lines and columns without a name.
     Excel omits empty cells at the end of a row; they become "".
 

@@ -76,7 +76,7 @@ def evidence_bits(reference_logits: Tensor, other_logits: Tensor, token_ids: Ten
 
     Args:
         reference_logits: (…, K, V), from the clean input.
-        other_logits: (…, K, V), from the input without what is measured.
+        other_logits: (…, K, V), from the input without the source of evidence.
         token_ids: (K,) explained tokens.
 
     Returns:
@@ -133,7 +133,7 @@ def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 
 def z_score(values: Tensor, counts: Tensor | None = None) -> Tensor:
-    """Return values less their mean, over their sample standard deviation (n − 1), in float64.
+    """Return values minus their mean, over their sample standard deviation (n − 1), in float64.
 
     A single value becomes 0, and so do constant values: those that differ by less than float32 resolves, 1e-6 of the
     largest.
@@ -153,7 +153,7 @@ def scaled(values: Tensor) -> Tensor:
 
 
 def _centred(values: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """Return float64 values less their mean, and their sample standard deviation; None where they are constant."""
+    """Return float64 values minus their mean, and their sample standard deviation; None if they are constant."""
     number = values.numel() if counts is None else int(counts.sum())
     if not number:
         return values, None

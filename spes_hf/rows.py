@@ -147,7 +147,7 @@ class RowTransform(ABC):
 
 
 def device_of(rank: int) -> torch.device | None:
-    """Return the accelerator for the worker of that rank; workers take turns if there are more. None: there is none."""
+    """Return the accelerator of the worker of that rank, in turn if there are more workers; None if there is none."""
     if not torch.accelerator.is_available():
         return None
     kind = torch.accelerator.current_accelerator()

@@ -18,10 +18,10 @@ SHOWN_SEGMENTS = 12
 
 
 def load_saved(path: Path) -> Explanation | Recording:
-    """Return what lies in a folder: a recording or an explanation.
+    """Return the recording or the explanation in a folder.
 
     Raises:
-        ExplanationFormatError: If neither does.
+        ExplanationFormatError: If it holds neither.
     """
     from spes_hf.explanation import Explanation
     from spes_hf.explanation.recording import Recording
@@ -59,7 +59,7 @@ def summary(explanation: Explanation, folder: Path) -> str:
 
 
 def _heard(explanation: Explanation) -> list[str]:
-    """Return what the sound said, line by line."""
+    """Return the evidence from the sound, line by line."""
     from spes_hf.viz.scale import printable
 
     if explanation.contrasts is not None:
@@ -81,8 +81,8 @@ def show(found: Explanation | Recording, folder: Path, heard: HeardBack | None =
     """Draw pages and pictures, and print what a user wants to know.
 
     Args:
-        found: What was explained.
-        folder: Where it lies.
+        found: The explanation or recording.
+        folder: Its folder.
         heard: What the model writes for parts of the sound of an explanation.
     """
     from spes_hf.explanation import Explanation

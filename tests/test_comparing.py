@@ -163,7 +163,7 @@ def test_figure_shows_both_maps_on_one_scale(recognised, control, token):
 
 def test_other_audio_is_refused(recognised, again):
     shorter = replace(again, waveform=again.waveform[:-100])
-    with pytest.raises(AudioError, match=r"first is of \d\.\d{3} s of audio and second of \d\.\d{3} s"):
+    with pytest.raises(AudioError, match=r"first has \d\.\d{3} s of audio, but second has \d\.\d{3} s"):
         compare(recognised, shorter)
     turned = replace(again, waveform=again.waveform.flip(0))
     with pytest.raises(AudioError, match="different audio of the same length"):
@@ -205,7 +205,7 @@ def test_an_explanation_without_a_map_is_refused(recognised):
 @pytest.mark.parametrize("axis", ["times", "frequencies"])
 def test_a_damaged_explanation_is_refused(recognised, axis):
     damaged = replace(recognised, **{axis: getattr(recognised, axis) * 0})
-    with pytest.raises(ConfigError, match=f"the {axis} of second do not rise"):
+    with pytest.raises(ConfigError, match=f"second is damaged: its {axis} do not increase"):
         compare(recognised, damaged)
 
 

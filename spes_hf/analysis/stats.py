@@ -79,7 +79,7 @@ def paired_test(first: np.ndarray, second: np.ndarray, alternative: Alternative 
 
     first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if first.shape != second.shape:
-        raise ConfigError(f"first has shape {first.shape}, second has {second.shape}; pass pairs of values")
+        raise ConfigError(f"first has shape {first.shape}, second {second.shape}; pass pairs, of the same shape")
     difference = first - second
     difference = difference[np.isfinite(difference)]
     n, mean = len(difference), _mean(difference)

@@ -20,7 +20,7 @@ new ResizeObserver(tellHeight).observe(document.body);
 
 
 def waiting(ahead: int) -> str:
-    """Return what a visitor sees who waits; ``ahead``: how many others were there before."""
+    """Return what a waiting visitor sees; ``ahead``: number of visitors ahead."""
     if not ahead:
         return _line("Starting …")
     others = "One recording is" if ahead == 1 else f"{ahead} recordings are"
@@ -28,7 +28,7 @@ def waiting(ahead: int) -> str:
 
 
 class Clock:
-    """Shows what is being done, and how long it will take.
+    """Shows the stage of a run, and how long it will take.
 
     Args:
         now: When the run began, in seconds on any clock.
@@ -38,7 +38,7 @@ class Clock:
         self._stage, self._since, self._heard = Stage("Starting"), now, now
 
     def shown(self, news: Stage | None, now: float) -> str:
-        """Return what a visitor sees now; ``news``: what is being done, None: as before."""
+        """Return what a visitor sees now; ``news``: the new stage, None if it is the same."""
         if news is not None:
             starts_again = (news.share or 0.0) < (self._stage.share or 0.0)
             if news.name != self._stage.name or starts_again:
@@ -72,7 +72,7 @@ def done(seconds: float) -> str:
 
 
 def cancelled() -> str:
-    """Return what a visitor sees who cancelled."""
+    """Return what a visitor sees after cancelling."""
     return _line("Cancelled. Nothing runs any more.")
 
 

@@ -47,16 +47,16 @@ class Workbench:
         self._model: tuple[Any, Any] | None = None
 
     def do(self, job: Job, tell: Callable[[Stage], None]) -> Result:
-        """Return what was found for a recording.
+        """Return the result for a recording.
 
         Args:
-            job: What to do.
-            tell: Is called with what is being done.
+            job: The job.
+            tell: Called with each stage of the job.
 
         Raises:
             AudioError: If the recording cannot be read, is too long or too short, or silent.
             UnsupportedModelError: If the model cannot be loaded or has no adapter.
-            ConfigError: If a setting does not go with the model.
+            ConfigError: If a setting does not suit the model.
         """
         tell(Stage("Reading the recording"))
         check_audio(job.audio, job.max_seconds)
@@ -106,7 +106,7 @@ class Workbench:
         )
 
     def model(self, name: str) -> tuple[Any, Any]:
-        """Return the model and the processor of a name; one model is in memory at a time."""
+        """Return the model of that name and its processor; one model is in memory at a time."""
         if self._model is None or name != self._name:
             self._model = None  # before the next is loaded
             self._model, self._name = load_model(name, None, "auto"), name
@@ -117,8 +117,8 @@ def check_audio(path: str, max_seconds: float) -> None:
     """Refuse what cannot be explained, before a model is loaded.
 
     Args:
-        path: Of the recording.
-        max_seconds: How long it may be.
+        path: Path of the recording.
+        max_seconds: Maximum length.
 
     Raises:
         AudioError: If it cannot be read, is empty, too short or too long, or silent.
@@ -145,7 +145,7 @@ def check_audio(path: str, max_seconds: float) -> None:
 
 
 def evidence_of(found: Any, model: Any) -> list[str]:
-    """Return what the sound says of an explanation or a recording, sentence by sentence."""
+    """Return the evidence from the sound for an explanation or a recording, sentence by sentence."""
     if found.verdict == "nothing written":
         return []
     words = found.words()
@@ -162,7 +162,7 @@ def evidence_of(found: Any, model: Any) -> list[str]:
 
 
 def verdict_of(found: Any, model: Any) -> str:
-    """Return whether the model heard what it wrote, in a sentence; nothing where that is not known of such models."""
+    """Return whether the model heard what it wrote, in a sentence; "" if that is not known for such models."""
     return (
         _VERDICTS.get(found.verdict, "")
         if is_fitted({"type": model.config.model_type}) or found.verdict == "nothing written"
@@ -186,8 +186,8 @@ def packed(folder: Path, name: str) -> Path:
     """Return a zip of a folder, next to it.
 
     Args:
-        folder: What to pack.
-        name: Of the recording, for the file's name; what no file system takes is left out.
+        folder: The folder to pack.
+        name: Name of the recording, for the file name; unsafe characters are replaced.
     """
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)[:60]
     path = folder.with_name(f"spes_{safe}.zip")

@@ -78,7 +78,7 @@ def measure(
 
     Raises:
         AudioError: If the utterance is too short or too long for the model.
-        ConfigError: If an argument has a value outside what is allowed.
+        ConfigError: If an argument has a value that is not allowed.
         UnsupportedModelError: If the family has no adapter.
     """
     explainer = Explainer(model, processor, config, progress=False, **(running or {}))

@@ -1,4 +1,4 @@
-"""A capacity plan: what hours of speech cost on a number of devices, in passes, hours and bytes."""
+"""A capacity plan: what a number of hours of speech costs on a number of devices, in passes, hours and bytes."""
 
 from __future__ import annotations
 

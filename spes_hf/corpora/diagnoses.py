@@ -47,7 +47,7 @@ class Diagnose(AudioTransform):
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
-        ConfigError: If an argument has a value outside what is allowed.
+        ConfigError: If an argument has a value that is not allowed.
 
     Examples:
         >>> transform = Diagnose(model, processor, reference_column="text")

@@ -1,4 +1,4 @@
-"""MuST-C as a data set: long recordings of talks, cut into utterances by offset and duration.
+"""MuST-C as a dataset: long recordings of talks, cut into utterances by offset and duration.
 
 The layout is that of the releases v1 to v3:
 

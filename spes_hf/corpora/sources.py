@@ -1,4 +1,4 @@
-"""Loads a corpus by its path or name: MuST-C, a folder of audio, a manifest, a saved data set, a Hub data set."""
+"""Loads a corpus by its path or name: MuST-C, a folder of audio, a manifest, a saved dataset, a Hub dataset."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def load_corpus(
             name on the Hub.
         audio_column: The column with the audio; in a manifest, paths relative to the manifest.
         pair: Languages of MuST-C, such as "en-de".
-        split: None for "tst-COMMON" of MuST-C, or for the only split of another data set.
-        name: Configuration of a Hub data set.
+        split: None for "tst-COMMON" of MuST-C, or for the only split of another dataset.
+        name: Configuration of a Hub dataset.
         problems: What to do with unusable utterances of MuST-C.
 
     Raises:
@@ -100,7 +100,7 @@ def read_listing(path: Path, path_column: str, audio_column: str = "audio") -> D
     Args:
         path: The listing.
         path_column: The column with the paths of the recordings.
-        audio_column: Name of that column in the data set.
+        audio_column: Name of that column in the dataset.
 
     Raises:
         ConfigError: If a row has no path.

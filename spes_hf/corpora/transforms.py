@@ -87,7 +87,7 @@ class Explain(AudioTransform):
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
-        ConfigError: If an argument has a value outside what is allowed.
+        ConfigError: If an argument has a value that is not allowed.
 
     Examples:
         >>> rows = dataset.map(Explain(model, processor, SpesConfig.fast()))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Noise of single frames, and shifts by a few, do not count; nor does what is small.
+# Noise of single frames, shifts by a few frames, and small values do not count.
 _SMOOTHING_S, _NO_EFFECT = 0.04, 0.1
 
 
@@ -31,14 +31,14 @@ _SMOOTHING_S, _NO_EFFECT = 0.04, 0.1
 class Comparison:
     """Two explanations of one clip, word by word. Made by `compare`.
 
-    R pairs of words: `pairs` says which words of both texts go together. Maps are compared in standard deviations, so
-    that those of any two models or methods have one scale, and on one grid of T frames and C mel bins.
+    R pairs of words: `pairs` says which words of the two texts go together. Maps are compared in standard deviations,
+    so that any two models or methods have the same scale, and on one grid of T frames and C mel bins.
 
     Attributes:
-        first: Over words.
-        second: Over words, of the same audio.
-        names: What the two are called.
-        pairs: The words of both texts, in order, as indices among those of ``first`` and ``second``; without marks.
+        first: An explanation over words.
+        second: Another over words, of the same audio.
+        names: Names of the two.
+        pairs: The words of both texts, in order, as indices in ``first`` and ``second``; without punctuation marks.
         grid: The frames and mel bins that maps are compared on.
 
     Examples:
@@ -61,7 +61,7 @@ class Comparison:
 
     @cached_property
     def words(self) -> list[tuple[str, str]]:
-        """What each text has in each pair; "" where it has nothing."""
+        """The words of each text in each pair; "" if it has none."""
         return [(_joined(self.first, pair.first), _joined(self.second, pair.second)) for pair in self.pairs]
 
     @property
@@ -71,10 +71,10 @@ class Comparison:
         return all(g.time.equals(self.grid.time) and g.frequency.equals(self.grid.frequency) for g in own)
 
     def maps(self, token: int | str | None = None) -> tuple[Tensor | None, Tensor | None]:
-        """Return both maps of a pair of words, (T, C) each: 0 = no effect, in standard deviations.
+        """Return both maps of a pair of words, (T, C) each, in standard deviations; 0 is no effect.
 
-        The evidence (`Explanation.evidence`) averaged over the cells of the `grid`; the mean over words where a text
-        has several. None where a text has no word.
+        A map is the evidence (`Explanation.evidence`), averaged over the cells of the `grid`, and over the words if a
+        text has several. None if a text has no word.
 
         Args:
             token: Index of the pair, or the word if it occurs in one pair; None: the whole sentence.
@@ -119,11 +119,11 @@ class Comparison:
 
     @cached_property
     def agreement(self) -> Tensor:
-        """(R,) how far both maps of each pair agree on when: Spearman's rank correlation of their `profiles`.
+        """(R,) how far the maps of each pair agree over time: Spearman's rank correlation of their `profiles`.
 
-        Frames below a tenth of a profile's largest size count as no effect, so that noise gets no rank. 1: the same
-        frames matter, in the same order; 0: unrelated. NaN where a text has no word, or a map has no effect anywhere.
-        Two sets of masks of one method do not reach 1, either: compare with that.
+        Frames below a tenth of a profile's largest magnitude count as 0, so that noise gets no rank. At 1, the same
+        frames matter, in the same order; at 0, the maps are unrelated. NaN if a text has no word, or a map no effect.
+        Two sets of masks of one method do not reach 1 either, so compare with their agreement.
         """
         found = [rank_correlation(*self.profiles(k)) for k in range(len(self))]
         return torch.tensor(found, dtype=torch.float32, device="cpu")
@@ -143,11 +143,13 @@ class Comparison:
         if not isinstance(token, str):
             token = operator.index(token)
             if not -len(self) <= token < len(self):
-                raise IndexError(f"token is {token}, but there are {len(self)} pairs of words: 0 … {len(self) - 1}")
+                raise IndexError(
+                    f"token is {token}, but there are {len(self)} pairs of words; allowed: 0 … {len(self) - 1}"
+                )
             return token % len(self)
         hits = [k for k, names in enumerate(self.words) if token.strip() in (name.strip() for name in names)]
         if len(hits) != 1:
-            found = f"occurs in {hits}; pass one of these" if hits else f"does not occur; there are {self.words}"
+            found = f"occurs in {hits}; pass one of these" if hits else f"does not occur; allowed: {self.words}"
             raise KeyError(f"token {token!r} {found}")
         return hits[0]
 
@@ -196,7 +198,7 @@ class Comparison:
 
 
 def rank_correlation(first: Tensor | None, second: Tensor | None) -> float:
-    """Return Spearman's rank correlation of two profiles; NaN where one is missing or constant.
+    """Return Spearman's rank correlation of two profiles; NaN if one is missing or constant.
 
     Args:
         first: (N,), or None.
@@ -214,7 +216,7 @@ def rank_correlation(first: Tensor | None, second: Tensor | None) -> float:
 
 
 def shown(value: float) -> str:
-    """Return an agreement as it is printed."""
+    """Return an agreement as text."""
     return "–" if math.isnan(value) else f"{value:.2f}".replace("-", "−")
 
 

@@ -25,7 +25,7 @@ class Axis:
 
     @classmethod
     def of(cls, centres: Tensor) -> Axis:
-        """Return the axis whose cells have these centres, (N,); a single cell is 0.01 s, or Hz, wide."""
+        """Return the axis whose cells have these centres, (N,); a single cell is 0.01 s, or 0.01 Hz, wide."""
         centres = centres.double()
         if len(centres) == 1:
             return cls(centres, torch.cat([centres - 0.005, centres + 0.005]))

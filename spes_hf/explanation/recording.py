@@ -256,7 +256,7 @@ class Recording(Sequence[Explanation]):
         for index, window in enumerate(self._explained):
             if window.start_s <= seconds < window.until_s:
                 return self[index]
-        raise ValueError(f"seconds is {seconds!r}, where nothing is explained; windows lists the times that are")
+        raise ValueError(f"seconds is {seconds!r}, where nothing is explained; see windows for what is")
 
     def _own(self, index: int, frames: Tensor) -> Tensor:
         """Return the frames of a window that no later window reads."""

@@ -34,7 +34,7 @@ class JobSummary:
 
     Attributes:
         out: The job's folder.
-        rows: Number of rows in the data set.
+        rows: Number of rows in the dataset.
         finished: Number of rows that are done, including failed ones.
         failures: Index, id and error of the rows that failed.
         reached_length_limit: Index and id of the rows with a text cut by a length limit.
@@ -80,8 +80,8 @@ class JobSummary:
     def __str__(self) -> str:
         if not self.complete:
             return (
-                f"{self.finished} of {self.rows} rows are done; other processes may still be running, else start the "
-                "job again"
+                f"{self.finished} of {self.rows} rows are done; if no other process is still running, start the job "
+                "again"
             )
         lines = [f"{self.rows - len(self.failures)} of {self.rows} rows explained in {self.out}"]
         if self.failures:
@@ -111,7 +111,7 @@ def describe_job(dataset: Dataset, transforms: Sequence[RowTransform], audio_col
 def dataset_digest(dataset: Dataset, audio_column: str | None) -> str:
     """Return a digest of the rows: all columns except the audio, and the names of the audio files.
 
-    It does not depend on where the data set is stored or how it was loaded.
+    It does not depend on where the dataset is stored or how it was loaded.
     """
     arrow = dataset.with_format("arrow")
     digest = hashlib.blake2b(digest_size=16)
@@ -142,7 +142,7 @@ def claim_folder(out: Path, identity: dict[str, Any]) -> None:
         if differences:
             raise ConfigError(
                 f"out is {str(out)!r}, which contains another job: {'; '.join(differences[:SHOWN])}. Pass the same "
-                "model, settings and data set to resume that job, or pass another folder"
+                "model, settings and dataset to resume that job, or pass another folder"
             )
     elif (out / FOLDER).is_dir() and any((out / FOLDER).iterdir()):
         raise ConfigError(f"out is {str(out)!r}, which has a folder {FOLDER!r} that no job wrote; pass another folder")

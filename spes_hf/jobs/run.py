@@ -77,7 +77,7 @@ def explain_dataset(
     compile: bool = False,
     prompt: str | None = None,
 ) -> JobSummary:
-    """Explain a whole data set into a folder, and return a summary.
+    """Explain a whole dataset into a folder, and return a summary.
 
     Call it in every process of ``accelerate launch`` or torchrun, with the model on the process's own device. The work
     is split by estimated cost. Finished rows are written to ``out/data`` as Parquet files. If a job is killed, start it
@@ -121,7 +121,7 @@ def explain_dataset(
         the process that finishes last reports.
 
     Raises:
-        ConfigError: If an argument has a value outside what is allowed, or ``out`` contains another job.
+        ConfigError: If an argument has a value that is not allowed, or ``out`` contains another job.
         ShardError: If rows cannot be written; rows written earlier are safe.
         UnsupportedModelError: If the family has no adapter.
 
@@ -191,7 +191,7 @@ def map_rows(
     num_processes: int | None = None,
     flush_seconds: float = FLUSH_SECONDS,
 ) -> JobSummary:
-    """Run any transforms over a data set, as `explain_dataset` runs `Explain`.
+    """Run any transforms over a dataset, as `explain_dataset` runs `Explain`.
 
     Args:
         dataset: A `datasets.Dataset`, the same in every process.
@@ -262,7 +262,7 @@ def map_rows(
 
 
 def load_explained(out: str | Path, cache_dir: str | Path | None = None) -> Dataset:
-    """Return the rows of a job in the order of the data set, each row once; for an unfinished job, those done so far.
+    """Return the rows of a job in the order of the dataset, each row once; for an unfinished job, those done so far.
 
     Args:
         out: Folder of the job.
@@ -296,7 +296,7 @@ def _features(dataset: Dataset, transforms: Sequence[RowTransform], audio_column
     """Return the features of the rows.
 
     Raises:
-        ConfigError: If the data set has a column that the job would overwrite.
+        ConfigError: If the dataset has a column that the job would overwrite.
     """
     from datasets import Features, Value
 
@@ -363,7 +363,7 @@ def _prepare(
         raise ConfigError(f"process 0 cannot start the job: {failure}")
     if theirs != identity:
         raise ConfigError(
-            f"model, settings or data set of process {place.index} differ from those of process 0; pass the same to "
+            f"model, settings or dataset of process {place.index} differ from those of process 0; pass the same to "
             "every process"
         )
     return work.shared, work.own[place.index]

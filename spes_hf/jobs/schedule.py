@@ -120,7 +120,7 @@ def divide_work(costs: Sequence[float], todo: Sequence[int], parts: int) -> Work
     ones. A shared row costs each process its part of the work, plus the work that cannot be shared.
 
     Args:
-        costs: Cost of every row of the data set.
+        costs: Cost of every row of the dataset.
         todo: Indices of the rows to do.
         parts: Number of processes.
 
@@ -148,7 +148,7 @@ def split_by_cost(costs: Sequence[float], todo: Sequence[int], parts: int) -> li
     """Return which rows each process does: assigns the most expensive rows first, each to the least loaded process.
 
     Args:
-        costs: Cost of every row of the data set.
+        costs: Cost of every row of the dataset.
         todo: Indices of the rows to do.
         parts: Number of processes.
 

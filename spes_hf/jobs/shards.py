@@ -42,7 +42,7 @@ class Finished:
     """The rows in the shards.
 
     Attributes:
-        indices: Indices of the finished rows of the data set.
+        indices: Indices of the finished rows of the dataset.
         failures: Index, id and error of the rows that failed.
         reached_length_limit: Index and id of the rows with a text cut by a length limit.
     """
@@ -138,7 +138,7 @@ class ShardWriter:
 
     Args:
         out: Folder of the job.
-        inputs: Returns the kept columns of the data set for given rows, as an Arrow table.
+        inputs: Returns the kept columns of the dataset for given rows, as an Arrow table.
         schema: Schema of the shards.
         rank: Index of this process.
         flush_seconds: Maximum wait of a finished row in the first twenty minutes; later it grows in proportion.
@@ -172,7 +172,7 @@ class ShardWriter:
         """Take a finished row, and write a shard if one is due.
 
         Args:
-            index: Index of the row in the data set.
+            index: Index of the row in the dataset.
             row: The columns that were added to it.
 
         Raises:
@@ -212,7 +212,7 @@ class ShardWriter:
         self.written += count  # last, so that a concurrent reader counts no row twice
 
     def _table(self) -> pa.Table:
-        """Return the waiting rows, with their columns from the data set."""
+        """Return the waiting rows, with their columns from the dataset."""
         kept = self.inputs(self._indices)
         added = {name: [row.get(name) for row in self._rows] for name in self.schema.names if name != INDEX}
         columns = []
@@ -228,7 +228,7 @@ class ShardWriter:
 
 
 def row_order(indices: Sequence[int]) -> np.ndarray:
-    """Return the positions of the rows in the shards, in the order of the data set, each row once."""
+    """Return the positions of the rows in the shards, in the order of the dataset, each row once."""
     return np.unique(np.asarray(indices, dtype=np.int64), return_index=True)[1]
 
 

@@ -54,7 +54,7 @@ class ContrastiveDeletion(RewritingMetric):
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
-        ConfigError: If an argument has a value outside what is allowed.
+        ConfigError: If an argument has a value that is not allowed.
 
     Examples:
         >>> foiled = explain(model, processor, clip, foil={"small": "big"}, config=SpesConfig.fast())

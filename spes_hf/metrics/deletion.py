@@ -197,7 +197,7 @@ class Deletion(_Curve):
         fractions: "paper" (0, 5, …, 100 %), "fine" (also 1, 2, 3 and 7.5 %, where most of the change is) or shares of
             the features, increasing, in [0, 1].
         fill: Value of deleted features: "mean" (of each mel bin over the utterance), "zero", "min" or a number.
-        against: What `summarize` compares the texts with: the data set's "reference", or the model's own clean
+        against: What `summarize` compares the texts with: the dataset's "reference", or the model's own clean
             "prediction".
         generate_kwargs: Arguments of ``model.generate()``; None for those of the explanation.
         batch_size: Maximum number of perturbed copies at once; "auto" or None: found automatically, and remembered.
@@ -206,7 +206,7 @@ class Deletion(_Curve):
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
-        ConfigError: If an argument has a value outside what is allowed.
+        ConfigError: If an argument has a value that is not allowed.
 
     Examples:
         >>> row = Deletion(model, processor)({"explanation": ex})

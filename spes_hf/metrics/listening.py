@@ -16,7 +16,7 @@ from spes_hf.metrics.rows import check_map, check_model
 
 
 def listen_back(model: Any, processor: Any, explanation: Explanation, top: float = 0.2) -> HeardBack:
-    """Return the model's texts for the part of the sentence that `Explanation.listen` keeps, and for the rest.
+    """Return the model's texts for the sound that `Explanation.listen` keeps for the sentence, and for the rest.
 
     Hidden features take the mean of their mel bin, as in `Insertion` and `Deletion`, so the texts equal theirs at this
     share. Where you hear silence, the model hears this mean: complete silence is far from its training data, and would

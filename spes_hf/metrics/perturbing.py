@@ -34,7 +34,7 @@ class PerturbingMetric(ExplanationMetric, ABC):
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
-        ConfigError: If an argument has a value outside what is allowed.
+        ConfigError: If an argument has a value that is not allowed.
     """
 
     def __init__(self, model: Any, processor: Any, fill: Fill, batch_size: BatchSize):

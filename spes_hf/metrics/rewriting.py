@@ -26,7 +26,7 @@ class RewritingMetric(PerturbingMetric, ABC):
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
-        ConfigError: If an argument has a value outside what is allowed.
+        ConfigError: If an argument has a value that is not allowed.
     """
 
     def __init__(

@@ -191,7 +191,7 @@ def compare(
         0.0
     """
     if first.name != second.name:
-        raise ConfigError(f"first is a {first.name} score, but second is a {second.name} score; pass the same score")
+        raise ConfigError(f"first is a {first.name} score, but second is a {second.name} score; pass two of one name")
     if first.utterances != second.utterances or first.num_utterances != second.num_utterances:
         raise ConfigError(
             f"first ({first.num_utterances} utterances) and second ({second.num_utterances}) are not scores of the "

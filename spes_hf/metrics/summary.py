@@ -216,7 +216,7 @@ def _expected(
         return [entry["prediction"] for entry in entries], against
     if references is None:
         raise ConfigError(
-            "references is missing; pass the data set's texts or the name of their column, or compare with the model's "
+            "references is missing; pass the dataset's texts or the name of their column, or compare with the model's "
             'own clean output: against="prediction"'
         )
     return references, against

@@ -16,7 +16,7 @@ COLUMNS = (
     ("insertion_probability", "probability, insertion"),
     ("word_deletion", "a word's probability, its first 5 % deleted"),
     ("word_specificity", "probability left to other words"),
-    ("word_margin", "other words less the word"),
+    ("word_margin", "other words minus the word"),
     ("word_insertion", "a word's probability, insertion"),
     ("size_audio", "size, audio"),
     ("size_token", "size, tokens"),

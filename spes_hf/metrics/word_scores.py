@@ -69,7 +69,7 @@ def word_scores(key: str, entries: Sequence[Mapping[str, Any]], **resampling: An
             margins,
             higher_is_better=True,
             x=fractions,
-            labels=(_SHARES[key], "probability of the other words less that of the word (%)"),
+            labels=(_SHARES[key], "probability of the other words minus that of the word (%)"),
             **resampling,
         )
     return scores

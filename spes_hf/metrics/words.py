@@ -252,7 +252,7 @@ class WordDeletion(_WordCurve):
 
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
-        ConfigError: If an argument has a value outside what is allowed.
+        ConfigError: If an argument has a value that is not allowed.
 
     Examples:
         >>> row = WordDeletion(model, processor, max_words=3)({"explanation": ex})

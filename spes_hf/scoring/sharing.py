@@ -1,4 +1,4 @@
-"""Tokens that share a backward pass: random signs separate their gradients, and attention divides the remainder."""
+"""Tokens that share a backward pass: signs separate their gradients, and attention divides the remainder."""
 
 from __future__ import annotations
 

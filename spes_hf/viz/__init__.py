@@ -174,8 +174,8 @@ def notebook_html(explanation: Explanation, heard: HeardBack | None = None) -> s
     recording as in the page, FLAC of 16 bits with 24 kB a second of speech at 16 kHz. That is 400 kB for 11 seconds.
 
     Args:
-        explanation: Over tokens or words.
-        heard: What the model writes for parts of the sound (`spes_hf.listen_back`), to be shown with the player. The
+        explanation: An explanation over tokens or words.
+        heard: What the model writes for parts of the sound (`spes_hf.listen_back`), to show with the player. The
             switch then plays these parts; without it, the top 20 % and the rest.
     """
     from spes_hf.viz import notebook

@@ -25,7 +25,7 @@
     $("summary").textContent = !apart ? "Both wrote the same words." : `The texts differ in ${apart} of ${pairs.length} places.`;
   }
 
-  // The maps: both, and the first less the second, on one scale
+  // The maps: both, and the first minus the second, on one scale
   function redraw() {
     const { maps, spectrograms } = state;
     if (!spectrograms || !maps.some(Boolean)) return;
@@ -55,7 +55,7 @@
   async function choose(index, keepHash) {
     state.index = index;
     const maps = await Promise.all(chosen().maps.map((map) => map && evidence(map)));
-    if (state.index !== index) return;  // another one was chosen meanwhile
+    if (state.index !== index) return;  // another one was chosen in the meantime
     const [first, second] = maps;
     state.maps = [first, second, first && second && first.map((value, i) => value - second[i])];
     buttons().forEach((button, k) => button.setAttribute("aria-pressed", k === index));

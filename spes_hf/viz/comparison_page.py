@@ -73,7 +73,7 @@ def _pair(comparison: Comparison, index: int) -> dict[str, Any]:
 
 
 def _with_marks(explanation: Explanation, words: Sequence[int]) -> str:
-    """Return the text of some words with the marks that follow them, and those before the first word of all."""
+    """Return the text of words with the punctuation that follows them, and that before the first word of all."""
     if not words or explanation.contrasts is not None:
         return " ".join(explanation.tokens[k] for k in words)
     tokens = explanation.tokens

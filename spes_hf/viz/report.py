@@ -59,7 +59,7 @@ def player_page(explanation: Explanation, heard: HeardBack | None = None) -> str
     """Return the page with the recording and the switch alone, for the map of the sentence.
 
     Args:
-        explanation: Over tokens or words.
+        explanation: An explanation over tokens or words.
         heard: What the model writes for parts of the sound; the switch then plays the same parts.
     """
     data = {

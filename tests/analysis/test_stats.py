@@ -129,7 +129,7 @@ def test_permutation_refuses():
             permutation_test(first, second)
     with pytest.raises(ConfigError, match="permutations is 0"):
         permutation_test(np.ones((2, 1)), np.ones((2, 1)), 0)
-    with pytest.raises(ConfigError, match="pass pairs of values"):
+    with pytest.raises(ConfigError, match="pass pairs, of the same shape"):
         paired_test(FIRST, SECOND[:3])
 
 

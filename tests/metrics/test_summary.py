@@ -171,7 +171,7 @@ def test_comparison_of_two_methods(rows):
 
 def test_comparison_of_what_cannot_be_compared(rows):
     first = summarize(rows, REFERENCES)
-    with pytest.raises(ConfigError, match="pass the same score"):
+    with pytest.raises(ConfigError, match="pass two of one name"):
         compare(first["deletion"], first["clean"])
     with pytest.raises(ConfigError, match=r"\(3 utterances\).*\(2\)"):
         compare(first["deletion"], summarize(rows[:2], REFERENCES[:2])["deletion"])
