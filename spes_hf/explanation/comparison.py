@@ -201,6 +201,12 @@ def rank_correlation(first: Tensor | None, second: Tensor | None) -> float:
     Args:
         first: (N,), or None.
         second: (N,), or None.
+
+    Examples:
+        >>> round(rank_correlation(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([0.0, 10.0, 50.0])), 2)
+        1.0
+        >>> rank_correlation(torch.tensor([0.0, 1.0]), None)
+        nan
     """
     if first is None or second is None:
         return math.nan
@@ -214,7 +220,12 @@ def rank_correlation(first: Tensor | None, second: Tensor | None) -> float:
 
 
 def shown(value: float) -> str:
-    """Return an agreement as it is printed."""
+    """Return an agreement as it is printed.
+
+    Examples:
+        >>> shown(0.5), shown(-0.5), shown(float("nan"))
+        ('0.50', '−0.50', '–')
+    """
     return "–" if math.isnan(value) else f"{value:.2f}".replace("-", "−")
 
 
