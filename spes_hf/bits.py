@@ -31,6 +31,10 @@ def verdict_of(text: str, bits_per_token: float, text_given: bool = False) -> Ve
         text: The output.
         bits_per_token: Mean bits from the sound; NaN if they are not known.
         text_given: Whether the text was given.
+
+    Examples:
+        >>> verdict_of("Thank you.", 0.3), verdict_of("Thank you.", 12.0), verdict_of("…", 0.3)
+        ('made up', 'heard', 'nothing written')
     """
     if not any(c.isalnum() for c in text):
         return "nothing written"
@@ -46,28 +50,52 @@ def is_fitted(model: Mapping[str, Any]) -> bool:
 
     Args:
         model: Its entry in a provenance.
+
+    Examples:
+        >>> is_fitted({"type": "whisper"}), is_fitted(ex.provenance["model"])
+        (True, False)
     """
     return model.get("type") in _FITTED_ON
 
 
 def bits_per_word(words: Sequence[str], bits: Iterable[float]) -> float:
-    """Return the mean of the bits of the words that have a letter or digit; NaN if there are none."""
+    """Return the mean of the bits of the words that have a letter or digit; NaN if there are none.
+
+    Examples:
+        >>> bits_per_word([" Tom", " sells", "."], [2.0, 4.0, 9.0])
+        3.0
+    """
     found = [b for _, b in spoken(words, bits)]
     return sum(found) / len(found) if found else math.nan
 
 
 def spoken(words: Sequence[str], bits: Iterable[float]) -> list[tuple[str, float]]:
-    """Return the words that have a letter or digit, without spaces, with their bits."""
+    """Return the words that have a letter or digit, without spaces, with their bits.
+
+    Examples:
+        >>> spoken([" Tom", " sells", "."], [2.0, 4.0, 9.0])
+        [('Tom', 2.0), ('sells', 4.0)]
+    """
     return [(w.strip(), float(b)) for w, b in zip(words, bits, strict=True) if any(c.isalnum() for c in w)]
 
 
 def not_heard(words: Sequence[str], bits: Iterable[float]) -> list[tuple[str, float]]:
-    """Return the words that got under 1 bit from the sound, as `spoken` returns them."""
+    """Return the words that got under 1 bit from the sound, as `spoken` returns them.
+
+    Examples:
+        >>> not_heard([" Thank", " you", "."], [0.2, 4.0, 0.1])
+        [('Thank', 0.2)]
+    """
     return [(word, b) for word, b in spoken(words, bits) if b < NOT_HEARD_BITS]
 
 
 def probability_made_up(mean_bits: float) -> float:
-    """Return the probability that an output was made up, from its bits a token; NaN for NaN."""
+    """Return the probability that an output was made up, from its bits a token; NaN for NaN.
+
+    Examples:
+        >>> [round(probability_made_up(bits), 2) for bits in (0.3, 4.0, 20.0)]
+        [1.0, 0.66, 0.0]
+    """
     if math.isnan(mean_bits):
         return math.nan
     return 1 / (1 + math.exp(-(INTERCEPT + SLOPE * math.log2(1 + max(0.0, mean_bits)))))
@@ -80,6 +108,12 @@ def in_words(bits: float, odds: bool = False) -> str:
         bits: Bits from the sound.
         odds: Whether the bits are of the odds of one word against another: "the odds are 256 times higher with the
             sound than without".
+
+    Examples:
+        >>> in_words(8.0)
+        '8.0 bits: 256 times likelier with the sound than without'
+        >>> in_words(-1.0, odds=True)
+        '-1.0 bits: the odds are 2.0 times lower with the sound than without'
     """
     if math.isnan(bits):
         return "not known"

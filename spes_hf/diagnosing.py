@@ -91,8 +91,7 @@ def diagnose(
     Raises:
         UnsupportedModelError: If the family has no adapter, or model and processor do not belong together.
         AudioError: If the audio cannot be read, or is too short or too long.
-        ConfigError: If an argument has a value that is not allowed; if the reference is empty or has no word in
-            common with the text.
+        ConfigError: If an argument is not allowed, or the reference is empty or has no word in common with the text.
 
     Examples:
         >>> print(diagnose(model, processor, clip, "Tom sells a small pitcher."))
@@ -316,14 +315,16 @@ class _Place:
 def shuffled(features: Tensor, times: Tensor, stretch: Stretch, key: int, edge: float = 0.0) -> Tensor | None:
     """Return spectrograms, (N, T, C), with the frames of one stretch shuffled; None if it has fewer than two frames.
 
-    The stretch keeps its loudness and its timbre, but no longer holds anything to hear.
-
     Args:
         features: (T, C).
         times: (T,) in seconds.
         stretch: Start and end, in seconds.
         key: Key of the random orders.
         edge: Share of the stretch, on each side, to leave as it is, provided that two frames remain in between.
+
+    Examples:
+        >>> shuffled(torch.arange(4.0)[:, None], torch.arange(4.0), (1.0, 2.0), key=0).sort(1).values[0, :, 0].tolist()
+        [0.0, 1.0, 2.0, 3.0]
     """
     start, end = stretch
     for margin in (edge * (end - start), 0.0):

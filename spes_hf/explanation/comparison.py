@@ -203,6 +203,12 @@ def rank_correlation(first: Tensor | None, second: Tensor | None) -> float:
     Args:
         first: (N,), or None.
         second: (N,), or None.
+
+    Examples:
+        >>> round(rank_correlation(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([0.0, 10.0, 50.0])), 2)
+        1.0
+        >>> rank_correlation(torch.tensor([0.0, 1.0]), None)
+        nan
     """
     if first is None or second is None:
         return math.nan
@@ -216,7 +222,12 @@ def rank_correlation(first: Tensor | None, second: Tensor | None) -> float:
 
 
 def shown(value: float) -> str:
-    """Return an agreement as text."""
+    """Return an agreement as text.
+
+    Examples:
+        >>> shown(0.5), shown(-0.5), shown(float("nan"))
+        ('0.50', '−0.50', '–')
+    """
     return "–" if math.isnan(value) else f"{value:.2f}".replace("-", "−")
 
 

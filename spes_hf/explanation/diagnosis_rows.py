@@ -19,7 +19,13 @@ COUNTS = {verdict: verdict.replace(" ", "_") for verdict in VERDICTS}
 
 
 def columns_of(diagnosis: Diagnosis) -> dict[str, Any]:
-    """Return a diagnosis as the columns of a row; computing it again gives the same columns."""
+    """Return a diagnosis as the columns of a row; computing it again gives the same columns.
+
+    Examples:
+        >>> columns = columns_of(diagnosis_of(diagnosed))
+        >>> columns["prediction"], columns["word_errors"], columns["misheard"]
+        ('Tom sells a small picture.', 1, 1)
+    """
     explanation = diagnosis.explanation
     if explanation is not None:
         explanation = replace(explanation, provenance=without_time(explanation.provenance))
@@ -68,6 +74,11 @@ def frequency_profile_of(diagnosis: Diagnosis, index: int) -> np.ndarray | None:
     Args:
         diagnosis: A diagnosis with its maps.
         index: Index of the error.
+
+    Examples:
+        >>> found = diagnosis_of(diagnosed)
+        >>> frequency_profile_of(found, 0).shape == (len(found.explanation.frequencies),)
+        True
     """
     error, explanation = diagnosis.errors[index], diagnosis.explanation
     if error.row is None or explanation is None:

@@ -18,6 +18,13 @@ class Axis:
     Attributes:
         centres: (N,) float64, rising, in seconds or Hz.
         edges: (N + 1,) float64, halfway between centres.
+
+    Examples:
+        >>> fine, coarse = Axis.of(torch.tensor([0.5, 1.5, 2.5, 3.5])), Axis.of(torch.tensor([1.0, 3.0]))
+        >>> coarse.edges.tolist()
+        [0.0, 2.0, 4.0]
+        >>> coarse.average(torch.tensor([1.0, 3.0, 5.0, 7.0], dtype=torch.float64), fine).tolist()
+        [2.0, 6.0]
     """
 
     centres: Tensor
@@ -82,6 +89,12 @@ class Grid:
     Attributes:
         time: The frames, in seconds.
         frequency: The mel bins, in Hz.
+
+    Examples:
+        >>> fine = Grid(Axis.of(torch.tensor([0.5, 1.5])), Axis.of(torch.tensor([100.0, 300.0])))
+        >>> coarse = Grid(Axis.of(torch.tensor([0.5, 1.5])), Axis(torch.tensor([200.0]), torch.tensor([0.0, 400.0])))
+        >>> coarse.average(torch.tensor([[1.0, 3.0], [5.0, 9.0]]), fine).tolist()
+        [[2.0], [7.0]]
     """
 
     time: Axis

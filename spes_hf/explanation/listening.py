@@ -27,6 +27,11 @@ class Sound(NamedTuple):
     Attributes:
         samples: (S,) float32 amplitudes.
         rate: Samples per second.
+
+    Examples:
+        >>> sound = ex.listen(top=0.2)
+        >>> sound.rate, len(sound.samples) == len(ex.waveform)
+        (16000, True)
     """
 
     samples: np.ndarray
@@ -47,6 +52,11 @@ class HeardBack:
         kept: The text for the salient part alone; the other cells have the mean of their mel bin.
         rest: The text for the rest alone, likewise.
         explanation: The `Explanation` of the recording; None where it is not known.
+
+    Examples:
+        >>> heard = listen_back(model, processor, ex, top=1.0)
+        >>> heard.top, heard.kept  # all of the sound
+        (1.0, 'Tom sells a small picture.')
     """
 
     top: float
@@ -67,6 +77,14 @@ def check_top(top: float) -> float:
 
     Raises:
         ConfigError: If it is not.
+
+    Examples:
+        >>> check_top(0.2)
+        0.2
+        >>> check_top(20)
+        Traceback (most recent call last):
+            ...
+        spes_hf.errors.ConfigError: top is 20; allowed: the share of the cells to keep, from 0 to 1 (20 % is 0.2)
     """
     if not (is_number(top) and 0 <= top <= 1):
         raise ConfigError(f"top is {top!r}; allowed: the share of the cells to keep, from 0 to 1 (20 % is 0.2)")
@@ -84,6 +102,11 @@ def listen(explanation: ExplanationParts, saliency: Tensor, top: float, compleme
 
     Raises:
         ConfigError: If ``top`` is not a number in [0, 1], or the explanation has no samples.
+
+    Examples:
+        >>> parts = [listen(ex, ex.evidence(), 0.2, complement).samples for complement in (False, True)]
+        >>> bool(np.allclose(sum(parts), ex.waveform, atol=1e-4))
+        True
     """
     (rest,) = deletion_masks(saliency, [check_top(top)])
     if not len(explanation.waveform):
@@ -113,6 +136,12 @@ def masked(samples: Tensor, rate: int, keep: Tensor, times: Tensor, frequencies:
 
     Returns:
         (S,) float32 amplitudes.
+
+    Examples:
+        >>> times, frequencies = torch.tensor([0.025, 0.075]), torch.tensor([100.0, 4000.0])
+        >>> keep = torch.tensor([[1.0, 1.0], [0.0, 0.0]])  # the first of two frames
+        >>> abs(masked(torch.ones(1600), 16_000, keep, times, frequencies))[[0, -1]].round(2).tolist()
+        [1.0, 0.0]
     """
     window, hop = round(_WINDOW_S * rate), round(_HOP_S * rate)
     size = 1 << (window - 1).bit_length()

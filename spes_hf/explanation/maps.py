@@ -21,6 +21,11 @@ class PatchMap:
         values: Per level (K, F) float32. Without weights, these are scores, and the map is their mean over levels. With
             weights, these are sums over masks, Σ_i r_i (1 − M_i).
         weights: Per level (F,) float32, Σ_i (1 − M_i); None if values are scores.
+
+    Examples:
+        >>> labels = torch.tensor([[[0, 1], [0, 1]]])  # one level: two frames, and a patch for each of two mel bins
+        >>> PatchMap.of(labels, [torch.tensor([[2.0, 3.0]])]).dense(0).tolist()
+        [[2.0, 3.0], [2.0, 3.0]]
     """
 
     labels: Tensor
@@ -60,6 +65,11 @@ class EncoderMap:
     Attributes:
         scores: (K, S) float32 raw scores of the positions that hold sound.
         times: (S,) float32, the centre of each position in seconds.
+
+    Examples:
+        >>> over = explain(model, processor, clip, config=SpesConfig.fast(), over="encoder")
+        >>> tuple(over.encoder_map.scores.shape) == (len(over), len(over.encoder_map.times))
+        True
     """
 
     scores: Tensor
@@ -77,6 +87,12 @@ class Reliability:
     Attributes:
         tokens: (K,) reliability of each token's (or word's) map.
         sentence: Reliability of the sentence map.
+
+    Examples:
+        >>> Reliability.unknown(2)
+        Reliability(tokens=tensor([nan, nan]), sentence=nan)
+        >>> len(ex.reliability.tokens) == len(ex)
+        True
     """
 
     tokens: Tensor
@@ -97,6 +113,13 @@ def split_half(even: PatchMap, odd: PatchMap) -> Reliability:
     Args:
         even: Map of all tokens from one half.
         odd: Map of all tokens from the other half.
+
+    Examples:
+        >>> labels = torch.tensor([[[0, 1], [2, 3]]])
+        >>> even = PatchMap.of(labels, [torch.tensor([[1.0, 2.0, 3.0, 4.0]])])
+        >>> odd = PatchMap.of(labels, [torch.tensor([[2.0, 1.0, 3.0, 4.0]])])
+        >>> round(split_half(even, odd).sentence, 2)  # r is 0.8
+        0.89
     """
     if not (even.values and odd.values):
         return Reliability.unknown(1)

@@ -35,6 +35,10 @@ class Part:
         special: Whether each token is a special one, such as a timestamp.
         sound_bits: Bits of evidence from the sound for each token; the whole text is needed to tell if it is made up.
         timestamps: Whether each token is a timestamp.
+
+    Examples:
+        >>> Part((1,), (5, 6), (" Tom", " sells"), (False, False), (2.0, 4.0), (False, False)).words()
+        ([(0,)], [(0,)])
     """
 
     rows: tuple[int, ...]
@@ -95,6 +99,10 @@ class ExplanationParts:
         part: The whole output, if only K of its tokens are explained.
         encoder_map: Raw scores of the encoder's output, if requested.
         token_instruction_bits: (K,) float32, `instruction_bits` over tokens; None: there is no instruction.
+
+    Examples:
+        >>> len(ex.pieces) == len(ex), ex.over_words, ex.words().find("picture")
+        (True, False, 4)
     """
 
     text: str

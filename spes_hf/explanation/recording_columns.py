@@ -22,6 +22,11 @@ class HeardSegment:
         end_s: End, in seconds.
         text: Text that the model wrote for it.
         bits_per_token: Mean bits from the sound over its tokens; NaN if there are none.
+
+    Examples:
+        >>> segment = HeardSegment(0.0, 2.5, "Thank you.", bits_per_token=0.3)
+        >>> segment.verdict, round(segment.probability_made_up, 2)
+        ('made up', 1.0)
     """
 
     start_s: float
@@ -52,6 +57,11 @@ class Columns:
         reliability: (K,) reliability of each map.
         sentence: Reliability of the sentence's map.
         written_bits: Bits of all tokens that are text, explained or not, by their index in the window's output.
+
+    Examples:
+        >>> columns = Columns.of(ex.words())
+        >>> columns.tokens[:2], len(columns.sound_bits)
+        ([' Tom', ' sells'], 6)
     """
 
     tokens: list[str]

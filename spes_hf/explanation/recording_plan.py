@@ -22,6 +22,11 @@ class RecordingSegment(Segment):
 
     Attributes:
         text: Text that the model wrote for it.
+
+    Examples:
+        >>> segment = RecordingSegment(start_s=0.0, end_s=1.5, first=0, stop=3, text=" Hello there.")
+        >>> segment.end_s, segment.text
+        (1.5, ' Hello there.')
     """
 
     text: str
@@ -40,6 +45,12 @@ class RecordedWindow:
         segments: The text by the model's timestamps.
         rows: Which tokens are to be explained; None: all; (): none.
         written: What ``generate()`` read, started from and wrote.
+
+    Examples:
+        >>> recording = explain(model, processor, talk, config=EnergyConfig(), segment="pauses")
+        >>> window = recording.plan.windows[0]
+        >>> window.text, window.skipped, window.is_there(recording.folder)
+        ('Tom sells a small picture.', False, True)
     """
 
     index: int
@@ -81,6 +92,11 @@ class RecordingPlan:
         windows: All windows.
         identity: The request; only a call with the same request can continue.
         provenance: Audio, settings, and where the windows come from.
+
+    Examples:
+        >>> plan = explain(model, processor, talk, config=EnergyConfig(), segment="pauses").plan
+        >>> read_plan(plan.write(folder / "plan")) == plan
+        True
     """
 
     text: str
@@ -108,6 +124,11 @@ def read_plan(folder: Path) -> RecordingPlan:
 
     Raises:
         ExplanationFormatError: If there is none, it is damaged, or a later version wrote it.
+
+    Examples:
+        >>> recording = explain(model, processor, talk, config=EnergyConfig(), segment="pauses")
+        >>> [window.index for window in read_plan(recording.folder).windows]
+        [0, 1, 2]
     """
     path = folder / DESCRIPTION
     if not path.is_file():

@@ -39,6 +39,13 @@ class JobSummary:
         failures: Index, id and error of the rows that failed.
         reached_length_limit: Index and id of the rows with a text cut by a length limit.
         reports: Whether this process reports the result; the others finish silently.
+
+    Examples:
+        >>> summary = JobSummary(folder / "job", rows=3, finished=2)
+        >>> print(summary)
+        2 of 3 rows are done; other processes may still be running, else start the job again
+        >>> summary.complete, summary.exit_code
+        (False, 0)
     """
 
     out: Path

@@ -204,6 +204,12 @@ def map_rows(
         process_index: As for `explain_dataset`.
         num_processes: As for `explain_dataset`.
         flush_seconds: How long a finished row may wait in memory at first.
+
+    Examples:
+        >>> transform = Explain(model, processor, EnergyConfig())
+        >>> summary = map_rows(dataset, [transform, Size()], folder / "mapped", audio_column="audio", progress=False)
+        >>> summary.finished, summary.failures
+        (2, ())
     """
     _check_dataset(dataset)
     features = _features(dataset, transforms, audio_column)
@@ -270,6 +276,11 @@ def load_explained(out: str | Path, cache_dir: str | Path | None = None) -> Data
 
     Raises:
         ConfigError: If the folder has no rows.
+
+    Examples:
+        >>> summary = explain_dataset(model, processor, dataset, folder / "loaded", EnergyConfig(), progress=False)
+        >>> load_explained(folder / "loaded")["id"][:]
+        ['1', '2']
     """
     from datasets import Dataset
 

@@ -47,6 +47,11 @@ class Contrast:
         question: Index of the foil that the contrast belongs to, if there are several.
         target_log2: log2 of the probability that the model gives the target; NaN if it was not measured.
         foil_log2: The same for the foil.
+
+    Examples:
+        >>> contrast = Contrast("country", "county", 0, (5,), (6,), target_log2=-1.0, foil_log2=-4.0)
+        >>> contrast.name, contrast.log_odds, contrast.swapped().log_odds
+        ('country, not county', 3.0, -3.0)
     """
 
     target: str
@@ -94,6 +99,11 @@ class Odds:
     Attributes:
         target: (B, C) natural logarithm of the probability of the target.
         foil: (B, C) the same for the foil.
+
+    Examples:
+        >>> odds = Odds(torch.tensor([[0.8]]).log(), torch.tensor([[0.2]]).log())
+        >>> round(odds.bits.item(), 2), round(odds.score("difference").item(), 2)
+        (2.0, 0.6)
     """
 
     target: Tensor
@@ -128,6 +138,16 @@ class ContrastReader:
         word_probability: A name in `WORD_PROBABILITIES`.
         states: (1, S, D) the encoder's output for the clean sound.
         cross: Return value of `Adapter.cross_attention` for these states.
+
+    Examples:
+        >>> why = explain(model, processor, clip, config=SpesConfig.fast(), foil={"picture": "garden"})
+        >>> from spes_hf.audio.load import load_audio
+        >>> adapter = get_adapter(model, processor)
+        >>> utterance = adapter.encode(load_audio(clip, adapter.sampling_rate))
+        >>> target = adapter.encode_text(utterance, ex.text, adapter.options_of())
+        >>> bits = ContrastReader(adapter, utterance, target, why.contrasts).odds().bits.item()
+        >>> abs(bits - why.contrasts[0].log_odds) < 0.01
+        True
     """
 
     adapter: Adapter
@@ -214,6 +234,14 @@ def check_odds(odds: Odds, what: str, dtype: torch.dtype) -> Odds:
 
     Raises:
         NumericsError: If they are not finite.
+
+    Examples:
+        >>> check_odds(Odds(torch.tensor([[-1.0]]), torch.tensor([[-2.0]])), "the odds", torch.float32).foil.tolist()
+        [[-2.0]]
+        >>> check_odds(Odds(torch.tensor([[torch.nan]]), torch.tensor([[-2.0]])), "the odds", torch.float32)
+        Traceback (most recent call last):
+            ...
+        spes_hf.errors.NumericsError: ...
     """
     if not bool(odds.target.isfinite().all() and odds.foil.isfinite().all()):
         raise not_finite(what, dtype)

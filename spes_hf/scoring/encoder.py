@@ -22,6 +22,16 @@ class EncoderOutput:
         target: The model's output.
         states: (1, S, D) the encoder's output, including padding.
         tokens: For every row of the explanation, the indices of the output tokens that it is about.
+
+    Examples:
+        >>> from spes_hf.audio.load import load_audio
+        >>> adapter = get_adapter(model, processor)
+        >>> utterance = adapter.encode(load_audio(clip, adapter.sampling_rate))
+        >>> target = adapter.encode_text(utterance, ex.text, adapter.options_of())
+        >>> states = adapter.encoder_states(utterance.inputs)
+        >>> output = EncoderOutput(adapter, utterance, target, states, tokens=[(0,), (1, 2)])
+        >>> output.attention.shape[2], output.passes
+        (2, 1)
     """
 
     def __init__(

@@ -47,6 +47,11 @@ def plot_saliency(explanation: Explanation, token: int | str | None = None) -> t
     Raises:
         IndexError: If the index is out of range.
         KeyError: If the text does not occur, or occurs more than once.
+
+    Examples:
+        >>> figure, axes = plot_saliency(ex.words(), "picture")
+        >>> len(axes), axes[0].images[0].get_array().shape == ex.features.T.shape
+        (3, True)
     """
     from spes_hf.viz import figures
 
@@ -69,6 +74,11 @@ def plot_overview(explanation: Explanation, longest: int = 60) -> tuple[Figure, 
 
     Raises:
         ConfigError: If ``longest`` is not a whole number of at least 1.
+
+    Examples:
+        >>> figure, (spectrogram, rows) = plot_overview(ex, longest=3)
+        >>> [label.get_text() for label in rows.get_yticklabels()]
+        ['Tom', 'sells', 'a']
     """
     from spes_hf.viz import overview
 
@@ -82,6 +92,11 @@ def plot_tokens(explanation: Explanation) -> tuple[Figure, Axes]:
 
     Args:
         explanation: An explanation over tokens or words.
+
+    Examples:
+        >>> figure, axes = plot_tokens(ex.words())
+        >>> [label.get_text() for label in axes.get_yticklabels()]
+        ['Tom', 'sells', 'a', 'small', 'picture', '.']
     """
     from spes_hf.viz import figures
 
@@ -98,6 +113,11 @@ def write_html(explanation: Explanation, path: str | Path, heard: HeardBack | No
         explanation: An explanation over tokens or words; the page has both, and opens with the given one.
         path: File to write; missing parent folders are created.
         heard: What the model writes for parts of the sound (`spes_hf.listen_back`), to show with it.
+
+    Examples:
+        >>> page = write_html(ex, folder / "page.html")
+        >>> "<title>Tom sells a small picture." in page.read_text(encoding="utf-8")
+        True
     """
     from spes_hf.viz import report
 
@@ -113,6 +133,11 @@ def write_diagnosis_html(diagnosis: Diagnosis, path: str | Path) -> Path:
     Args:
         diagnosis: What went wrong; without an explanation, the page has neither maps nor sound.
         path: File to write; missing parent folders are created.
+
+    Examples:
+        >>> page = write_diagnosis_html(diagnosis_of(diagnosed), folder / "diagnosis.html")
+        >>> '"pitcher"' in page.read_text(encoding="utf-8")
+        True
     """
     from spes_hf.viz import diagnosis_page
 
@@ -124,6 +149,10 @@ def sound_html(sound: Sound) -> str:
 
     Args:
         sound: What `Explanation.listen` returned.
+
+    Examples:
+        >>> "<audio" in sound_html(ex.listen(top=0.2))
+        True
     """
     from spes_hf.viz import report
 
@@ -143,6 +172,12 @@ def plot_comparison(comparison: Comparison, token: int | str | None = None) -> t
     Raises:
         IndexError: If the index is out of range.
         KeyError: If the word does not occur, or occurs in more than one pair.
+
+    Examples:
+        >>> comparison = compare(ex, ex, names=("once", "again"))
+        >>> figure, axes = plot_comparison(comparison, "picture")
+        >>> len(axes), axes[0].images[0].get_array().shape == ex.features.T.shape
+        (4, True)
     """
     from spes_hf.viz import comparison_figure
 
@@ -158,6 +193,11 @@ def write_comparison_html(comparison: Comparison, path: str | Path) -> Path:
     Args:
         comparison: Result of `compare`.
         path: File to write; missing parent folders are created.
+
+    Examples:
+        >>> page = write_comparison_html(compare(ex, ex, names=("once", "again")), folder / "comparison.html")
+        >>> "<title>Comparison: Tom sells a small picture." in page.read_text(encoding="utf-8")
+        True
     """
     from spes_hf.viz import comparison_page
 
@@ -177,6 +217,10 @@ def notebook_html(explanation: Explanation, heard: HeardBack | None = None) -> s
         explanation: An explanation over tokens or words.
         heard: What the model writes for parts of the sound (`spes_hf.listen_back`), to show with the player. The
             switch then plays these parts; without it, the top 20 % and the rest.
+
+    Examples:
+        >>> notebook_html(ex).count("<bdi ")  # five words and a full stop
+        6
     """
     from spes_hf.viz import notebook
 
