@@ -32,6 +32,10 @@ def num_patches(duration_s: float, patches_per_second: float, max_duration_s: fl
         duration_s: Length of the input, in seconds.
         patches_per_second: φ.
         max_duration_s: τ, in seconds, above which k stops growing; None for no limit.
+
+    Examples:
+        >>> num_patches(3.0, 400.0), num_patches(30.0, 400.0, max_duration_s=7.5)
+        (1200, 3000)
     """
     seconds = duration_s if max_duration_s is None else min(duration_s, max_duration_s)
     return max(1, round(seconds * patches_per_second))
@@ -50,6 +54,11 @@ def kl_divergence(reference_logits: Tensor, perturbed_logits: Tensor) -> Tensor:
 
     Returns:
         (…) float32, at least 0; NaN where the logits are not a distribution.
+
+    Examples:
+        >>> fair, loaded = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.9, 0.1]).log()
+        >>> round(float(kl_divergence(fair, loaded)), 3), float(kl_divergence(fair, fair))
+        (0.511, 0.0)
     """
     log_p = allowed(reference_logits).float().log_softmax(-1)
     log_q = allowed(perturbed_logits).float().log_softmax(-1)
@@ -63,6 +72,11 @@ def token_probabilities(logits: Tensor, token_ids: Tensor) -> Tensor:
     Args:
         logits: (…, K, V).
         token_ids: (K,).
+
+    Examples:
+        >>> logits = torch.tensor([[0.7, 0.3], [0.2, 0.8]]).log()
+        >>> token_probabilities(logits, torch.tensor([0, 1]))
+        tensor([0.7000, 0.8000])
     """
     return _token_log_probabilities(logits, token_ids).exp().float()
 
@@ -81,6 +95,11 @@ def evidence_bits(reference_logits: Tensor, other_logits: Tensor, token_ids: Ten
 
     Returns:
         (…, K) float32; NaN where the logits are not a distribution.
+
+    Examples:
+        >>> with_sound, without = torch.tensor([[0.8, 0.2]]).log(), torch.tensor([[0.1, 0.9]]).log()
+        >>> evidence_bits(with_sound, without, torch.tensor([0]))  # 8 times as likely
+        tensor([3.])
     """
     nats = _token_log_probabilities(reference_logits, token_ids) - _token_log_probabilities(other_logits, token_ids)
     return (nats / math.log(2)).float()
@@ -102,6 +121,11 @@ def probability_difference(reference_logits: Tensor, perturbed_logits: Tensor, t
 
     Returns:
         (…, K) float32 in [-1, 1].
+
+    Examples:
+        >>> clean, perturbed = torch.tensor([[0.75, 0.25]]).log(), torch.tensor([[0.25, 0.75]]).log()
+        >>> probability_difference(clean, perturbed, torch.tensor([0]))
+        tensor([0.5000])
     """
 
     def probability(logits: Tensor) -> Tensor:
@@ -120,6 +144,11 @@ def saliency(keep: Tensor, impact: Tensor) -> Tensor:
 
     Returns:
         (K, F) in the dtype of ``impact``.
+
+    Examples:
+        >>> keep = torch.tensor([[0, 1, 1], [1, 0, 1]])  # the third unit is never perturbed
+        >>> saliency(keep, torch.tensor([[4.0], [1.0]]))
+        tensor([[4., 1., 0.]])
     """
     perturbed = 1 - keep.to(impact.dtype)
     with torch.autocast(impact.device.type, enabled=False):
@@ -127,7 +156,12 @@ def saliency(keep: Tensor, impact: Tensor) -> Tensor:
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Return numerator / denominator, 0 where the denominator is 0 (a feature that was never perturbed); NaN stays."""
+    """Return numerator / denominator, 0 where the denominator is 0 (a feature that was never perturbed); NaN stays.
+
+    Examples:
+        >>> ratio(torch.tensor([3.0, 3.0]), torch.tensor([2.0, 0.0]))
+        tensor([1.5000, 0.0000])
+    """
     quotient = numerator / denominator.clamp_min(torch.finfo(denominator.dtype).tiny)
     return torch.where(denominator <= 0, 0.0, quotient)
 
@@ -141,13 +175,22 @@ def z_score(values: Tensor, counts: Tensor | None = None) -> Tensor:
     Args:
         values: Of any shape.
         counts: How often each value occurs, of the same shape; None: once.
+
+    Examples:
+        >>> z_score(torch.tensor([1.0, 2.0, 3.0])).tolist(), z_score(torch.tensor([5.0, 5.0])).tolist()
+        ([-1.0, 0.0, 1.0], [0.0, 0.0])
     """
     centred, deviation = _centred(values.double(), counts)
     return torch.zeros_like(centred) if deviation is None else centred / deviation
 
 
 def scaled(values: Tensor) -> Tensor:
-    """Return values over their sample standard deviation, in float64, uncentred; 0 where values are constant."""
+    """Return values over their sample standard deviation, in float64, uncentred; 0 where values are constant.
+
+    Examples:
+        >>> scaled(torch.tensor([1.0, 2.0, 3.0])).tolist()
+        [1.0, 2.0, 3.0]
+    """
     deviation = _centred(values.double())[1]
     return torch.zeros_like(values.double()) if deviation is None else values.double() / deviation
 
@@ -174,6 +217,12 @@ def standardize(audio: Tensor, token: Tensor, valid: Tensor) -> tuple[Tensor, Te
 
     Returns:
         (K, T, C) and (K, J); NaN where not valid.
+
+    Examples:
+        >>> audio, token = torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[10.0, 20.0, 30.0, 99.0]])
+        >>> valid = torch.tensor([[True, True, True, False]])
+        >>> standardize(audio, token, valid)[1]
+        tensor([[-1.,  0.,  1., nan]])
     """
     audio_z = torch.empty_like(audio)
     token_z = torch.full_like(token, torch.nan)
@@ -195,6 +244,11 @@ def paired_min_max(audio: Tensor, token: Tensor, valid: Tensor) -> tuple[Tensor,
 
     Returns:
         (K, T, C) and (K, J); NaN where not valid.
+
+    Examples:
+        >>> audio, token = torch.tensor([[[0.0, 1.0]]]), torch.tensor([[4.0]])
+        >>> paired_min_max(audio, token, torch.tensor([[True]]))
+        (tensor([[[0.0000, 0.2500]]]), tensor([[1.]]))
     """
     low = token.masked_fill(~valid, torch.inf).amin(1) if token.shape[1] else audio.new_full((len(audio),), torch.inf)
     high = token.masked_fill(~valid, -torch.inf).amax(1) if token.shape[1] else -low
@@ -223,6 +277,14 @@ def deletion_masks(saliency: Tensor, fractions: Sequence[float]) -> Tensor:
 
     Raises:
         ValueError: If a fraction is outside [0, 1].
+
+    Examples:
+        >>> deletion_masks(torch.tensor([[1.0, 3.0], [2.0, 0.0]]), [0.25, 0.5]).int()
+        tensor([[[1, 0],
+                 [1, 1]],
+        <BLANKLINE>
+                [[1, 0],
+                 [0, 1]]], dtype=torch.int32)
     """
     outside = [s for s in fractions if not 0 <= s <= 1]
     if outside:
@@ -248,6 +310,10 @@ def size_curve(maps: Tensor, thresholds: Sequence[float]) -> Tensor:
 
     Raises:
         ValueError: If the maps hold no value at all.
+
+    Examples:
+        >>> size_curve(torch.tensor([0.1, 0.5, 0.9, torch.nan]), [0.0, 0.5, 0.95]).round(decimals=1).tolist()
+        [100.0, 66.7, 0.0]
     """
     values = maps[~maps.isnan()]
     if not values.numel():
@@ -264,6 +330,10 @@ def area_under_curve(y: Tensor | Sequence[float], x: Tensor | Sequence[float]) -
 
     Raises:
         ValueError: If the two differ in length, there are fewer than two points, or x is not increasing.
+
+    Examples:
+        >>> area_under_curve([100.0, 50.0, 0.0], [0.0, 0.5, 1.0])
+        50.0
     """
     ordinates, abscissae = (torch.as_tensor(v, dtype=torch.float64, device="cpu") for v in (y, x))
     if ordinates.shape != abscissae.shape or ordinates.ndim != 1 or len(ordinates) < 2:

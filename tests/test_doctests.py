@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import doctest
+import importlib
 import inspect
+import re
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 import torch
 from tiny_speech.mustc import Utterance, write_mustc_split
 from tiny_speech.sentences import Sentence
+from typing_extensions import is_protocol
 
 import spes_hf
 import spes_hf.analysis
@@ -24,23 +28,41 @@ from spes_hf.demo import load_tiny_model, tiny_clips
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
-MODULES = (spes_hf, spes_hf.metrics, spes_hf.analysis)
+API = Path(__file__).parents[1] / "docs" / "api.md"
+MADE_BY_OTHERS = {"CaptumStep"}  # whose examples show it
 NEEDS = {"align_words": "pocketsphinx", "align_explanation": "pocketsphinx"}
 
 
-def public() -> list[tuple[ModuleType, str]]:
-    """Return the modules and names with an example: all classes and functions but errors.
+def names_of(module: ModuleType) -> list[str]:
+    """Return the public names of a module: those that it exports, or those that it defines."""
+    own = [name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+    return list(getattr(module, "__all__", [name for name in own if not name.startswith("_")]))
 
-    What has the same name in `spes_hf` is not listed again.
-    """
-    found = {(module, name): getattr(module, name) for module in MODULES for name in module.__all__}
-    return [
-        (module, name)
-        for (module, name), value in found.items()
-        if callable(value)
-        and not (inspect.isclass(value) and issubclass(value, Exception))
-        and (module is spes_hf or value is not found.get((spes_hf, name)))
-    ]
+
+def documented() -> list[tuple[ModuleType, list[str]]]:
+    """Return the package, and the modules of docs/api.md before what extensions need, with the names shown there."""
+    found = [(spes_hf, names_of(spes_hf))]
+    text, _ = API.read_text(encoding="utf-8").split("## Extend")
+    for path in re.findall(r"^::: (\S+)$", text, re.MULTILINE):
+        try:
+            module = importlib.import_module(path)
+            found.append((module, names_of(module)))
+        except ModuleNotFoundError:  # a class or function
+            parent, _, name = path.rpartition(".")
+            found.append((importlib.import_module(parent), [name]))
+    return found
+
+
+def public() -> list[tuple[ModuleType, str]]:
+    """Return the modules and names with an example, each once: all classes and functions but errors and protocols."""
+    found: dict[int, tuple[ModuleType, str]] = {}
+    for module, names in documented():
+        for name in set(names) - MADE_BY_OTHERS:
+            value = getattr(module, name)
+            is_bare = inspect.isclass(value) and (issubclass(value, Exception) or is_protocol(value))
+            if (inspect.isclass(value) or inspect.isfunction(value)) and not is_bare:
+                found.setdefault(id(value), (module, name))
+    return sorted(found.values(), key=lambda each: (each[0].__name__, each[1]))
 
 
 def joined(sounds: list[np.ndarray]) -> np.ndarray:
@@ -95,8 +117,8 @@ def names(tmp_path_factory) -> dict[str, Any]:
 def test_example_runs(module, name, names):
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
-    globs = {n: getattr(m, n) for m in (spes_hf.analysis, spes_hf.metrics, spes_hf, module) for n in m.__all__} | names
-    found = doctest.DocTestFinder(recurse=False).find(getattr(module, name), name, globs=globs)
+    globs = {n: getattr(m, n) for m in (spes_hf.analysis, spes_hf.metrics, spes_hf, module) for n in names_of(m)}
+    found = doctest.DocTestFinder(recurse=False).find(getattr(module, name), name, globs=globs | names)
     assert found and found[0].examples, f"{name} has no example"
     said: list[str] = []
     failed, tried = doctest.DocTestRunner(optionflags=OPTIONS).run(found[0], out=said.append)

@@ -60,6 +60,11 @@ class Segment:
         offset: Start of the segment, in seconds.
         duration: Length of the segment, in seconds.
         speaker: Id of the speaker.
+
+    Examples:
+        >>> (segment,) = read_segments(next(corpus.rglob("*.yaml")))
+        >>> segment.line, segment.offset
+        (1, 0.0)
     """
 
     line: int
@@ -209,6 +214,10 @@ def read_lines(path: Path) -> list[str]:
 
     Raises:
         CorpusError: If the encoding is unknown; the message names the line.
+
+    Examples:
+        >>> read_lines(next(corpus.rglob("*.de")))
+        ['Tom verkauft ein kleines Bild.']
     """
     try:
         return files.read_lines(path)
@@ -221,6 +230,11 @@ def read_segments(path: Path) -> list[Segment]:
 
     Raises:
         CorpusError: If it is not a list of segments; the message names the line.
+
+    Examples:
+        >>> (segment,) = read_segments(next(corpus.rglob("*.yaml")))
+        >>> segment == Segment(1, segment.wav, segment.offset, segment.duration, segment.speaker)
+        True
     """
     lines = read_lines(path)
     entries: list[tuple[int, dict[str, Any]]] = []

@@ -38,6 +38,10 @@ def load_corpus(
 
     Raises:
         ConfigError: If there is no such corpus.
+
+    Examples:
+        >>> load_corpus(str(corpus), pair="en-de")[0]["transcript"]
+        'Tom sells a small picture.'
     """
     from datasets import Audio, DatasetDict, load_dataset, load_from_disk
 
@@ -78,6 +82,13 @@ def read_folder(folder: Path, audio_column: str = "audio") -> Dataset:
 
     Raises:
         ConfigError: If there is no recording.
+
+    Examples:
+        >>> recordings = folder / "recordings"
+        >>> recordings.mkdir()
+        >>> _ = (recordings / "tom.wav").write_bytes(b"")  # audio is not read before it is needed
+        >>> read_folder(recordings)["id"][:]
+        ['tom']
     """
     from datasets import Dataset
 
@@ -104,6 +115,13 @@ def read_listing(path: Path, path_column: str, audio_column: str = "audio") -> D
 
     Raises:
         ConfigError: If a row has no path.
+
+    Examples:
+        >>> manifest = folder / "manifest.jsonl"
+        >>> _ = manifest.write_text('{"sound": "tom.wav", "text": "Tom sells a small picture."}')
+        >>> row = read_listing(manifest, "sound")[0]
+        >>> row["text"], row["audio"] == str(folder / "tom.wav")
+        ('Tom sells a small picture.', True)
     """
     from datasets import Dataset
 

@@ -43,7 +43,7 @@ class JobSummary:
     Examples:
         >>> summary = JobSummary(folder / "job", rows=3, finished=2)
         >>> print(summary)
-        2 of 3 rows are done; other processes may still be running, else start the job again
+        2 of 3 rows are done; if no other process is still running, start the job again
         >>> summary.complete, summary.exit_code
         (False, 0)
     """
