@@ -17,7 +17,8 @@ from spes_hf.finite import check_finite
 from spes_hf.masking.perturbations import fill_values
 from spes_hf.masking.segments import feature_labels
 from spes_hf.methods.base import ExplainConfig
-from spes_hf.methods.run import ImpactOf, Maps, Problem, Step, token_run
+from spes_hf.methods.reading import token_run
+from spes_hf.methods.run import ImpactOf, Maps, Problem, Step
 from spes_hf.names import EXTRAS
 from spes_hf.runtime.batching import Batch
 
