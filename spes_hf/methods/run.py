@@ -46,6 +46,15 @@ class Problem:
         sentence: Indices of the tokens that the sentence's map covers: all except timestamps; None: all.
         encoder_output: The encoder's output and the decoder's attention to it; None if they are not available.
         ranks: The processes that plan it together.
+
+    Examples:
+        >>> from spes_hf.audio.load import load_audio
+        >>> adapter = get_adapter(model, processor)
+        >>> utterance = adapter.encode(load_audio(clip, 16_000))
+        >>> target = adapter.encode_text(utterance, "Tom sells a small picture.", adapter.options_of())
+        >>> problem = Problem(utterance, target, adapter.device, seed=0, utterance_id="one")
+        >>> problem.tokens == len(target.token_ids), problem.key("token") == problem.key("patches")
+        (True, False)
     """
 
     utterance: Utterance
@@ -126,6 +135,11 @@ class Maps:
         token: (K, J) float32 raw scores of the decoder inputs; NaN where j is not yet generated.
         text_impact: (K,) impact of the average mask that hides a written token and no sound; NaN without such masks.
         encoder: Map of the encoder's output, if requested.
+
+    Examples:
+        >>> merged = Maps.merged([Maps(token=torch.ones(1, 2)), Maps(text_impact=torch.tensor([0.5]))])
+        >>> [name for name in Maps.REQUIRED if getattr(merged, name) is None]  # what another step must add
+        ['audio', 'sound_impact', 'reliability']
     """
 
     REQUIRED: ClassVar[tuple[str, ...]] = ("audio", "sound_impact", "reliability", "token", "text_impact")
@@ -225,6 +239,10 @@ class Goal:
     Attributes:
         reliability: Reliability of the sentence's map at which the run may end.
         least_masks: Minimum number of masks before the run may end.
+
+    Examples:
+        >>> Goal(reliability=0.9)  # reached after any number of masks
+        Goal(reliability=0.9, least_masks=0)
     """
 
     reliability: float
@@ -240,6 +258,14 @@ class Run:
         estimator: Accumulates the impacts.
         read: Turns the scores of units into maps.
         goal: When the run may end early; None: all masks are used.
+
+    Examples:
+        >>> from spes_hf.masking.perturbations import TokenPerturbation
+        >>> from spes_hf.scoring.eq3 import PerturbationEstimator
+        >>> masks = TokenPerturbation(units=6, key=1, mask_prob=0.4, num_masks=40, device=torch.device("cpu"))
+        >>> run = Run(masks, PerturbationEstimator(levels=1), read=lambda scores: Maps(token=scores.values[0]))
+        >>> run.passes, run.differentiates  # one forward pass for each mask
+        (40, False)
     """
 
     perturbation: Perturbation
@@ -337,5 +363,10 @@ class Run:
 
 
 def optional_goal(reliability: float | None, **details: Any) -> Goal | None:
-    """Return the goal of a run; None without a target reliability."""
+    """Return the goal of a run; None without a target reliability.
+
+    Examples:
+        >>> optional_goal(0.9, least_masks=100), optional_goal(None, least_masks=100)
+        (Goal(reliability=0.9, least_masks=100), None)
+    """
     return None if reliability is None else Goal(reliability, **details)
