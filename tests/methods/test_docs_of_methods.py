@@ -13,7 +13,7 @@ from agreement import assert_explanations_agree
 
 from spes_hf import ConfigError, Deletion, ExplainConfig, Explanation, explain, list_methods
 from spes_hf.demo import load_tiny_model, tiny_clips
-from spes_hf.methods import base, run
+from spes_hf.methods import base, reading, run
 
 PAGE = Path(__file__).parents[2] / "docs" / "adding_a_method.md"
 FEW = {"num_spectrogram_masks": 40, "num_token_masks": 10}
@@ -72,7 +72,7 @@ def test_the_example_refuses_a_window_without_length(method):
 
 def test_the_page_names_what_exists():
     text = PAGE.read_text(encoding="utf-8")
-    for name in ("Problem", "Run", "Maps", "Step", "read_audio"):
-        assert f"`{name}" in text and hasattr(run, name)
+    for module, name in ((run, "Problem"), (run, "Run"), (run, "Maps"), (run, "Step"), (reading, "read_audio")):
+        assert f"`{name}" in text and hasattr(module, name)
     for path in re.findall(r"`methods/(\w+\.py)`", text):
         assert (Path(base.__file__).parent / path).is_file()

@@ -19,7 +19,8 @@ from spes_hf.masking.perturbations import (
 )
 from spes_hf.methods import EnergyConfig, ExplainConfig, RandomConfig, SpesConfig, list_methods, register_method
 from spes_hf.methods.base import _METHODS
-from spes_hf.methods.run import Maps, Problem, token_run
+from spes_hf.methods.reading import token_run
+from spes_hf.methods.run import Maps, Problem
 
 T, C, K, P = 40, 8, 4, 2
 CONFIG = SpesConfig(
