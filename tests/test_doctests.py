@@ -23,14 +23,17 @@ import spes_hf.metrics
 from spes_hf import Diagnose, SpesConfig, explain
 from spes_hf.analysis import Alignment
 from spes_hf.audio.load import load_audio
-from spes_hf.demo import load_tiny_model, tiny_clips
+from spes_hf.demo import DEMO_PACKAGE, load_tiny_model, tiny_clips
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 API = Path(__file__).parents[1] / "docs" / "api.md"
-MADE_BY_OTHERS = {"CaptumStep"}  # whose examples show it
-NEEDS = {"align_words": "pocketsphinx", "align_explanation": "pocketsphinx"}
+NEEDS = {
+    **dict.fromkeys(("align_words", "align_explanation"), "pocketsphinx"),
+    **dict.fromkeys(("load_demo_model", "convert_demo_model", "read_ctranslate2", "whisper_config"), DEMO_PACKAGE),
+    "CaptumStep": "captum",
+}
 
 
 def names_of(module: ModuleType) -> list[str]:
@@ -40,10 +43,9 @@ def names_of(module: ModuleType) -> list[str]:
 
 
 def documented() -> list[tuple[ModuleType, list[str]]]:
-    """Return the package, and the modules of docs/api.md before what extensions need, with the names shown there."""
+    """Return the package, and the modules of docs/api.md, with the names shown there."""
     found = [(spes_hf, names_of(spes_hf))]
-    text, _ = API.read_text(encoding="utf-8").split("## Extend")
-    for path in re.findall(r"^::: (\S+)$", text, re.MULTILINE):
+    for path in re.findall(r"^::: (\S+)$", API.read_text(encoding="utf-8"), re.MULTILINE):
         try:
             module = importlib.import_module(path)
             found.append((module, names_of(module)))
@@ -57,7 +59,7 @@ def public() -> list[tuple[ModuleType, str]]:
     """Return the modules and names with an example, each once: all classes and functions but errors and protocols."""
     found: dict[int, tuple[ModuleType, str]] = {}
     for module, names in documented():
-        for name in set(names) - MADE_BY_OTHERS:
+        for name in names:
             value = getattr(module, name)
             is_bare = inspect.isclass(value) and (issubclass(value, Exception) or is_protocol(value))
             if (inspect.isclass(value) or inspect.isfunction(value)) and not is_bare:
