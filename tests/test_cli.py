@@ -182,3 +182,9 @@ def test_help_is_quick_and_complete():
         "--dtype",
     ):
         assert option in shown
+
+
+def test_a_misspelt_model_is_told_which_was_meant(clip, capsys):
+    assert cli.main(["explain", str(clip), "--model", "speech2txt-en"]) == cli.EXIT_MODEL
+    first = capsys.readouterr().err.splitlines()[0]
+    assert "--model 'speech2txt-en' cannot be loaded: did you mean speech2text-en? Pass the id" in first

@@ -26,8 +26,8 @@ FEWER = {
         "end=75.0)": "end=75.0, config=FEW, progress=False)",
     },
     "contrast": {
-        'foil={"country": "county"})': 'foil={"country": "county"}, config=FEW, progress=False)',
-        'reference="What your county can do.")': 'reference="What your county can do.", config=FAST)',
+        'foil={9: "county"})': 'foil={9: "county"}, config=FEW, progress=False)',
+        "demo_audio(), reference=reference)": '"clip.wav", reference="What your county can do.", config=FAST)',
     },
 }
 TEXT = "What your country can do"

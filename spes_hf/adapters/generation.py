@@ -157,7 +157,10 @@ class Generation:
         except ValueError as error:
             named = [*options.given(*checked), *(["generate_kwargs"] if options.generate_kwargs else [])]
             if named:
-                raise ConfigError(f"model.generate() refused {' or '.join(named)}: {error}") from error
+                which, why = " or ".join(named), str(error).rstrip(".")
+                raise ConfigError(
+                    f"model.generate() refused {which}: {why}; change {which}, or leave it out"
+                ) from error
             raise ConfigError(
                 f"model.generate() failed without any argument from you: {error}; check model.generation_config"
             ) from error

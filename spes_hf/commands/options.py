@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -240,9 +241,11 @@ def cannot_load(name: str, error: Exception) -> Exception:
     missing = missing_version_for(name)
     if missing:
         return UnsupportedModelError(f"--model {name!r} needs {missing}")
+    close = get_close_matches(name, (DEMO, *TINY_MODELS), n=1)
+    meant = f"did you mean {close[0]}? " if close else ""
     return UnsupportedModelError(
-        f"--model {name!r} cannot be loaded: {error}\nPass the id of a speech-to-text model on the Hub, a folder "
-        f"that save_pretrained() wrote (model and processor), or one of {DEMO}, {', '.join(TINY_MODELS)}"
+        f"--model {name!r} cannot be loaded: {meant}Pass the id of a speech-to-text model on the Hub, a folder that "
+        f"save_pretrained() wrote (model and processor), or one of {DEMO}, {', '.join(TINY_MODELS)}\n{error}"
     )
 
 

@@ -39,7 +39,8 @@ def run_app(options: argparse.Namespace) -> None:
         raise ConfigError(f"--port is {options.port}; allowed: from 1 to 65535")
     if importlib.util.find_spec("gradio") is None:
         raise ConfigError(
-            f"the page needs the extra 'app', which is not installed: run `pip install '{EXTRAS['app']}'`"
+            f"the page needs the extra 'app', which is not installed: run `pip install '{EXTRAS['app']}'`, or "
+            "`pip install '.[app]'` in a clone"
         )
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before Gradio is imported
     from spes_hf.app.server import serve
