@@ -69,10 +69,14 @@ const spes = (() => {
   }
 
   const shared = { data, $, dark, make, quoted, percent, number, amount, seconds, hertz, colour, writeSource, keep, decode, evidence };
-  if (!data.audio) return shared;  // nothing to play
-
-  // Sound
   const audio = $("audio");
+  if (!audio) return shared;
+
+  // Sound; an explanation may have lost its samples
+  if (!data.audio) {
+    for (const element of document.querySelectorAll("#audio, .hear")) element.style.display = "none";
+    return { ...shared, audio };
+  }
   keep(audio);
   audio.src = URL.createObjectURL(new Blob([Uint8Array.from(atob(data.audio), (c) => c.charCodeAt(0))], { type: "audio/flac" }));
   return { ...shared, audio };

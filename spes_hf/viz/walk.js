@@ -4,7 +4,7 @@
 (() => {
   const { data, $, make, audio, seek, choose, xOf } = spes;
   const steps = data.walk;  // [word, start, end] in seconds, by the start
-  if (!steps.length) return;
+  if (!steps.length || !data.audio) return;
   const still = matchMedia("(prefers-reduced-motion: reduce)");
   const button = make("button", { type: "button", id: "walk" });
   let walking = false, starting = false, here = -1, until = Infinity;

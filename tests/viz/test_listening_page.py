@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -112,6 +113,15 @@ def test_without_texts_there_is_no_list(driven, explanation, tmp_path):
 
 
 # In a notebook -----------------------------------------------------------------------------------------------------
+
+
+def test_without_samples_the_page_shows_all_but_the_player(driven, explanation, tmp_path):
+    silent = replace(explanation, waveform=explanation.waveform[:0])
+    driven.open(silent.to_html(tmp_path / "page.html").as_uri())
+    driven.wait("!!document.body.dataset.chosen")
+    assert driven.js("transcript.querySelectorAll('button').length") == len(silent)
+    assert driven.js("audio.offsetHeight + document.querySelector('.hear').offsetHeight") == 0
+    assert driven.js("!document.getElementById('walk')") and driven.complaints == []
 
 
 @pytest.fixture
