@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shutil
 import tempfile
@@ -135,7 +136,9 @@ class Desk:
     def _sweep(self) -> None:
         """Delete all served files that are too old, of any visitor."""
         oldest = time.time() - KEPT_S
-        for path in list(self.served.rglob("*")):
-            with contextlib.suppress(FileNotFoundError):  # its visitor has left in the meantime
-                if path.is_file() and path.stat().st_ctime < oldest:
-                    self._delete({path})
+        # Other visitors may leave meanwhile: os.walk passes over folders that are gone, as Path.rglob does not.
+        for folder, _, names in os.walk(self.served):
+            for path in (Path(folder, name) for name in names):
+                with contextlib.suppress(FileNotFoundError):
+                    if path.stat().st_ctime < oldest:
+                        self._delete({path})

@@ -178,6 +178,26 @@ def test_files_that_are_too_old_go(desk, monkeypatch):
     assert not desk.waits("a")
 
 
+def test_a_visitor_who_leaves_during_a_sweep_does_no_harm(desk, monkeypatch):
+    """The folder of one visitor's recording goes while the files of another are looked at."""
+    for name in ("one", "two"):
+        path = desk.served / name / "clip.wav"
+        path.parent.mkdir()
+        path.write_bytes(b"1")
+        desk.uploaded(name, str(path))
+    really = desk._delete
+
+    def leaving(files):
+        for name in ("one", "two"):
+            really({desk.served / name / "clip.wav"})
+        really(files)
+
+    monkeypatch.setattr("spes_hf.app.desk.KEPT_S", -1.0)
+    monkeypatch.setattr(desk, "_delete", leaving)
+    desk.enter("three")
+    assert not list(desk.served.iterdir())
+
+
 def test_only_served_files_are_ever_deleted(desk, tmp_path):
     path = tmp_path / "precious.wav"
     path.write_bytes(b"1")
