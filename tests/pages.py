@@ -19,11 +19,11 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def run(code: str, names: dict, fewer: Mapping[str, str]) -> None:
-    """Run code with fewer masks and steps than it says."""
+def run(code: str, names: dict, fewer: Mapping[str, str], page: str = "README.md") -> None:
+    """Run code of a page with fewer masks and steps than it says."""
     for what, instead in fewer.items():
         code = code.replace(what, instead)
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(code, page, "exec"), names)
 
 
 def assert_prints(printed: str, shown: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pages
@@ -49,7 +51,7 @@ def page(tmp_path, monkeypatch):
         assert [what for what in fewer if what not in DOCS[name]] == []
         names |= {"FEW": FEW, "FAST": FAST}
         for block in blocks(DOCS[name], "python"):
-            pages.run(block, names, fewer)
+            pages.run(block, names, fewer, f"docs/{name}.md")
         return names
 
     return run
@@ -135,10 +137,27 @@ def test_commands_in_the_text_exist_with_their_options(span, capsys):
     assert [a for a in arguments if a.startswith("--") and a not in known] == []
 
 
+def with_imports(script: Path) -> set[Path]:
+    """Return a script, with what defines options for it: scripts that it imports or loads, modules of options."""
+    found, left = set(), [script]
+    while left:
+        path = left.pop()
+        found.add(path)
+        names: list[str] = []
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names += [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
+                names.append(node.value)
+        options = [ROOT / f"{name.replace('.', '/')}.py" for name in names if name.endswith("options")]
+        scripts = [folder / f"{name}.py" for name in names for folder in (script.parent, ROOT / "recipes")]
+        left += [path for path in (*options, *scripts) if path.is_file() and path not in found]
+    return found
+
+
 @pytest.mark.parametrize(("script", "rest"), SCRIPTS)
 def test_scripts_of_all_pages_exist_with_their_options(script, rest):
-    """The options by the source: to start every benchmark takes minutes."""
-    sources = [ROOT / script, *(ROOT / script).parent.glob("*.py"), *(ROOT / "spes_hf").rglob("*options*.py")]
-    code = "".join(path.read_text(encoding="utf-8") for path in sources)
+    """The options by the source, and by that of what it imports: to start every benchmark takes minutes."""
+    code = "".join(path.read_text(encoding="utf-8") for path in with_imports(ROOT / script))
     options = set(re.findall(r"(?<!\S)--[a-z-]+", rest)) - {"--help"}
     assert [option for option in options if f'"{option}"' not in code] == []
