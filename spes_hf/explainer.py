@@ -310,15 +310,15 @@ class Explainer:
             adapter.device,
             self.seed,
             utterance_id,
-            adapter.differentiable,
-            self._dtype,
-            objective.valid,
-            objective.signed,
-            rows,
-            over,
-            said if said and contrasting is None else None,
-            EncoderOutput(adapter, utterance, target, objective.states, objective.tokens),
-            self.ranks,
+            differentiable=adapter.differentiable,
+            dtype=self._dtype,
+            rows=objective.valid,
+            signed=objective.signed,
+            explained=rows,
+            over=over,
+            sentence=said if said and contrasting is None else None,
+            encoder_output=EncoderOutput(adapter, utterance, target, objective.states, objective.tokens),
+            ranks=self.ranks,
         )
         found = run_plan(
             config,
@@ -328,7 +328,6 @@ class Explainer:
             self.sizes,
             self.progress and advance is None,
             advance,
-            self.ranks,
         )
         return replace(found, contrasts=contrasting.measured if contrasting else None, rows=rows, over=over)
 

@@ -19,7 +19,7 @@ from spes_hf.explanation.parts import Part
 from spes_hf.methods import ExplainConfig
 from spes_hf.methods.run import Maps, Problem
 from spes_hf.runtime.batching import Batch, FoundSizes, starting_batch_size
-from spes_hf.runtime.ranks import ALONE, Ranks
+from spes_hf.runtime.ranks import Ranks
 from spes_hf.scoring.contrast import Contrast
 from spes_hf.scoring.evidence import Evidence
 from spes_hf.scoring.objective import Objective
@@ -143,7 +143,6 @@ def run_plan(
     found_sizes: FoundSizes,
     progress: bool,
     advance: Callable[[float], None] | None = None,
-    ranks: Ranks = ALONE,
 ) -> Found:
     """Return the results of a method: plan, run, collect.
 
@@ -155,9 +154,8 @@ def run_plan(
         found_sizes: Remembers sizes that fitted.
         progress: Whether to show a progress bar.
         advance: Called after every batch with its share of the passes.
-        ranks: The processes that share the masks.
     """
-    device, utterance = problem.device, problem.utterance
+    device, utterance, ranks = problem.device, problem.utterance, problem.ranks
     evidence = objective.evidence(config.fill)
     passes = Passes(forward=objective.passes)
 

@@ -301,7 +301,7 @@ def segmented(accelerator, tiny, clip, config):
 def test_each_level_is_segmented_in_one_process(tiny, clips, tmp_path, name):
     config = CONFIGS[name]
     found = values_of(run_together(2, segmented, tiny, clips[0], config, folder=tmp_path))
-    asked = [each for each, _ in found]
+    asked = [each for each, _ in found]  # without an idle core, nothing is segmented ahead
     assert min(map(len, asked)) >= 1
     assert len(set().union(*asked)) == sum(map(len, asked))
     alone = explain(*tiny, clips[0], config=config, **QUIET)

@@ -45,7 +45,7 @@ class Problem:
         over: "encoder" for a map of the encoder's output in addition to that of the "spectrogram".
         sentence: Indices of the tokens that the sentence's map covers: all except timestamps; None: all.
         encoder_output: The encoder's output and the decoder's attention to it; None if they are not available.
-        ranks: The processes that plan it together.
+        ranks: The processes that share its masks.
 
     Examples:
         >>> from spes_hf.audio.load import load_audio
@@ -299,7 +299,7 @@ class Run:
                 self.estimator.replace_sums(ranks.only_first)
             for level, rows in enumerate(stage):
                 room = 0  # left in the batch, which may span parts
-                for part in ranks.share(self.estimator.parts(level, rows), turn=level):
+                for part in ranks.share(self.estimator.parts(level, rows), turn=level + number):
                     while part:
                         room = room or batch.size
                         some, part = part[:room], part[room:]
