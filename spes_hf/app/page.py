@@ -34,7 +34,7 @@ LANGUAGES = {
     "qwen3-asr-en": (),
 }
 
-PRESETS = (("Fast: a first look", "fast"), ("Thorough: takes twice as long, steadier maps", "default"))
+PRESETS = (("Fast: a first look", "fast"), ("Thorough: takes two to three times as long, steadier maps", "default"))
 
 INTRODUCTION = """# Why did the speech model write that?
 

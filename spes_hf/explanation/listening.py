@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from spes_hf.functional import deletion_masks
 
 if TYPE_CHECKING:
     from spes_hf.explanation.parts import ExplanationParts
+    from spes_hf.explanation.result import Explanation
 
 # Windows of 25 ms every 10 ms, as in the spectrograms of most families.
 _WINDOW_S, _HOP_S = 0.025, 0.01
@@ -62,7 +63,7 @@ class HeardBack:
     top: float
     kept: str
     rest: str
-    explanation: Any = field(default=None, repr=False, compare=False)
+    explanation: Explanation | None = field(default=None, repr=False, compare=False)
 
     def _repr_html_(self) -> str | None:
         if self.explanation is None:
