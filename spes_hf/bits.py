@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 # Words with fewer bits: without the sound, the model would have written them half as surely or more.
 NOT_HEARD_BITS = 1.0
@@ -22,7 +22,7 @@ _FITTED_ON = ("whisper",)
 Verdict = Literal["heard", "made up", "nothing written", "given", "not known"]
 
 
-def verdict_of(text: str, bits_per_token: float, text_given: bool = False) -> Verdict:
+def verdict_of(text: str, bits_per_token: float, text_given: bool = False, fitted: bool = True) -> Verdict:
     """Return whether an output was heard or made up, whichever is likelier.
 
     "nothing written": it has no letter or digit; "given": the text was given; "not known": its bits are NaN.
@@ -31,6 +31,7 @@ def verdict_of(text: str, bits_per_token: float, text_given: bool = False) -> Ve
         text: The output.
         bits_per_token: Mean bits from the sound; NaN if they are not known.
         text_given: Whether the text was given.
+        fitted: Whether the limit was fitted on such models (`is_fitted`); if not, the verdict is "not known".
 
     Examples:
         >>> verdict_of("Thank you.", 0.3), verdict_of("Thank you.", 12.0), verdict_of("…", 0.3)
@@ -40,22 +41,22 @@ def verdict_of(text: str, bits_per_token: float, text_given: bool = False) -> Ve
         return "nothing written"
     if text_given:
         return "given"
-    if math.isnan(bits_per_token):
+    if math.isnan(bits_per_token) or not fitted:
         return "not known"
     return "made up" if probability_made_up(bits_per_token) > 0.5 else "heard"
 
 
-def is_fitted(model: Mapping[str, Any]) -> bool:
-    """Return whether the limit between heard and made up was fitted on models like this one.
+def is_fitted(model_type: str | None) -> bool:
+    """Return whether the limit between heard and made up was fitted on models of this type.
 
     Args:
-        model: Its entry in a provenance.
+        model_type: Of the model's config; None, of a provenance that does not say it, counts as fitted.
 
     Examples:
-        >>> is_fitted({"type": "whisper"}), is_fitted(ex.provenance["model"])
+        >>> is_fitted("whisper"), is_fitted("speech_to_text")
         (True, False)
     """
-    return model.get("type") in _FITTED_ON
+    return model_type is None or model_type in _FITTED_ON
 
 
 def bits_per_word(words: Sequence[str], bits: Iterable[float]) -> float:

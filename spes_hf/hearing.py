@@ -10,7 +10,7 @@ from typing import Any
 from spes_hf.adapters import get_adapter
 from spes_hf.adapters.output import output_of
 from spes_hf.audio.load import load_audio
-from spes_hf.bits import Verdict, bits_per_word, not_heard, probability_made_up, verdict_of
+from spes_hf.bits import Verdict, bits_per_word, is_fitted, not_heard, probability_made_up, verdict_of
 from spes_hf.checks import check_whole
 from spes_hf.masking.draw import mask_key
 from spes_hf.runtime.precision import check_autocast, precision_of
@@ -29,6 +29,7 @@ class Hearing:
         bits_per_token: Mean over all but special tokens, the best indicator; NaN if there are none.
         reached_length_limit: Whether a length limit cut the text.
         text_given: Whether the text was given, not generated.
+        fitted: Whether the limit between heard and made up was fitted on such models, as it was on Whisper.
 
     Examples:
         >>> hearing = sound_check(model, processor, clip, text="Tom sells a small garden.")
@@ -42,11 +43,12 @@ class Hearing:
     bits_per_token: float
     reached_length_limit: bool = False
     text_given: bool = False
+    fitted: bool = True
 
     @property
     def verdict(self) -> Verdict:
         """The likelier of "made up" and "heard"; "nothing written" if there are no words, "given" for a given text."""
-        return verdict_of(self.text, self.bits_per_token, self.text_given)
+        return verdict_of(self.text, self.bits_per_token, self.text_given, self.fitted)
 
     @property
     def bits_per_word(self) -> float:
@@ -56,7 +58,7 @@ class Hearing:
     @property
     def probability_made_up(self) -> float:
         """Probability that output with these bits a token was made up, if one in ten is; NaN if nothing is written."""
-        return probability_made_up(self.bits_per_token)
+        return probability_made_up(self.bits_per_token if self.fitted else math.nan)
 
     @property
     def not_heard(self) -> tuple[str, ...]:
@@ -64,10 +66,10 @@ class Hearing:
         return tuple(word for word, _ in not_heard(self.words, self.word_bits))
 
     def __str__(self) -> str:
-        shown = {"made up": "probably made up, ", "heard": "heard, ", "given": ""}
+        shown = {"made up": "probably made up, ", "heard": "heard, "}
         if self.verdict == "nothing written":
             return "nothing written"
-        return f"{self.text.strip()!r}: {shown[self.verdict]}{self.bits_per_token:.1f} bits a token"
+        return f"{self.text.strip()!r}: {shown.get(self.verdict, '')}{self.bits_per_token:.1f} bits a token"
 
 
 def sound_check(
@@ -172,4 +174,5 @@ class SoundChecker:
             bits_per_token=mean,
             reached_length_limit=not target.complete,
             text_given=text is not None,
+            fitted=is_fitted(adapter.model.config.model_type),
         )

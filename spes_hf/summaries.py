@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spes_hf.bits import is_fitted, not_heard
+from spes_hf.bits import not_heard
 from spes_hf.text import clock
 
 if TYPE_CHECKING:
@@ -69,8 +69,7 @@ def _heard(explanation: Explanation) -> list[str]:
     if explanation.verdict == "nothing written":
         return ["no word was written"]
     from_sound = f"{mean:.1f} bits a token from the sound"
-    labels = {"made up": "probably made up: ", "heard": "heard: "} if is_fitted(explanation.origin.model) else {}
-    lines = [labels.get(explanation.verdict, "") + from_sound]
+    lines = [{"made up": "probably made up: ", "heard": "heard: "}.get(explanation.verdict, "") + from_sound]
     unheard = not_heard(words.tokens, words.sound_bits.tolist())
     guessed = [f"{printable(word)} ({bits:.1f})" for word, bits in unheard]
     lines.append(f"words that the sound had no part in (under 1 bit): {', '.join(guessed) if guessed else 'none'}")
@@ -114,6 +113,9 @@ def summary_of_recording(recording: Recording, folder: Path) -> str:
     windows = "1 window" if len(recording) == 1 else f"{len(recording)} windows"
     made_up, shown = recording.made_up, recording.heard[:SHOWN_SEGMENTS]
     left = len(recording.heard) - len(shown)
+    doubtful = [] if recording.verdict == "not known" else ["probably made up: none of it"]
+    if made_up:
+        doubtful = ["probably made up:", *map(line, made_up)]
     lines = [
         "",
         *map(line, shown),
@@ -121,7 +123,7 @@ def summary_of_recording(recording: Recording, folder: Path) -> str:
         "",
         *named[:SHOWN_SEGMENTS],
         f"{windows} explained; {recording.bits_per_token:.1f} bits a token from the sound",
-        *(["probably made up:", *map(line, made_up)] if made_up else ["probably made up: none of it"]),
+        *doubtful,
         f"page: {folder / 'recording.html'}",
         f"picture: {folder / 'recording.png'}",
         f"in Python: Recording.load({str(folder)!r})",

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from spes_hf import SpesConfig, explain
+from spes_hf import SpesConfig, explain, sound_check
 from spes_hf.bits import bits_per_word, in_words, not_heard, probability_made_up, spoken, verdict_of
 from spes_hf.demo import load_tiny_model, tiny_clips
-from spes_hf.summaries import summary
+from spes_hf.summaries import summary, summary_of_recording
+from spes_hf.viz import notebook_html
 from spes_hf.viz.report import page_data
 
 
@@ -70,14 +71,30 @@ def test_verdicts(text, bits, given, verdict):
     assert verdict_of(text, bits, given) == verdict
 
 
-def test_summary_and_page_give_no_verdict_on_models_that_the_limit_was_not_fitted_on(tmp_path):
+def test_no_verdict_on_models_that_the_limit_was_not_fitted_on(tmp_path):
+    """In an explanation, its summary, page and notebook, in a check, and in a recording with its summary and figure."""
     model, processor = load_tiny_model("speech2text-en")
     config = SpesConfig(num_spectrogram_masks=2, masks_per_token=1, num_token_masks=2)
-    found = explain(model, processor, tiny_clips()[0]["path"], config=config, progress=False)
+    clip = tiny_clips()[0]["path"]
+    found = explain(model, processor, clip, config=config, progress=False)
     known = replace(found, provenance={**found.provenance, "model": {**found.provenance["model"], "type": "whisper"}})
-    assert found.verdict in ("heard", "made up")
-    label = {"heard": "heard: ", "made up": "probably made up: "}[found.verdict]
+    assert (found.verdict, known.verdict) == ("not known", verdict_of(found.text, found.bits_per_token))
+    label = {"heard": "heard: ", "made up": "probably made up: "}[known.verdict]
     bits = f"{found.bits_per_token:.1f} bits a token from the sound"
     assert f"\n{bits}\n" in summary(found, tmp_path) and f"\n{label}{bits}\n" in summary(known, tmp_path)
-    assert page_data(found)["sentence"]["verdict"] == "not known"
-    assert page_data(known)["sentence"]["verdict"] == found.verdict
+    assert page_data(found)["sentence"]["verdict"] == "not known" == found.to_row()["verdict"]
+    assert "made up" not in notebook_html(found)
+
+    checked = sound_check(model, processor, clip)
+    assert checked.verdict == "not known" and math.isnan(checked.probability_made_up)
+    assert str(checked) == f"{found.text.strip()!r}: {checked.bits_per_token:.1f} bits a token"
+
+    recording = explain(
+        model, processor, clip, config=config, segment="pauses", folder=tmp_path / "recording", progress=False
+    )
+    assert recording.verdict == "not known" and not recording.made_up
+    assert [segment.verdict for segment in recording.heard] == ["not known"]
+    assert "made up" not in summary_of_recording(recording, tmp_path)
+    assert "1 segment; for this model, it is not known which were made up." in recording._repr_html_()
+    legend = [text.get_text() for text in recording.plot()[1][0].get_legend().get_texts()]
+    assert legend == ["explained"]

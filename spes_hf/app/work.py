@@ -13,7 +13,7 @@ import numpy as np
 
 from spes_hf.app.job import Job, Result, Stage
 from spes_hf.audio.long import open_audio
-from spes_hf.bits import in_words, is_fitted, not_heard
+from spes_hf.bits import in_words, not_heard
 from spes_hf.commands.options import load_model
 from spes_hf.diagnosing import diagnose
 from spes_hf.engine import explain
@@ -75,7 +75,7 @@ class Workbench:
             folder=folder / "explanation",
             **settings,
         )
-        notes, pages = evidence_of(found, model), []
+        notes, pages = evidence_of(found), []
         if job.reference is not None:
             tell(Stage("Diagnosing"))
             try:
@@ -99,7 +99,7 @@ class Workbench:
         found.words().to_html(folder / "explanation.html")
         return Result(
             text=found.text.strip(),
-            verdict=verdict_of(found, model),
+            verdict=verdict_of(found),
             evidence=tuple(notes),
             pages=(*pages_of(found), *pages),
             archive=str(packed(folder, Path(job.audio).stem)),
@@ -144,7 +144,7 @@ def check_audio(path: str, max_seconds: float) -> None:
         )
 
 
-def evidence_of(found: Any, model: Any) -> list[str]:
+def evidence_of(found: Any) -> list[str]:
     """Return the evidence from the sound for an explanation or a recording, sentence by sentence."""
     if found.verdict == "nothing written":
         return []
@@ -153,7 +153,7 @@ def evidence_of(found: Any, model: Any) -> list[str]:
     notes = [f"Evidence from the sound, on average over tokens: {in_words(found.bits_per_token)}."]
     if guessed:
         notes.append(f"Words that the sound had no part in (under 1 bit): {', '.join(guessed)}.")
-    if not is_fitted({"type": model.config.model_type}):
+    if found.verdict == "not known":
         notes.append(
             "How many bits show that a text was heard is known for Whisper alone. For this model, compare the bits "
             "with those of texts that you trust."
@@ -161,13 +161,9 @@ def evidence_of(found: Any, model: Any) -> list[str]:
     return notes
 
 
-def verdict_of(found: Any, model: Any) -> str:
-    """Return whether the model heard what it wrote, in a sentence; "" if that is not known for such models."""
-    return (
-        _VERDICTS.get(found.verdict, "")
-        if is_fitted({"type": model.config.model_type}) or found.verdict == "nothing written"
-        else ""
-    )
+def verdict_of(found: Any) -> str:
+    """Return whether the model heard what it wrote, in a sentence; nothing if that is not known for such models."""
+    return _VERDICTS.get(found.verdict, "")
 
 
 def pages_of(found: Any) -> list[tuple[str, str]]:

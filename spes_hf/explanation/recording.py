@@ -192,18 +192,20 @@ class Recording(Sequence[Explanation]):
     @property
     def verdict(self) -> Verdict:
         """Whether the model heard the recording's text as a whole or made it up; `heard` says it for each segment."""
-        return verdict_of(self.text, self.bits_per_token)
+        fitted = all(columns.fitted for columns in self._columns)
+        return verdict_of(self.text, self.bits_per_token, fitted=fitted)
 
     @cached_property
     def heard(self) -> list[HeardSegment]:
         """The segments of explained windows with their bits from the sound; one with few bits was probably made up."""
         found = []
         for index, window in enumerate(self._explained):
-            bits, places = self._columns[index].written_bits, window.segments
-            for segment in places:
+            columns = self._columns[index]
+            bits = columns.written_bits
+            for segment in window.segments:
                 own = [bits[k] for k in range(segment.first, segment.stop) if k in bits]
                 mean = sum(own) / len(own) if own else math.nan
-                found.append(HeardSegment(segment.start_s, segment.end_s, segment.text, mean))
+                found.append(HeardSegment(segment.start_s, segment.end_s, segment.text, mean, columns.fitted))
         return found
 
     @property

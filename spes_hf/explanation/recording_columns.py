@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from spes_hf.bits import Verdict, probability_made_up, verdict_of
+from spes_hf.bits import Verdict, is_fitted, probability_made_up, verdict_of
 from spes_hf.explanation.result import Explanation
 
 # Share of a window's features that decide when a word was heard (docs/recordings.md).
@@ -22,6 +23,7 @@ class HeardSegment:
         end_s: End, in seconds.
         text: Text that the model wrote for it.
         bits_per_token: Mean bits from the sound over its tokens; NaN if there are none.
+        fitted: Whether the limit between heard and made up was fitted on such models.
 
     Examples:
         >>> segment = HeardSegment(0.0, 2.5, "Thank you.", bits_per_token=0.3)
@@ -33,16 +35,17 @@ class HeardSegment:
     end_s: float
     text: str
     bits_per_token: float
+    fitted: bool = True
 
     @property
     def verdict(self) -> Verdict:
         """Whether the model heard it or made it up, as `Explanation.verdict`."""
-        return verdict_of(self.text, self.bits_per_token)
+        return verdict_of(self.text, self.bits_per_token, fitted=self.fitted)
 
     @property
     def probability_made_up(self) -> float:
-        """Probability that it was made up, if one output in ten is; NaN if its bits are not known."""
-        return probability_made_up(self.bits_per_token)
+        """Probability that it was made up, if one output in ten is; NaN if its bits, or the limit, are not known."""
+        return probability_made_up(self.bits_per_token if self.fitted else math.nan)
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Columns:
         reliability: (K,) reliability of each map.
         sentence: Reliability of the sentence's map.
         written_bits: Bits of all tokens that are text, explained or not, by their index in the window's output.
+        fitted: Whether the limit between heard and made up was fitted on such models.
 
     Examples:
         >>> columns = Columns.of(ex.words())
@@ -71,6 +75,7 @@ class Columns:
     reliability: Tensor
     sentence: float
     written_bits: dict[int, float]
+    fitted: bool
 
     @classmethod
     def of(cls, explanation: Explanation) -> Columns:
@@ -83,4 +88,5 @@ class Columns:
             reliability=explanation.reliability.tokens,
             sentence=explanation.reliability.sentence,
             written_bits=explanation.written_bits,
+            fitted=is_fitted(explanation.origin.model.get("type")),
         )

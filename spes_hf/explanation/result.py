@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from spes_hf import functional
-from spes_hf.bits import Verdict, verdict_of
+from spes_hf.bits import Verdict, is_fitted, verdict_of
 from spes_hf.explanation.listening import HeardBack, Sound, listen
 from spes_hf.explanation.maps import Reliability
 from spes_hf.explanation.parts import ExplanationParts, singles
@@ -209,10 +209,10 @@ class Explanation(ExplanationParts):
     def verdict(self) -> Verdict:
         """Whether the model heard what it wrote: "heard", "made up" or "nothing written"; "given" for a given text.
 
-        "not known" for an explanation by an earlier version, which stored no bits, and for one with a foil, since its
-        bits are those of contrasts.
+        "not known" for an explanation by an earlier version, which stored no bits, for one with a foil, since its bits
+        are those of contrasts, and for other families than Whisper, on which the limit was fitted.
         """
-        return verdict_of(self.text, self.bits_per_token, self.text_given)
+        return verdict_of(self.text, self.bits_per_token, self.text_given, is_fitted(self.origin.model.get("type")))
 
     @property
     def bits_per_token(self) -> float:

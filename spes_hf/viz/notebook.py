@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from spes_hf.bits import NOT_HEARD_BITS, in_words, is_fitted
+from spes_hf.bits import NOT_HEARD_BITS, in_words
 from spes_hf.viz import scale
 from spes_hf.viz.figures import bare_figure, draw_overlay
 from spes_hf.viz.report import player_page
@@ -143,7 +143,7 @@ def _numbers(explanation: Explanation) -> str:
     if not math.isnan(mean):
         line = f"{mean:.1f} bits a token from the sound · {line}"
     warnings = []
-    if explanation.verdict == "made up" and is_fitted(explanation.origin.model):
+    if explanation.verdict == "made up":
         warnings.append(f"Probably made up: {mean:.1f} bits a token from the sound.")
     if not math.isnan(sure) and sure < scale.LOW_RELIABILITY:
         warnings.append(scale.LOW_RELIABILITY_WARNING)

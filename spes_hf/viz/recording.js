@@ -29,7 +29,7 @@
       line.append(typeof part === "number" ? button(part) : make("span", { class: "plain" }, name.trim()));
     }
     const about = doubtful ? `probably made up: ${number(bits, 1)} bits a token`
-      : verdict === "heard" ? "" : verdict === "not known" ? "not explained" : "";
+      : verdict !== "not known" ? "" : bits == null ? "not explained" : `${number(bits, 1)} bits a token`;
     const at = make("button", { type: "button", class: "at", tabindex: "-1", "data-time": start, "aria-label": `play from ${clock(start)}` }, clock(start));
     return make("div", { class: doubtful ? "segment doubtful" : "segment", "data-segment": k }, at, line, ...(about ? [make("div", { class: "about" }, about)] : []));
   }

@@ -133,21 +133,23 @@ def _draw(recording: Recording, figure: Figure, texts: dict[int, str]) -> list[A
         for segment in segments:
             if segment.verdict == "made up":
                 ax.axvspan(segment.start_s, segment.end_s, color=_MADE_UP, alpha=0.12, linewidth=0)
-            elif segment.verdict == "not known":
+            elif _is_unexplained(segment):
                 ax.axvspan(segment.start_s, segment.end_s, facecolor="0.96", edgecolor="0.8", hatch="...", linewidth=0)
     for segment in segments:
         if segment.verdict == "made up":  # visible even where bars are thin
             axes[0].axvspan(
                 segment.start_s, max(segment.end_s, segment.start_s + duration / 400), 0.93, 1, color=_MADE_UP
             )
-    axes[1].axhline(MADE_UP_BITS, color="0.3", linewidth=0.8, linestyle=":")
+    fitted = all(segment.fitted for segment in segments)
+    if fitted:
+        axes[1].axhline(MADE_UP_BITS, color="0.3", linewidth=0.8, linestyle=":")
     axes[1].set_ylabel("bits a token\nfrom the sound")
     axes[1].set_ylim(0, None)
-    legend = [Patch(color=_HEARD, label="heard")]
+    legend = [Patch(color=_HEARD, label="heard" if fitted else "explained")]
     if any(s.verdict == "made up" for s in segments):
         label = f"probably made up: below {MADE_UP_BITS:.1f} bits (dotted)"
         legend.append(Patch(facecolor=_MADE_UP, edgecolor="white", hatch="////", label=label))
-    if any(s.verdict == "not known" for s in segments):
+    if any(map(_is_unexplained, segments)):
         legend.append(Patch(facecolor="0.96", edgecolor="0.8", hatch="...", label="not explained"))
     axes[0].legend(handles=legend, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=8, frameon=False)
     for index, text in texts.items():
@@ -183,6 +185,10 @@ def _texts(recording: Recording) -> dict[int, str]:
         if lines and len(lines) <= _LINES and max(map(len, lines)) <= width:
             found[index] = "\n".join(lines)
     return found
+
+
+def _is_unexplained(segment: HeardSegment) -> bool:
+    return segment.verdict == "not known" and math.isnan(segment.bits_per_token)
 
 
 def _row(segment: HeardSegment) -> str:

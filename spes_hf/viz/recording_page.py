@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from tqdm.auto import tqdm
 
-from spes_hf.bits import NOT_HEARD_BITS
+from spes_hf.bits import NOT_HEARD_BITS, is_fitted
 from spes_hf.explanation.recording import HeardSegment
 from spes_hf.explanation.recording_plan import RecordedWindow, RecordingSegment
 from spes_hf.explanation.stretches import stretches_in_order
@@ -104,6 +104,7 @@ class _Pages:
             words, token_bits = _words(explanation), explanation.written_bits
             bits, timing = explanation.sound_bits.tolist(), _Timing(explanation)
             self.model = self.model or explanation.origin.model
+        fitted = is_fitted(self.model.get("type"))
         self.cut += window.reached_length_limit
         first = len(self.words["text"])
         whole = RecordingSegment(window.start_s, window.until_s, 0, 1 << 31, window.text)
@@ -125,7 +126,7 @@ class _Pages:
             self.words["text"] += [_shown(word.text) for word in own if word.row is not None]
             self.words["bits"] += [round(bits[row], 2) for row in rows]
             self.words["from"] += [round(begin, 2) for begin in begins]
-            self.heard.append(HeardSegment(segment.start_s, segment.end_s, segment.text, mean))
+            self.heard.append(HeardSegment(segment.start_s, segment.end_s, segment.text, mean, fitted))
             self.segments.append(
                 {
                     "start": round(segment.start_s, 2),

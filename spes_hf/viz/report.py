@@ -19,7 +19,7 @@ import soundfile
 from PIL import Image
 from torch import Tensor
 
-from spes_hf.bits import in_words, is_fitted
+from spes_hf.bits import in_words
 from spes_hf.text import join_pieces, word_groups
 from spes_hf.viz import scale
 from spes_hf.viz.walk import word_times
@@ -133,7 +133,7 @@ def page_data(explanation: Explanation, heard: HeardBack | None = None) -> dict[
             "unit": tokens.evidence_unit(),
             "reliability": tokens.reliability.sentence,
             "bits_per_token": tokens.bits_per_token,
-            "verdict": tokens.verdict if is_fitted(tokens.origin.model) else "not known",
+            "verdict": tokens.verdict,
             "strongest": _strongest(tokens.evidence()),
         },
         "maps": [signed_png(tokens.evidence(k)) for k in range(len(tokens))],

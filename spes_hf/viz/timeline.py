@@ -83,14 +83,16 @@ def word_starts(centroids: Sequence[float], start_s: float, end_s: float) -> lis
 
 def summary(segments: Sequence[HeardSegment]) -> str:
     """Return how many segments were probably made up, in one line."""
-    known = [s for s in segments if s.verdict in ("heard", "made up")]
+    known = [s for s in segments if s.verdict != "nothing written" and not math.isnan(s.bits_per_token)]
     made_up = [s for s in known if s.verdict == "made up"]
     if not segments:
         return "The model wrote nothing for this recording."
     if not known:
         return "No segment is explained."
-    missing = sum(s.verdict == "not known" for s in segments)
+    missing = sum(s.verdict == "not known" and math.isnan(s.bits_per_token) for s in segments)
     rest = f" {missing} {'is' if missing == 1 else 'are'} not explained." if missing else ""
+    if any(s.verdict == "not known" for s in known):
+        return f"{counted(len(known), 'segment')}; for this model, it is not known which were made up.{rest}"
     if not made_up:
         return f"{counted(len(known), 'segment')}: all heard.{rest}"
     length = sum(s.end_s - s.start_s for s in made_up)

@@ -53,14 +53,14 @@ def test_windows_of_a_recording_have_a_page_each(clips, tmp_path):
     pages = pages_of(found)
     assert len(pages) == len(found) == 2 and pages[0][0] == "What the model listened to, 0:00–0:02"
     assert all(page.startswith("<!DOCTYPE html>") for _, page in pages)
-    assert "bits" in evidence_of(found, model)[0]
+    assert "bits" in evidence_of(found)[0]
 
 
 def test_no_verdict_where_its_limit_is_not_known(bench, clips):
     model, processor = bench.model("speech2text-en")
     config = SpesConfig(num_spectrogram_masks=2, masks_per_token=1, num_token_masks=2)
     found = explain(model, processor, clips[0]["path"], config=config, progress=False)
-    assert verdict_of(found, model) == "" and "Whisper alone" in evidence_of(found, model)[-1]
+    assert verdict_of(found) == "" and "Whisper alone" in evidence_of(found)[-1]
 
 
 def test_audio_that_is_just_long_enough(tmp_path):
