@@ -16,7 +16,6 @@ from spes_hf.functional import deletion_masks
 
 if TYPE_CHECKING:
     from spes_hf.explanation.parts import ExplanationParts
-    from spes_hf.explanation.result import Explanation
 
 # Windows of 25 ms every 10 ms, as in the spectrograms of most families.
 _WINDOW_S, _HOP_S = 0.025, 0.01
@@ -63,7 +62,7 @@ class HeardBack:
     top: float
     kept: str
     rest: str
-    explanation: Explanation | None = field(default=None, repr=False, compare=False)
+    explanation: Any = field(default=None, repr=False, compare=False)  # its type would import itself in a circle
 
     def _repr_html_(self) -> str | None:
         if self.explanation is None:
