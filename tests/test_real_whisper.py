@@ -7,6 +7,7 @@ import copy
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import jiwer
@@ -17,7 +18,7 @@ from agreement import assert_explanations_agree
 from scipy.stats import spearmanr
 from settings import pyramid
 
-from spes_hf import Explanation, Insertion, SpesConfig, cli, explain, listen_back, sound_check
+from spes_hf import AttentionConfig, Explanation, Insertion, SpesConfig, cli, compare, explain, listen_back, sound_check
 from spes_hf.audio.load import load_audio
 from spes_hf.explanation.listening import listen
 
@@ -99,6 +100,19 @@ def test_saliency_moves_forward_with_the_words(explanation):
     order = [i for i, word in enumerate(explanation.words().tokens) if word.strip().isalpha()]
     assert len(words) == 22
     assert spearmanr(order, centroids[order]).statistic >= 0.95
+
+
+def test_map_and_attention_listen_at_the_same_places(whisper, explanation, jfk):
+    attention = explain(*whisper, jfk, config=AttentionConfig(), progress=False)
+    found = compare(explanation, attention)
+    assert found.names == ("spes", "attention") and found.same_grid
+    spoken = [word for word in explanation.words().tokens if word.strip() not in ",."]
+    assert [a for a, _ in found.words] == [b for _, b in found.words] == spoken
+    known = found.agreement
+    assert not known.isnan().any() and float(known.mean()) > 0.2
+    shifted = replace(found, pairs=tuple(replace(p, second=((p.second[0] + 9) % 22,)) for p in found.pairs))
+    assert float(shifted.agreement.mean()) < float(known.mean()) - 0.2  # not with the maps of other words
+    assert "Americans" in str(found) and f"{found.agreement[4]:.2f}" in str(found)
 
 
 def test_what_the_sound_told(explanation):
