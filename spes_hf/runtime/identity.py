@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+import xxhash
 from torch import Tensor
 
 from spes_hf.runtime.offload import count_parameters, named_weights
@@ -135,9 +136,10 @@ def _is_here(tensor: Any) -> bool:
 
 
 def _signature(weights: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return a signature that changes with the weights; it reads them twice, without copy, transfer or hashing.
+    """Return a signature that changes with the weights, at the speed of reading them, without copy or transfer.
 
-    In-place changes increase version counters, except changes through ``weight.data``; those show in the sums.
+    In-place changes increase version counters, except changes through ``weight.data``; those show in a fast checksum of
+    the bytes in the machine's memory, and in the sums over those on a device.
     """
     here = {name: tensor for name, tensor in sorted(weights.items()) if _is_here(tensor)}
     where = tuple(
@@ -151,8 +153,16 @@ def _signature(weights: Mapping[str, Any]) -> tuple[Any, ...]:
         if t.numel() and t.ndim and not t.is_quantized
     }
     with torch.no_grad():
-        sums = [_sums(t) for t in distinct.values()]  # start all of them before waiting for the first
-    return where, b"".join(pair.cpu().numpy().tobytes() for pair in sums)
+        sums = [_sums(t) for t in distinct.values() if not _is_in_memory(t)]  # start all before waiting for the first
+        checksum = xxhash.xxh3_128()
+        for tensor in filter(_is_in_memory, distinct.values()):
+            checksum.update(tensor.contiguous().view(torch.uint8).numpy())
+    return where, checksum.digest(), b"".join(pair.cpu().numpy().tobytes() for pair in sums)
+
+
+def _is_in_memory(tensor: Tensor) -> bool:
+    """Return whether a tensor's bytes are in the machine's memory, in one piece."""
+    return type(tensor) is Tensor and tensor.device.type == "cpu"
 
 
 def _sums(tensor: Tensor) -> Tensor:

@@ -20,6 +20,13 @@ def model():
     return WhisperForConditionalGeneration(WhisperConfig(**sizes, **layers, **heads, **rest)).eval()
 
 
+@pytest.fixture(params=["in memory", "on a device"])
+def somewhere(request, monkeypatch):
+    """Weights are read by a checksum in the machine's memory, and by sums on a device."""
+    if request.param == "on a device":
+        monkeypatch.setattr(identity, "_is_in_memory", lambda tensor: False)
+
+
 @pytest.fixture
 def tiny_dataset():
     from datasets import Dataset
@@ -35,7 +42,7 @@ def hashed(monkeypatch):
     return seen
 
 
-def test_weights_are_hashed_once(model, hashed):
+def test_weights_are_hashed_once(model, hashed, somewhere):
     first = weights_digest(model)
     assert len(hashed) == len(model.state_dict())
     model(input_features=torch.zeros(1, 80, 20), decoder_input_ids=torch.tensor([[1]]))
@@ -97,7 +104,7 @@ def merged(weight):
 @pytest.mark.parametrize(
     "change", [in_place, by_data, swapped, farther, columns, two_numbers, replaced, merged, trained]
 )
-def test_changed_weights_have_another_digest_and_the_old_ones_the_old(model, change):
+def test_changed_weights_have_another_digest_and_the_old_ones_the_old(model, change, somewhere):
     weight = model.get_encoder().conv1.weight
     before, old = weights_digest(model), weight.detach().clone()
     change(weight)
@@ -106,7 +113,7 @@ def test_changed_weights_have_another_digest_and_the_old_ones_the_old(model, cha
     assert weights_digest(model) == before
 
 
-def test_the_last_bit_of_a_number_shows_among_large_ones(model):
+def test_the_last_bit_of_a_number_shows_among_large_ones(model, somewhere):
     weight = model.get_encoder().conv1.weight
     weight.data[1] = 1e30
     before = weights_digest(model)
@@ -114,7 +121,7 @@ def test_the_last_bit_of_a_number_shows_among_large_ones(model):
     assert weights_digest(model) != before
 
 
-def test_loaded_weights_and_another_module_show(model):
+def test_loaded_weights_and_another_module_show(model, somewhere):
     before, state = weights_digest(model), copy.deepcopy(model.state_dict())
     state["model.encoder.conv1.bias"] += 1
     model.load_state_dict(state)
@@ -124,7 +131,7 @@ def test_loaded_weights_and_another_module_show(model):
     assert weights_digest(model) not in (before, loaded)
 
 
-def test_tied_weights_are_parted(model):
+def test_tied_weights_are_parted(model, somewhere):
     """The same numbers, now in two places: they are hashed again, and have the same digest."""
     before = weights_digest(model)
     model.proj_out.weight = torch.nn.Parameter(model.proj_out.weight.detach().clone())
