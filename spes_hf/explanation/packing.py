@@ -30,6 +30,8 @@ VERSIONS = (1, 2, 3, 4)
 MAX_LEVELS = 256
 
 _LABELS = ".labels"
+# zlib's default takes three times as long for a row that is half a percent smaller.
+_LEVEL = 4
 # The end of the file. The NumPy and torch formats of `datasets` drop zeros at the end of bytes.
 _END = "~end"
 
@@ -42,7 +44,7 @@ def pack(explanation: Explanation) -> bytes:
     for name in [name for name in tensors if name.endswith(_LABELS)]:
         shapes[name] = list(tensors[name].shape)
         steps = np.diff(tensors[name].numpy().astype("<i4"), axis=1, prepend=np.int32(0))
-        tensors[name] = torch.frombuffer(bytearray(zlib.compress(steps.tobytes(), 6)), dtype=torch.uint8)
+        tensors[name] = torch.frombuffer(bytearray(zlib.compress(steps.tobytes(), _LEVEL)), dtype=torch.uint8)
     tensors[_END] = torch.ones(1, dtype=torch.bool, device="cpu")
     header = {"version": version, "labels": shapes, "values": values}
     return save_tensors(tensors, metadata={KEY: json.dumps(header, allow_nan=False)})
