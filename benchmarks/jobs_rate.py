@@ -15,7 +15,6 @@ import json
 import os
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ def main() -> None:
     parser.add_argument("--masks", type=int, default=300, help="of the spectrogram, for paper (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="processes for each package (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="of torch; default: its own choice")
+    parser.add_argument("--device", default="cpu", help="where the model runs (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "jobs_rate.json")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -44,7 +44,16 @@ def main() -> None:
     packages = options.package or [Path(__file__).parents[1]]
     for package in packages:
         check_package(package)
-    arguments = ["--clips", str(options.clips), "--method", options.method, "--masks", str(options.masks)]
+    arguments = [
+        "--device",
+        options.device,
+        "--clips",
+        str(options.clips),
+        "--method",
+        options.method,
+        "--masks",
+        str(options.masks),
+    ]
     arguments += ["--threads", str(options.threads)] if options.threads else []
     found = in_packages(__file__, packages, arguments, options.repeats)
     rows: list[dict[str, Any]] = []
@@ -56,7 +65,7 @@ def main() -> None:
         rows.append({**row, "faster": statistics.median(ratios), "rates": [report["rate"] for report in reports]})
         shares = " | ".join(f"{row.get(part, 0.0):.1%}" for part in PARTS)
         print(f"| {package} | {row['rate']:.2f} | {rows[-1]['faster']:.2f} × | {shares} |", flush=True)
-    machine = {"cores": os.cpu_count(), "threads": options.threads}
+    machine = {"cores": os.cpu_count(), "threads": options.threads, "device": options.device}
     report = {"method": options.method, "clips": options.clips, "machine": machine, "rows": rows}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -77,16 +86,17 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     configs = {"default": SpesConfig(), "fast": SpesConfig.fast(), "paper": SpesConfig.paper("asr", **masks)}
     config = configs[options.method]
     model, processor = load_tiny_model("speech2text-en")
+    model.to(options.device)
     clips = tiny_clips()
     clips = (clips * (1 + options.clips // len(clips)))[: options.clips]
     data = Dataset.from_dict({"id": list(map(str, range(len(clips)))), "audio": [clip["path"] for clip in clips]})
     explain(model, processor, clips[0]["path"], config=config, progress=False)  # what is done once
-    watches = Stopwatches()
+    watches = Stopwatches(options.device)
     watches.on_parts(get_adapter(model, processor))
     with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
+        start = watches.clock()
         summary = explain_dataset(model, processor, data, Path(folder) / "out", config, progress=False)
-        seconds = time.perf_counter() - start
+        seconds = watches.clock() - start
     if not summary.complete or summary.failures:
         raise SystemExit(f"the job went wrong: {summary}")
     return {"rate": len(clips) / seconds, **{part: spent / seconds for part, spent in watches.spent.items()}}

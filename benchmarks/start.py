@@ -19,7 +19,6 @@ import json
 import os
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="processes for each package (default: %(default)s)")
     parser.add_argument("--calls", type=int, default=3, help="explanations in a process (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="of torch; default: its own choice")
+    parser.add_argument("--device", default="cpu", help="where the models run (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "start.json")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -56,6 +56,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for model in models:
         arguments = ["--model", model, "--method", options.method, "--seconds", str(options.seconds)]
+        arguments += ["--device", options.device]
         arguments += ["--calls", str(options.calls), *(["--threads", str(options.threads)] if options.threads else [])]
         found = in_packages(__file__, packages, arguments, options.repeats)
         for package, reports in zip(packages, found, strict=True):
@@ -63,7 +64,7 @@ def main() -> None:
             row = {"model": MODELS[model], "package": package.resolve().name, **median_of(reports, statistics.median)}
             rows.append({**row, "faster": statistics.median(ratios), "starts": [r["start"] for r in reports]})
         show(rows[-len(packages) :])
-    machine = {"cores": os.cpu_count(), "threads": options.threads}
+    machine = {"cores": os.cpu_count(), "threads": options.threads, "device": options.device}
     report = {"method": options.method, "seconds": options.seconds, "machine": machine, "rows": rows}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -92,6 +93,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, float]:
     few: dict[str, Any] = {"num_spectrogram_masks": 3, "num_token_masks": 1}
     config = SpesConfig.paper("asr", **few) if options.method == "paper" else SpesConfig(**few, masks_per_token=2)
     model, processor = load_demo_model() if name == "demo" else load_tiny_model(name)
+    model.to(options.device)
     explainer = Explainer(model, processor, config, progress=False)
     adapter = explainer.adapter
     longest = max(tiny_clips(), key=lambda clip: clip["words"][-1]["end"])
@@ -103,17 +105,17 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, float]:
         tokens = len(explainer(path))  # what is done once
         utterance, settings = adapter.encode(load_audio(path, RATE)), adapter.options_of()
         generate = type(adapter).generate_with_states
-        watches, found = Stopwatches(), []
+        watches, found = Stopwatches(options.device), []
         watches.on_parts(adapter)
         watches.on(type(adapter), "generate_with_states", "generate")
         for _ in range(options.calls):
-            before = time.perf_counter()
+            before = watches.clock()
             generate(adapter, utterance, settings)
-            alone = time.perf_counter() - before
+            alone = watches.clock() - before
             watches.spent.clear()
-            before = time.perf_counter()
+            before = watches.clock()
             explainer(path).to_row()
-            total, spent = time.perf_counter() - before, dict(watches.spent)
+            total, spent = watches.clock() - before, dict(watches.spent)
             slowed = spent.pop("generate") - alone
             start = total - spent.pop("model") + slowed
             rest = {"start": start, "the rest": start - sum(spent.values()), "total": total, "generate": alone}

@@ -22,11 +22,24 @@ MODEL = ("generate_with_states", "encoder_states", "forward", "cross_attention",
 
 
 class Stopwatches:
-    """Seconds that functions take in the main thread, by label; of those that call each other, the outermost."""
+    """Seconds that functions take in the main thread, by label; of those that call each other, the outermost.
 
-    def __init__(self) -> None:
+    Args:
+        device: Where the model runs. A clock waits for an accelerator, so that its work counts where it was started.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
         self.spent: dict[str, float] = defaultdict(float)
+        self.device = device
         self._running: set[str] = set()
+
+    def clock(self) -> float:
+        """Return the time in seconds, once the device has done its work."""
+        if self.device != "cpu":
+            import torch
+
+            torch.accelerator.synchronize(self.device)
+        return time.perf_counter()
 
     def on(self, owner: Any, name: str, label: str) -> None:
         """Time a function from now on."""
@@ -36,11 +49,11 @@ class Stopwatches:
             if label in self._running or threading.current_thread() is not threading.main_thread():
                 return really(*arguments, **keywords)
             self._running.add(label)
-            start = time.perf_counter()
+            start = self.clock()
             try:
                 return really(*arguments, **keywords)
             finally:
-                self.spent[label] += time.perf_counter() - start
+                self.spent[label] += self.clock() - start
                 self._running.discard(label)
 
         setattr(owner, name, timed)

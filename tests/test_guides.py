@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -39,6 +40,10 @@ SCRIPT = r"((?:recipes|benchmarks|docs)/\w+\.py)(.*)"
 SCRIPTS = list(
     dict.fromkeys(found.groups() for text in [*pages.lines(), *pages.spans()] if (found := re.search(SCRIPT, text)))
 )
+
+# The commands that run with a GPU at hand, which tests have not.
+ALL_GPU = runpy.run_path(str(ROOT / "benchmarks" / "all_gpu.py"))
+GPU_SCRIPTS = [(f"benchmarks/{script}", " ".join(rest)) for (script, *rest), _ in ALL_GPU["COMMANDS"].values()]
 
 
 @pytest.fixture
@@ -155,9 +160,16 @@ def with_imports(script: Path) -> set[Path]:
     return found
 
 
-@pytest.mark.parametrize(("script", "rest"), SCRIPTS)
+@pytest.mark.parametrize(("script", "rest"), [*SCRIPTS, *GPU_SCRIPTS])
 def test_scripts_of_all_pages_exist_with_their_options(script, rest):
     """The options by the source, and by that of what it imports: to start every benchmark takes minutes."""
     code = "".join(path.read_text(encoding="utf-8") for path in with_imports(ROOT / script))
     options = set(re.findall(r"(?<!\S)--[a-z-]+", rest)) - {"--help"}
     assert [option for option in options if f'"{option}"' not in code] == []
+
+
+def test_commands_about_speed_take_a_device():
+    """As docs/speed.md says."""
+    scripts = set(re.findall(r"benchmarks/\w+\.py", DOCS["speed"]))
+    assert "Every command here takes `--device cuda`" in DOCS["speed"] and len(scripts) >= 4
+    assert [path for path in sorted(scripts) if '"--device"' not in (ROOT / path).read_text(encoding="utf-8")] == []
