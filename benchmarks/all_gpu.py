@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -39,7 +41,7 @@ COMMANDS: dict[str, tuple[list[str], int]] = {
     ),
     "deletion": (["deletion.py", "--device", "{device}", "--clips", "4", "--repeats", "3"], 60),
     "batched_backward": (["batched_backward.py", "--device", "{device}"], 60),
-    "start": (["start.py", "--device", "{device}"], 60),
+    "start": (["start.py", "--device", "{device}", "--repeats", "2"], 90),
     "ranks": (["ranks.py", "--device", "{device}"], 90),
 }
 
@@ -69,16 +71,29 @@ def main() -> None:
         command = [sys.executable, str(HERE / arguments[0]), *(a.format(device=options.device) for a in arguments[1:])]
         command += ["--out", str(RESULTS / f"{name}.json")]
         started = time.perf_counter()
-        try:
-            ended = subprocess.run(command, capture_output=True, text=True, timeout=limit)
-            failed = None if ended.returncode == 0 else (ended.stderr or ended.stdout)[-2000:]
-        except subprocess.TimeoutExpired:
-            failed = f"not done after {limit} s"
+        failed = run(command, limit)
         seconds = round(time.perf_counter() - started, 1)
         report["commands"][name] = {"command": " ".join(command[1:]), "seconds": seconds, "failed": failed}
         print(f"{name}: {'done' if failed is None else failed} ({seconds} s)", flush=True)
         (RESULTS / "all.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     (RESULTS / "all.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def run(command: list[str], limit: int) -> str | None:
+    """Run a command; return why it failed, or None.
+
+    Args:
+        command: The command.
+        limit: Seconds after which it is stopped, with all the processes that it has started.
+    """
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, start_new_session=True, **pipes) as started:
+        try:
+            out, errors = started.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(started.pid, signal.SIGKILL)
+            return f"not done after {limit} s"
+    return None if started.returncode == 0 else (errors or out)[-2000:]
 
 
 if __name__ == "__main__":

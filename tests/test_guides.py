@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
-import runpy
 import shlex
 from pathlib import Path
 
+import all_gpu
 import numpy as np
 import pages
 import pytest
@@ -42,8 +42,7 @@ SCRIPTS = list(
 )
 
 # The commands that run with a GPU at hand, which tests have not.
-ALL_GPU = runpy.run_path(str(ROOT / "benchmarks" / "all_gpu.py"))
-GPU_SCRIPTS = [(f"benchmarks/{script}", " ".join(rest)) for (script, *rest), _ in ALL_GPU["COMMANDS"].values()]
+GPU_SCRIPTS = [(f"benchmarks/{script}", " ".join(rest)) for (script, *rest), _ in all_gpu.COMMANDS.values()]
 
 
 @pytest.fixture
