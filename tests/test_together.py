@@ -200,6 +200,19 @@ def test_a_process_that_fails_ends_all(tiny, clips, tmp_path, rank, after, how, 
             assert f"process {rank}: {type(ended[rank].error).__name__}" in str(each.error)
 
 
+@pytest.mark.parametrize("name", ["Eq. 3", "gradients"])
+def test_a_process_without_memory_for_the_totals_ends_all(tiny, clips, tmp_path, name):
+    def work(accelerator):
+        if accelerator.process_index == 1:
+            Ranks._copy = lambda *arguments: no_memory()
+        explain(*tiny, clips[0], config=CONFIGS[name], accelerator=accelerator, **QUIET)
+
+    ended = run_together(3, work, folder=tmp_path)
+    assert isinstance(ended[1].error, OutOfMemoryError)
+    for each in (ended[0], ended[2]):
+        assert isinstance(each.error, RankError) and "process 1: OutOfMemoryError" in str(each.error)
+
+
 def test_a_process_that_is_killed_ends_all(tiny, clips, tmp_path):
     def work(accelerator):
         def kill():

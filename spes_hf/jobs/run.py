@@ -359,24 +359,17 @@ def _prepare(
 
     if not place.together:
         return [], plan().own[place.index]
-    from accelerate.utils import broadcast_object_list
-
-    message: list[Any] = [None, None, ""]
-    if place.index == 0:
-        try:
-            message = [plan(), identity, ""]
-        except Exception as error:
-            broadcast_object_list([None, None, describe_error(error)], from_process=0)
-            raise
-    broadcast_object_list(message, from_process=0)
-    work, theirs, failure = message
-    if failure:
-        raise ConfigError(f"process 0 cannot start the job: {failure}")
-    if theirs != identity:
+    ranks = place.ranks
+    with ranks.together():
+        identities = ranks.gather("the job", identity)
+        others = [i for i, theirs in enumerate(identities) if theirs != identities[0]]
+        work = None if others else ranks.gather("the work", plan() if place.index == 0 else None)[0]
+    if others:  # in all processes, so that none waits for another
         raise ConfigError(
-            f"model, settings or dataset of process {place.index} differ from those of process 0; pass the same to "
-            "every process"
+            f"model, settings or dataset of process {', '.join(map(str, others))} differ from those of process 0; pass "
+            "the same to every process"
         )
+    assert work is not None
     return work.shared, work.own[place.index]
 
 

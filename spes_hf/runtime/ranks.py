@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object, reduce
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from spes_hf.errors import ConfigError, RankError, SpesError
@@ -150,18 +150,22 @@ class Ranks:
         kinds = self.gather("sums", [None if s is None else (tuple(s.shape), s.dtype) for s in sums])
         if any(len({kind for kind in of_one if kind is not None}) > 1 for of_one in zip(*kinds, strict=True)):
             raise RankError("processes have sums of different shapes or dtypes; make the same call in all of them")
-        found: list[Tensor | None] = []
-        for own, *kinds_of_one in zip(sums, *kinds, strict=True):
-            known = next((kind for kind in kinds_of_one if kind is not None), None)
-            if known is None:
-                found.append(None)
-                continue
-            shape, dtype = known
-            mine = torch.zeros(shape, dtype=dtype, device=self.device) if own is None else own
-            with _lost_processes():
-                added = reduce(mine.to(self.device), "sum")
-            found.append(added.to(mine.device))
-        return found
+        # Take all memory first: a process that has none must say so while the others still listen.
+        of_each = [next((kind for kind in of_one if kind is not None), None) for of_one in zip(*kinds, strict=True)]
+        mine = [self._copy(own, kind) for own, kind in zip(sums, of_each, strict=True)]
+        self.gather("ready", None)
+        with _lost_processes():
+            for tensor in mine:
+                if tensor is not None:
+                    torch.distributed.all_reduce(tensor)
+        at = [self.device if own is None else own.device for own in sums]
+        return [tensor if tensor is None else tensor.to(where) for tensor, where in zip(mine, at, strict=True)]
+
+    def _copy(self, own: Tensor | None, kind: Any) -> Tensor | None:
+        """Return a sum on the device, to add others to; zeros if only other processes have it, None if none has."""
+        if own is not None:
+            return own.to(self.device, copy=True)
+        return None if kind is None else torch.zeros(kind[0], dtype=kind[1], device=self.device)
 
     def only_first(self, sums: Sums) -> list[Any]:
         """Return the sums in the first process and zeros in the others, so that they can be summed again."""

@@ -15,7 +15,7 @@ from together import run_together
 
 from spes_hf import Deletion, Explanation, explain_dataset
 from spes_hf.demo import load_tiny_model, tiny_clips
-from spes_hf.errors import RankError
+from spes_hf.errors import ConfigError, RankError
 from spes_hf.jobs.run import load_explained
 from spes_hf.jobs.schedule import Work, divide_work, split_by_cost
 from spes_hf.jobs.shards import INDEX, shard_files
@@ -115,6 +115,40 @@ def test_an_utterance_that_one_process_cannot_read_is_a_row_with_the_reason(tiny
     assert first.error is None and second.error is None and first.value.complete
     ((index, name, error),) = first.value.failures
     assert (index, name) == (1, "long") and "process 1: OSError: the disk is away" in error
+
+
+def test_a_job_that_one_process_was_told_otherwise_ends_in_all(tiny, corpus, tmp_path):
+    def work(accelerator):
+        return explain_dataset(*tiny, corpus, tmp_path / "out", FEW, seed=accelerator.process_index, progress=False)
+
+    for each in run_together(3, work, folder=tmp_path):
+        assert isinstance(each.error, ConfigError) and "dataset of process 1, 2 differ from those of" in str(each.error)
+    assert not (tmp_path / "out" / "data").exists()
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_job_that_one_process_cannot_start_ends_in_all(tiny, corpus, tmp_path, index):
+    """Another process says so, rather than what the library of collective operations says."""
+
+    def work(accelerator):
+        ours = corpus.rename_column("audio", "sound") if accelerator.process_index == index else corpus
+        return explain_dataset(*tiny, ours, tmp_path / "out", FEW, progress=False)
+
+    ended = run_together(2, work, folder=tmp_path)
+    assert isinstance(ended[index].error, ConfigError) and "no column 'audio'" in str(ended[index].error)
+    assert isinstance(ended[1 - index].error, RankError) and ended[1 - index].error.lost
+    assert "another process died or did not answer" in str(ended[1 - index].error)
+
+
+def test_a_job_whose_folder_is_another_jobs_ends_in_all(tiny, corpus, tmp_path):
+    explain_dataset(*tiny, corpus, tmp_path / "out", FEW, seed=7, progress=False)
+
+    def work(accelerator):
+        return explain_dataset(*tiny, corpus, tmp_path / "out", FEW, progress=False)
+
+    first, second = run_together(2, work, folder=tmp_path)
+    assert isinstance(first.error, ConfigError)
+    assert isinstance(second.error, RankError) and "process 0: ConfigError: " in str(second.error)
 
 
 def test_a_job_whose_process_is_killed_ends_and_goes_on(tiny, corpus, tmp_path):
