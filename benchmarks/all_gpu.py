@@ -1,10 +1,10 @@
-"""All that the documents say of a GPU, measured in one go: under 8 minutes on a data-centre card.
+"""Most of what the documents say of a GPU, measured in one go: under 8 minutes on a data-centre card.
 
     python benchmarks/all_gpu.py [--device cuda] [--only NAME ...]
 
 Runs the commands below one after the other, each with a time limit of its own, so that one that fails or hangs costs no
-more than itself. Their results, each with the name of the card and the date, are in benchmarks/results/gpu/; all.json
-there says what ran, how long it took, and what failed.
+more than itself. Their results are in benchmarks/results/gpu/; all.json there names the card and the date, and says
+what ran, how long it took, and what failed.
 """
 
 from __future__ import annotations

@@ -61,10 +61,12 @@ def main() -> None:
         found = in_packages(__file__, packages, arguments, options.repeats)
         for package, reports in zip(packages, found, strict=True):
             ratios = [then["start"] / now["start"] for then, now in zip(found[0], reports, strict=True)]
-            row = {"model": MODELS[model], "package": package.resolve().name, **median_of(reports, statistics.median)}
+            row: dict[str, Any] = {"model": MODELS[model], "package": package.resolve().name}
+            row |= {"seconds of audio": min(options.seconds, LONGEST_S[model]), **median_of(reports, statistics.median)}
             rows.append({**row, "faster": statistics.median(ratios), "starts": [r["start"] for r in reports]})
         show(rows[-len(packages) :])
-    machine = {"cores": os.cpu_count(), "threads": options.threads, "device": options.device}
+    threads = options.threads or os.environ.get("OMP_NUM_THREADS")
+    machine = {"cores": os.cpu_count(), "threads": threads, "device": options.device}
     report = {"method": options.method, "seconds": options.seconds, "machine": machine, "rows": rows}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
