@@ -59,7 +59,7 @@ LOG_PROBABILITY, NO_SPEECH_PROBABILITY, COMPRESSION = -1.0, 0.6, 2.4
 NUMBERS: dict[str, tuple[str, bool]] = {
     **{f"word_{empty}": (f"bits a word, no sound = {empty}", False) for empty in EMPTY},
     "token_mean": ("bits a token", False),
-    "least_mean": ("bits of the least word", False),
+    "least_mean": ("lowest bits of any word", False),
     "median_mean": ("bits, median of words", False),
     "letter_mean": ("bits a letter", False),
     "log_probability": ("average log-probability", False),
