@@ -11,7 +11,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spes_hf.app.job import Failure, Job, Result, Stage
@@ -20,8 +20,18 @@ from spes_hf.app.worker import Worker
 # Maximum number of visitors in the queue, including the one being served.
 MOST_WAITING = 8
 
+# A visitor whose turn it is, but whose browser has not asked for the run after this number of seconds, loses the place.
+TAKEN_UP_S = 30.0
+
 # Files that are still there after this number of seconds are deleted.
 KEPT_S = 3600.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """A place in the queue, taken at this time (`time.monotonic`)."""
+
+    since: float
 
 
 class Desk:
@@ -39,9 +49,11 @@ class Desk:
         self._root = Path(tempfile.mkdtemp(prefix="spes_hf-app-"))  # readable only for this user
         self.served = self._root / "served"
         self.served.mkdir()
-        self._worker = Worker()
+        self._worker = Worker(folder=self._root)
         self._lock = threading.Lock()
-        self._waiting: dict[str, object] = {}
+        self._waiting: dict[str, _Place] = {}
+        self._served = 0  # visitors being served now
+        self._idle_since = time.monotonic()
         self._uploads: defaultdict[str, set[Path]] = defaultdict(set)
         self._archives: dict[str, Path] = {}
 
@@ -49,11 +61,12 @@ class Desk:
         """Take a place in the queue and return the number of visitors ahead; None if the queue is full."""
         self._sweep()
         with self._lock:
+            self._drop_abandoned()
             if visitor not in self._waiting and len(self._waiting) >= MOST_WAITING:
                 return None
             self._waiting.pop(visitor, None)
             ahead = len(self._waiting)
-            self._waiting[visitor] = object()
+            self._waiting[visitor] = _Place(time.monotonic())
             return ahead
 
     def waits(self, visitor: str) -> bool:
@@ -74,6 +87,7 @@ class Desk:
         work = self._root / secrets.token_hex(32)
         with self._lock:
             place = self._waiting.get(visitor)
+            self._served += 1
         try:
             self._forget_archive(visitor)
             for answer in self._worker.run(visitor, replace(job, folder=str(work / "result"))):
@@ -83,6 +97,8 @@ class Desk:
         finally:
             shutil.rmtree(work, ignore_errors=True)
             with self._lock:
+                self._served -= 1
+                self._idle_since = time.monotonic()
                 if self._waiting.get(visitor) is place:  # keep the place of the visitor's next run
                     self._waiting.pop(visitor, None)
 
@@ -112,6 +128,15 @@ class Desk:
         """End the worker process, and delete all files."""
         self._worker.close()
         shutil.rmtree(self._root, ignore_errors=True)
+
+    def _drop_abandoned(self) -> None:
+        """Free the places of visitors who never asked for their run.
+
+        Gradio starts the next run as soon as nobody is served, so a place that is not taken up then never will be.
+        """
+        since = time.monotonic() - TAKEN_UP_S
+        if not self._served and self._idle_since < since:
+            self._waiting = {visitor: place for visitor, place in self._waiting.items() if place.since >= since}
 
     def _hand_out(self, visitor: str, archive: Path) -> Path:
         place = self.served / secrets.token_hex(32) / archive.name

@@ -34,6 +34,9 @@ LANGUAGES = {
     "qwen3-asr-en": (),
 }
 
+# Maximum number of characters of what was actually said.
+LONGEST_REFERENCE = 5000
+
 PRESETS = (("Fast: a first look", "fast"), ("Thorough: takes two to three times as long, steadier maps", "default"))
 
 INTRODUCTION = """# Why did the speech model write that?
@@ -83,7 +86,7 @@ def build(desk: Desk, models: Sequence[str], max_seconds: float, any_model: bool
                     label="What was actually said (optional)",
                     info="If given, every error of the model is traced to the sound or to the context.",
                     lines=2,
-                    max_length=5000,
+                    max_length=LONGEST_REFERENCE,
                     elem_id="reference",
                 )
         with gr.Row():
@@ -161,7 +164,7 @@ class _Handlers:
             language=_given(language),
             tgt_lang=_given(tgt_lang),
             preset=preset,
-            reference=_given(reference),
+            reference=_given((reference or "")[:LONGEST_REFERENCE]),  # a browser keeps to it, others may not
             max_seconds=self._max_seconds,
             folder="",
         )

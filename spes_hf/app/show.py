@@ -73,7 +73,7 @@ def done(seconds: float) -> str:
 
 def cancelled() -> str:
     """Return what a visitor sees after cancelling."""
-    return _line("Cancelled. Nothing runs any more.")
+    return _line("Cancelled. Nothing is running.")
 
 
 def result(found: Result) -> str:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
+
+import psutil
 
 from spes_hf.app.job import Failure, Job, Result, Stage
 from spes_hf.errors import AudioError, ConfigError, SpesError, UnsupportedModelError
@@ -37,12 +42,16 @@ class CancelledError(Exception):
 class Worker:
     """The worker process as seen from the page: it does one job at a time.
 
+    A killed process deletes nothing. So each has a folder for its temporary files, which is deleted after it.
+
     Args:
         longest_s: A job that takes longer is stopped, in seconds.
+        folder: Where those folders are; None for the system's temporary folder.
     """
 
-    def __init__(self, longest_s: float = LONGEST_S):
+    def __init__(self, longest_s: float = LONGEST_S, folder: Path | None = None):
         self._longest_s = longest_s
+        self._parent = folder
         self._lock = threading.Lock()
         self._visitor: str | None = None
         self._closed = False
@@ -113,18 +122,33 @@ class Worker:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=main, args=(theirs,), daemon=True)
+        self._folder = Path(tempfile.mkdtemp(prefix="spes_hf-worker-", dir=self._parent))
+        self._process = context.Process(target=main, args=(theirs, str(self._folder)), daemon=True)
         self._process.start()
         theirs.close()
         self._visitor = None
 
     def _stop(self) -> None:
+        started: list[psutil.Process] = []
+        with contextlib.suppress(psutil.Error):
+            started = psutil.Process(self._process.pid).children(recursive=True)
         self._process.kill()
+        for process in started:  # such as FFmpeg, which would go on writing
+            with contextlib.suppress(psutil.Error):
+                process.kill()
         self._process.join()
+        psutil.wait_procs(started, timeout=5)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def main(connection: Connection) -> None:
-    """Do jobs until the page is gone."""
+def main(connection: Connection, folder: str) -> None:
+    """Do jobs until the page is gone.
+
+    Args:
+        connection: To the page.
+        folder: Where temporary files are.
+    """
+    tempfile.tempdir = folder
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the page ends this process
     from spes_hf.app.work import Workbench, plain
 

