@@ -110,13 +110,25 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--dry-run", type=Path, metavar="DIR", help="write the files to DIR, and upload nothing")
     options = parser.parse_args(arguments)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", options.to):
+    if not is_repository(options.to):
         parser.error(f"argument --to: {options.to!r}; allowed: NAME/REPO, such as alice/spes-recipes")
     if options.dry_run is not None:
         folder = options.dry_run.resolve()
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             parser.error(f"argument --dry-run: {str(folder)!r} is not an empty folder; pass a new one")
     return options
+
+
+def is_repository(name: str) -> bool:
+    """Return whether the Hub allows a repository of this name, with its owner."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return "/" in name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -240,10 +252,15 @@ def upload(folder: Path, repository: str) -> str:
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Publish the recipes of spes_hf")
     # Also catches errors of the HTTP library, which depends on huggingface_hub's version.
     except Exception as error:
-        if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
-            remedy = "Run `hf auth login` with a token that can write there, or choose another --to"
-        else:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status is None:
             remedy = "Check the connection, and that HF_HUB_OFFLINE is not set"
+        elif status in (401, 403):
+            remedy = "Run `hf auth login` with a token that can write there, or choose another --to"
+        elif status == 429 or status >= 500:
+            remedy = "The Hub is busy; try again later"
+        else:
+            remedy = "The Hub refused it for the reason above"
         raise PublishError(f"cannot upload to {repository}: {type(error).__name__}: {error}. {remedy}") from error
     return str(where)
 

@@ -152,6 +152,8 @@ def test_usage(tmp_path, recipe, capsys):
     (tmp_path / "file").touch()
     for arguments, words in (
         (["--to", "recipes"], "--to: 'recipes'; allowed: NAME/REPO"),
+        (["--to", "alice/spes.git"], "--to: 'alice/spes.git'; allowed: NAME/REPO"),
+        (["--to", "alice/-x"], "--to: 'alice/-x'; allowed: NAME/REPO"),
         (["--to", "a/b", "--dry-run", str(tmp_path)], "is not an empty folder; pass a new one"),
         (["--to", "a/b", "--dry-run", str(tmp_path / "file")], "is not an empty folder; pass a new one"),
     ):
@@ -191,6 +193,24 @@ def test_refused_and_failed_uploads_are_errors_with_a_remedy(tmp_path):
             assert done.returncode == 1 and "Traceback" not in done.stderr
             assert re.search(f"^publish.py: cannot upload to alice/recipes: .*{words}", done.stderr, re.S), done.stderr
     assert hub.files == {}
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [(401, "hf auth login"), (413, "for the reason above"), (429, "try again later"), (503, "busy")],
+)
+def test_the_remedy_fits_the_answer(recipe, monkeypatch, tmp_path, status, remedy):
+    import httpx
+    from huggingface_hub.errors import HfHubHTTPError
+
+    answer = httpx.Response(status, request=httpx.Request("POST", "https://huggingface.co"))
+
+    def refuse(*arguments, **more):
+        raise HfHubHTTPError("no", response=answer)
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", refuse)
+    with pytest.raises(recipe.PublishError, match=remedy):
+        recipe.upload(tmp_path, "alice/recipes")
 
 
 # uv -------------------------------------------------------------------------------------------------------------------
