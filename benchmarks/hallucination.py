@@ -303,11 +303,11 @@ def report(options: argparse.Namespace) -> None:
             print(f"{label_:34}{medians}   {entry['auc']:.3f} [{low:.2f}, {high:.2f}]{sorts}")
     found["rows"] = [{k: round(v, 4) if isinstance(v, float) else v for k, v in r.items()} for r in kept]
     options.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    draw(shown, found["report"]["numbers"], options.out.with_suffix(".png"))
+    draw(shown, found["report"], options.out.with_suffix(".png"))
 
 
 def draw(rows: list[dict[str, Any]], found: dict[str, Any], file: Path) -> None:
-    """Draw bits a token and what people use, made-up outputs next to heard ones."""
+    """Draw bits a token and what people use, made-up outputs next to heard ones; and the threshold of the verdict."""
     from spes_hf.viz.figures import bare_figure
 
     names = ("token_mean", "log_probability", "no_speech", "compression")
@@ -321,14 +321,17 @@ def draw(rows: list[dict[str, Any]], found: dict[str, Any], file: Path) -> None:
             x = (sort == "heard") + jitter.uniform(-0.25, 0.25, len(values))
             colour = "#2b6cb0" if sort == "heard" else "#c05621"
             ax.scatter(x, values, s=18, marker=marker, alpha=0.75, color=colour, label=sort)
-        low, high = found[name]["interval"]
-        ax.set_title(f"{NUMBERS[name][0]}\nAUC {found[name]['auc']:.2f} [{low:.2f}, {high:.2f}]", fontsize=9)
+        number = found["numbers"][name]
+        low, high = number["interval"]
+        ax.set_title(f"{NUMBERS[name][0]}\nAUC {number['auc']:.2f} [{low:.2f}, {high:.2f}]", fontsize=9)
         ax.set_xticks([0, 1], ["made up", "heard"], fontsize=9)
         ax.set_xlim(-0.5, 1.5)
         ax.tick_params(axis="y", labelsize=8)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_yscale("symlog", linthresh=1)
-    axes[0].axhline(1, color="0.6", linewidth=0.8)
+    threshold = found["verdict"]["threshold_bits"]
+    axes[0].axhline(threshold, color="0.6", linewidth=0.8)
+    axes[0].text(1.48, threshold, f"threshold {threshold:.1f}", fontsize=7, color="0.4", ha="right", va="top")
     handles, titles = axes[0].get_legend_handles_labels()
     figure.legend(handles, titles, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     figure.savefig(file, dpi=110)
