@@ -3,11 +3,11 @@
     python benchmarks/cost.py [--device cuda]
 
 prints a table and writes it to benchmarks/results/cost.json (cost_cuda.json). Each cost of a pass is the median of
-several runs of `explain`, the difference between many passes of its kind and few, divided by how many more the
-provenance counts: starting, encoding and generating do not count. A mask "both ways" is a pass forwards and the
-sentence's backwards; "backwards" is one more backward pass for tokens under the same masks. "fast" and "default" are
-measured, "paper" is computed from the costs of its passes. No preset may take less than its passes should: if one does,
-the costs are wrong, and the command says so and fails.
+several runs of `explain`, the difference between many passes of its kind and few, at least half a second, divided by
+how many more the provenance counts: starting, encoding and generating do not count. A mask "both ways" is a pass
+forwards and the sentence's backwards; "backwards" is one more backward pass for tokens under the same masks. "fast" and
+"default" are measured, "paper" is computed from the costs of its passes. No preset may take less than its passes
+should, and no pass no time: else the costs are wrong, and the command says so and fails.
 """
 
 from __future__ import annotations
@@ -30,6 +30,25 @@ from spes_hf.demo import demo_audio, load_demo_model, load_tiny_model, tiny_clip
 MEASURED = {"fast": SpesConfig.fast(), "default": SpesConfig()}
 PAPER = SpesConfig.paper("asr")
 FEW: dict[str, Any] = dict(num_spectrogram_masks=2, num_token_masks=3, patches_per_second=400)
+EQ_3 = SpesConfig.reading(FEW, estimator="perturbation")
+# As many masks for the pilot, which looks at four, and enough for the signs of those who share passes.
+GRADIENT = SpesConfig.reading(FEW, masks_per_token=8, num_spectrogram_masks=8)
+
+
+def wide(masks: int) -> SpesConfig:
+    """Return the gradient's config with more masks for the sentence, in whole eights."""
+    return replace(GRADIENT, num_spectrogram_masks=8 + max(8, masks // 8) // 8 * 8)
+
+
+# What a pass of each kind is counted as in the provenance, and configs with few and many of them.
+KINDS: dict[str, tuple[str, Callable[[int], tuple[SpesConfig, SpesConfig]]]] = {
+    "forward": ("forward", lambda n: (EQ_3, replace(EQ_3, num_spectrogram_masks=2 + n))),
+    "decoder": ("forward", lambda n: (EQ_3, replace(EQ_3, num_token_masks=3 + 4 * n))),
+    "mask": ("forward", lambda n: (GRADIENT, wide(n))),
+    "backward": ("backward", lambda n: (wide(n), replace(wide(n), masks_per_token=wide(n).num_spectrogram_masks))),
+}
+# What more passes must take than few, so that a difference of two runs says something; in seconds.
+LEAST_S = 0.5
 # By how much a preset may seem faster than its passes, which other runs measured.
 NOISE = 1.1
 
@@ -62,20 +81,12 @@ def main() -> None:
             cost = explanation.provenance["cost"]
             return Run(time.perf_counter() - start, cost["forward_passes"], cost["backward_passes"])
 
-        def per_pass(few: SpesConfig, kind: str, measure: Callable[[SpesConfig], Run] = run, **more: int) -> float:
-            runs = [(measure(few), measure(replace(few, **more))) for _ in range(options.repeats)]
-            return statistics.median((b.seconds - a.seconds) / (getattr(b, kind) - getattr(a, kind)) for a, b in runs)
-
-        eq3 = SpesConfig.reading(FEW, estimator="perturbation")
-        # As many masks for the pilot, which looks at four, and enough for the signs of those who share passes.
-        gradient = SpesConfig.reading(FEW, masks_per_token=8, num_spectrogram_masks=8)
-        backwards = max(8, masks // 8) // 8 * 8
+        run(GRADIENT)  # what is done once
         row: dict[str, Any] = {"model": name}
-        row["forward"] = per_pass(eq3, "forward", num_spectrogram_masks=2 + masks)
-        row["decoder"] = per_pass(eq3, "forward", num_token_masks=3 + 4 * masks)
-        row["mask"] = per_pass(gradient, "forward", num_spectrogram_masks=8 + backwards)
-        wide = replace(gradient, num_spectrogram_masks=8 + backwards)
-        row["backward"] = per_pass(wide, "backward", masks_per_token=8 + backwards)
+        for kind, (counted, configs) in KINDS.items():
+            row[kind] = per_pass(run, counted, configs, masks, options.repeats)
+        if min(row[kind] for kind in KINDS) <= 0:
+            wrong.append(f"{name}: a pass takes no time")
         for preset, config in MEASURED.items():
             repeats = options.repeats if row["forward"] < 0.1 else 1
             runs = [run(config) for _ in range(repeats)]
@@ -103,6 +114,23 @@ def main() -> None:
         raise SystemExit(
             "these passes cost more than the whole explanation, so their costs are wrong: " + "; ".join(wrong)
         )
+
+
+def per_pass(
+    run: Callable[[SpesConfig], Run],
+    counted: str,
+    configs: Callable[[int], tuple[SpesConfig, SpesConfig]],
+    masks: int,
+    repeats: int,
+) -> float:
+    """Return the seconds of a pass, from runs with few and with many; takes four times as many until they differ."""
+    while True:
+        few, many = map(run, configs(masks))
+        if many.seconds - few.seconds >= LEAST_S:
+            break
+        masks *= 4
+    runs = [(few, many), *(tuple(map(run, configs(masks))) for _ in range(repeats - 1))]
+    return statistics.median((b.seconds - a.seconds) / (getattr(b, counted) - getattr(a, counted)) for a, b in runs)
 
 
 class Run(NamedTuple):

@@ -65,7 +65,7 @@ def main() -> None:
             row |= {"seconds of audio": min(options.seconds, LONGEST_S[model]), **median_of(reports, statistics.median)}
             rows.append({**row, "faster": statistics.median(ratios), "starts": [r["start"] for r in reports]})
         show(rows[-len(packages) :])
-    threads = options.threads or os.environ.get("OMP_NUM_THREADS")
+    threads = options.threads or int(os.environ.get("OMP_NUM_THREADS", 0)) or None
     machine = {"cores": os.cpu_count(), "threads": threads, "device": options.device}
     report = {"method": options.method, "seconds": options.seconds, "machine": machine, "rows": rows}
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
-"""What runs all measurements on a GPU in one go; that its commands exist, test_guides.py checks."""
+"""What runs most measurements on a GPU in one go; that its commands exist, test_guides.py checks."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 import all_gpu
@@ -21,11 +22,10 @@ def test_a_command_that_hangs_is_stopped_with_what_it_has_started(tmp_path):
     found = tmp_path / "child"
     assert all_gpu.run([sys.executable, "-c", HANGS_WITH_A_CHILD, str(found)], 5) == "not done after 5 s"
     child = int(found.read_text())
-    if psutil.pid_exists(child):  # killed, but not yet collected
-        psutil.wait_procs([psutil.Process(child)], timeout=5)
-    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+    with contextlib.suppress(psutil.NoSuchProcess):
+        assert psutil.Process(child).status() == psutil.STATUS_ZOMBIE  # killed, but not yet collected
 
 
-def test_a_command_says_why_it_failed(tmp_path):
+def test_a_command_says_why_it_failed():
     assert all_gpu.run([sys.executable, "-c", "print('fine')"], 30) is None
     assert "no such thing" in all_gpu.run([sys.executable, "-c", "raise SystemExit('no such thing')"], 30)

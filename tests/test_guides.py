@@ -41,7 +41,7 @@ SCRIPTS = list(
     dict.fromkeys(found.groups() for text in [*pages.lines(), *pages.spans()] if (found := re.search(SCRIPT, text)))
 )
 
-# The commands that run with a GPU at hand, which tests have not.
+# The commands of all_gpu.py, which tests cannot run for want of a GPU.
 GPU_SCRIPTS = [(f"benchmarks/{script}", " ".join(rest)) for (script, *rest), _ in all_gpu.COMMANDS.values()]
 
 

@@ -122,6 +122,7 @@ def explain_dataset(
 
     Raises:
         ConfigError: If an argument has a value that is not allowed, or ``out`` contains another job.
+        RankError: If another process cannot start, or was given something else.
         ShardError: If rows cannot be written; rows written earlier are safe.
         UnsupportedModelError: If the family has no adapter.
 
@@ -151,11 +152,12 @@ def explain_dataset(
     )
     explain.recordings = Path(out) / "recordings"
     adapter = explain.explainer.adapter
-    _check_dataset(dataset)
-    for name in (audio_column, text_column):
-        if name is not None and name not in dataset.column_names:
-            raise ConfigError(f"dataset has no column {name!r}; it has {', '.join(dataset.column_names)}")
     place = find_place(process_index, num_processes)
+    with place.ranks.together():
+        _check_dataset(dataset)
+        for name in (audio_column, text_column):
+            if name is not None and name not in dataset.column_names:
+                raise ConfigError(f"dataset has no column {name!r}; it has {', '.join(dataset.column_names)}")
     # Among processes launched together, only the first warns; others do not know of each other, so each warns.
     speaks = place.index == 0 or not place.together
     advice = advise_threads(place.together) if speaks and adapter.device.type == "cpu" else None
@@ -211,11 +213,12 @@ def map_rows(
         >>> summary.finished, summary.failures
         (2, ())
     """
-    _check_dataset(dataset)
-    features = _features(dataset, transforms, audio_column)
     out, place = Path(out), find_place(process_index, num_processes)
     sharing = transforms[0] if transforms and isinstance(transforms[0], Explain) else None
-    shared, todo = _prepare(dataset, transforms, out, place, costs, audio_column, sharing is not None)
+    with place.ranks.together():
+        _check_dataset(dataset)
+        features = _features(dataset, transforms, audio_column)
+        shared, todo = _prepare(dataset, transforms, out, place, costs, audio_column, sharing is not None)
     arrow = dataset.with_format("arrow")
     kept = arrow.select_columns([name for name in dataset.column_names if name != audio_column])
 
@@ -335,8 +338,9 @@ def _prepare(
 ) -> tuple[list[int], list[int]]:
     """Return the rows that all processes do together, and the rows that this process does alone.
 
-    Processes launched together communicate once, here: process 0 reads the folder and assigns the remaining rows.
-    Separate processes cannot know what the others saw there, so each assigns all rows and then skips the finished ones.
+    Processes launched together communicate only before they start: process 0 reads the folder and assigns the remaining
+    rows. Separate processes cannot know what the others saw there, so each assigns all rows and then skips the finished
+    ones.
     """
     identity = describe_job(dataset, transforms, audio_column)
 
@@ -360,16 +364,8 @@ def _prepare(
     if not place.together:
         return [], plan().own[place.index]
     ranks = place.ranks
-    with ranks.together():
-        identities = ranks.gather("the job", identity)
-        others = [i for i, theirs in enumerate(identities) if theirs != identities[0]]
-        work = None if others else ranks.gather("the work", plan() if place.index == 0 else None)[0]
-    if others:  # in all processes, so that none waits for another
-        raise ConfigError(
-            f"model, settings or dataset of process {', '.join(map(str, others))} differ from those of process 0; pass "
-            "the same to every process"
-        )
-    assert work is not None
+    ranks.check_same("model, settings or dataset", identity, "pass the same to every process")
+    work = ranks.from_first("the work", plan)
     return work.shared, work.own[place.index]
 
 

@@ -136,7 +136,7 @@ def _is_here(tensor: Any) -> bool:
 
 
 def _signature(weights: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return a signature that changes with the weights, at the speed of reading them, without copy or transfer.
+    """Return a signature that changes with the weights, at the speed of reading them, without transfer.
 
     In-place changes increase version counters, except changes through ``weight.data``; those show in a fast checksum of
     the bytes in the machine's memory, and in the sums over those on a device.
@@ -148,20 +148,20 @@ def _signature(weights: Mapping[str, Any]) -> tuple[Any, ...]:
     )
     # Tied weights are read once.
     distinct = {
-        (t.data_ptr(), t.dtype, t.shape, t.stride()): t
+        (t.data_ptr(), t.dtype, t.shape, t.stride()): t if t.ndim else t.reshape(1)
         for t in here.values()
-        if t.numel() and t.ndim and not t.is_quantized
+        if t.numel() and not t.is_quantized
     }
     with torch.no_grad():
         sums = [_sums(t) for t in distinct.values() if not _is_in_memory(t)]  # start all before waiting for the first
         checksum = xxhash.xxh3_128()
         for tensor in filter(_is_in_memory, distinct.values()):
-            checksum.update(tensor.contiguous().view(torch.uint8).numpy())
+            checksum.update(tensor.detach().reshape(-1).view(torch.uint8).numpy())
     return where, checksum.digest(), b"".join(pair.cpu().numpy().tobytes() for pair in sums)
 
 
 def _is_in_memory(tensor: Tensor) -> bool:
-    """Return whether a tensor's bytes are in the machine's memory, in one piece."""
+    """Return whether it is a plain tensor in the machine's memory."""
     return type(tensor) is Tensor and tensor.device.type == "cpu"
 
 

@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from spes_hf.errors import ConfigError, RankError, SpesError
 
 Sums = Sequence[Tensor | None]
 """The state of an estimator: sums over masks; None if it has seen no mask yet."""
+
+T = TypeVar("T")
+
+SAME_CALL = (
+    "call explain() in every process with the same audio, model, config and seed (if the processes generate different "
+    "texts, pass text=…)"
+)
 
 SumsOf = Callable[[Sums], list[Any]]
 """Maps an estimator's sums to other sums."""
@@ -120,12 +127,30 @@ class Ranks:
             raise RankError(f"processes made different calls ({where}); make the same call in all of them")
         return [theirs for _, theirs in found]
 
-    def check_same(self, what: str, value: Any) -> None:
+    def from_first(self, what: str, make: Callable[[], T]) -> T:
+        """Return what a function returns in the first process, where alone it is called.
+
+        Args:
+            what: Name of the value; all processes must ask for the same.
+            make: Returns the value; must be picklable.
+
+        Raises:
+            RankError: If a process failed, is lost, or asks for something else.
+        """
+        value = [make() if self.is_first else None]
+        if self.count > 1:
+            self.gather(what, None)  # so that an error in there reaches all
+            with _lost_processes():
+                broadcast_object_list(value)
+        return cast(T, value[0])
+
+    def check_same(self, what: str, value: Any, remedy: str = SAME_CALL) -> None:
         """Raise an error if the processes work on different inputs.
 
         Args:
             what: What must be the same, for the message.
             value: Value of this process; must be picklable and comparable.
+            remedy: What to do, for the message.
 
         Raises:
             RankError: If a process has a different value.
@@ -133,11 +158,7 @@ class Ranks:
         values = self.gather(what, value)
         others = [i for i, theirs in enumerate(values) if theirs != values[0]]
         if others:
-            raise RankError(
-                f"{what} of process {', '.join(map(str, others))} differs from that of process 0; call explain() in "
-                "every process with the same audio, model, config and seed (if the processes generate different texts, "
-                "pass text=…)"
-            )
+            raise RankError(f"{what} of process {', '.join(map(str, others))} differs from that of process 0; {remedy}")
 
     def decide(self, what: str, value: bool) -> bool:
         """Return the decision of the first process, so that all do the same even if values are rounded differently."""
@@ -158,13 +179,12 @@ class Ranks:
             for tensor in mine:
                 if tensor is not None:
                     torch.distributed.all_reduce(tensor)
-        at = [self.device if own is None else own.device for own in sums]
-        return [tensor if tensor is None else tensor.to(where) for tensor, where in zip(mine, at, strict=True)]
+        return [t if t is None or own is None else t.to(own.device) for own, t in zip(sums, mine, strict=True)]
 
     def _copy(self, own: Tensor | None, kind: Any) -> Tensor | None:
         """Return a sum on the device, to add others to; zeros if only other processes have it, None if none has."""
         if own is not None:
-            return own.to(self.device, copy=True)
+            return own.to(self.device, copy=True, memory_format=torch.contiguous_format)
         return None if kind is None else torch.zeros(kind[0], dtype=kind[1], device=self.device)
 
     def only_first(self, sums: Sums) -> list[Any]:

@@ -121,6 +121,13 @@ def test_the_last_bit_of_a_number_shows_among_large_ones(model, somewhere):
     assert weights_digest(model) != before
 
 
+def test_a_single_number_shows(model, somewhere):
+    model.register_buffer("scale", torch.tensor(1.0))
+    before = weights_digest(model)
+    model.scale.data.fill_(2)
+    assert weights_digest(model) != before
+
+
 def test_loaded_weights_and_another_module_show(model, somewhere):
     before, state = weights_digest(model), copy.deepcopy(model.state_dict())
     state["model.encoder.conv1.bias"] += 1
