@@ -155,7 +155,7 @@ def evidence_of(found: Any) -> list[str]:
         notes.append(f"Words that the sound had no part in (under 1 bit): {', '.join(guessed)}.")
     if found.verdict == "not known":
         notes.append(
-            "How many bits show that a text was heard is known only for Whisper. For this model, compare the bits "
+            "How many bits show that a text was heard is known for Whisper alone. For this model, compare the bits "
             "with those of texts that you trust."
         )
     return notes
