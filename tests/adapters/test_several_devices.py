@@ -21,6 +21,8 @@ from test_contract import plain_inputs
 from test_offload import state
 from test_wrappers import FOUR, explained
 from tiny import VARIED
+from tiny_fast_conformers import FAST_CONFORMERS
+from tiny_llm import LLMS
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
@@ -45,6 +47,8 @@ pretended = pytest.mark.skipif(
     ALONE not in os.environ, reason="run by test_pretended_devices_in_a_process_of_their_own"
 )
 
+# Qwen3-ASR adds to its audio in place, which its encoder can only do where it lies whole.
+ROOM = {"qwen3_asr": 0.7}
 SHARES = {FEW: agreement.EQ_3, GRADIENT: agreement.GRADIENT}
 
 
@@ -157,11 +161,11 @@ def test_split_model_equals_the_model(cases, on_one, two, name, where):
 
 
 @pretended
-@pytest.mark.parametrize("name, share", [("whisper-en", 0.5), ("seamless_m4t", 0.5)])
-def test_model_with_an_automatic_map_equals_the_model(cases, on_one, two, name, share):
+@pytest.mark.parametrize("name", ["whisper-en", "seamless_m4t", *FAST_CONFORMERS, *LLMS])
+def test_model_with_an_automatic_map_equals_the_model(cases, on_one, two, name):
     case = cases(name)
     model, _ = case.copy()
-    model = dispatch_model(model, automatic(model, *two, share), main_device=two[0])
+    model = dispatch_model(model, automatic(model, *two, ROOM.get(name, 0.5)), main_device=two[0])
     assert len({weight.device for weight in model.parameters()}) == 2
     for config in (FEW, GRADIENT):
         close(explained(case, model, config=config), on_one(name, config=config), SHARES[config])
@@ -267,10 +271,16 @@ def test_model_in_pieces_without_hooks_is_refused(cases, two, name):
     assert get_adapter(model, case.processor).model is model
 
 
-@pytest.mark.parametrize("name", FOUR)
-def test_no_family_has_a_plan_of_tensor_parallelism(cases, name):
+@pytest.mark.parametrize("name", [*FOUR, *FAST_CONFORMERS])
+def test_no_other_family_has_a_plan_of_tensor_parallelism(cases, name):
     """docs/scaling.md says so; when transformers has one, a test of it belongs here."""
     assert not cases(name).model.supports_tp_plan
+
+
+@pytest.mark.parametrize("name", LLMS)
+def test_speech_llms_have_a_plan_of_tensor_parallelism(cases, name):
+    """It is refused (`tests/runtime/test_sharding.py`)."""
+    assert cases(name).model.supports_tp_plan
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")

@@ -14,8 +14,11 @@ from spes_hf.runtime.sharding import split_over_processes
 
 ROOT = Path(__file__).parents[2]
 
+HOW = ("sharded", "wrapped", "partly", "parallel", "planned")
+
 # Process 1 calls `explain` of nothing, so that process 0 would wait for it for ever if it waited at all.
 SCRIPT = """
+import os
 import sys
 import torch
 import torch.distributed as dist
@@ -50,10 +53,22 @@ def parallel(model):
     return parallelize_module(model, mesh, {"model.encoder.layers.*.fc1": ColwiseParallel()})
 
 
+def planned(model):
+    # A speech LLM with the plan that transformers has for it, which counts the processes by these names.
+    if rank == 0:
+        model.save_pretrained(store + "-model")
+    dist.barrier()
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    found = type(model).from_pretrained(store + "-model", tp_plan="auto")
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        del os.environ[name]
+    return found
+
+
 paths = [clip["path"] for clip in tiny_clips()]
 data = Dataset.from_dict({"audio": paths, "id": [str(i) for i in range(len(paths))]})
-for split in (sharded, wrapped, partly, parallel):
-    model, processor = load_tiny_model("speech2text-en")
+for split in (sharded, wrapped, partly, parallel, planned):
+    model, processor = load_tiny_model("qwen3-asr-en" if split is planned else "speech2text-en")
     model = split(model)
     calls = {
         "explain": lambda: explain(model, processor, paths[0], progress=False),
@@ -92,6 +107,6 @@ def test_split_models_are_refused_before_anybody_waits(tmp_path):
             assert "split over processes" in line and 'device_map="auto"' in line
         refused = [tuple(line.split()[:2]) for line in out.splitlines()]
         calls = ["explain", "job"] if rank == 0 else ["job"]
-        assert refused == [(how, call) for how in ("sharded", "wrapped", "partly", "parallel") for call in calls]
+        assert refused == [(how, call) for how in HOW for call in calls]
         assert "FSDPModule" in out and "FullyShardedDataParallel" in out and "is a DTensor" in out
     assert not (tmp_path / "out").exists()
