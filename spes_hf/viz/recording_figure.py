@@ -176,13 +176,16 @@ def _draw(recording: Recording, figure: Figure, texts: dict[int, str]) -> list[A
 
 
 def _texts(recording: Recording) -> dict[int, str]:
-    """Return the texts of those segments that have room for them, broken into lines."""
+    """Return the texts of those segments that have room for a word, broken into lines; "…" where the rest has none."""
     inch = (_WIDTH - 1.2) / max(recording.duration_s, 1e-9)
     found = {}
     for index, segment in enumerate(_verdicts(recording)):
         width = int((segment.end_s - segment.start_s) * inch / _CHARACTER)
-        lines = textwrap.wrap(fonts.drawable(scale.shown(segment.text, 1000)), width) if width >= 8 else []
-        if lines and len(lines) <= _LINES and max(map(len, lines)) <= width:
+        if width < 8:
+            continue
+        text = fonts.drawable(scale.shown(segment.text, 1000))
+        lines = textwrap.wrap(text, width, max_lines=_LINES, placeholder=" …")
+        if lines:
             found[index] = "\n".join(lines)
     return found
 

@@ -40,6 +40,16 @@ def test_figure_shows_loudness_bits_and_what_fits(recording):
     figure.savefig(io.BytesIO())
 
 
+def test_text_that_does_not_fit_is_cut(recorded, tmp_path):
+    _, window, whole = recorded
+    text = "a text of very many words " * 10
+    windows = (window(0, 0.0, 60.0, ((0.0, 6.0, text, 0, 60), (6.0, 8.0, text, 60, 120), (8.0, 60.0, text, 120, 180))),)
+    _, axes = plot_recording(whole(tmp_path / "cut", windows, {}, 60.0))
+    (cut, full) = (found.get_text() for found in axes[2].texts)  # 2 s have no room for a word
+    assert cut.endswith(" …") and cut.count("\n") == 6 and text.startswith(" ".join(cut[:-2].split("\n")))
+    assert full.replace("\n", " ") == text.strip()
+
+
 def test_figure_of_an_hour_has_no_room_for_texts(recorded, tmp_path):
     _, window, whole = recorded
     windows = (window(0, 0.0, 3600.0, ((0.0, 3.0, " a text", 0, 2),)),)
