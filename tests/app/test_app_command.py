@@ -11,10 +11,10 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import soundfile
 import yaml
+from ending import has_ended
 
 from spes_hf import cli
 from spes_hf.app import show
@@ -166,7 +166,7 @@ def test_what_a_job_has_started_is_stopped_with_it(tmp_path, monkeypatch):
         worker.cancel("a")
         with pytest.raises(CancelledError):
             list(run)
-        assert not psutil.pid_exists(int(started.read_text()))
+        assert has_ended(int(started.read_text()), seconds=20)
     finally:
         worker.close()
     assert not list(tmp_path.glob("spes_hf-worker-*"))
