@@ -14,6 +14,7 @@ import diagnose_corpus
 import explain_dataset
 import pytest
 import torch
+import transformers
 from agreement import assert_explanations_agree
 
 from spes_hf import Explanation, SpesConfig, cli, diagnosis_of
@@ -21,6 +22,7 @@ from spes_hf.app.desk import Desk
 from spes_hf.app.job import Job, Result
 from spes_hf.app.work import Workbench
 from spes_hf.app.worker import Worker
+from spes_hf.commands import options
 from spes_hf.commands.options import load_model
 from spes_hf.commands.placing import Running
 from spes_hf.demo import load_tiny_model, tiny_clips
@@ -31,6 +33,8 @@ pytestmark = pytest.mark.usefixtures("tables")
 
 ROOT = Path(__file__).parents[1]
 FEW = SpesConfig(num_spectrogram_masks=4, masks_per_token=2, num_token_masks=4)
+
+HALVES = {"model.encoder": "disk", "model.decoder": "cpu", "lm_head": "cpu"}
 
 SHARED = {"--device", "--device-map", "--dtype", "--batch-size", "--autocast", "--compile"}
 SHARED |= {"--num-beams", "--max-new-tokens", "--config", "--num-masks"}
@@ -65,11 +69,24 @@ def config(tmp_path):
 
 @pytest.fixture
 def maps(tmp_path):
-    """Device maps in files: all on the CPU, and one half on disk until it is needed."""
-    halves = {"model.encoder": "disk", "model.decoder": "cpu", "lm_head": "cpu"}
-    for name, content in (("cpu", {"": "cpu"}), ("halves", halves)):
+    """Device maps in files: all on the CPU, and one half on disk until it is needed; tied weights stay in memory."""
+    for name, content in (("cpu", {"": "cpu"}), ("halves", HALVES)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     return {name: str(tmp_path / f"{name}.json") for name in ("cpu", "halves")}
+
+
+@pytest.fixture
+def spread(monkeypatch):
+    """The maps of the models that were loaded with one."""
+    found = []
+    check = options.check_parts
+
+    def keep(model, device_map, given):
+        found.append(getattr(model, "hf_device_map", device_map))
+        check(model, device_map, given)
+
+    monkeypatch.setattr(options, "check_parts", keep)
+    return found
 
 
 @pytest.fixture
@@ -102,15 +119,15 @@ def options_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
 
 @pytest.mark.parametrize("name", sorted(commands()) + sorted(recipes()))
 def test_whatever_loads_a_model_takes_the_shared_settings(name):
-    options = options_of({**commands(), **recipes()}[name])
+    taken = options_of({**commands(), **recipes()}[name])
     if name in LOAD_NO_MODEL:
-        assert not ({"--model"} | SHARED) & options.keys()
+        assert not ({"--model"} | SHARED) & taken.keys()
         return
-    assert SHARED - options.keys() == LEFT_OUT.get(name, set())
+    assert SHARED - taken.keys() == LEFT_OUT.get(name, set())
     model = options_of(commands()["explain"])
-    for setting in SHARED & options.keys():
+    for setting in SHARED & taken.keys():
         for of in ("dest", "default", "type", "choices", "nargs"):
-            assert getattr(options[setting], of) == getattr(model[setting], of), setting
+            assert getattr(taken[setting], of) == getattr(model[setting], of), setting
 
 
 def test_a_command_without_the_settings_is_seen():
@@ -139,17 +156,19 @@ def explained(clip, out, config, *more) -> Explanation:
     return Explanation.load(out)
 
 
-def test_a_model_spread_by_a_file_is_explained_as_on_one_device(clip, config, maps, tmp_path):
+def test_a_model_spread_by_a_file_is_explained_as_on_one_device(clip, config, maps, spread, tmp_path):
     one = explained(clip, tmp_path / "one", config, "--device", "cpu")
     for name, path in maps.items():
         found = explained(clip, tmp_path / name, config, "--device-map", path)
         assert torch.equal(found.raw_audio, one.raw_audio) and found.token_ids == one.token_ids
         assert torch.equal(found.raw_token.nan_to_num(), one.raw_token.nan_to_num())
+    assert spread == [{"": "cpu"}, HALVES]
 
 
 @pytest.mark.parametrize("name", ["auto", "balanced", "sequential"])
-def test_automatic_maps(clip, config, tmp_path, name):
+def test_automatic_maps(clip, config, spread, tmp_path, name):
     found = explained(clip, tmp_path / "spread", config, "--device-map", name)
+    assert len(spread) == 1
     assert_explanations_agree(found, explained(clip, tmp_path / "one", config))
 
 
@@ -158,15 +177,15 @@ def test_parts_of_a_loaded_model_are_where_the_file_says(maps, tmp_path):
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     for name in ("speech2text-en", str(tmp_path / "model")):
-        spread, _ = load_model(name, None, "auto", maps["halves"])
-        assert spread.hf_device_map == json.loads(Path(maps["halves"]).read_text())
-        assert {w.device.type for w in spread.model.encoder.parameters()} == {"meta"}
-        assert {(w.device.type, w.dtype) for w in spread.model.decoder.parameters()} == {("cpu", torch.float32)}
+        parted, _ = load_model(name, None, "auto", maps["halves"])
+        assert parted.hf_device_map == HALVES
+        assert {w.device.type for w in parted.model.encoder.parameters()} == {"meta"}
+        assert {(w.device.type, w.dtype) for w in parted.model.decoder.parameters()} == {("cpu", torch.float32)}
         half, _ = load_model(name, None, "bfloat16", maps["cpu"])
         assert {(w.device.type, w.dtype) for w in half.parameters()} == {("cpu", torch.bfloat16)}
 
 
-def test_check_diagnose_and_evaluate_with_a_map(clip, config, maps, tmp_path, capsys):
+def test_check_diagnose_and_evaluate_with_a_map(clip, config, maps, spread, tmp_path, capsys):
     wrong = " ".join([*clip["transcript"].split()[:-1], "house."])
     shown, diagnoses, scores = [], [], []
     for where in (["--device", "cpu"], ["--device-map", maps["halves"]]):
@@ -183,29 +202,31 @@ def test_check_diagnose_and_evaluate_with_a_map(clip, config, maps, tmp_path, ca
         assert cli.main(["evaluate", str(saved), *model, "--metrics", "deletion,word_deletion", "--quiet"]) == 0
         scores.append((saved / "evaluation.json").read_text())
     assert "bits a token" in shown[0] and len(json.loads(diagnoses[0])) and '"deletion"' in scores[0]
-    for one, spread in (shown, diagnoses, scores):
-        assert one == spread
+    for one, other in (shown, diagnoses, scores):
+        assert one == other
+    assert spread == [HALVES] * 4
 
 
-def test_a_corpus_with_a_map_is_the_same_job(manifest, config, maps, tmp_path, capsys):
+def test_a_corpus_with_a_map_is_the_same_job(manifest, config, maps, spread, tmp_path, capsys):
     """Each half of the corpus by a process with devices of its own; then a run without a map finds nothing to do."""
     base = ["--model", "speech2text-en", "--dataset", str(manifest), "--audio-column", "file", "--quiet", *config]
-    one, spread = tmp_path / "one", tmp_path / "spread"
+    one, parted = tmp_path / "one", tmp_path / "parted"
     assert explain_dataset.main([*base, "--device", "cpu", "--out", str(one)]) == 0
     for index in ("0", "1"):
         place = ["--process-index", index, "--num-processes", "2", "--device-map", maps["halves"]]
-        assert explain_dataset.main([*base, *place, "--out", str(spread)]) == 0
-    files = sorted((spread / "data").iterdir())
+        assert explain_dataset.main([*base, *place, "--out", str(parted)]) == 0
+    files = sorted((parted / "data").iterdir())
+    assert spread == [HALVES] * 2
     assert {path.name[:5] for path in files} == {"00000", "00001"}
-    for a, b in zip(load_explained(one), load_explained(spread), strict=True):
+    for a, b in zip(load_explained(one), load_explained(parted), strict=True):
         assert a["explanation"] and a["id"] == b["id"]
         assert torch.equal(Explanation.from_row(a).raw_audio, Explanation.from_row(b).raw_audio)
     capsys.readouterr()
-    assert explain_dataset.main([*base, "--device", "cpu", "--out", str(spread)]) == 0
-    assert "2 of 2 rows explained" in capsys.readouterr().out and sorted((spread / "data").iterdir()) == files
+    assert explain_dataset.main([*base, "--device", "cpu", "--out", str(parted)]) == 0
+    assert "2 of 2 rows explained" in capsys.readouterr().out and sorted((parted / "data").iterdir()) == files
 
 
-def test_other_recipes_with_a_map(manifest, config, maps, tmp_path):
+def test_other_recipes_with_a_map(manifest, config, maps, spread, tmp_path):
     found = []
     for where in (["--device", "cpu"], ["--device-map", maps["halves"]]):
         out = tmp_path / where[0]
@@ -216,7 +237,7 @@ def test_other_recipes_with_a_map(manifest, config, maps, tmp_path):
         assert compare_methods.main([*base, "--max-utterances", "1", *CURVE, "--out", str(out / "compared")]) == 0
         result = json.loads((out / "compared" / "results.json").read_text(encoding="utf-8"))
         found.append((errors, result["judged"]["mean"][config[1]]["scores"]))
-    assert found[0][0][0]["errors"] and found[0] == found[1]
+    assert found[0][0][0]["errors"] and found[0] == found[1] and spread == [HALVES] * 2
 
 
 @pytest.mark.parametrize(
@@ -310,6 +331,17 @@ def test_compare_methods_takes_what_explain_dataset_takes(config, kept, tmp_path
     assert "--config" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(
+    not hasattr(transformers, "Qwen3ASRForConditionalGeneration"), reason="transformers has no Qwen3-ASR before 5.20"
+)
+def test_a_diagnosis_next_to_explanations_has_the_same_prompt(manifest, config, tmp_path):
+    base = ["--model", "qwen3-asr-en", "--dataset", str(manifest), "--audio-column", "file", "--limit", "1", *config]
+    base += ["--reference-column", "text", "--metrics", "diagnosis", "--prompt", "Tom lives here.", "--quiet"]
+    assert explain_dataset.main([*base, "--out", str(tmp_path / "out")]) == 0
+    made = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))["transforms"]
+    assert [each["options"]["prompt"] for each in made] == ["Tom lives here."] * 2
+
+
 def test_evaluate_takes_arguments_of_generate(clip, config, tmp_path, capsys):
     explained(clip, tmp_path / "saved", config)
     base = ["evaluate", str(tmp_path / "saved"), "--model", "speech2text-en", "--baselines", "none", "--quiet"]
@@ -330,10 +362,9 @@ def job(clip, tmp_path) -> Job:
     return Job(clip["path"], "speech2text-en", None, None, "fast", None, 30.0, folder)
 
 
-def test_the_page_runs_models_as_asked(clip, maps, tmp_path):
-    running = Running(device_map=maps["cpu"], dtype="bfloat16", batch_size=2)
-    bench = Workbench(running)
-    assert bench.model("speech2text-en")[0].dtype == torch.bfloat16
+def test_the_page_runs_models_as_asked(clip, maps, spread, tmp_path):
+    bench = Workbench(Running(device_map=maps["cpu"], dtype="bfloat16", batch_size=2))
+    assert bench.model("speech2text-en")[0].dtype == torch.bfloat16 and spread == [{"": "cpu"}]
     worker = Worker(running=Running(device="cpu", autocast="bfloat16"))
     try:
         *_, found = worker.run("a", job(clip, tmp_path))
