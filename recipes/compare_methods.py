@@ -28,8 +28,8 @@ word and of the other words.
 Methods are named as in the paper's tables: "SPES", "feature-wise", "bubble noise", "- multi-scale", "- clustering",
 "- duration adaptation", "- KL", "joint", "coarse", then "random", "energy", "attention", "saliency",
 "input x gradient", "integrated gradients", this package's presets "default" and "fast", and FILE.json for a config that
-ExplainConfig.to_json() wrote. To change settings, add them after a colon: "SPES:fill=zero",
-"SPES:patches_per_second=20/80/400,num_spectrogram_masks=300".
+ExplainConfig.to_json() wrote; --config FILE adds such a file too. To change settings, add them after a colon:
+"SPES:fill=zero", "SPES:patches_per_second=20/80/400,num_spectrogram_masks=300".
 
 Measurements are saved under OUT/rows, one small file for each method and utterance. So you can continue a stopped run,
 add methods later, or let several processes share one OUT (give each a --share).
@@ -72,7 +72,17 @@ from spes_hf import (
     WordInsertion,
     ablations,
 )
-from spes_hf.commands.options import add_running, load_model, running_of
+from spes_hf.commands.options import (
+    add_config,
+    add_generation,
+    add_loading,
+    add_prompt,
+    add_running,
+    config_in,
+    generate_kwargs_of,
+    model_of,
+    running_of,
+)
 from spes_hf.errors import ConfigError
 from spes_hf.files import read_json_lines
 from spes_hf.metrics import FINE_FRACTIONS, PAPER_FRACTIONS, Score, compare, plot_curves, summarize
@@ -96,12 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what is missing, then write table, JSON and curves; return the exit code."""
     options = build_parser().parse_args(arguments)
     try:
-        names = list(dict.fromkeys([*PRESETS.get(options.preset, ()), *options.methods]))
-        if not names:
-            raise ConfigError(
-                f"--methods and --preset are missing; pass one, for example --preset {next(iter(PRESETS))}"
-            )
-        configs = {name: method(name, task_of(options), counts(options)) for name in names}
+        configs = configs_of(options)
         if options.words is not None and options.words < 1:
             raise ConfigError(f"--words is {options.words}; pass a number of at least 1, or leave it out")
         if options.metric is not None:
@@ -110,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         laboratory = Laboratory(options, configs)
         left = laboratory.measure(rows)
         if left:
-            print(f"{left} of {len(rows) * len(names)} measurements are left for the other shares; no table yet")
+            print(f"{left} of {len(rows) * len(configs)} measurements are left for the other shares; no table yet")
             return 0
         write(laboratory, rows, options)
     except SpesError as error:
@@ -138,7 +143,9 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--language", help="language of the speech (Whisper)")
     what.add_argument("--task", choices=("asr", "st"), help="τ of the paper (default: st with --tgt-lang, else asr)")
     what.add_argument("--tgt-lang", help="language of the text (SeamlessM4T)")
-    what.add_argument("--device", help="where the model runs (default: cuda if available)")
+    add_prompt(what)
+    add_generation(what)
+    add_loading(what)
     how = parser.add_argument_group("which methods to compare")
     how.add_argument("--preset", choices=PRESETS, help="the paper's Table 1, Table 9 or all ablations, with baselines")
     how.add_argument(
@@ -148,6 +155,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="METHOD",
         help="(more) methods; the others are compared to the first",
     )
+    add_config(how, "compared as one more method, before those of --methods")
     how.add_argument(
         "--num-masks", type=int, metavar="N", help="masks over the spectrogram, all methods (default: the paper's)"
     )
@@ -190,6 +198,22 @@ def build_parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--quiet", action="store_true", help="show no progress bar")
     return parser
+
+
+def configs_of(options: argparse.Namespace) -> dict[str, ExplainConfig]:
+    """Return name and config of every method to compare; the others are compared to the first.
+
+    Raises:
+        ConfigError: If there is none, or one is unknown or cannot be read.
+    """
+    own = {} if options.config is None else {str(options.config): config_in(options.config, counts(options), True)}
+    names = dict.fromkeys([*PRESETS.get(options.preset, ()), *own, *options.methods])
+    if not names:
+        raise ConfigError(
+            "--methods and --preset are missing, and so is --config; pass one, for example --preset "
+            f"{next(iter(PRESETS))}"
+        )
+    return {name: own[name] if name in own else method(name, task_of(options), counts(options)) for name in names}
 
 
 def counts(options: argparse.Namespace) -> dict[str, int]:
@@ -297,13 +321,16 @@ class Laboratory:
     @cached_property
     def model(self) -> tuple[Any, Any]:
         """The model and its processor, loaded only if there is something left to measure."""
-        return load_model(self.options.model, self.options.device, "auto")
+        return model_of(self.options)
 
     def path(self, name: str, row: Mapping[str, Any]) -> Path:
         """Return the file for a method's measurement of an utterance; other settings have another file."""
         o = self.options
         settings = [self.configs[name].to_dict(), self.fractions, o.judge_fill, o.model, o.language, o.tgt_lang, o.seed]
         settings += [] if o.words is None else [{"words": o.words}]
+        given = {"prompt": o.prompt, "dtype": None if o.dtype == "auto" else o.dtype, **generate_kwargs_of(o)}
+        given = {name: value for name, value in given.items() if value is not None}
+        settings += [given] if given else []
         settings += [] if o.autocast is None and not o.compile else [{"autocast": o.autocast, "compile": o.compile}]
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         folder = re.sub(r"[^\w.=-]+", "_", name).strip("_")
@@ -333,7 +360,9 @@ class Laboratory:
         o = self.options
         explainer = Explainer(model, processor, self.configs[name], seed=o.seed, progress=False, **running_of(o))
         try:
-            explanation = explainer(row["audio"], language=o.language, tgt_lang=o.tgt_lang, utterance_id=row["id"])
+            writing = {"language": o.language, "tgt_lang": o.tgt_lang, "prompt": o.prompt}
+            writing["generate_kwargs"] = generate_kwargs_of(o)
+            explanation = explainer(row["audio"], utterance_id=row["id"], **writing)
             found: dict[str, Any] = {"id": row["id"], "size": Size()({"explanation": explanation})["size"]}
             for fill in o.judge_fill:
                 for metric in (Deletion, Insertion):

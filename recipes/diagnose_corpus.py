@@ -68,8 +68,8 @@ from pathlib import Path
 from spes_hf import job_options
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the command-line options."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="diagnose_corpus.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -89,6 +89,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
 
     job_options.add_job(parser)
+    return parser
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the command-line options."""
+    parser = build_parser()
     options = parser.parse_args(arguments)
     if options.pages < 0:
         parser.error(f"argument --pages: {options.pages}; allowed: a whole number of at least 0")

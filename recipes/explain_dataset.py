@@ -85,8 +85,8 @@ if TYPE_CHECKING:
 METRICS = ("deletion", "insertion", "size", "word_deletion", "word_insertion", "diagnosis")
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the command-line options."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="explain_dataset.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -129,6 +129,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     hub.add_argument("--private", action="store_true", help="upload as a private dataset")
     hub.add_argument("--dry-run", action="store_true", help="do everything except the upload, and list its files")
 
+    return parser
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the command-line options."""
+    parser = build_parser()
     options = parser.parse_args(arguments)
     options.metrics = [name for name in options.metrics.split(",") if name]
     unknown = [name for name in options.metrics if name not in METRICS]
@@ -167,7 +173,7 @@ def run(options: argparse.Namespace) -> int:
                 of_words[metric](model, processor, max_words=options.max_words, batch_size=options.batch_size)
             )
         elif metric == "diagnosis":
-            settings = {name: getattr(options, name) for name in ("language", "task", "tgt_lang", "seed")}
+            settings = {name: getattr(options, name) for name in ("language", "task", "tgt_lang", "prompt", "seed")}
             settings |= job_options.running_of(options)
             columns = {name: getattr(options, name) for name in ("audio_column", "id_column", "text_column")}
             settings["generate_kwargs"] = generate_kwargs

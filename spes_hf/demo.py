@@ -50,8 +50,11 @@ MANIFEST = "spes_hf_manifest.json"
 
 def load_demo_model(
     cache_dir: str | os.PathLike[str] | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device_map: Any = None,
 ) -> tuple[WhisperForConditionalGeneration, WhisperProcessor]:
-    """Return Whisper tiny.en (float32, on the CPU, in eval mode) and its processor, without a hub.
+    """Return Whisper tiny.en (in eval mode) and its processor, without a hub.
 
     The first call converts the model that the `demo` extra installed, and writes about 150 MB; later calls load the
     result. Any number of processes may call it at once.
@@ -59,6 +62,8 @@ def load_demo_model(
     Args:
         cache_dir: Where to keep the converted model. By default `$SPES_HF_CACHE`, else `$XDG_CACHE_HOME/spes_hf`, else
             `~/.cache/spes_hf`.
+        dtype: Type of the weights.
+        device_map: As for ``from_pretrained``; None: on the CPU.
 
     Raises:
         SpesError: The model's package is not installed, its files are not the expected ones, or the cache directory
@@ -73,7 +78,9 @@ def load_demo_model(
     if not _is_intact(checkpoint):
         _fill_cache(checkpoint)
     with _no_progress_bars():
-        model = WhisperForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True)
+        model = WhisperForConditionalGeneration.from_pretrained(
+            checkpoint, dtype=dtype, device_map=device_map, local_files_only=True
+        )
         processor = WhisperProcessor.from_pretrained(checkpoint, local_files_only=True)
     return model.eval(), processor
 
@@ -89,11 +96,15 @@ def demo_audio() -> Path:
     return ASSETS / "jfk.flac"
 
 
-def load_tiny_model(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Return one of the shipped tiny models (float32, on the CPU, in eval mode) and its processor.
+def load_tiny_model(
+    name: str, *, dtype: torch.dtype = torch.float32, device_map: Any = None
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Return one of the shipped tiny models (in eval mode) and its processor.
 
     Args:
         name: One of `spes_hf.names.TINY_MODELS`: "speech2text-en", "seamless-en-de-es" or "qwen3-asr-en".
+        dtype: Type of the weights.
+        device_map: As for ``from_pretrained``; None: on the CPU.
 
     Raises:
         SpesError: There is no such tiny model, its files are missing from this installation, or the installed
@@ -117,7 +128,7 @@ def load_tiny_model(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
                 "`pip install -U transformers`."
             ) from error
         auto_class = auto_class_of(config)
-        model = auto_class.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True)
+        model = auto_class.from_pretrained(checkpoint, dtype=dtype, device_map=device_map, local_files_only=True)
         processor = AutoProcessor.from_pretrained(checkpoint, local_files_only=True)
     return model.eval(), processor
 

@@ -8,7 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spes_hf.commands.options import TYPES, add_method, add_running, config_of, is_translation, load_model, running_of
+from spes_hf.commands import options as shared
+from spes_hf.commands.options import (
+    add_method,
+    add_running,
+    config_of,
+    generate_kwargs_of,
+    is_translation,
+    load_model,
+    running_of,
+)
 from spes_hf.errors import ConfigError, SpesError
 
 if TYPE_CHECKING:
@@ -53,17 +62,8 @@ def add_data(parser: argparse.ArgumentParser, reference: str) -> argparse._Argum
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose the model, and how it generates."""
-    model = parser.add_argument_group("model")
-    model.add_argument("--model", required=True, metavar="ID_OR_PATH", help="see above")
-    model.add_argument("--language", help="language of the speech (Whisper)")
-    model.add_argument("--task", choices=("transcribe", "translate"), help="task for Whisper")
-    model.add_argument("--tgt-lang", help="language of the text (SeamlessM4T, multilingual Speech2Text)")
-    model.add_argument("--prompt", help="instruction for a speech LLM (default: the family's own)")
-    model.add_argument("--num-beams", type=int, metavar="N", help="number of beams in beam search")
-    model.add_argument("--max-new-tokens", type=int, metavar="N", help="maximum length of the text")
-    model.add_argument("--device", help="default: the accelerator of this process, otherwise cpu")
-    model.add_argument("--dtype", choices=TYPES, default="auto")
+    """Add the options that choose the model, how it generates, and where it runs."""
+    shared.add_model(parser.add_argument_group("model"), "see above", "the accelerator of this process, otherwise cpu")
 
 
 def add_job(parser: argparse.ArgumentParser) -> None:
@@ -98,27 +98,21 @@ def corpus_of(options: argparse.Namespace) -> Dataset:
     return dataset if options.limit is None else dataset.select(range(min(options.limit, len(dataset))))
 
 
-def generate_kwargs_of(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments of ``generate()`` that the options set."""
-    given = {"num_beams": options.num_beams, "max_new_tokens": options.max_new_tokens}
-    return {name: value for name, value in given.items() if value is not None}
-
-
 def model_of(options: argparse.Namespace) -> tuple[Any, Any]:
-    """Return the model, on the device of this process, and its processor.
+    """Return the model, on the device of this process unless the options say where, and its processor.
 
     Raises:
-        ConfigError: If torch cannot use the device.
+        ConfigError: If torch cannot use the device, or the model cannot be spread in this way.
         UnsupportedModelError: If the model cannot be loaded.
     """
     import torch
     from accelerate import PartialState
 
     device = options.device
-    if device is None:
+    if device is None and options.device_map is None:
         alone = options.num_processes is not None or not torch.accelerator.is_available()
         device = None if alone else str(PartialState().device)
-    return load_model(options.model, device, options.dtype)
+    return load_model(options.model, device, options.dtype, options.device_map)
 
 
 def run_job(name: str, run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:

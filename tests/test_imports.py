@@ -73,6 +73,7 @@ LAZY = {
     ("commands.options", "demo"): "help must not wait for torch",
     ("commands.options", "methods"): "help must not wait for torch",
     ("commands.options", "methods.presets"): "help must not wait for torch",
+    ("commands.placing", "runtime.workers"): "help must not wait for torch",
     ("commands.explaining", "demo"): "help must not wait for torch",
     ("commands.explaining", "engine"): "help must not wait for torch",
     ("commands.explaining", "metrics"): "help must not wait for torch",

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from spes_hf.app.job import Failure, Job, Result, Stage
 from spes_hf.app.worker import Worker
+from spes_hf.commands.placing import Running
 
 # Maximum number of visitors in the queue, including the one being served.
 MOST_WAITING = 8
@@ -41,15 +42,18 @@ class Desk:
     name nobody can guess; a browser cannot reach anything else. Everything is deleted when the visitor leaves or asks
     for the next explanation, and at the latest after an hour.
 
+    Args:
+        running: How models are loaded and run.
+
     Attributes:
         served: The folder whose files a browser may fetch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, running: Running | None = None) -> None:
         self._root = Path(tempfile.mkdtemp(prefix="spes_hf-app-"))  # readable only for this user
         self.served = self._root / "served"
         self.served.mkdir()
-        self._worker = Worker(folder=self._root)
+        self._worker = Worker(folder=self._root, running=running)
         self._lock = threading.Lock()
         self._waiting: dict[str, _Place] = {}
         self._served = 0  # visitors being served now

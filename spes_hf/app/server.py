@@ -13,6 +13,7 @@ import gradio as gr
 
 from spes_hf.app.desk import Desk
 from spes_hf.app.page import build, example
+from spes_hf.commands.placing import Running
 
 # Hosts that nobody else can reach.
 _OWN = ("127.0.0.1", "localhost", "::1")
@@ -27,6 +28,7 @@ def serve(
     port: int | None = None,
     share: bool = False,
     max_seconds: float = 30.0,
+    running: Running | None = None,
 ) -> None:
     """Serve the page until it is interrupted.
 
@@ -37,13 +39,14 @@ def serve(
         port: Port to listen on; None: the first free one from 7860.
         share: Whether Gradio creates a public link to this server.
         max_seconds: Maximum length of a recording.
+        running: How models are loaded and run; None: as by default.
 
     Raises:
         OSError: If the port is taken.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # runs the clean-up below
-    desk = Desk()
+    desk = Desk(running)
     try:
         os.environ["GRADIO_TEMP_DIR"] = str(desk.served)
         blocks = build(desk, models, max_seconds, any_model=host in _OWN and not share)

@@ -15,6 +15,7 @@ from spes_hf.app.job import Job, Result, Stage
 from spes_hf.audio.long import open_audio
 from spes_hf.bits import in_words, not_heard
 from spes_hf.commands.options import load_model
+from spes_hf.commands.placing import Running
 from spes_hf.diagnosing import diagnose
 from spes_hf.engine import explain
 from spes_hf.errors import AudioError, SpesError
@@ -40,9 +41,14 @@ _VERDICTS = {
 
 
 class Workbench:
-    """Does one job after another, and keeps the model of the last one."""
+    """Does one job after another, and keeps the model of the last one.
 
-    def __init__(self) -> None:
+    Args:
+        running: How models are loaded and run.
+    """
+
+    def __init__(self, running: Running | None = None) -> None:
+        self._running = running or Running()
         self._name: str | None = None
         self._model: tuple[Any, Any] | None = None
 
@@ -65,6 +71,7 @@ class Workbench:
         folder = Path(job.folder)
         config: Any = preset(job.preset, "asr" if job.tgt_lang is None else "st")
         settings: dict[str, Any] = {"language": job.language, "tgt_lang": job.tgt_lang}
+        settings |= {"batch_size": self._running.batch_size, "autocast": self._running.autocast}
         tell(Stage("Transcribing"))
         found: Any = explain(
             model,
@@ -109,7 +116,8 @@ class Workbench:
         """Return the model of that name and its processor; one model is in memory at a time."""
         if self._model is None or name != self._name:
             self._model = None  # before the next is loaded
-            self._model, self._name = load_model(name, None, "auto"), name
+            how = self._running
+            self._model, self._name = load_model(name, how.device, how.dtype, how.device_map), name
         return self._model
 
 

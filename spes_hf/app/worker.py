@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from spes_hf.app.job import Failure, Job, Result, Stage
+from spes_hf.commands.placing import Running
 from spes_hf.errors import AudioError, ConfigError, SpesError, UnsupportedModelError
 
 # A job that takes longer is stopped, so that others get their turn.
@@ -47,11 +48,13 @@ class Worker:
     Args:
         longest_s: A job that takes longer is stopped, in seconds.
         folder: Where those folders are; None for the system's temporary folder.
+        running: How models are loaded and run.
     """
 
-    def __init__(self, longest_s: float = LONGEST_S, folder: Path | None = None):
+    def __init__(self, longest_s: float = LONGEST_S, folder: Path | None = None, running: Running | None = None):
         self._longest_s = longest_s
         self._parent = folder
+        self._running = running or Running()
         self._lock = threading.Lock()
         self._visitor: str | None = None
         self._closed = False
@@ -123,7 +126,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._folder = Path(tempfile.mkdtemp(prefix="spes_hf-worker-", dir=self._parent))
-        self._process = context.Process(target=main, args=(theirs, str(self._folder)), daemon=True)
+        self._process = context.Process(target=main, args=(theirs, str(self._folder), self._running), daemon=True)
         self._process.start()
         theirs.close()
         self._visitor = None
@@ -141,18 +144,19 @@ class Worker:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def main(connection: Connection, folder: str) -> None:
+def main(connection: Connection, folder: str, running: Running) -> None:
     """Do jobs until the page is gone.
 
     Args:
         connection: To the page.
         folder: Where temporary files are.
+        running: How models are loaded and run.
     """
     tempfile.tempdir = folder
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the page ends this process
     from spes_hf.app.work import Workbench, plain
 
-    bench = Workbench()
+    bench = Workbench(running)
     with contextlib.suppress(EOFError, OSError):
         while True:
             job: Job = connection.recv()

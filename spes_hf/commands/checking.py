@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from spes_hf.commands.options import add_autocast, add_model, load_model, writing_of
+from spes_hf.commands.options import add_autocast, add_model, model_of, writing_of
 from spes_hf.errors import AudioError, SpesError
 
 
@@ -21,7 +21,7 @@ def run_check(options: argparse.Namespace) -> None:
     from spes_hf.hearing import SoundChecker
     from spes_hf.viz.scale import printable
 
-    model = load_model(options.model, options.device, options.dtype)
+    model = model_of(options)
     checker, settings = SoundChecker(*model, autocast=options.autocast), writing_of(options)
     failed: list[SpesError] = []
     for audio in options.audio:

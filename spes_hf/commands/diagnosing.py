@@ -15,7 +15,7 @@ from spes_hf.commands.options import (
     check_folder,
     config_of,
     is_translation,
-    load_model,
+    model_of,
     running_of,
     text_or_file,
     writing_of,
@@ -41,7 +41,7 @@ def run_diagnose(options: argparse.Namespace) -> None:
     config: Any = config_of(options, translation=is_translation(options))
     audio = check_audio(options.audio)
     out = check_folder(options.out or Path(f"spes_{Path(audio).stem}"))
-    model, processor = load_model(options.model, options.device, options.dtype)
+    model, processor = model_of(options)
     found = diagnose(
         model,
         processor,

@@ -6,9 +6,18 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spes_hf.commands.options import DEMO, METRICS, add_device, batch_size, listed, load_model, text_or_file
+from spes_hf.commands.options import (
+    METRICS,
+    MODELS,
+    add_batch_size,
+    add_generation,
+    add_loading,
+    generate_kwargs_of,
+    listed,
+    model_of,
+    text_or_file,
+)
 from spes_hf.errors import ConfigError, SpesError
-from spes_hf.names import TINY_MODELS
 
 if TYPE_CHECKING:
     from spes_hf.evaluating import Saved
@@ -17,7 +26,11 @@ BASELINES = ("random", "energy")
 
 
 def add_evaluate(command: argparse.ArgumentParser) -> None:
-    """Add the options of ``evaluate``."""
+    """Add the options of ``evaluate``; autocast is that of the explanation, and no metric compiles the model."""
+    command.epilog = (
+        "The model runs as it was explained: with the autocast of the explanation, and with its arguments of "
+        "generate(). --num-beams and --max-new-tokens replace all of these arguments, for deletion and insertion."
+    )
     command.add_argument(
         "folder",
         type=Path,
@@ -27,9 +40,10 @@ def add_evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--model",
         metavar="ID_OR_PATH",
-        help=f"the model that was explained: Hub id, folder, {DEMO}, {', '.join(TINY_MODELS)}; not needed for size",
+        help=f"the model that was explained, not needed for size: {MODELS}",
     )
-    add_device(command)
+    add_loading(command)
+    add_generation(command)
     command.add_argument(
         "--metrics",
         default="deletion,insertion,size",
@@ -49,9 +63,7 @@ def add_evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--fractions", choices=("paper", "fine"), default="paper", help="step size of the curves")
     command.add_argument("--max-words", type=int, metavar="N", help="word metrics: at most N words of an utterance")
     command.add_argument("--limit", type=int, metavar="N", help="for a corpus: use only the first N utterances")
-    command.add_argument(
-        "--batch-size", type=batch_size, metavar="B", help="perturbed copies in one pass, or auto (default: auto)"
-    )
+    add_batch_size(command)
     command.add_argument("--seed", type=int, default=0, help="seed of the random baseline (default: 0)")
     command.add_argument("--quiet", action="store_true", help="show no progress bar")
 
@@ -68,6 +80,11 @@ def run_evaluate(options: argparse.Namespace) -> None:
         raise ConfigError(f"--limit is {options.limit}; pass a number of at least 1, or leave it out")
     if options.model is None and names != ["size"]:
         raise ConfigError(f"--model is missing, but {', '.join(names)} need it; pass the model that was explained")
+    if generate_kwargs_of(options) and not {"deletion", "insertion"} & set(names):
+        raise ConfigError(
+            "--num-beams or --max-new-tokens is given, but of the metrics only deletion and insertion write texts, and "
+            f"--metrics is {', '.join(names)}; add one of the two, or leave the option out"
+        )
     from spes_hf.evaluating import Saved, evaluate
     from spes_hf.metrics.quality import get_quality
 
@@ -77,7 +94,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     references = _references(options, saved)
     model, processor = (None, None)
     if options.model is not None:
-        model, processor = load_model(options.model, options.device, options.dtype)
+        model, processor = model_of(options)
     found = evaluate(
         saved,
         [_measure(name, options, model, processor) for name in names],
@@ -123,10 +140,11 @@ def _measure(name: str, options: argparse.Namespace, model: Any, processor: Any)
     """Return the metric of that name."""
     from spes_hf.metrics import Deletion, Insertion, Size, WordDeletion, WordInsertion
 
+    rewriting = generate_kwargs_of(options) or None
     if name == "size":
         return Size()
     if name in ("deletion", "insertion"):
         curve = Deletion if name == "deletion" else Insertion
-        return curve(model, processor, options.fractions, batch_size=options.batch_size)
+        return curve(model, processor, options.fractions, generate_kwargs=rewriting, batch_size=options.batch_size)
     of_words = WordDeletion if name == "word_deletion" else WordInsertion
     return of_words(model, processor, max_words=options.max_words, batch_size=options.batch_size)

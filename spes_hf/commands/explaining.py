@@ -8,6 +8,7 @@ from typing import Any
 
 from spes_hf.commands.options import (
     DEMO,
+    add_loading,
     add_method,
     add_model,
     add_running,
@@ -15,7 +16,7 @@ from spes_hf.commands.options import (
     check_folder,
     config_of,
     is_translation,
-    load_model,
+    model_of,
     running_of,
     writing_of,
 )
@@ -44,7 +45,9 @@ def add_explain(command: argparse.ArgumentParser) -> None:
 
 def add_demo(command: argparse.ArgumentParser) -> None:
     """Add the options of ``demo``."""
+    command.set_defaults(model=DEMO)
     add_method(command, preset="fast")
+    add_loading(command)
     add_output(command, "spes_demo")
 
 
@@ -67,7 +70,7 @@ def run_explain(options: argparse.Namespace) -> None:
     audio = check_audio(options.audio)
     options.out = check_folder(options.out or Path(f"spes_{Path(audio).stem}"))
     names = ("text", "words", "start", "end", "timestamps", "segment", "over")
-    model, processor = load_model(options.model, options.device, options.dtype)
+    model, processor = model_of(options)
     found = _explained(
         options,
         config,
@@ -86,7 +89,7 @@ def run_demo(options: argparse.Namespace) -> None:
     from spes_hf.metrics import listen_back
 
     options.out = options.out or Path("spes_demo")
-    model, processor = load_model(DEMO, None, "auto")
+    model, processor = model_of(options)
     explanation = _explained(options, config_of(options, "fast"), model, processor, audio=demo_audio())
     show(explanation, options.out, listen_back(model, processor, explanation))
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spes_hf.commands.placing import check_parts, device_map_of, is_on_cpu
 from spes_hf.errors import AudioError, ConfigError, SpesError, UnsupportedModelError
 from spes_hf.files import TextFileError, read_text
 from spes_hf.names import PRESETS, TINY_MODELS
@@ -21,27 +22,51 @@ DEMO = "demo"
 
 METRICS = ("deletion", "insertion", "size", "word_deletion", "word_insertion")
 TYPES = ("auto", "float32", "bfloat16", "float16")
+MODELS = f"Hub id, folder, or a model that needs no hub: {DEMO} (Whisper tiny.en), {', '.join(TINY_MODELS)}"
 
 
-def add_model(command: argparse.ArgumentParser) -> None:
-    """Add the options that choose the model, how it writes, and where it runs."""
-    command.add_argument(
-        "--model",
-        required=True,
-        metavar="ID_OR_PATH",
-        help=f"Hub id, folder, or a model that needs no hub: {DEMO} (Whisper tiny.en), {', '.join(TINY_MODELS)}",
-    )
+def add_model(command: argparse._ActionsContainer, about: str | None = None, device: str = "cuda if available") -> None:
+    """Add the options that choose the model, how it writes, and where it runs.
+
+    Args:
+        command: The command's parser.
+        about: Help of ``--model``; None: the models that there are.
+        device: Where the model runs by default, for the help.
+    """
+    command.add_argument("--model", required=True, metavar="ID_OR_PATH", help=about or MODELS)
     command.add_argument("--language", help="language of the speech (Whisper)")
     command.add_argument("--task", choices=("transcribe", "translate"), help="task for Whisper")
     command.add_argument("--tgt-lang", help="language of the text (SeamlessM4T, multilingual Speech2Text)")
+    add_prompt(command)
+    add_generation(command)
+    add_loading(command, device)
+
+
+def add_prompt(command: argparse._ActionsContainer) -> None:
+    """Add the option for the instruction of a speech LLM."""
     command.add_argument("--prompt", help="instruction for a speech LLM (default: the family's own)")
+
+
+def add_generation(command: argparse._ActionsContainer) -> None:
+    """Add the options for arguments of ``generate()``."""
     command.add_argument("--num-beams", type=int, metavar="N", help="number of beams in beam search")
-    add_device(command)
+    command.add_argument("--max-new-tokens", type=int, metavar="N", help="maximum length of the text, in tokens")
 
 
-def add_device(command: argparse.ArgumentParser) -> None:
-    """Add the options that say where the model runs, and in which type."""
-    command.add_argument("--device", help="where the model runs, for example cuda (default: cuda if available)")
+def add_loading(command: argparse._ActionsContainer, device: str = "cuda if available") -> None:
+    """Add the options that say where the model runs, and in which type.
+
+    Args:
+        command: The command's parser.
+        device: Where the model runs by default, for the help.
+    """
+    command.add_argument("--device", help=f"where the model runs, for example cuda (default: {device})")
+    command.add_argument(
+        "--device-map",
+        metavar="MAP",
+        help="spread the model over several devices, instead of --device: auto, balanced, sequential, or a JSON file "
+        'with the device of each part, such as {"model.encoder": 0, "model.decoder": 1, "lm_head": 1}',
+    )
     command.add_argument(
         "--dtype",
         choices=TYPES,
@@ -62,31 +87,41 @@ def add_method(
         tokens: Whether to add an option for the number of token masks.
     """
     command.add_argument("--preset", choices=presets, help=f"settings of the method (default: {preset})")
-    command.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help="method and settings that ExplainConfig.to_json() wrote, instead of a preset; --num-masks and "
-        "--num-token-masks override the file's",
-    )
+    add_config(command, "instead of a preset; --num-masks and --num-token-masks override the file's")
     command.add_argument("--num-masks", type=int, metavar="N", help="number of masks over the spectrogram")
     if tokens:
         command.add_argument("--num-token-masks", type=int, metavar="N", help="number of masks over earlier tokens")
 
 
+def add_config(command: argparse._ActionsContainer, use: str) -> None:
+    """Add the option for a file with method and settings.
+
+    Args:
+        command: The command's parser.
+        use: What becomes of them, for the help.
+    """
+    written = "method and settings that ExplainConfig.to_json() wrote"
+    command.add_argument("--config", type=Path, metavar="FILE", help=f"{written}, {use}")
+
+
 def add_running(command: argparse._ActionsContainer) -> None:
     """Add the options that say how the passes run."""
-    command.add_argument(
-        "--batch-size",
-        type=batch_size,
-        metavar="B",
-        help="perturbed copies in one forward pass; auto halves it until it fits into memory (default: auto)",
-    )
+    add_batch_size(command)
     add_autocast(command)
     command.add_argument(
         "--compile",
         action="store_true",
         help="run the encoder with torch.compile; pays off for many clips of one input length, with a --batch-size",
+    )
+
+
+def add_batch_size(command: argparse._ActionsContainer) -> None:
+    """Add the option for the number of copies in one pass."""
+    command.add_argument(
+        "--batch-size",
+        type=batch_size,
+        metavar="B",
+        help="perturbed copies in one forward pass; auto halves it until it fits into memory (default: auto)",
     )
 
 
@@ -114,11 +149,16 @@ def is_translation(options: argparse.Namespace) -> bool:
 
 def writing_of(options: argparse.Namespace) -> dict[str, Any]:
     """Return how the model writes, as arguments of `explain` and similar functions."""
-    beams = {} if options.num_beams is None else {"num_beams": options.num_beams}
     return {
         **{name: getattr(options, name) for name in ("language", "task", "tgt_lang", "prompt")},
-        "generate_kwargs": beams,
+        "generate_kwargs": generate_kwargs_of(options),
     }
+
+
+def generate_kwargs_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of ``generate()`` that the options set."""
+    given = {"num_beams": options.num_beams, "max_new_tokens": options.max_new_tokens}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def config_of(options: argparse.Namespace, preset: str = "default", translation: bool = False) -> ExplainConfig:
@@ -132,7 +172,6 @@ def config_of(options: argparse.Namespace, preset: str = "default", translation:
     Raises:
         ConfigError: If both are given, or the file holds no config, or a number does not suit the method.
     """
-    from spes_hf.methods import ExplainConfig
     from spes_hf.methods.presets import preset as preset_of
 
     asked = {"num_spectrogram_masks": options.num_masks, "num_token_masks": getattr(options, "num_token_masks", None)}
@@ -144,10 +183,28 @@ def config_of(options: argparse.Namespace, preset: str = "default", translation:
             f"--config is {str(options.config)!r} and --preset is {options.preset!r}, but each sets method and "
             "settings; pass only one of them"
         )
+    return config_in(options.config, counts)
+
+
+def config_in(path: Path, counts: Mapping[str, int], drop_unused: bool = False) -> ExplainConfig:
+    """Return method and settings of the file that ``--config`` names.
+
+    Args:
+        path: The file.
+        counts: Numbers of masks that override the file's.
+        drop_unused: Whether to leave out numbers that the method does not use, instead of refusing them.
+
+    Raises:
+        ConfigError: If the file holds no config, or a number does not suit the method.
+    """
+    from spes_hf.methods import ExplainConfig
+
     try:
-        return replace(ExplainConfig.from_json(options.config), **counts)
+        config = ExplainConfig.from_json(path)
+        used: dict[str, Any] = {k: v for k, v in counts.items() if not (drop_unused and k in config.unused)}
+        return replace(config, **used)
     except ConfigError as error:
-        raise ConfigError(f"--config {str(options.config)!r}: {error}") from error
+        raise ConfigError(f"--config {str(path)!r}: {error}") from error
 
 
 def check_audio(path: str) -> str:
@@ -198,24 +255,34 @@ def text_or_file(given: str, name: str = "--reference") -> str:
     return " ".join(text.split())
 
 
-def load_model(name: str, device: str | None, dtype: str) -> tuple[Any, Any]:
+def load_model(name: str, device: str | None, dtype: str, device_map: str | None = None) -> tuple[Any, Any]:
     """Return the model of that name and its processor.
 
+    Args:
+        name: Value of ``--model``.
+        device: Value of ``--device``.
+        dtype: Value of ``--dtype``.
+        device_map: Value of ``--device-map``.
+
     Raises:
-        ConfigError: If torch cannot use the device.
+        ConfigError: If torch cannot use the device, or the model cannot be spread in this way.
         UnsupportedModelError: If the model cannot be loaded.
     """
     import torch
 
+    spread = device_map_of(device_map, device)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if dtype == "auto" and device == "cpu":
+    if dtype == "auto" and (device == "cpu" if spread is None else is_on_cpu(spread)):
         dtype = "float32"  # half precision is slower and less exact on CPU
     try:
         if name == DEMO or (name in TINY_MODELS and not Path(name).exists()):
             from spes_hf.demo import load_demo_model, load_tiny_model
 
-            model, processor = load_demo_model() if name == DEMO else load_tiny_model(name)
-            model = model if dtype == "auto" else model.to(getattr(torch, dtype))
+            how: dict[str, Any] = {
+                "dtype": torch.float32 if dtype == "auto" else getattr(torch, dtype),
+                "device_map": spread,
+            }
+            model, processor = load_demo_model(**how) if name == DEMO else load_tiny_model(name, **how)
         else:
             from transformers import AutoConfig, AutoProcessor
 
@@ -223,13 +290,33 @@ def load_model(name: str, device: str | None, dtype: str) -> tuple[Any, Any]:
 
             kind = auto_class_of(AutoConfig.from_pretrained(name))
             processor = AutoProcessor.from_pretrained(name)
-            model = kind.from_pretrained(name, dtype=dtype)
-    except (ImportError, KeyError, OSError, ValueError) as error:
+            model = kind.from_pretrained(name, dtype=dtype, device_map=spread)
+    except (AssertionError, ImportError, KeyError, OSError, RuntimeError, ValueError) as error:
+        if spread is not None and not isinstance(error, (ImportError, OSError, SpesError)):
+            raise ConfigError(
+                f"--model {name!r} cannot be loaded with --device-map {device_map!r}: {error}\nCheck the parts and "
+                "devices of the map, or leave it out"
+            ) from error
+        if isinstance(error, (AssertionError, RuntimeError)):
+            raise
         raise cannot_load(name, error) from error
+    if spread is not None:
+        check_parts(model, spread, str(device_map))
+        return model, processor
     try:
         return model.to(device), processor
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ConfigError(f"--device is {device!r}, which torch or the model cannot use here: {error}") from error
+
+
+def model_of(options: argparse.Namespace) -> tuple[Any, Any]:
+    """Return the model that the options name, where and in the type that they say, and its processor.
+
+    Raises:
+        ConfigError: If torch cannot use the device, or the model cannot be spread in this way.
+        UnsupportedModelError: If the model cannot be loaded.
+    """
+    return load_model(options.model, options.device, options.dtype, options.device_map)
 
 
 def cannot_load(name: str, error: Exception) -> Exception:

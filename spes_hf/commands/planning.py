@@ -17,10 +17,11 @@ from spes_hf.commands.options import (
     config_of,
     is_translation,
     listed,
-    load_model,
+    model_of,
     running_of,
     writing_of,
 )
+from spes_hf.commands.placing import device_map_of
 from spes_hf.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def run_plan(options: argparse.Namespace) -> None:
     if options.measure:
         from spes_hf.adapters import get_adapter
 
-        model, processor = load_model(options.model, options.device, options.dtype)
+        model, processor = model_of(options)
         work = Work.of(get_adapter(model, processor), config, seconds, tokens, **asked)
         how = {"over": options.over, "options": writing_of(options), "running": running_of(options)}
         plan = Plan(
@@ -110,10 +111,10 @@ def run_plan(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> list[str]:
-    """Return the metrics, after checking all numbers.
+    """Return the metrics, after checking the numbers and the device map.
 
     Raises:
-        ConfigError: If a number or a metric is not allowed.
+        ConfigError: If a number, a metric or a device map is not allowed.
     """
     for name in ("hours", "utterance_seconds", "tokens_per_second", "token_ms", "tflops", "utilisation", "gpus"):
         value = getattr(options, name)
@@ -121,6 +122,13 @@ def _check(options: argparse.Namespace) -> list[str]:
         wrong = value is not None and not (math.isfinite(value) and value > 0)
         if wrong or (name == "utilisation" and value > 1):
             raise ConfigError(f"--{name.replace('_', '-')} is {value}; allowed: {allowed}")
+    if options.device_map is not None and options.gpus > 1:
+        raise ConfigError(
+            f"--device-map is {options.device_map!r} and --gpus is {options.gpus}, but a plan for several GPUs has a "
+            "whole model on each; plan for --gpus 1, and divide the time by the number of groups of GPUs that hold "
+            "the model"
+        )
+    device_map_of(options.device_map, options.device)
     return listed("--metrics", options.metrics, METRICS) if options.metrics.strip() else []
 
 
@@ -191,8 +199,17 @@ def _launch(options: argparse.Namespace) -> str:
     line = ["--model", options.model, "--dataset", "DATASET", "--out", "OUT"]
     if options.dtype != "auto" or not options.measure:
         line += ["--dtype", "bfloat16" if options.dtype == "auto" else options.dtype]
-    names = ("language", "task", "tgt_lang", "prompt", "num_beams", "preset", "config", "num_masks", "num_token_masks")
-    for name in (*names, "batch_size", "autocast", "metrics", "max_words"):
+    names = ("language", "task", "tgt_lang", "prompt", "num_beams", "max_new_tokens", "preset", "config")
+    for name in (
+        *names,
+        "num_masks",
+        "num_token_masks",
+        "device_map",
+        "batch_size",
+        "autocast",
+        "metrics",
+        "max_words",
+    ):
         value = getattr(options, name)
         if value not in (None, ""):
             line += [f"--{name.replace('_', '-')}", str(value)]

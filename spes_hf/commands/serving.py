@@ -6,12 +6,14 @@ import argparse
 import importlib.util
 import os
 
+from spes_hf.commands.options import add_autocast, add_batch_size, add_loading
+from spes_hf.commands.placing import Running, check_placing
 from spes_hf.errors import ConfigError
 from spes_hf.names import EXTRAS
 
 
 def add_app(command: argparse.ArgumentParser) -> None:
-    """Add the options of ``app``."""
+    """Add the options of ``app``; recordings differ in length, and each length would be compiled anew."""
     command.add_argument(
         "--model",
         action="append",
@@ -25,6 +27,9 @@ def add_app(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--max-seconds", type=float, default=30.0, metavar="S", help="maximum length of a recording (default: 30)"
     )
+    add_loading(command)
+    add_batch_size(command)
+    add_autocast(command)
 
 
 def run_app(options: argparse.Namespace) -> None:
@@ -37,6 +42,9 @@ def run_app(options: argparse.Namespace) -> None:
         raise ConfigError(f"--max-seconds is {options.max_seconds:g}; allowed: from 1 to 3600")
     if options.port is not None and not 1 <= options.port <= 65535:
         raise ConfigError(f"--port is {options.port}; allowed: from 1 to 65535")
+    if isinstance(options.batch_size, int) and options.batch_size < 1:
+        raise ConfigError(f'--batch-size is {options.batch_size}; allowed: a whole number of at least 1, or "auto"')
+    check_placing(options.device, options.device_map)  # find out now, not when the first visitor asks
     if importlib.util.find_spec("gradio") is None:
         raise ConfigError(
             f"the page needs the extra 'app', which is not installed: run `pip install '{EXTRAS['app']}'`, or "
@@ -45,4 +53,5 @@ def run_app(options: argparse.Namespace) -> None:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before Gradio is imported
     from spes_hf.app.server import serve
 
-    serve(options.model, options.host, options.port, options.share, options.max_seconds)
+    running = Running(options.device, options.device_map, options.dtype, options.batch_size, options.autocast)
+    serve(options.model, options.host, options.port, options.share, options.max_seconds, running)
