@@ -232,7 +232,7 @@ class CacheLeft(SpeechLLMAdapter):
 
 class StatesNotRecorded(SpeechLLMAdapter):
     @contextmanager
-    def _recorded_states(self, utterance):
+    def _recorded_states(self, utterance, rows):
         yield []
 
 
