@@ -176,6 +176,26 @@ def test_prompts_of_speech_llms(cases, name, stored):
     assert all(prefix == start.prefix_ids.tolist() for prefix, *_ in expected)
 
 
+@pytest.mark.parametrize("beams", [1, 2])
+def test_granite_hears_every_row_with_its_lora(cases, beams, monkeypatch):
+    """Which is off before, and part of what is heard as well as of what is written."""
+    peft = pytest.importorskip("peft")
+    monkeypatch.setattr("transformers.integrations.peft.check_peft_version", lambda **_: None)  # any that is installed
+    case = cases("granite_speech", torch.float64)
+    model, processor = case.copy()
+    places = r".*(language_model.*(q_proj|v_proj)|projector\.linear)"
+    model.add_adapter(peft.LoraConfig(r=4, target_modules=places, init_lora_weights=False))
+    model.double().disable_adapters()
+    adapter = get_adapter(model, processor)
+    options = replace(case.options, generate_kwargs={**VARIED, "num_beams": beams})
+    features = varied(case, 5)
+    expected, states = alone(adapter, case.utterance, options, features)
+    found, at_once = together(adapter, case.utterance, options, features)
+    assert found == expected and len({tuple(tokens) for _, tokens, _ in expected}) > 1
+    torch.testing.assert_close(at_once, states, atol=1e-9, rtol=1e-9)
+    assert expected != alone(case.adapter, case.utterance, options, features)[0]
+
+
 # Trained models, in float32 -------------------------------------------------------------------------------------------
 
 
