@@ -29,7 +29,12 @@ from spes_hf.demo import demo_audio, load_demo_model, load_tiny_model, tiny_clip
 from spes_hf.metrics import PAPER_FRACTIONS
 
 RESULTS = Path(__file__).parent / "results" / "deletion.json"
-MODELS: dict[str, dict[str, str]] = {"speech2text-en": {}, "seamless-en-de-es": {"tgt_lang": "deu"}, "demo": {}}
+MODELS: dict[str, dict[str, str]] = {
+    "speech2text-en": {},
+    "seamless-en-de-es": {"tgt_lang": "deu"},
+    "qwen3-asr-en": {"language": "English"},
+    "demo": {},
+}
 PRESETS = {"fast": SpesConfig.fast(), "default": SpesConfig(), "paper": SpesConfig.paper("asr")}
 
 
@@ -37,7 +42,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shipped = [name for name in MODELS if name != "demo"]
-    parser.add_argument("--models", nargs="+", default=shipped, choices=list(MODELS), help="default: both that ship")
+    parser.add_argument("--models", nargs="+", default=shipped, choices=list(MODELS), help="default: those that ship")
     parser.add_argument("--clips", type=int, default=3, help="utterances in a run (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="runs to take the median of (default: %(default)s)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of torch, in turn (default: 1 2)")

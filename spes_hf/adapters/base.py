@@ -227,7 +227,7 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
             inputs = self.model_inputs(utterance, rows.to(self.device))
             # Not in inference mode: a model may keep tensors for later, which could then not be used in training.
             with torch.no_grad(), silence_transformers():
-                with self._recorded_states(utterance) as recorded:
+                with self._recorded_states(utterance, len(rows)) as recorded:
                     targets += self.generate_rows(utterance, inputs, options)
                 whole = recorded and len(recorded[-1]) == len(rows)
                 states.append(recorded[-1] if whole else self.encoder_states(inputs))
@@ -296,8 +296,13 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
             self._compiled = torch.compile(lambda **inputs: encoder(**inputs), dynamic=False)
 
     @contextmanager
-    def _recorded_states(self, utterance: Utterance) -> Iterator[list[Tensor]]:
-        """Yield a list that collects the output of every pass through the encoder meanwhile, (B, S, D)."""
+    def _recorded_states(self, utterance: Utterance, rows: int) -> Iterator[list[Tensor]]:
+        """Yield a list that collects the output of every pass through the encoder meanwhile, (B, S, D).
+
+        Args:
+            utterance: The utterance.
+            rows: B, the number of spectrograms that ``generate()`` gets.
+        """
         recorded: list[Tensor] = []
         with forward_hook(self.encoder, lambda output: recorded.append(output[0])):
             yield recorded

@@ -32,6 +32,7 @@ class GraniteSpeechAdapter(SpeechLLMAdapter):
 
     processor_classes: ClassVar[tuple[str, ...]] = ("GraniteSpeechProcessor",)
     model_classes: ClassVar[tuple[str, ...]] = ("GraniteSpeechForConditionalGeneration",)
+    row_settings: ClassVar[tuple[str, ...] | None] = ()
 
     def __init__(self, model: Any, processor: Any):
         super().__init__(model, processor)

@@ -27,6 +27,7 @@ class Qwen2AudioAdapter(SpeechLLMAdapter):
 
     processor_classes: ClassVar[tuple[str, ...]] = ("Qwen2AudioProcessor",)
     model_classes: ClassVar[tuple[str, ...]] = ("Qwen2AudioForConditionalGeneration",)
+    row_settings: ClassVar[tuple[str, ...] | None] = ()
 
     def __init__(self, model: Any, processor: Any):
         super().__init__(model, processor)

@@ -30,6 +30,7 @@ class Qwen3ASRAdapter(SpeechLLMAdapter):
     processor_classes: ClassVar[tuple[str, ...]] = ("Qwen3ASRProcessor",)
     model_classes: ClassVar[tuple[str, ...]] = ("Qwen3ASRForConditionalGeneration",)
     options: ClassVar[tuple[str, ...]] = ("language", "prompt")
+    row_settings: ClassVar[tuple[str, ...] | None] = ()
     since_transformers: ClassVar[str] = "5.20"
 
     def __init__(self, model: Any, processor: Any):

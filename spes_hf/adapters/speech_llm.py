@@ -81,7 +81,7 @@ class SpeechLLMAdapter(ByteLevelVocabulary, Adapter):
         return int(self.model.config.audio_token_id)
 
     def generation_inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the arguments of ``generate()`` from the result of `model_inputs` for one utterance."""
+        """Return the arguments of ``generate()`` from the result of `model_inputs`."""
         return dict(inputs)
 
     def last_logits(self, embeddings: Tensor, count: int) -> Tensor:
@@ -228,9 +228,9 @@ class SpeechLLMAdapter(ByteLevelVocabulary, Adapter):
     def generate_rows(
         self, utterance: Utterance, inputs: Mapping[str, Tensor], options: GenerationOptions
     ) -> list[Target]:
-        """Return what one call of ``generate()`` writes after the prompt; there is one row."""
-        start = self.start(options)
-        ids = self.whole_ids(start, self.audio_length(utterance))[None].to(self.device)
+        """Return what one call of ``generate()`` writes after the prompt, which is the same for all rows."""
+        start, rows = self.start(options), len(next(iter(inputs.values())))
+        ids = self.whole_ids(start, self.audio_length(utterance)).to(self.device).repeat(rows, 1)
         with self.refusals(options):
             output = self.model.generate(
                 input_ids=ids,
@@ -238,8 +238,8 @@ class SpeechLLMAdapter(ByteLevelVocabulary, Adapter):
                 **self.generation_inputs(inputs),
                 **self.generation_settings(options),
             )
-        written = self.split_output(output.sequences[0], ids.shape[1])
-        return [replace(start, token_ids=written.token_ids, complete=written.complete)]
+        written = [self.split_output(sequence, ids.shape[1]) for sequence in output.sequences]
+        return [replace(start, token_ids=each.token_ids, complete=each.complete) for each in written]
 
     def whole_ids(self, target: Target, length: int) -> Tensor:
         """Return the prompt and the output without its last token, (length + J,), with placeholders for the audio."""
@@ -247,14 +247,19 @@ class SpeechLLMAdapter(ByteLevelVocabulary, Adapter):
         return torch.cat([ids[:at], ids.new_full((length,), self.audio_token_id), ids[at:]])
 
     @contextmanager
-    def _recorded_states(self, utterance: Utterance) -> Iterator[list[Tensor]]:
-        """Yield a list that collects the audio embeddings, (1, S, D), of every pass through the projector meanwhile.
+    def _recorded_states(self, utterance: Utterance, rows: int) -> Iterator[list[Tensor]]:
+        """Yield a list that collects the audio embeddings, (B, S, D), of every pass through the projector meanwhile.
 
-        Families pack and pad them in different ways, but those of the first row (of beams) always come first.
+        Families pack and pad them in different ways. But beams of a row always follow one another, so that every row
+        has an equal share of the output, and its first S embeddings are those of its first beam.
         """
         recorded: list[Tensor] = []
         length = self.audio_length(utterance)
-        with forward_hook(self.projector, lambda output: recorded.append(output.flatten(0, -2)[None, :length])):
+
+        def record(output: Tensor) -> None:
+            recorded.append(output.flatten(0, -2).unflatten(0, (rows, -1))[:, :length])
+
+        with forward_hook(self.projector, record):
             yield recorded
 
     def encoder_states(self, inputs: Mapping[str, Tensor]) -> Tensor:

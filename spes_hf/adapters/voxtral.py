@@ -31,6 +31,7 @@ class VoxtralAdapter(SpeechLLMAdapter):
     processor_classes: ClassVar[tuple[str, ...]] = ("VoxtralProcessor",)
     model_classes: ClassVar[tuple[str, ...]] = ("VoxtralForConditionalGeneration",)
     options: ClassVar[tuple[str, ...]] = ("language", "prompt")
+    row_settings: ClassVar[tuple[str, ...] | None] = ()
 
     def __init__(self, model: Any, processor: Any):
         super().__init__(model, processor)
@@ -90,7 +91,7 @@ class VoxtralAdapter(SpeechLLMAdapter):
         return {"input_features": whole.unflatten(2, (-1, self.chunk_frames)).transpose(1, 2)}
 
     def generation_inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the chunks of one utterance as a batch."""
+        """Return the chunks of all rows as one batch, row after row."""
         return {"input_features": inputs["input_features"].flatten(0, 1)}
 
     def generate_rows(

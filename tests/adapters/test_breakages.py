@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import test_attention
+import test_batches
 import test_contract
 import test_contract_llm
 import test_contract_llm_output
@@ -232,8 +233,22 @@ class CacheLeft(SpeechLLMAdapter):
 
 class StatesNotRecorded(SpeechLLMAdapter):
     @contextmanager
-    def _recorded_states(self, utterance):
+    def _recorded_states(self, utterance, rows):
         yield []
+
+
+class RowsInAnotherOrder(SpeechLLMAdapter):
+    def generate_rows(self, utterance, inputs, options):
+        return super().generate_rows(utterance, inputs, options)[::-1]
+
+
+class BeamsTakenForRows(SpeechLLMAdapter):
+    @contextmanager
+    def _recorded_states(self, utterance, rows):
+        beams = []
+        with super()._recorded_states(utterance, 3 * rows) as recorded:
+            yield beams
+        beams.extend(states[:rows] for states in recorded)
 
 
 class AttentionToTheNextPlace(SpeechLLMAdapter):
@@ -265,6 +280,8 @@ BROKEN_LLMS: list[tuple[type[Adapter], Callable[..., Any], dict[str, Any]]] = [
         test_contract_llm_output.test_generating_gives_the_audio_embeddings_at_no_extra_pass,
         {"beams": 1},
     ),
+    (RowsInAnotherOrder, test_batches.test_every_row_is_written_as_if_it_were_alone, {"beams": 1}),
+    (BeamsTakenForRows, test_batches.test_every_row_is_written_as_if_it_were_alone, {"beams": 3}),
     (OutputStartsWithASpace, test_contract_llm_output.test_text_is_written_as_the_model_writes_it, {}),
     (EndOfSequenceDropped, test_contract_llm_output.test_end_of_sequence_is_the_last_token_and_explained, {}),
     (

@@ -18,6 +18,7 @@ from spes_hf import (
     ConfigError,
     ContrastiveDeletion,
     Deletion,
+    EnergyConfig,
     Explanation,
     UnsupportedModelError,
     WordDeletion,
@@ -187,6 +188,30 @@ def test_metrics_start_from_the_same_prompt(case):
     assert found["texts"][0] == found["prediction"] == explanation.text
     probability = float(explanation.probabilities.mean())
     assert found["token_probability"][0] == pytest.approx(probability, abs=1e-5)
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_deletion_halves_its_batch_where_memory_runs_out(exact, beams):
+    model, processor = exact.copy()
+    settings = {"generate_kwargs": {**VARIED, "num_beams": beams}}
+    explanation = explained(exact, config=EnergyConfig(), **settings)
+    fractions = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    one = Deletion(model, processor, fractions, batch_size=1)(explanation)["deletion"]
+    sizes = []
+
+    def small_memory(module, args, kwargs):
+        if kwargs.get("input_ids") is not None:  # of generate()
+            sizes.append(len(kwargs["input_ids"]))
+            if sizes[-1] > 3 * beams:
+                torch.empty(1 << 60, dtype=torch.uint8, device="cpu")
+
+    model.register_forward_pre_hook(small_memory, with_kwargs=True)
+    deletion = Deletion(model, processor, fractions)
+    for largest in (6, 3):  # the second time it is known
+        sizes.clear()
+        found = deletion(explanation)["deletion"]
+        assert found["texts"] == one["texts"] and max(sizes) == largest * beams
+        assert found["token_probability"] == pytest.approx(one["token_probability"], abs=1e-5)
 
 
 def test_metrics_of_words_and_of_contrasts(case):
