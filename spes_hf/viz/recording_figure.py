@@ -8,6 +8,7 @@ import io
 import math
 import textwrap
 from collections.abc import Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
 _HEARD, _MADE_UP, _GREY = scale.SOUND_ON_LIGHT[2], "#b3124f", "0.72"
 _WIDTH = 12.0  # inches
-_POINTS, _CHARACTER, _LINES = 7.0, 0.065, 7  # for the texts: font size, inches per character, maximum number of lines
+_WORD = 7  # characters that a line must have room for
+_POINTS, _CHARACTER, _LINES = 7.0, 0.06, 7  # for the texts: font size, inches per character, maximum number of lines
 _MOST_ROWS = 200
 _CELL = "text-align:left;vertical-align:top;padding:2px 8px"
 _QUIET = "opacity:.75;font-size:12px"
@@ -98,13 +100,13 @@ def _verdicts(recording: Recording) -> list[HeardSegment]:
     return sorted([*recording.heard, *silent], key=lambda segment: segment.start_s)
 
 
-def _draw(recording: Recording, figure: Figure, texts: dict[int, str]) -> list[Axes]:
+def _draw(recording: Recording, figure: Figure, texts: dict[float, str]) -> list[Axes]:
     """Draw a recording and return the axes.
 
     Args:
         recording: A recording over tokens or words.
         figure: Figure to draw on.
-        texts: Texts of the segments, by index in `_verdicts`; {}: no axes for texts.
+        texts: Texts of the segments, by their start in seconds; {}: no axes for texts.
     """
     ratios = [1.0, 1.6, 1.2] if texts else [1.0, 1.8]
     axes = list(figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios))
@@ -152,15 +154,15 @@ def _draw(recording: Recording, figure: Figure, texts: dict[int, str]) -> list[A
     if any(map(_is_unexplained, segments)):
         legend.append(Patch(facecolor="0.96", edgecolor="0.8", hatch="...", label="not explained"))
     axes[0].legend(handles=legend, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=8, frameon=False)
-    for index, text in texts.items():
-        segment = segments[index]
-        drawn = axes[2].text(
-            segment.start_s,
-            0.96,
+    for start, text in texts.items():
+        drawn = axes[2].annotate(
             text,
+            (start, 0.96),
+            xycoords=axes[2].get_xaxis_transform(),
+            xytext=(2, 0),
+            textcoords="offset points",
             fontsize=_POINTS,
             va="top",
-            transform=axes[2].get_xaxis_transform(),
             clip_on=True,
         )
         plain_text(drawn)
@@ -175,18 +177,21 @@ def _draw(recording: Recording, figure: Figure, texts: dict[int, str]) -> list[A
     return axes
 
 
-def _texts(recording: Recording) -> dict[int, str]:
-    """Return the texts of those segments that have room for a word, broken into lines; "…" where the rest has none."""
+def _texts(recording: Recording) -> dict[float, str]:
+    """Return the texts that have room for a word, by their start in seconds, broken into lines; "…" for a rest.
+
+    Neighbouring segments that were made up share the room that they have.
+    """
     inch = (_WIDTH - 1.2) / max(recording.duration_s, 1e-9)
     found = {}
-    for index, segment in enumerate(_verdicts(recording)):
-        width = int((segment.end_s - segment.start_s) * inch / _CHARACTER)
-        if width < 8:
-            continue
-        text = fonts.drawable(scale.shown(segment.text, 1000))
-        lines = textwrap.wrap(text, width, max_lines=_LINES, placeholder=" …")
-        if lines:
-            found[index] = "\n".join(lines)
+    for made_up, run in groupby(_verdicts(recording), lambda segment: segment.verdict == "made up"):
+        segments = list(run)
+        for part in [segments] if made_up else [[segment] for segment in segments]:
+            width = int((part[-1].end_s - part[0].start_s) * inch / _CHARACTER)
+            text = " ".join(scale.shown(segment.text, 1000).strip() for segment in part)
+            if width >= _WORD and text:
+                lines = textwrap.wrap(fonts.drawable(text), width, max_lines=_LINES, placeholder=" …")
+                found[part[0].start_s] = "\n".join(lines)
     return found
 
 

@@ -50,6 +50,18 @@ def test_text_that_does_not_fit_is_cut(recorded, tmp_path):
     assert full.replace("\n", " ") == text.strip()
 
 
+def test_neighbours_that_were_made_up_share_their_room(recorded, tmp_path):
+    part, window, whole = recorded
+    segments = tuple((float(k), k + 1.0, f" word{k}", k, k + 1) for k in range(50))
+    bits = torch.full((50,), 9.0)
+    bits[10:40] = 0.0
+    pieces = tuple(f" word{k}" for k in range(50))
+    explanation = part(pieces, range(50), frames=30, bins=4, patches=5, token_sound_bits=bits)
+    _, axes = plot_recording(whole(tmp_path / "run", (window(0, 0.0, 50.0, segments),), {0: explanation}, 50.0))
+    (shown,) = axes[2].texts  # one second has no room for a word
+    assert shown.get_text().split() == [f"word{k}" for k in range(10, 40)] and shown.xy[0] == 10.0
+
+
 def test_figure_of_an_hour_has_no_room_for_texts(recorded, tmp_path):
     _, window, whole = recorded
     windows = (window(0, 0.0, 3600.0, ((0.0, 3.0, " a text", 0, 2),)),)
