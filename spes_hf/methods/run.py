@@ -300,22 +300,32 @@ class Run:
             for number, stage in enumerate(self._stages(ranks)):
                 if adds_up and number:
                     self.estimator.replace_sums(ranks.only_first)
-                for (level, rows), next_piece in _with_next(self._pieces(stage, number, batch)):
+                for (level, rows), next_piece in self._pieces(stage, number, batch):
                     for done in batch.over(rows, partial(show, level, rows.stop, next_piece)):
                         yield self._passes(level, done)
                 if adds_up:
                     self.estimator.replace_sums(ranks.total)
 
-    def _pieces(self, stage: list[range], number: int, batch: Batch) -> Iterator[Piece]:
-        """Yield the rows of a stage that one pass may take: of one level, and one part of the estimator."""
-        for level, rows in enumerate(stage):
-            room = 0  # left in the batch, which may span parts
-            for part in batch.ranks.share(self.estimator.parts(level, rows), turn=level + number):
-                while part:
-                    room = room or batch.size
-                    some, part = part[:room], part[room:]
-                    room -= len(some)
-                    yield level, some
+    def _pieces(self, stage: list[range], number: int, batch: Batch) -> Iterator[tuple[Piece, Piece | None]]:
+        """Yield the rows of a stage that one pass may take, and those of the next pass if its size stays the same.
+
+        The rows of a pass are of one level, and of one part of the estimator.
+        """
+        shares = (
+            (level, part)
+            for level, rows in enumerate(stage)
+            for part in batch.ranks.share(self.estimator.parts(level, rows), turn=level + number)
+        )
+        left = [(level, part) for level, part in shares if part]
+        room, before = 0, 0  # room left in the batch, which may span parts of a level
+        while left:
+            (level, rows), *left = left
+            room = room if room and level == before else batch.size
+            before = level
+            some, rest = rows[:room], rows[room:]
+            room -= len(some)
+            left = [(level, rest), *left] if rest else left
+            yield (level, some), _first(left, room if room and left and left[0][0] == level else batch.size)
 
     def maps(self, dtype: torch.dtype) -> Maps:
         """Return the maps from the scores of all masks, with their reliability.
@@ -370,13 +380,9 @@ class Run:
         return len(rows) + self.estimator.backward_passes(level, rows)
 
 
-def _with_next(pieces: Iterator[Piece]) -> Iterator[tuple[Piece, Piece | None]]:
-    """Yield every piece with the one that follows; None after the last."""
-    here = next(pieces, None)
-    while here is not None:
-        following = next(pieces, None)
-        yield here, following
-        here = following
+def _first(pieces: Sequence[Piece], size: int) -> Piece | None:
+    """Return at most so many rows of the first piece; None if there is none."""
+    return (pieces[0][0], pieces[0][1][:size]) if pieces else None
 
 
 def optional_goal(reliability: float | None, **details: Any) -> Goal | None:
