@@ -190,11 +190,11 @@ def _texts(recording: Recording) -> dict[float, str]:
         segments = list(run)
         for part in [segments] if made_up else [[segment] for segment in segments]:
             texts = (scale.shown(segment.text, 1000).strip() for segment in part)
-            text = fonts.drawable(" ".join(filter(None, texts)))
+            text = " ".join(filter(None, texts))
             room = (part[-1].end_s - part[0].start_s) * inch - _OFFSET / 72
             width = int(room / (_WIDE if any(east_asian_width(c) in "WF" for c in text) else _CHARACTER))
             if text and width >= _WORD:
-                lines = textwrap.wrap(text, width, max_lines=_LINES, placeholder=" …")
+                lines = textwrap.wrap(fonts.drawable(text), width, max_lines=_LINES, placeholder=" …")
                 found[part[0].start_s] = "\n".join(lines)
     return found
 
