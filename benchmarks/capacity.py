@@ -6,7 +6,7 @@
 The plan hears noise and makes the model write; the real one hears a clip of the same length and writes as many tokens.
 The two take turns, and each number is the median of the repeats. Exit code 1 if one is more than 1.5 times the other.
 The operations a second that passes reach are what --tflops of the plan without --measure asks for.
-"ratio_by_operations" is how far such a plan is off, given what the same model reached with the default.
+"ratio_by_operations" is its seconds over the real ones, if --tflops is what the default config reached.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(line(rows[-1]), flush=True)
     reached = {row["model"]: row["tflops_reached"] for row in rows if row["config"] == "default"}
     for row in rows:
-        if row["model"] in reached:
+        if row["model"] in reached and row["config"] != "default":
             row["ratio_by_operations"] = row["tflops_reached"] / reached[row["model"]]
             print(f"{row['model']}, {row['config']}: ratio by operations {row['ratio_by_operations']:.2f}")
     machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "processor": platform.machine()}

@@ -72,6 +72,7 @@ from spes_hf import (
     WordInsertion,
     ablations,
 )
+from spes_hf.adapters import get_adapter
 from spes_hf.commands.options import (
     add_config,
     add_generation,
@@ -320,8 +321,20 @@ class Laboratory:
 
     @cached_property
     def model(self) -> tuple[Any, Any]:
-        """The model and its processor, loaded only if there is something left to measure."""
-        return model_of(self.options)
+        """The model and its processor, loaded only if there is something left to measure.
+
+        Raises:
+            ConfigError: If the model does not take the options; nothing is measured then.
+        """
+        found = model_of(self.options)
+        get_adapter(*found).options_of(**self.writing)
+        return found
+
+    @property
+    def writing(self) -> dict[str, Any]:
+        """How the model writes, as arguments of an `Explainer`."""
+        named = {name: getattr(self.options, name) for name in ("language", "tgt_lang", "prompt")}
+        return {**named, "generate_kwargs": generate_kwargs_of(self.options)}
 
     def path(self, name: str, row: Mapping[str, Any]) -> Path:
         """Return the file for a method's measurement of an utterance; other settings have another file."""
@@ -360,9 +373,7 @@ class Laboratory:
         o = self.options
         explainer = Explainer(model, processor, self.configs[name], seed=o.seed, progress=False, **running_of(o))
         try:
-            writing = {"language": o.language, "tgt_lang": o.tgt_lang, "prompt": o.prompt}
-            writing["generate_kwargs"] = generate_kwargs_of(o)
-            explanation = explainer(row["audio"], utterance_id=row["id"], **writing)
+            explanation = explainer(row["audio"], utterance_id=row["id"], **self.writing)
             found: dict[str, Any] = {"id": row["id"], "size": Size()({"explanation": explanation})["size"]}
             for fill in o.judge_fill:
                 for metric in (Deletion, Insertion):
@@ -425,6 +436,7 @@ def write(laboratory: Laboratory, rows: Sequence[Mapping[str, Any]], options: ar
         f"`python recipes/compare_methods.py {shlex.join(shown)}`",
     ]
     result: dict[str, Any] = {"model": options.model, "utterances": [row["id"] for row in rows], "judged": {}}
+    result |= {"dtype": options.dtype, **{k: v for k, v in laboratory.writing.items() if v}}
     result["configs"] = {name: config.to_dict() for name, config in laboratory.configs.items()}
     for fill in options.judge_fill:
         scores = {name: laboratory.scores(name, rows, fill) for name in laboratory.configs}

@@ -86,6 +86,7 @@ class Evaluation:
         utterances: Number of utterances measured.
         skipped: Number of rows that hold an error instead of an explanation.
         failures: Id and error of each utterance that could not be measured.
+        generate_kwargs: Arguments of ``generate()`` of the metrics that replaced those of the explanations, if any.
     """
 
     scores: dict[str, dict[str, Score]]
@@ -94,6 +95,7 @@ class Evaluation:
     utterances: int
     skipped: int
     failures: tuple[tuple[str, str], ...]
+    generate_kwargs: Mapping[str, Any] | None = None
 
     def __str__(self) -> str:
         first = next(iter(self.scores.values()))
@@ -117,6 +119,7 @@ class Evaluation:
             "skipped": self.skipped,
             "failures": [{"id": name, "error": error} for name, error in self.failures],
             "scores": scores,
+            **({"generate_kwargs": dict(self.generate_kwargs)} if self.generate_kwargs else {}),
         }
 
     def write(self, folder: Path) -> list[Path]:
@@ -194,7 +197,8 @@ def evaluate(
             + "".join(f"; {name}: {error}" for name, error in failures[:1])
         )
     scores = {method: summarize(rows, kept, metric=metric, against=against) for method, rows in measured.items()}
-    return Evaluation(scores, metric, against, len(measured[own]), skipped, tuple(failures))
+    replaced = next((given for each in metrics if (given := getattr(each, "generate_kwargs", None))), None)
+    return Evaluation(scores, metric, against, len(measured[own]), skipped, tuple(failures), replaced)
 
 
 def _explanation_of(row: Mapping[str, Any]) -> Explanation | Recording:

@@ -90,6 +90,7 @@ LAZY = {
     ("commands.planning", "capacity.passes"): "help must not wait for torch",
     ("commands.planning", "capacity.plan"): "help must not wait for torch",
     ("commands.serving", "app.server"): "the extra app: Gradio",
+    ("commands.serving", "app.job"): "the app is above the commands",
     ("app.worker", "app.work"): "the page does not wait for torch; the process that computes does",
     ("summaries", "explanation"): "help must not wait for torch",
     ("summaries", "explanation.recording"): "help must not wait for torch",

@@ -19,12 +19,11 @@ from agreement import assert_explanations_agree
 
 from spes_hf import Explanation, SpesConfig, cli, diagnosis_of
 from spes_hf.app.desk import Desk
-from spes_hf.app.job import Job, Result
+from spes_hf.app.job import Job, Result, Running
 from spes_hf.app.work import Workbench
 from spes_hf.app.worker import Worker
 from spes_hf.commands import options
 from spes_hf.commands.options import load_model
-from spes_hf.commands.placing import Running
 from spes_hf.demo import load_tiny_model, tiny_clips
 from spes_hf.errors import ConfigError
 from spes_hf.jobs.run import load_explained
@@ -351,6 +350,7 @@ def test_evaluate_takes_arguments_of_generate(clip, config, tmp_path, capsys):
         assert cli.main([*base, "--metrics", "deletion", *asked]) == 0
         found = json.loads((tmp_path / "saved" / "evaluation.json").read_text(encoding="utf-8"))
         clean.append(found["scores"]["spes"]["clean"]["value"])
+        assert found.get("generate_kwargs", {}) == ({"num_beams": 2, "max_new_tokens": 3} if asked else {})
     assert clean[0] == 0 < clean[1]  # the text ends too early
     capsys.readouterr()
     assert cli.main([*base, "--metrics", "word_deletion,size", "--num-beams", "2"]) == cli.EXIT_USAGE

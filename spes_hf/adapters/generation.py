@@ -106,6 +106,12 @@ class Generation:
             raise ConfigError(
                 f"generate_kwargs contains forced_decoder_ids, which {type(self.model).__name__} ignores; leave it out"
             )
+        for name in ("num_beams", "max_new_tokens"):
+            number = options.generate_kwargs.get(name)
+            if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+                raise ConfigError(
+                    f"{name} is {number!r} in generate_kwargs; allowed: a whole number of at least 1, or leave it out"
+                )
         outputs = options.generate_kwargs.get("num_return_sequences")
         where = "generate_kwargs" if outputs is not None else "model.generation_config"
         outputs = self.model.generation_config.num_return_sequences if outputs is None else outputs

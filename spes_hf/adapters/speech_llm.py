@@ -257,7 +257,9 @@ class SpeechLLMAdapter(ByteLevelVocabulary, Adapter):
         length = self.audio_length(utterance)
 
         def record(output: Tensor) -> None:
-            recorded.append(output.flatten(0, -2).unflatten(0, (rows, -1))[:, :length])
+            packed = output.flatten(0, -2)
+            if len(packed) % rows == 0:
+                recorded[:] = [packed.unflatten(0, (rows, -1))[:, :length].clone()]  # of the last pass, without beams
 
         with forward_hook(self.projector, record):
             yield recorded

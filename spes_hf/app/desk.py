@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from spes_hf.app.job import Failure, Job, Result, Stage
+from spes_hf.app.job import Failure, Job, Result, Running, Stage
 from spes_hf.app.worker import Worker
-from spes_hf.commands.placing import Running
 
 # Maximum number of visitors in the queue, including the one being served.
 MOST_WAITING = 8

@@ -1,4 +1,4 @@
-"""The messages between the page and the worker process: jobs, progress, results and failures."""
+"""The messages between the page and the worker process: how to run models, jobs, progress, results and failures."""
 
 from __future__ import annotations
 
@@ -73,3 +73,22 @@ class Failure:
 
     what: str
     why: str
+
+
+@dataclass(frozen=True)
+class Running:
+    """How the models of ``spes-hf app`` are loaded and run: values of its options.
+
+    Attributes:
+        device: Where models run; None: on the GPU if there is one.
+        device_map: How models are spread over devices; None: not at all.
+        dtype: Type of the weights.
+        batch_size: Perturbed copies in one pass; "auto" or None: found automatically.
+        autocast: Type in which models compute; None: that of the weights.
+    """
+
+    device: str | None = None
+    device_map: str | None = None
+    dtype: str = "auto"
+    batch_size: int | str | None = None
+    autocast: str | None = None

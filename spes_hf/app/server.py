@@ -12,8 +12,8 @@ from importlib.resources import files
 import gradio as gr
 
 from spes_hf.app.desk import Desk
+from spes_hf.app.job import Running
 from spes_hf.app.page import build, example
-from spes_hf.commands.placing import Running
 
 # Hosts that nobody else can reach.
 _OWN = ("127.0.0.1", "localhost", "::1")

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from spes_hf.app.job import Job, Result, Stage
+from spes_hf.app.job import Job, Result, Running, Stage
 from spes_hf.audio.long import open_audio
 from spes_hf.bits import in_words, not_heard
 from spes_hf.commands.options import load_model
-from spes_hf.commands.placing import Running
 from spes_hf.diagnosing import diagnose
 from spes_hf.engine import explain
 from spes_hf.errors import AudioError, SpesError

@@ -18,8 +18,7 @@ from typing import Any
 
 import psutil
 
-from spes_hf.app.job import Failure, Job, Result, Stage
-from spes_hf.commands.placing import Running
+from spes_hf.app.job import Failure, Job, Result, Running, Stage
 from spes_hf.errors import AudioError, ConfigError, SpesError, UnsupportedModelError
 
 # A job that takes longer is stopped, so that others get their turn.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spes_hf.commands.placing import check_parts, device_map_of, is_on_cpu
+from spes_hf.commands.placing import DeviceMap, check_parts, device_map_of, is_on_cpu
 from spes_hf.errors import AudioError, ConfigError, SpesError, UnsupportedModelError
 from spes_hf.files import TextFileError, read_text
 from spes_hf.names import PRESETS, TINY_MODELS
@@ -98,7 +100,7 @@ def add_config(command: argparse._ActionsContainer, use: str) -> None:
 
     Args:
         command: The command's parser.
-        use: What becomes of them, for the help.
+        use: How they are used, for the help.
     """
     written = "method and settings that ExplainConfig.to_json() wrote"
     command.add_argument("--config", type=Path, metavar="FILE", help=f"{written}, {use}")
@@ -156,8 +158,15 @@ def writing_of(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def generate_kwargs_of(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments of ``generate()`` that the options set."""
+    """Return the arguments of ``generate()`` that the options set.
+
+    Raises:
+        ConfigError: If one is below 1.
+    """
     given = {"num_beams": options.num_beams, "max_new_tokens": options.max_new_tokens}
+    for name, value in given.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}; allowed: a whole number of at least 1")
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -278,11 +287,10 @@ def load_model(name: str, device: str | None, dtype: str, device_map: str | None
         if name == DEMO or (name in TINY_MODELS and not Path(name).exists()):
             from spes_hf.demo import load_demo_model, load_tiny_model
 
-            how: dict[str, Any] = {
-                "dtype": torch.float32 if dtype == "auto" else getattr(torch, dtype),
-                "device_map": spread,
-            }
-            model, processor = load_demo_model(**how) if name == DEMO else load_tiny_model(name, **how)
+            given = torch.float32 if dtype == "auto" else getattr(torch, dtype)
+            load = load_demo_model if name == DEMO else partial(load_tiny_model, name)
+            with _spreading(name, spread, device_map):
+                model, processor = load(dtype=given, device_map=spread)
         else:
             from transformers import AutoConfig, AutoProcessor
 
@@ -290,15 +298,9 @@ def load_model(name: str, device: str | None, dtype: str, device_map: str | None
 
             kind = auto_class_of(AutoConfig.from_pretrained(name))
             processor = AutoProcessor.from_pretrained(name)
-            model = kind.from_pretrained(name, dtype=dtype, device_map=spread)
-    except (AssertionError, ImportError, KeyError, OSError, RuntimeError, ValueError) as error:
-        if spread is not None and not isinstance(error, (ImportError, OSError, SpesError)):
-            raise ConfigError(
-                f"--model {name!r} cannot be loaded with --device-map {device_map!r}: {error}\nCheck the parts and "
-                "devices of the map, or leave it out"
-            ) from error
-        if isinstance(error, (AssertionError, RuntimeError)):
-            raise
+            with _spreading(name, spread, device_map):
+                model = kind.from_pretrained(name, dtype=dtype, device_map=spread)
+    except (ImportError, KeyError, OSError, ValueError) as error:
         raise cannot_load(name, error) from error
     if spread is not None:
         check_parts(model, spread, str(device_map))
@@ -309,13 +311,34 @@ def load_model(name: str, device: str | None, dtype: str, device_map: str | None
         raise ConfigError(f"--device is {device!r}, which torch or the model cannot use here: {error}") from error
 
 
+@contextmanager
+def _spreading(name: str, spread: DeviceMap | None, given: str | None) -> Iterator[None]:
+    """Say that the device map is what a model cannot be loaded with; without one, do nothing.
+
+    Raises:
+        ConfigError: In place of any error except those about files and packages.
+    """
+    try:
+        yield
+    except (AssertionError, KeyError, RuntimeError, ValueError) as error:
+        if spread is None or isinstance(error, SpesError):
+            raise
+        raise ConfigError(
+            f"--model {name!r} cannot be loaded with --device-map {given!r}: {error}\nCheck the parts and devices of "
+            "the map, or leave it out"
+        ) from error
+
+
 def model_of(options: argparse.Namespace) -> tuple[Any, Any]:
     """Return the model that the options name, where and in the type that they say, and its processor.
 
     Raises:
-        ConfigError: If torch cannot use the device, or the model cannot be spread in this way.
+        ConfigError: If torch cannot use the device, the model cannot be spread in this way, or a number for
+            ``generate()`` is not allowed.
         UnsupportedModelError: If the model cannot be loaded.
     """
+    if hasattr(options, "num_beams"):
+        generate_kwargs_of(options)  # find out now, not when the model is loaded
     return load_model(options.model, options.device, options.dtype, options.device_map)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from spes_hf.errors import ConfigError
@@ -13,25 +12,6 @@ AUTOMATIC = ("auto", "balanced", "sequential")
 
 DeviceMap = str | dict[str, int | str]
 """What ``from_pretrained(device_map=…)`` takes: one of `AUTOMATIC`, or the device of each part of the model."""
-
-
-@dataclass(frozen=True)
-class Running:
-    """How the models of ``spes-hf app`` are loaded and run: values of its options.
-
-    Attributes:
-        device: Where models run; None: on the GPU if there is one.
-        device_map: How models are spread over devices; None: not at all.
-        dtype: Type of the weights.
-        batch_size: Perturbed copies in one pass; "auto" or None: found automatically.
-        autocast: Type in which models compute; None: that of the weights.
-    """
-
-    device: str | None = None
-    device_map: str | None = None
-    dtype: str = "auto"
-    batch_size: int | str | None = None
-    autocast: str | None = None
 
 
 def device_map_of(device_map: str | None, device: str | None = None) -> DeviceMap | None:
@@ -78,10 +58,16 @@ def check_placing(device: str | None, device_map: str | None) -> None:
     if device is not None:
         import torch
 
+        # Without a tensor on it: this process may not be the one that computes, and would hold the device for ever.
+        here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        known = ["cpu", *([here.type] if here is not None else [])]
         try:
-            torch.empty(0, device=device)
-        except (AssertionError, RuntimeError) as error:
-            raise ConfigError(f"--device is {device!r}, which torch cannot use here: {error}") from error
+            found = torch.device(device)
+        except RuntimeError as error:
+            raise ConfigError(f"--device is {device!r}, which is no device; allowed: {', '.join(known)}") from error
+        count = torch.accelerator.device_count() if here is not None and found.type == here.type else 1
+        if found.type not in known or (found.index or 0) >= count:
+            raise ConfigError(f"--device is {device!r}, which torch cannot use here; allowed: {', '.join(known)}")
 
 
 def is_on_cpu(device_map: DeviceMap) -> bool:

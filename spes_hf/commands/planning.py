@@ -15,6 +15,7 @@ from spes_hf.commands.options import (
     add_running,
     cannot_load,
     config_of,
+    generate_kwargs_of,
     is_translation,
     listed,
     model_of,
@@ -79,7 +80,8 @@ def run_plan(options: argparse.Namespace) -> None:
 
     if options.gpu not in PEAKS:
         raise ConfigError(f"--gpu is {options.gpu!r}; known: {', '.join(PEAKS)}. For any other, pass --tflops")
-    seconds, tokens = options.utterance_seconds, max(2, round(options.utterance_seconds * options.tokens_per_second))
+    seconds, most = options.utterance_seconds, generate_kwargs_of(options).get("max_new_tokens", math.inf)
+    tokens = max(2, min(most, round(seconds * options.tokens_per_second)))
     asked: dict[str, Any] = {
         "metrics": metrics,
         "fractions": options.fractions,
@@ -176,7 +178,8 @@ def _assumptions(plan: Plan, options: argparse.Namespace) -> list[str]:
             f"backwards {_scaled(each.backward, 'FLOP')}, the decoder alone {_scaled(each.decoder, 'FLOP')}; counted "
             "by running the model's own code without weights",
             f"passes reach {reached}; run --measure on such a GPU for the real speed",
-            f"generation takes {plan.token_ms:g} ms a token, one utterance at a time",
+            f"generation takes {plan.token_ms:g} ms a token, one utterance at a time"
+            + ", however many beams there are" * (options.num_beams is not None),
         ]
     else:
         assert plan.measured is not None

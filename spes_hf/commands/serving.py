@@ -7,13 +7,13 @@ import importlib.util
 import os
 
 from spes_hf.commands.options import add_autocast, add_batch_size, add_loading
-from spes_hf.commands.placing import Running, check_placing
+from spes_hf.commands.placing import AUTOMATIC, check_placing
 from spes_hf.errors import ConfigError
 from spes_hf.names import EXTRAS
 
 
 def add_app(command: argparse.ArgumentParser) -> None:
-    """Add the options of ``app``; recordings differ in length, and each length would be compiled anew."""
+    """Add the options of ``app``. No --compile: recordings differ in length, and each length would be recompiled."""
     command.add_argument(
         "--model",
         action="append",
@@ -44,6 +44,11 @@ def run_app(options: argparse.Namespace) -> None:
         raise ConfigError(f"--port is {options.port}; allowed: from 1 to 65535")
     if isinstance(options.batch_size, int) and options.batch_size < 1:
         raise ConfigError(f'--batch-size is {options.batch_size}; allowed: a whole number of at least 1, or "auto"')
+    if options.device_map is not None and options.device_map not in AUTOMATIC:
+        raise ConfigError(
+            f"--device-map is {options.device_map!r}, but the page offers several models, and a file with parts suits "
+            f"one; allowed: {', '.join(AUTOMATIC)}"
+        )
     check_placing(options.device, options.device_map)  # find out now, not when the first visitor asks
     if importlib.util.find_spec("gradio") is None:
         raise ConfigError(
@@ -51,6 +56,7 @@ def run_app(options: argparse.Namespace) -> None:
             "`pip install '.[app]'` in a clone"
         )
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before Gradio is imported
+    from spes_hf.app.job import Running
     from spes_hf.app.server import serve
 
     running = Running(options.device, options.device_map, options.dtype, options.batch_size, options.autocast)

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
+from unicodedata import east_asian_width
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -33,14 +34,15 @@ if TYPE_CHECKING:
 _HEARD, _MADE_UP, _GREY = scale.SOUND_ON_LIGHT[2], "#b3124f", "0.72"
 _WIDTH = 12.0  # inches
 _WORD = 7  # characters that a line must have room for
-_POINTS, _CHARACTER, _LINES = 7.0, 0.06, 7  # for the texts: font size, inches per character, maximum number of lines
+_POINTS, _LINES, _OFFSET = 7.0, 7, 2  # for the texts: font size, maximum number of lines, points to the left of them
+_CHARACTER, _WIDE = 0.06, 0.1  # inches per character; of those as wide as they are high
 _MOST_ROWS = 200
 _CELL = "text-align:left;vertical-align:top;padding:2px 8px"
 _QUIET = "opacity:.75;font-size:12px"
 
 
 def plot_recording(recording: Recording) -> tuple[Figure, Sequence[Axes]]:
-    """Return a figure of a recording, and its axes: loudness over time, bits by segment, and texts where they fit.
+    """Return a figure of a recording, and its axes: loudness over time, bits by segment, and texts as far as they fit.
 
     Segments that were probably made up are hatched. In IPython, the figure belongs to pyplot, so it is shown.
 
@@ -159,7 +161,7 @@ def _draw(recording: Recording, figure: Figure, texts: dict[float, str]) -> list
             text,
             (start, 0.96),
             xycoords=axes[2].get_xaxis_transform(),
-            xytext=(2, 0),
+            xytext=(_OFFSET, 0),
             textcoords="offset points",
             fontsize=_POINTS,
             va="top",
@@ -178,7 +180,7 @@ def _draw(recording: Recording, figure: Figure, texts: dict[float, str]) -> list
 
 
 def _texts(recording: Recording) -> dict[float, str]:
-    """Return the texts that have room for a word, by their start in seconds, broken into lines; "…" for a rest.
+    """Return the texts that have room for a word, by their start in seconds, in lines; "…" ends those that are cut.
 
     Neighbouring segments that were made up share the room that they have.
     """
@@ -187,9 +189,11 @@ def _texts(recording: Recording) -> dict[float, str]:
     for made_up, run in groupby(_verdicts(recording), lambda segment: segment.verdict == "made up"):
         segments = list(run)
         for part in [segments] if made_up else [[segment] for segment in segments]:
-            width = int((part[-1].end_s - part[0].start_s) * inch / _CHARACTER)
-            text = " ".join(scale.shown(segment.text, 1000).strip() for segment in part)
-            if width >= _WORD and text:
+            texts = (scale.shown(segment.text, 1000).strip() for segment in part)
+            text = " ".join(filter(None, texts))
+            room = (part[-1].end_s - part[0].start_s) * inch - _OFFSET / 72
+            width = int(room / (_WIDE if any(east_asian_width(c) in "WF" for c in text) else _CHARACTER))
+            if text and width >= _WORD:
                 lines = textwrap.wrap(fonts.drawable(text), width, max_lines=_LINES, placeholder=" …")
                 found[part[0].start_s] = "\n".join(lines)
     return found

@@ -93,7 +93,7 @@ def ending(case, features, settings):
 def test_every_row_is_written_as_if_it_were_alone(exact, beams):
     """Rows end at different places, or at the limit; what pads the others is no part of them.
 
-    60 rows of a speech LLM: of most, no trained model is shipped.
+    60 rows for a speech LLM, since most have no shipped trained model.
     """
     features = varied(exact, 30 if isinstance(exact.adapter, SpeechLLMAdapter) else 6)
     adapter, options = ending(exact, features, {**LONG, "num_beams": beams})
@@ -181,7 +181,7 @@ def test_prompts_of_speech_llms(cases, name, stored):
 
 @pytest.mark.parametrize("beams", [1, 2])
 def test_granite_hears_every_row_with_its_lora(cases, beams, monkeypatch):
-    """Which is off before, and part of what is heard as well as of what is written."""
+    """It is off before the call, and changes both the encoder and the language model."""
     peft = pytest.importorskip("peft")
     monkeypatch.setattr("transformers.integrations.peft.check_peft_version", lambda **_: None)  # any that is installed
     case = cases("granite_speech", torch.float64)

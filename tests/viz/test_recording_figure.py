@@ -50,6 +50,18 @@ def test_text_that_does_not_fit_is_cut(recorded, tmp_path):
     assert full.replace("\n", " ") == text.strip()
 
 
+@pytest.mark.filterwarnings("ignore:no installed font")
+def test_wide_characters_take_their_room(recorded, tmp_path):
+    _, window, whole = recorded
+    wide = "音声認識" * 40
+    windows = (window(0, 0.0, 60.0, ((0.0, 10.0, wide, 0, 40), (10.0, 60.0, wide, 40, 80))),)
+    figure, axes = plot_recording(whole(tmp_path / "wide", windows, {}, 60.0))
+    figure.canvas.draw()
+    ends = [text.get_window_extent().x1 for text in axes[2].texts]
+    first, second = axes[2].transData.transform([(10.0, 0.0), (60.0, 0.0)])[:, 0]
+    assert 0.7 * first < ends[0] <= first and 0.7 * second < ends[1] <= second
+
+
 def test_neighbours_that_were_made_up_share_their_room(recorded, tmp_path):
     part, window, whole = recorded
     segments = tuple((float(k), k + 1.0, f" word{k}", k, k + 1) for k in range(50))
