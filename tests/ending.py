@@ -8,7 +8,7 @@ import psutil
 
 
 def has_ended(pid: int, seconds: float = 60.0) -> bool:
-    """Return whether a process that was told to end has ended within these seconds: gone, or not yet collected."""
+    """Return whether a process that should end has ended within these seconds: gone, or not yet collected."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         try:

@@ -381,7 +381,7 @@ class Run:
 
 
 def _first(pieces: Sequence[Piece], size: int) -> Piece | None:
-    """Return at most so many rows of the first piece; None if there is none."""
+    """Return at most ``size`` rows of the first piece; None if there is none."""
     return (pieces[0][0], pieces[0][1][:size]) if pieces else None
 
 

@@ -44,7 +44,9 @@ def varied(case, count):
     if not isinstance(case.adapter, SpeechLLMAdapter):
         return deleted(case.utterance, SHARES[:count])
     clean = case.utterance.features
-    return clean + 5 * torch.randn(count, *clean.shape, generator=torch.Generator().manual_seed(3))
+    return clean + 5 * torch.randn(
+        count, *clean.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float32, device="cpu"
+    )
 
 
 def copies(adapter, options, chunks=1):
@@ -63,7 +65,7 @@ def alone(adapter, utterance, options, features):
 
 
 def together(adapter, utterance, options, features, chunks=1):
-    """Return the same of one call for all of them, whose rows the encoder reads as so many chunks each."""
+    """Return the same of one call for all of them, each of whose rows the encoder reads in ``chunks`` chunks."""
     sizes = []
     handle = adapter.encoder.register_forward_pre_hook(
         lambda module, args, kwargs: sizes.append(len(kwargs.get("input_features", args[0] if args else None))),

@@ -65,7 +65,7 @@ def test_wide_characters_take_their_room(recorded, tmp_path):
 def test_neighbours_that_were_made_up_share_their_room(recorded, tmp_path):
     part, window, whole = recorded
     segments = tuple((float(k), k + 1.0, f" word{k}", k, k + 1) for k in range(50))
-    bits = torch.full((50,), 9.0)
+    bits = torch.full((50,), 9.0, dtype=torch.float32, device="cpu")
     bits[10:40] = 0.0
     pieces = tuple(f" word{k}" for k in range(50))
     explanation = part(pieces, range(50), frames=30, bins=4, patches=5, token_sound_bits=bits)
