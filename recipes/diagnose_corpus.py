@@ -113,6 +113,7 @@ def run(options: argparse.Namespace) -> int:
     from spes_hf.jobs.schedule import estimate_costs, find_place
 
     find_place(options.process_index, options.num_processes)  # before loading the model, since it chooses the device
+    generate_kwargs = job_options.generate_kwargs_of(options)  # find out now, not when the corpus is read
     dataset = job_options.corpus_of(options)
     translation = job_options.is_translation(options)
     reference = options.reference_column
@@ -134,7 +135,7 @@ def run(options: argparse.Namespace) -> int:
         task=options.task,
         tgt_lang=options.tgt_lang,
         prompt=options.prompt,
-        generate_kwargs=job_options.generate_kwargs_of(options),
+        generate_kwargs=generate_kwargs,
         seed=options.seed,
         **job_options.running_of(options),
     )

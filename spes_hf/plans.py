@@ -20,7 +20,6 @@ from spes_hf.methods import ExplainConfig
 from spes_hf.methods.run import Maps, Problem
 from spes_hf.runtime.batching import Batch, FoundSizes, starting_batch_size
 from spes_hf.runtime.ranks import Ranks
-from spes_hf.runtime.workers import spare_cores
 from spes_hf.scoring.contrast import Contrast
 from spes_hf.scoring.evidence import Evidence
 from spes_hf.scoring.objective import Objective
@@ -179,8 +178,7 @@ def run_plan(
             # Other configs may run different steps with the same model.
             how = ", gradients" if step.differentiates else ""
             kind = f"{config.method} over {problem.over}{how}, run {number - len(steps)}"
-            batch = Batch(batch_size or size, kind, shape, found_sizes, ranks, spare_cores(device) > 0)
-            for own in step.run(impact_of, batch):
+            for own in step.run(impact_of, Batch(batch_size or size, kind, shape, found_sizes, ranks)):
                 done = min(own * ranks.count, left)  # the other processes have come about as far
                 left -= done
                 bar.update(done)

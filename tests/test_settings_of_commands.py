@@ -129,12 +129,6 @@ def test_whatever_loads_a_model_takes_the_shared_settings(name):
             assert getattr(taken[setting], of) == getattr(model[setting], of), setting
 
 
-def test_a_command_without_the_settings_is_seen():
-    command = argparse.ArgumentParser()
-    command.add_argument("--model")
-    assert SHARED - options_of(command).keys() == SHARED
-
-
 def test_the_table_in_the_docs_says_so():
     section = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8").split("## Settings")[1].split("\n## ")[0]
     told: dict[str, set[str]] = {}

@@ -16,8 +16,15 @@ from spes_hf.demo import load_tiny_model, tiny_clips
 
 sys.path.append(str(Path(__file__).parents[1] / "recipes"))
 import compare_methods
+import diagnose_corpus
+import explain_dataset
 
 MODEL = ["--model", "speech2text-en"]
+RECIPES = {
+    "compare_methods": compare_methods,
+    "diagnose_corpus": diagnose_corpus,
+    "explain_dataset": explain_dataset,
+}
 NUMBERS = {"num_beams": 0, "max_new_tokens": -1}
 
 
@@ -30,7 +37,7 @@ def never_loaded(monkeypatch):
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-@pytest.mark.parametrize("command", ["explain", "check", "diagnose", "plan", "compare_methods"])
+@pytest.mark.parametrize("command", ["explain", "check", "diagnose", "plan", *RECIPES])
 def test_numbers_for_generate(never_loaded, tmp_path, capsys, command, name):
     option, clip, out = f"--{name.replace('_', '-')}", tiny_clips()[0]["path"], ["--out", str(tmp_path / "out")]
     rest = {
@@ -40,8 +47,9 @@ def test_numbers_for_generate(never_loaded, tmp_path, capsys, command, name):
         "plan": ["--hours", "1"],
     }
     given = [*MODEL, option, str(NUMBERS[name])]
-    if command == "compare_methods":
-        assert compare_methods.main([*given, "--methods", "energy", *out]) == 1
+    if command in RECIPES:
+        corpus = ["--methods", "energy"] if command == "compare_methods" else ["--dataset", "no corpus"]
+        assert RECIPES[command].main([*given, *corpus, *out]) in (1, cli.EXIT_USAGE)
     else:
         assert cli.main([command, *rest[command], *given]) == cli.EXIT_USAGE
     assert f"{option} is {NUMBERS[name]}; allowed: a whole number of at least 1" in capsys.readouterr().err

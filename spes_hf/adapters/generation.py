@@ -12,7 +12,7 @@ from torch import Tensor
 
 from spes_hf.adapters.probe import is_quantised
 from spes_hf.adapters.types import NOTHING_BESIDE, OPTIONS, GenerationOptions, Target
-from spes_hf.checks import is_whole
+from spes_hf.checks import is_count
 from spes_hf.errors import ConfigError, SpesError
 
 # Settings of generate() with which every row of a batch is generated as if it were alone. Sampling is not among them,
@@ -109,7 +109,7 @@ class Generation:
             )
         for name in ("num_beams", "max_new_tokens"):
             number = options.generate_kwargs.get(name)
-            if number is not None and not (is_whole(number) and number >= 1):
+            if number is not None and not is_count(number):
                 raise ConfigError(
                     f"{name} is {number!r} in generate_kwargs; allowed: a whole number of at least 1, or leave it out"
                 )

@@ -68,7 +68,7 @@ class Perturbation(ABC):
 
     @abstractmethod
     def draw(self, level: int, rows: range) -> Masks:
-        """Return the masks of these rows of a level: the same ones each time, in whatever order and thread."""
+        """Return the masks of these rows of a level."""
 
     @abstractmethod
     def apply(self, masks: Masks) -> dict[str, Tensor]:

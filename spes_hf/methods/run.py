@@ -15,7 +15,6 @@ from spes_hf.adapters.types import Target, Utterance
 from spes_hf.errors import ConfigError, UnsupportedModelError
 from spes_hf.explanation.maps import EncoderMap, PatchMap, Reliability, split_half
 from spes_hf.finite import check_finite
-from spes_hf.masking.ahead import Piece, drawn_ahead
 from spes_hf.masking.draw import mask_key
 from spes_hf.masking.perturbations import Masks, Perturbation
 from spes_hf.runtime.batching import Batch
@@ -290,42 +289,25 @@ class Run:
         Processes that work together share the masks, and sum their results after every stage.
         """
         impact_under = partial(impact_of, apply=self.perturbation.apply, every=getattr(self.estimator, "every", False))
+
+        def show(level: int, rows: range) -> None:
+            self.estimator.update(self.perturbation.draw(level, rows), impact_under)
+
         ranks, adds_up = batch.ranks, batch.ranks.count > 1
-        with drawn_ahead(self.perturbation, batch.draws_ahead) as masks:
-
-            def show(level: int, end: int, next_piece: Piece | None, rows: range) -> None:
-                rest = range(rows.stop, end)[: batch.size]  # if the piece did not fit into memory as a whole
-                self.estimator.update(masks.draw(level, rows, (level, rest) if rest else next_piece), impact_under)
-
-            for number, stage in enumerate(self._stages(ranks)):
-                if adds_up and number:
-                    self.estimator.replace_sums(ranks.only_first)
-                for (level, rows), next_piece in self._pieces(stage, number, batch):
-                    for done in batch.over(rows, partial(show, level, rows.stop, next_piece)):
-                        yield self._passes(level, done)
-                if adds_up:
-                    self.estimator.replace_sums(ranks.total)
-
-    def _pieces(self, stage: list[range], number: int, batch: Batch) -> Iterator[tuple[Piece, Piece | None]]:
-        """Yield the rows of a stage that one pass may take, and those of the next pass if its size stays the same.
-
-        The rows of a pass are of one level, and of one part of the estimator.
-        """
-        shares = (
-            (level, part)
-            for level, rows in enumerate(stage)
-            for part in batch.ranks.share(self.estimator.parts(level, rows), turn=level + number)
-        )
-        left = [(level, part) for level, part in shares if part]
-        room, before = 0, 0  # room left in the batch, which may span parts of a level
-        while left:
-            (level, rows), *left = left
-            room = room if room and level == before else batch.size
-            before = level
-            some, rest = rows[:room], rows[room:]
-            room -= len(some)
-            left = [(level, rest), *left] if rest else left
-            yield (level, some), _first(left, room if room and left and left[0][0] == level else batch.size)
+        for number, stage in enumerate(self._stages(ranks)):
+            if adds_up and number:
+                self.estimator.replace_sums(ranks.only_first)
+            for level, rows in enumerate(stage):
+                room = 0  # left in the batch, which may span parts
+                for part in ranks.share(self.estimator.parts(level, rows), turn=level + number):
+                    while part:
+                        room = room or batch.size
+                        some, part = part[:room], part[room:]
+                        room -= len(some)
+                        for done in batch.over(some, partial(show, level)):
+                            yield self._passes(level, done)
+            if adds_up:
+                self.estimator.replace_sums(ranks.total)
 
     def maps(self, dtype: torch.dtype) -> Maps:
         """Return the maps from the scores of all masks, with their reliability.
@@ -378,11 +360,6 @@ class Run:
 
     def _passes(self, level: int, rows: range) -> int:
         return len(rows) + self.estimator.backward_passes(level, rows)
-
-
-def _first(pieces: Sequence[Piece], size: int) -> Piece | None:
-    """Return at most ``size`` rows of the first piece; None if there is none."""
-    return (pieces[0][0], pieces[0][1][:size]) if pieces else None
 
 
 def optional_goal(reliability: float | None, **details: Any) -> Goal | None:

@@ -116,7 +116,6 @@ class Batch:
         shape: Size of one copy.
         found: Where the size is remembered.
         ranks: The processes that share the rows.
-        draws_ahead: Whether a thread draws the masks of the next pass meanwhile.
     """
 
     size: int
@@ -124,7 +123,6 @@ class Batch:
     shape: tuple[int, ...]
     found: FoundSizes
     ranks: Ranks = ALONE
-    draws_ahead: bool = False
 
     def __post_init__(self) -> None:
         self.size = self.found.fitting(self.kind, self.shape, self.size)

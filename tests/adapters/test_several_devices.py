@@ -68,8 +68,6 @@ def two(monkeypatch):
     """Names of two pretended devices."""
     # Their parameters are of a class of their own, which looks like quantised weights.
     monkeypatch.setattr("spes_hf.adapters.base.passes_gradients", lambda *arguments: True)
-    # They are there in this thread alone, so no other can draw masks for them.
-    monkeypatch.setattr("spes_hf.plans.spare_cores", lambda device: 0)
     with pretended_devices():
         yield "pretended:0", "pretended:1"
 
