@@ -41,10 +41,14 @@ class BubblePerturbation(Perturbation):
         numbers = uniform(self.bubble_key, rows.start, len(rows), 2 * self.bubbles)
         return numbers.reshape(len(rows), self.bubbles, 2) * np.array(self.features.shape, np.float32)
 
-    def draw(self, level: int, rows: range) -> Masks:
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        """Where the masks go: to the features."""
+        return self.features.device
+
+    def drawn(self, level: int, rows: range) -> np.ndarray:
         """Return the masks of these rows, (B, T·C) float32 in [0, 1]."""
-        keep = np.stack([self._keep(centres) for centres in self.centres(rows)])
-        return Masks(on_device(keep, self.features.device).flatten(1), level, rows)
+        return np.stack([self._keep(centres).ravel() for centres in self.centres(rows)])
 
     def noise(self, rows: range) -> Tensor:
         """Return the noise of these masks, (B, T, C), uniform between the spectrogram's minimum and maximum."""

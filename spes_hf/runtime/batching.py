@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -116,6 +117,7 @@ class Batch:
         shape: Size of one copy.
         found: Where the size is remembered.
         ranks: The processes that share the rows.
+        thread: Draws the masks of the next pass while the model runs; None: they are drawn when they are needed.
     """
 
     size: int
@@ -123,6 +125,7 @@ class Batch:
     shape: tuple[int, ...]
     found: FoundSizes
     ranks: Ranks = ALONE
+    thread: Executor | None = None
 
     def __post_init__(self) -> None:
         self.size = self.found.fitting(self.kind, self.shape, self.size)
