@@ -35,8 +35,7 @@ from speed_case import ARGUMENTS, SEAMLESS, SPEECH2TEXT, WHISPER, WHISPER_BASE, 
 
 from spes_hf.adapters import GenerationOptions
 from spes_hf.errors import AudioError
-from spes_hf.masking.ahead import Draws
-from spes_hf.masking.perturbations import SpectrogramPerturbation
+from spes_hf.masking.perturbations import SpectrogramPerturbation, TokenPerturbation
 from spes_hf.scoring.eq3 import PerturbationEstimator
 from spes_hf.scoring.impact import KLImpact
 
@@ -297,7 +296,8 @@ def stopwatches(case: Case) -> Iterator[dict[str, float]]:
     parts: list[tuple[type, str, str]] = [
         (type(case.adapter), "encoder_states", "encoder"),
         (type(case.adapter), "forward", "decoder"),
-        (Draws, "draw", "draw"),
+        (SpectrogramPerturbation, "draw", "draw"),
+        (TokenPerturbation, "draw", "draw"),
         (SpectrogramPerturbation, "apply", "fill"),
         (type(case.adapter), "model_inputs", "inputs"),
         (KLImpact, "__call__", "KL"),

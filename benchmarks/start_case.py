@@ -65,6 +65,7 @@ class Stopwatches:
         import spes_hf.methods.spes
         import spes_hf.plans
         from spes_hf.explanation.result import Explanation
+        from spes_hf.masking.perturbations import SpectrogramPerturbation, TokenPerturbation
         from spes_hf.methods.run import Run
 
         for name in MODEL:
@@ -75,7 +76,7 @@ class Stopwatches:
         self.on(calling, "open_audio", "decode")
         self.on(type(adapter), "encode", "features")
         self.on(spes_hf.methods.spes, "_segments", "SLIC")
-        for kind in drawing_classes():
+        for kind in (SpectrogramPerturbation, TokenPerturbation):
             self.on(kind, "draw", "masks")
         self.on(Run, "_reliability", "reliability")
         self.on(calling, "describe", "provenance")
@@ -89,15 +90,6 @@ def explaining_module() -> Any:
         return import_module("spes_hf.explainer")
     except ImportError:
         return import_module("spes_hf.engine")
-
-
-def drawing_classes() -> Sequence[type]:
-    """Return the classes whose ``draw`` is called for masks: those of perturbations, in earlier versions."""
-    try:
-        return [import_module("spes_hf.masking.ahead").Draws]
-    except ImportError:
-        module = import_module("spes_hf.masking.perturbations")
-        return [module.SpectrogramPerturbation, module.TokenPerturbation]
 
 
 def in_packages(script: str, packages: Sequence[Path], arguments: Sequence[str], repeats: int) -> list[list[Any]]:

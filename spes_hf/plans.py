@@ -16,7 +16,6 @@ from spes_hf.adapters.output import Output
 from spes_hf.errors import ConfigError
 from spes_hf.explanation import Explanation
 from spes_hf.explanation.parts import Part
-from spes_hf.masking.ahead import drawing_thread
 from spes_hf.methods import ExplainConfig
 from spes_hf.methods.run import Maps, Problem
 from spes_hf.runtime.batching import Batch, FoundSizes, starting_batch_size
@@ -171,8 +170,7 @@ def run_plan(
     finished = [part for part in plan if isinstance(part, Maps)]
     total = sum(step.passes for step in steps)
     alone, left = replace(passes), total
-    bar = tqdm(total=total, desc="explaining", unit="pass", disable=not (progress and ranks.is_first), delay=1)
-    with bar, drawing_thread(device) as thread:
+    with tqdm(total=total, desc="explaining", unit="pass", disable=not (progress and ranks.is_first), delay=1) as bar:
         for number, step in enumerate(steps):
             logits = objective.logits_shape
             size = starting_batch_size(math.prod(logits), device, utterance.inputs, backward=step.differentiates)
@@ -180,8 +178,7 @@ def run_plan(
             # Other configs may run different steps with the same model.
             how = ", gradients" if step.differentiates else ""
             kind = f"{config.method} over {problem.over}{how}, run {number - len(steps)}"
-            batch = Batch(batch_size or size, kind, shape, found_sizes, ranks, thread)
-            for own in step.run(impact_of, batch):
+            for own in step.run(impact_of, Batch(batch_size or size, kind, shape, found_sizes, ranks)):
                 done = min(own * ranks.count, left)  # the other processes have come about as far
                 left -= done
                 bar.update(done)

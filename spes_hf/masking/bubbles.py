@@ -41,14 +41,10 @@ class BubblePerturbation(Perturbation):
         numbers = uniform(self.bubble_key, rows.start, len(rows), 2 * self.bubbles)
         return numbers.reshape(len(rows), self.bubbles, 2) * np.array(self.features.shape, np.float32)
 
-    @property
-    def device(self) -> torch.device:  # type: ignore[override]
-        """Where the masks go: to the features."""
-        return self.features.device
-
-    def drawn(self, level: int, rows: range) -> np.ndarray:
+    def draw(self, level: int, rows: range) -> Masks:
         """Return the masks of these rows, (B, T·C) float32 in [0, 1]."""
-        return np.stack([self._keep(centres).ravel() for centres in self.centres(rows)])
+        keep = np.stack([self._keep(centres) for centres in self.centres(rows)])
+        return Masks(on_device(keep, self.features.device).flatten(1), level, rows)
 
     def noise(self, rows: range) -> Tensor:
         """Return the noise of these masks, (B, T, C), uniform between the spectrogram's minimum and maximum."""

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,32 +56,19 @@ class Perturbation(ABC):
         num_masks: N.
         levels: Number of levels; mask i belongs to level i mod ``levels``.
         block: Number of consecutive masks of a level that are balanced against each other.
-        device: Where the masks go.
     """
 
     num_masks: int
     levels: int = 1
     block: int = 1
-    device: torch.device
 
     def rows(self, level: int) -> range:
         """Return the rows of a level: N masks spread evenly, the remainder over the first levels."""
         return range(len(range(level, self.num_masks, self.levels)))
 
     @abstractmethod
-    def drawn(self, level: int, rows: range) -> np.ndarray:
-        """Return the numbers that make the masks of these rows of a level, as an array.
-
-        They depend on the level and the rows alone. A thread may draw them ahead, so torch has no part in it.
-        """
-
-    def masks(self, drawn: np.ndarray, level: int, rows: range) -> Masks:
-        """Return the masks that these numbers make, on the device."""
-        return Masks(on_device(drawn, self.device), level, rows, self.block)
-
     def draw(self, level: int, rows: range) -> Masks:
         """Return the masks of these rows of a level."""
-        return self.masks(self.drawn(level, rows), level, rows)
 
     @abstractmethod
     def apply(self, masks: Masks) -> dict[str, Tensor]:
@@ -123,15 +109,11 @@ class SpectrogramPerturbation(Perturbation):
         """Number of consecutive masks of a level that are balanced against each other."""
         return DESIGNS[self.design].block
 
-    @property
-    def device(self) -> torch.device:  # type: ignore[override]
-        """Where the masks go: to the features."""
-        return self.features.device
-
-    def drawn(self, level: int, rows: range) -> np.ndarray:
-        """Return which patches the masks of these rows of a level keep, (B, F) bool."""
+    def draw(self, level: int, rows: range) -> Masks:
+        """Return the masks of these rows of a level, (B, F)."""
         numbers = DESIGNS[self.design].numbers
-        return keep_bits(self.keys[level], rows.start, len(rows), self.units[level], self.mask_prob, numbers)
+        keep = keep_bits(self.keys[level], rows.start, len(rows), self.units[level], self.mask_prob, numbers)
+        return Masks(on_device(keep, self.features.device), level, rows, self.block)
 
     def apply(self, masks: Masks) -> dict[str, Tensor]:
         """Return the perturbed spectrograms, (B, T, C)."""
@@ -148,9 +130,9 @@ class SpectrogramPerturbation(Perturbation):
 class SoftSpectrogramPerturbation(SpectrogramPerturbation):
     """The same masks, per feature instead of per patch, as numbers that can be differentiated."""
 
-    def masks(self, drawn: np.ndarray, level: int, rows: range) -> Masks:
-        """Return the masks with these patches, (B, F), by feature: (B, T·C) in the features' dtype."""
-        masks = super().masks(drawn, level, rows)
+    def draw(self, level: int, rows: range) -> Masks:
+        """Return the masks of these rows of a level, (B, T·C) in the features' dtype."""
+        masks = super().draw(level, rows)
         return replace(masks, keep=self.kept(masks).flatten(1).to(self.features.dtype))
 
     def apply(self, masks: Masks) -> dict[str, Tensor]:
@@ -177,9 +159,10 @@ class TokenPerturbation(Perturbation):
     num_masks: int
     device: torch.device
 
-    def drawn(self, level: int, rows: range) -> np.ndarray:
-        """Return which decoder inputs the masks of these rows keep, (B, J) bool."""
-        return keep_bits(self.key, rows.start, len(rows), self.units, self.mask_prob)
+    def draw(self, level: int, rows: range) -> Masks:
+        """Return the masks of these rows, (B, J)."""
+        keep = keep_bits(self.key, rows.start, len(rows), self.units, self.mask_prob)
+        return Masks(on_device(keep, self.device), level, rows)
 
     def apply(self, masks: Masks) -> dict[str, Tensor]:
         """Return which decoder inputs to keep, (B, J)."""
@@ -206,14 +189,10 @@ class EncoderPerturbation(Perturbation):
     mask_prob: float
     num_masks: int
 
-    @property
-    def device(self) -> torch.device:  # type: ignore[override]
-        """Where the masks go: to the states."""
-        return self.states.device
-
-    def drawn(self, level: int, rows: range) -> np.ndarray:
-        """Return which positions the masks of these rows keep, (B, units) bool."""
-        return keep_bits(self.key, rows.start, len(rows), self.units, self.mask_prob)
+    def draw(self, level: int, rows: range) -> Masks:
+        """Return the masks of these rows, (B, units)."""
+        keep = keep_bits(self.key, rows.start, len(rows), self.units, self.mask_prob)
+        return Masks(on_device(keep, self.states.device), level, rows)
 
     def apply(self, masks: Masks) -> dict[str, Tensor]:
         """Return the perturbed states, (B, S, D), in the dtype of the model's states."""
@@ -250,14 +229,11 @@ class JointPerturbation(Perturbation):
         """Number of consecutive masks of a level that are balanced against each other, as for the spectrogram."""
         return self.spectrogram.block
 
-    @property
-    def device(self) -> torch.device:  # type: ignore[override]
-        """Where the masks go: to the features."""
-        return self.spectrogram.device
-
-    def drawn(self, level: int, rows: range) -> np.ndarray:
-        """Return which patches and tokens the masks of these rows of a level keep, (B, F + J) bool."""
-        return np.concatenate([self.spectrogram.drawn(level, rows), self.tokens[level].drawn(0, rows)], axis=1)
+    def draw(self, level: int, rows: range) -> Masks:
+        """Return the masks of these rows of a level, (B, F + J)."""
+        patches = self.spectrogram.draw(level, rows)
+        tokens = self.tokens[level].draw(0, rows)
+        return replace(patches, keep=torch.cat([patches.keep, tokens.keep], dim=1))
 
     def apply(self, masks: Masks) -> dict[str, Tensor]:
         """Return the perturbed spectrograms and which decoder inputs to keep."""

@@ -15,7 +15,6 @@ from spes_hf.adapters.types import Target, Utterance
 from spes_hf.errors import ConfigError, UnsupportedModelError
 from spes_hf.explanation.maps import EncoderMap, PatchMap, Reliability, split_half
 from spes_hf.finite import check_finite
-from spes_hf.masking.ahead import Draws, Piece
 from spes_hf.masking.draw import mask_key
 from spes_hf.masking.perturbations import Masks, Perturbation
 from spes_hf.runtime.batching import Batch
@@ -290,40 +289,25 @@ class Run:
         Processes that work together share the masks, and sum their results after every stage.
         """
         impact_under = partial(impact_of, apply=self.perturbation.apply, every=getattr(self.estimator, "every", False))
-        masks = Draws(self.perturbation, batch.thread)
 
-        def show(level: int, expected: Piece | None, rows: range) -> None:
-            self.estimator.update(masks.draw(level, rows, expected), impact_under)
+        def show(level: int, rows: range) -> None:
+            self.estimator.update(self.perturbation.draw(level, rows), impact_under)
 
         ranks, adds_up = batch.ranks, batch.ranks.count > 1
         for number, stage in enumerate(self._stages(ranks)):
             if adds_up and number:
                 self.estimator.replace_sums(ranks.only_first)
-            for (level, rows), expected in self._pieces(stage, number, batch):
-                for done in batch.over(rows, partial(show, level, expected)):
-                    yield self._passes(level, done)
+            for level, rows in enumerate(stage):
+                room = 0  # left in the batch, which may span parts
+                for part in ranks.share(self.estimator.parts(level, rows), turn=level + number):
+                    while part:
+                        room = room or batch.size
+                        some, part = part[:room], part[room:]
+                        room -= len(some)
+                        for done in batch.over(some, partial(show, level)):
+                            yield self._passes(level, done)
             if adds_up:
                 self.estimator.replace_sums(ranks.total)
-
-    def _pieces(self, stage: list[range], number: int, batch: Batch) -> Iterator[tuple[Piece, Piece | None]]:
-        """Yield the rows of each pass of a stage, and those that the next pass will have unless memory runs out.
-
-        A pass has rows of one level, and of one of the estimator's parts.
-        """
-        left = [
-            (level, part)
-            for level, rows in enumerate(stage)
-            for part in batch.ranks.share(self.estimator.parts(level, rows), turn=level + number)
-            if part
-        ]
-        room = 0  # left in the batch, which may span parts of a level
-        while left:
-            (level, part), *left = left
-            room = room or batch.size
-            some, rest = part[:room], part[room:]
-            left = [(level, rest), *left] if rest else left
-            room = room - len(some) if left and left[0][0] == level else 0
-            yield (level, some), _first(left, room or batch.size)
 
     def maps(self, dtype: torch.dtype) -> Maps:
         """Return the maps from the scores of all masks, with their reliability.
@@ -376,11 +360,6 @@ class Run:
 
     def _passes(self, level: int, rows: range) -> int:
         return len(rows) + self.estimator.backward_passes(level, rows)
-
-
-def _first(pieces: Sequence[Piece], size: int) -> Piece | None:
-    """Return the first piece, at most this many of its rows; None if there is none."""
-    return (pieces[0][0], pieces[0][1][:size]) if pieces else None
 
 
 def optional_goal(reliability: float | None, **details: Any) -> Goal | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -117,7 +116,6 @@ class Batch:
         shape: Size of one copy.
         found: Where the size is remembered.
         ranks: The processes that share the rows.
-        thread: Draws the masks of the next pass while the model runs; None: they are drawn when they are needed.
     """
 
     size: int
@@ -125,7 +123,6 @@ class Batch:
     shape: tuple[int, ...]
     found: FoundSizes
     ranks: Ranks = ALONE
-    thread: Executor | None = None
 
     def __post_init__(self) -> None:
         self.size = self.found.fitting(self.kind, self.shape, self.size)

@@ -46,7 +46,7 @@ class Counted(Perturbation):
     def __init__(self, num_masks, levels):
         self.num_masks, self.levels = num_masks, levels
 
-    def drawn(self, level, rows):
+    def draw(self, level, rows):
         raise AssertionError("never called")
 
     def apply(self, masks):
