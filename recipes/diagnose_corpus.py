@@ -113,9 +113,11 @@ def run(options: argparse.Namespace) -> int:
     from spes_hf.jobs.schedule import estimate_costs, find_place
 
     find_place(options.process_index, options.num_processes)  # before loading the model, since it chooses the device
-    generate_kwargs = job_options.generate_kwargs_of(options)  # find out now, not when the corpus is read
-    dataset = job_options.corpus_of(options)
+    # Find out about these now, not when the corpus is read.
+    generate_kwargs = job_options.generate_kwargs_of(options)
     translation = job_options.is_translation(options)
+    config = job_options.config_of(options, translation=translation)
+    dataset = job_options.corpus_of(options)
     reference = options.reference_column
     if reference is None:
         reference = "text" if options.pair is None else "translation" if translation else "transcript"
@@ -126,7 +128,7 @@ def run(options: argparse.Namespace) -> int:
     transform = Diagnose(
         model,
         processor,
-        job_options.config_of(options, translation=translation),
+        config,
         reference_column=reference,
         times_column=options.times_column,
         audio_column=options.audio_column,

@@ -157,13 +157,14 @@ def run(options: argparse.Namespace) -> int:
     if options.quality is not None:
         get_quality(options.quality)  # find out now, not after hours
     find_place(options.process_index, options.num_processes)  # before loading the model, since it chooses the device
-    generate_kwargs = job_options.generate_kwargs_of(options)  # find out now, not when the corpus is read
+    # Find out about these now, not when the corpus is read.
+    generate_kwargs = job_options.generate_kwargs_of(options)
+    config = job_options.config_of(options, translation=job_options.is_translation(options))
     dataset = job_options.corpus_of(options)
     reference = reference_column(options, dataset)
     model, processor = job_options.model_of(options)
     curves = {"deletion": Deletion, "insertion": Insertion}
     of_words = {"word_deletion": WordDeletion, "word_insertion": WordInsertion}
-    config = job_options.config_of(options, translation=job_options.is_translation(options))
     metrics: list[Any] = []
     for metric in options.metrics:
         if metric == "size":

@@ -166,7 +166,7 @@ class TestCommandLine:
         [
             (["--preset", "fast"], "each sets method and settings"),
             (["--num-masks", "0"], "num_spectrogram_masks is 0"),
-            (["--batch-size", "0"], "batch_size is 0"),
+            (["--batch-size", "0"], "--batch-size is 0; allowed: a whole number of at least 1"),
         ],
     )
     def test_what_does_not_go_with_a_config(self, command, config, capsys, arguments, message):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import PreTrainedModel
 
 from spes_hf import ConfigError, UnsupportedModelError, cli, explain
 from spes_hf.commands import options
@@ -26,6 +27,7 @@ RECIPES = {
     "explain_dataset": explain_dataset,
 }
 NUMBERS = {"num_beams": 0, "max_new_tokens": -1}
+OF_MASKS = "num_spectrogram_masks is 0; allowed: a whole number, at least 1"
 
 
 @pytest.fixture
@@ -36,24 +38,52 @@ def never_loaded(monkeypatch):
     monkeypatch.setattr(options, "load_model", load)
 
 
+def refused(command, given, out, capsys):
+    """Return the message with which a command or a recipe refuses to begin."""
+    clip, to = tiny_clips()[0]["path"], ["--out", str(out)]
+    rest = {
+        "explain": [clip, *to],
+        "check": [clip],
+        "demo": to,
+        "diagnose": [clip, "--reference", "Tom sells a picture.", *to],
+        "evaluate": [str(out), "--metrics", "size"],
+        "plan": ["--hours", "1"],
+        "app": [],
+    }
+    model = [] if command in ("app", "demo", "evaluate") else MODEL
+    if command in RECIPES:
+        corpus = ["--methods", "energy"] if command == "compare_methods" else ["--dataset", "no corpus"]
+        assert RECIPES[command].main([*model, *corpus, *to, *given]) in (1, cli.EXIT_USAGE)
+    else:
+        assert cli.main([command, *rest[command], *model, *given]) == cli.EXIT_USAGE
+    assert not out.exists()
+    return capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("command", ["explain", "check", "diagnose", "plan", *RECIPES])
 def test_numbers_for_generate(never_loaded, tmp_path, capsys, command, name):
-    option, clip, out = f"--{name.replace('_', '-')}", tiny_clips()[0]["path"], ["--out", str(tmp_path / "out")]
-    rest = {
-        "explain": [clip, *out],
-        "check": [clip],
-        "diagnose": [clip, "--reference", "Tom sells a picture.", *out],
-        "plan": ["--hours", "1"],
-    }
-    given = [*MODEL, option, str(NUMBERS[name])]
-    if command in RECIPES:
-        corpus = ["--methods", "energy"] if command == "compare_methods" else ["--dataset", "no corpus"]
-        assert RECIPES[command].main([*given, *corpus, *out]) in (1, cli.EXIT_USAGE)
-    else:
-        assert cli.main([command, *rest[command], *given]) == cli.EXIT_USAGE
-    assert f"{option} is {NUMBERS[name]}; allowed: a whole number of at least 1" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    option = f"--{name.replace('_', '-')}"
+    message = refused(command, [option, str(NUMBERS[name])], tmp_path / "out", capsys)
+    assert f"{option} is {NUMBERS[name]}; allowed: a whole number of at least 1" in message
+
+
+@pytest.mark.parametrize("command", ["explain", "demo", "diagnose", "plan", "app", *RECIPES])
+def test_batch_sizes(never_loaded, tmp_path, capsys, command):
+    message = refused(command, ["--batch-size", "0"], tmp_path / "out", capsys)
+    assert '--batch-size is 0; allowed: a whole number of at least 1, or "auto"' in message
+
+
+@pytest.mark.parametrize("command", ["explain", "demo", "diagnose", "plan", *RECIPES])
+def test_numbers_of_masks(never_loaded, tmp_path, capsys, command):
+    given = ["--num-masks", "0", *(["--methods", "default"] if command == "compare_methods" else [])]
+    assert OF_MASKS in refused(command, given, tmp_path / "out", capsys)
+
+
+@pytest.mark.parametrize("command", ["explain_dataset", "plan"])
+def test_numbers_of_words(never_loaded, tmp_path, capsys, command):
+    message = refused(command, ["--max-words", "0"], tmp_path / "out", capsys)
+    assert "--max-words is 0; allowed: a whole number of at least 1" in message
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, True, "two"])
@@ -69,6 +99,22 @@ def test_comparison_ends_at_an_option_that_the_model_does_not_take(tmp_path, cap
     assert compare_methods.main(asked) == 1
     assert "prompt is 'Translate.', but Speech2TextForConditionalGeneration takes" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("spread", "message"),
+    [
+        ({"": "cpu", "ears": "cpu"}, "names 'ears', which is no part of this Speech2Text"),
+        ({"model.encoder": "cpu"}, r"has no device for 'model\.decoder\.embed_tokens\.weight'"),
+    ],
+)
+def test_maps_of_other_models_are_named_before_weights_are_read(tmp_path, monkeypatch, spread, message):
+    for part in load_tiny_model("speech2text-en"):
+        part.save_pretrained(tmp_path)
+    (tmp_path / "map.json").write_text(json.dumps(spread))
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", lambda *_, **__: pytest.fail("weights were read"))
+    with pytest.raises(ConfigError, match=message):
+        load_model(str(tmp_path), None, "auto", str(tmp_path / "map.json"))
 
 
 def test_a_checkpoint_that_is_none_is_not_blamed_on_the_map(tmp_path):

@@ -89,8 +89,9 @@ def run_demo(options: argparse.Namespace) -> None:
     from spes_hf.metrics import listen_back
 
     options.out = options.out or Path("spes_demo")
+    config = config_of(options, "fast")
     model, processor = model_of(options)
-    explanation = _explained(options, config_of(options, "fast"), model, processor, audio=demo_audio())
+    explanation = _explained(options, config, model, processor, audio=demo_audio())
     show(explanation, options.out, listen_back(model, processor, explanation))
 
 

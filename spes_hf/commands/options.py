@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 DEMO = "demo"
 
 METRICS = ("deletion", "insertion", "size", "word_deletion", "word_insertion")
+# Options with whole numbers from 1 on, if they are given.
+COUNTS = ("batch_size", "max_words", "num_beams", "max_new_tokens")
 TYPES = ("auto", "float32", "bfloat16", "float16")
 MODELS = f"Hub id, folder, or a model that needs no hub: {DEMO} (Whisper tiny.en), {', '.join(TINY_MODELS)}"
 
@@ -163,11 +165,25 @@ def generate_kwargs_of(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ConfigError: If one is below 1.
     """
+    check_numbers(options)
     given = {"num_beams": options.num_beams, "max_new_tokens": options.max_new_tokens}
-    for name, value in given.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} is {value}; allowed: a whole number of at least 1")
     return {name: value for name, value in given.items() if value is not None}
+
+
+def check_numbers(options: argparse.Namespace) -> None:
+    """Refuse numbers that nothing could run with.
+
+    Args:
+        options: The command line's options; those of `COUNTS` that the command lacks are not checked.
+
+    Raises:
+        ConfigError: If one is below 1.
+    """
+    for name in COUNTS:
+        value = getattr(options, name, None)
+        if isinstance(value, int) and value < 1:
+            other = ', or "auto"' if name == "batch_size" else ""
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}; allowed: a whole number of at least 1{other}")
 
 
 def config_of(options: argparse.Namespace, preset: str = "default", translation: bool = False) -> ExplainConfig:
@@ -296,7 +312,11 @@ def load_model(name: str, device: str | None, dtype: str, device_map: str | None
 
             from spes_hf.adapters.loading import auto_class_of
 
-            kind = auto_class_of(AutoConfig.from_pretrained(name))
+            config = AutoConfig.from_pretrained(name)
+            kind = auto_class_of(config)
+            if isinstance(spread, dict):
+                with torch.device("meta"):  # the parts are known before gigabytes of weights are read
+                    check_parts(kind.from_config(config), spread, str(device_map))
             processor = AutoProcessor.from_pretrained(name)
             with _spreading(name, spread, device_map):
                 model = kind.from_pretrained(name, dtype=dtype, device_map=spread)
@@ -333,12 +353,10 @@ def model_of(options: argparse.Namespace) -> tuple[Any, Any]:
     """Return the model that the options name, where and in the type that they say, and its processor.
 
     Raises:
-        ConfigError: If torch cannot use the device, the model cannot be spread in this way, or a number for
-            ``generate()`` is not allowed.
+        ConfigError: If torch cannot use the device, the model cannot be spread in this way, or a number is not allowed.
         UnsupportedModelError: If the model cannot be loaded.
     """
-    if hasattr(options, "num_beams"):
-        generate_kwargs_of(options)  # find out now, not when the model is loaded
+    check_numbers(options)  # find out now, not when the model is loaded
     return load_model(options.model, options.device, options.dtype, options.device_map)
 
 

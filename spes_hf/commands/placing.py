@@ -83,7 +83,7 @@ def check_parts(model: Any, device_map: DeviceMap, given: str) -> None:
     """Refuse a map that names parts that the model lacks, or leaves some out.
 
     Args:
-        model: The loaded model.
+        model: The model, with or without its weights.
         device_map: Its map.
         given: Value of ``--device-map``, for messages.
 
@@ -101,7 +101,7 @@ def check_parts(model: Any, device_map: DeviceMap, given: str) -> None:
             f"--device-map {given!r} names {unknown[0]!r}, which is no part of this {type(model).__name__}; its "
             f'largest parts: {parts}; "" is the whole model'
         )
-    without = [name for name in weights if not any(name == p or name.startswith(f"{p}." * bool(p)) for p in device_map)]
+    without = [name for name in weights if not any(p in ("", name) or name.startswith(f"{p}.") for p in device_map)]
     if without:
         raise ConfigError(
             f"--device-map {given!r} has no device for {without[0]!r}; give one for every part of the model: {parts}"

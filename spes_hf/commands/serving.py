@@ -6,7 +6,7 @@ import argparse
 import importlib.util
 import os
 
-from spes_hf.commands.options import add_autocast, add_batch_size, add_loading
+from spes_hf.commands.options import add_autocast, add_batch_size, add_loading, check_numbers
 from spes_hf.commands.placing import AUTOMATIC, check_placing
 from spes_hf.errors import ConfigError
 from spes_hf.names import EXTRAS
@@ -42,8 +42,7 @@ def run_app(options: argparse.Namespace) -> None:
         raise ConfigError(f"--max-seconds is {options.max_seconds:g}; allowed: from 1 to 3600")
     if options.port is not None and not 1 <= options.port <= 65535:
         raise ConfigError(f"--port is {options.port}; allowed: from 1 to 65535")
-    if isinstance(options.batch_size, int) and options.batch_size < 1:
-        raise ConfigError(f'--batch-size is {options.batch_size}; allowed: a whole number of at least 1, or "auto"')
+    check_numbers(options)
     if options.device_map is not None and options.device_map not in AUTOMATIC:
         raise ConfigError(
             f"--device-map is {options.device_map!r}, but the page offers several models, and a file with parts suits "
