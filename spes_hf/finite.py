@@ -43,6 +43,14 @@ def check_finite(values: Iterable[Tensor], what: str, dtype: torch.dtype) -> Non
         raise not_finite(what, dtype)
 
 
+def is_checked(calls: int, device: torch.device) -> bool:
+    """Return whether to check the numbers of this call, 1, 2, 3, …: on an accelerator after 1, 2, 4, 8, … calls.
+
+    There, a check waits until the device has done all that was asked of it before.
+    """
+    return device.type == "cpu" or calls & (calls - 1) == 0
+
+
 def check_logits(logits: Tensor, what: str, dtype: torch.dtype) -> None:
     """Raise an error if logits, (…, V), are not a distribution: NaN or +inf anywhere, or nothing but -inf.
 

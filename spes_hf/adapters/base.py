@@ -24,6 +24,7 @@ from spes_hf.audio.load import Waveform
 from spes_hf.errors import AudioError, ConfigError
 from spes_hf.runtime.offload import execution_device
 from spes_hf.runtime.preserve import silence_transformers
+from spes_hf.runtime.transfer import on_device
 from spes_hf.runtime.wrapping import unwrap
 
 
@@ -338,7 +339,7 @@ class Adapter(Generation, Vocabulary, CrossAttention, ABC):
         inputs = self.decoder_inputs(utterance.inputs, states, batch)
         if cross is not None:
             inputs |= {self._cache_name: encoder_cache(cross, batch), "use_cache": True}
-        ids = target.context_ids.to(self.device).expand(batch, -1)
+        ids = on_device(target.context_ids, self.device).expand(batch, -1)
         with self.perturbed_tokens(ids, token_keep) as decoder_inputs:
             output = self.forward({**inputs, **decoder_inputs})
         return output.logits[:, len(target.prefix_ids) - 1 :].to(self.device)

@@ -18,6 +18,7 @@ from spes_hf.adapters.base import Adapter, GenerationOptions, Target, Utterance
 from spes_hf.adapters.hooks import forward_hook
 from spes_hf.adapters.vocabulary import ByteLevelVocabulary
 from spes_hf.errors import ConfigError, UnsupportedModelError
+from spes_hf.runtime.transfer import on_device
 
 
 class SpeechLLMAdapter(ByteLevelVocabulary, Adapter):
@@ -300,7 +301,7 @@ class SpeechLLMAdapter(ByteLevelVocabulary, Adapter):
             states = self.encoder_states(self.model_inputs(utterance, features))
         elif states is None:
             states = self.encoder_states(utterance.inputs)
-        text, at = self.token_embedding(target.context_ids.to(self.device)[None]), _place_of_audio(target)
+        text, at = self.token_embedding(on_device(target.context_ids, self.device)[None]), _place_of_audio(target)
         if token_keep is not None:
             text = text * token_keep.unsqueeze(-1).to(text)
         batch = max(len(states), len(text))

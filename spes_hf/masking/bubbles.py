@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spes_hf.masking.draw import on_device, uniform
+from spes_hf.masking.draw import uniform
 from spes_hf.masking.perturbations import Masks, Perturbation
+from spes_hf.runtime.transfer import on_device
 
 
 @dataclass(frozen=True)

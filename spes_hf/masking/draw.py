@@ -7,9 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.random import Generator, Philox
-from torch import Tensor
 
 # One step of Philox yields four 64-bit words, each of which gives two float32 numbers.
 _FLOATS_PER_STEP = 8
@@ -72,14 +70,6 @@ def keep_bits(key: int, start: int, count: int, units: int, mask_prob: float, nu
         (count, units) bool; True = keep.
     """
     return numbers(key, start, count, units) >= mask_prob
-
-
-def on_device(values: np.ndarray, device: torch.device) -> Tensor:
-    """Return an array as a tensor on a device; copies to a GPU run while the CPU draws more masks."""
-    tensor = torch.from_numpy(values)
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
 
 
 @dataclass(frozen=True)

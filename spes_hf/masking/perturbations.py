@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from spes_hf.masking.draw import DESIGNS, keep_bits, on_device
+from spes_hf.masking.draw import DESIGNS, keep_bits
+from spes_hf.runtime.transfer import on_device
 
 Fill = Literal["mean", "zero", "min"] | float
 

@@ -306,7 +306,7 @@ def _gradient_runs(config: SpesConfig, problem: Problem) -> list[Run]:
         perturbation = replace(perturbation, num_masks=config.masks_per_token)
     kind = config.sentence_impact or ("relative" if config.impact == "kl" else "sum")
     sharing = sharing_of(config, problem, perturbation)
-    pilot = Pilot(problem.every, quadratic=config.impact == "kl")
+    pilot = Pilot(problem.every, quadratic=config.impact == "kl", device=problem.device)
     estimator = GradientEstimator(
         pools.to(problem.device),
         problem.every,

@@ -16,6 +16,7 @@ from torch import Tensor
 from spes_hf.adapters.base import Adapter
 from spes_hf.adapters.types import Target, Utterance
 from spes_hf.finite import allowed, not_finite
+from spes_hf.runtime.transfer import on_device
 
 CONTRASTS = ("log-odds", "difference", "relative")
 """Impacts of a contrast: the drop of log2 p(target)/p(foil), of p(target) − p(foil), of p(target)/(p(target)+p(foil)).
@@ -215,7 +216,9 @@ class ContrastReader:
             token_keep = torch.cat([before, rest], dim=1)
         logits = self.adapter.logits(self.utterance, text, token_keep=token_keep, states=states, cross=cross)[:, start:]
         log_p = allowed(logits).float().log_softmax(-1)
-        chosen = log_p[:, : len(ids)].gather(-1, own.to(log_p.device).expand(len(log_p), -1)[..., None]).squeeze(-1)
+        chosen = (
+            log_p[:, : len(ids)].gather(-1, on_device(own, log_p.device).expand(len(log_p), -1)[..., None]).squeeze(-1)
+        )
         total = chosen.mean(1) if self.word_probability == "length-normalised" else chosen.sum(1)
         if word_ends:
             total = total + log_p[:, len(ids)][:, self._word_ends(log_p)].logsumexp(-1)

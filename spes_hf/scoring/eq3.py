@@ -9,6 +9,7 @@ from torch import Tensor
 
 from spes_hf.masking.perturbations import Masks
 from spes_hf.runtime.ranks import SumsOf
+from spes_hf.runtime.transfer import on_device
 from spes_hf.scoring.scores import UnitScores
 
 
@@ -52,7 +53,7 @@ class PerturbationEstimator:
         perturbed = 1 - masks.keep.to(exact)
         if self.centred:
             perturbed = torch.cat([perturbed, perturbed.new_ones(len(perturbed), 1)], dim=1)
-        odd = masks.halves.to(impact.device)
+        odd = on_device(masks.halves, impact.device)
         weights = torch.cat([impact.T, impact.new_ones(1, len(impact))]).to(exact)
         weights = torch.cat([weights * (1 - odd), weights * odd])
         sums = self.sums[masks.level]

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from spes_hf.errors import UnsupportedModelError
-from spes_hf.finite import check_finite
+from spes_hf.finite import check_finite, is_checked
 from spes_hf.masking.perturbations import Masks
 from spes_hf.runtime.ranks import SumsOf
+from spes_hf.runtime.transfer import on_device
 from spes_hf.scoring.pooling import Pools
 from spes_hf.scoring.scores import UnitScores
 from spes_hf.scoring.sharing import Sharing
@@ -72,8 +72,10 @@ class GradientEstimator:
         self.levels = levels
         self.of_sentence = of_sentence or (lambda impact: impact)
         self.sharing = Sharing.alone(tokens) if sharing is None else sharing
-        self.of = slice(None) if of is None or len(of) == tokens else list(of)
+        self.of = None if of is None or len(of) == tokens else _indices(of, pools.device)
         self.rows = list(range(tokens) if rows is None else rows)
+        self._rows = _indices(self.rows, pools.device)
+        self._members = [_indices(group, pools.device) for group in self.sharing.groups]
         places = self.sharing.places
         # For every group with explained tokens: their rows in the explanation, and their places in the group.
         self.explained: dict[int, list[tuple[int, int]]] = {}
@@ -88,7 +90,8 @@ class GradientEstimator:
         self.sums = torch.zeros(2, len(self.rows), units, dtype=torch.float32, device=pools.device)
         self.sentence = torch.zeros(2, pools[0].numel(), dtype=torch.float32, device=pools.device)
         self.counts, self.sentence_counts = (torch.zeros(2, dtype=torch.float32, device="cpu") for _ in range(2))
-        self.impact = torch.zeros(len(self.rows), dtype=torch.float32, device="cpu")
+        self.impact = torch.zeros(len(self.rows), dtype=torch.float32, device=pools.device)
+        self.calls = 0
 
     def backward_passes(self, level: int, rows: range) -> int:
         """Return the number of backward passes for these rows of a level."""
@@ -124,31 +127,32 @@ class GradientEstimator:
         self, masks: Masks, impact_of: Callable[[Masks], Tensor], each: bool
     ) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
         """Return the masks' additions to the sums of tokens (None for the sentence alone), sentence, counts, impact."""
-        halves = one_hot((masks.halves + masks.level) % 2, 2).T.float()  # (2, B)
+        second = (masks.halves + masks.level) % 2
+        halves = torch.stack([1 - second, second]).float()  # (2, B)
         sums = torch.zeros_like(self.sums) if each else None
         sentence = torch.zeros_like(self.sentence)
         with torch.inference_mode(False), torch.enable_grad():
             keep = masks.keep.clone().requires_grad_()
             impact = impact_of(replace(masks, keep=keep))
-            into = halves.to(sentence.device)
+            into = on_device(halves, sentence.device)
             if sums is not None:
                 for group in self.explained:
                     self._add_group(sums, group, masks, impact, keep, into)
-            sentence -= into @ _gradient(self.of_sentence(impact[:, self.of]).sum(), keep, last=True)
-        found = (
-            impact.detach()[:, self.rows].float().sum(0).cpu()
-        )  # waits for the device, so that the next check does not
-        check_finite([sentence], "gradients of the impacts", self.dtype)
-        return sums, sentence, halves.sum(1), found
+            of = impact if self.of is None else impact[:, self.of]
+            sentence -= into @ _gradient(self.of_sentence(of).sum(), keep, last=True)
+        self.calls += 1
+        if is_checked(self.calls, sentence.device):
+            check_finite([sentence], "gradients of the impacts", self.dtype)
+        return sums, sentence, halves.sum(1), impact.detach()[:, self._rows].float().sum(0)
 
     def _add_group(self, sums: Tensor, group: int, masks: Masks, impact: Tensor, keep: Tensor, into: Tensor) -> None:
         """Run a backward pass for a group of tokens and add the gradients to their sums, (2, K, units)."""
-        members = list(self.sharing.groups[group])
+        members = self._members[group]
         if len(members) == 1:
-            gradient, own = _gradient(impact[:, members[0]].sum(), keep, last=False), into[None]
+            gradient, own = _gradient(impact[:, self.sharing.groups[group][0]].sum(), keep, last=False), into[None]
         else:
             assert self.sizes is not None
-            signs = self.sharing.signs(masks.blocks, len(members)).to(impact)  # (B, size)
+            signs = on_device(self.sharing.signs(masks.blocks, len(members)), impact.device).to(impact)  # (B, size)
             sizes = self.sizes(impact.detach())[:, members]
             gradient = _gradient((impact[:, members] * signs / sizes).sum(), keep, last=False)
             own = into * (signs * sizes).T[:, None].to(into)  # (size, 2, B)
@@ -180,8 +184,12 @@ class GradientEstimator:
         sentence = self.sentence[halves].sum(0).cpu() / self.sentence_counts[halves].sum().clamp_min(1)
         levels = tokens.split([len(sizes) for sizes in self.pools.sizes], dim=1)
         # The impact is always averaged over all masks.
-        impact = self.impact / self.sentence_counts.sum().clamp_min(1)
+        impact = self.impact.cpu() / self.sentence_counts.sum().clamp_min(1)
         return UnitScores(levels, None, impact, sentence)
+
+
+def _indices(values: Sequence[int], device: torch.device) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.int64, device=device)
 
 
 def relative(impact: Tensor) -> Tensor:

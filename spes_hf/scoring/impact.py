@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from spes_hf.errors import ConfigError
-from spes_hf.finite import allowed, check_logits, not_finite
+from spes_hf.finite import allowed, check_finite, check_logits, is_checked
 
 # Number of logits processed at once, which avoids another tensor of the size of all logits. On a CPU they fit in the
 # cache; an accelerator needs fewer, larger steps.
@@ -39,7 +39,7 @@ class Impact(ABC):
         self.dtype = reference_logits.dtype if dtype is None else dtype
         check_logits(reference_logits, "clean logits", self.dtype)
         self.reference_logits = allowed(reference_logits).float()
-        self.token_ids = token_ids
+        self.token_ids, self._ids = token_ids, token_ids.tolist()
         self.calls = 0
         self.sum = torch.zeros((), dtype=torch.float32, device=reference_logits.device)
 
@@ -53,8 +53,8 @@ class Impact(ABC):
         impact = self.measure(logits)
         self.calls += 1
         self.sum += impact.detach().sum()
-        if (impact.device.type == "cpu" or self.calls & (self.calls - 1) == 0) and not bool(self.sum.isfinite()):
-            raise not_finite("logits under masks", self.dtype)
+        if is_checked(self.calls, impact.device):
+            check_finite([self.sum], "logits under masks", self.dtype)
         return impact
 
     @abstractmethod
@@ -123,7 +123,7 @@ class ProbabilityImpact(Impact):
         for k in range(logits.shape[1]):
             column = logits[:, k].float()  # once, as in `KLImpact`
             normaliser = column.logsumexp(-1)
-            chosen = column[:, self.token_ids[k]]
+            chosen = column[:, self._ids[k]]
             found.append(torch.where(normaliser.isfinite(), self._of(chosen, normaliser), torch.nan))
         return torch.stack(found, dim=1)
 

@@ -16,6 +16,7 @@ from spes_hf.adapters.base import Adapter
 from spes_hf.adapters.types import Target, Utterance
 from spes_hf.finite import not_finite
 from spes_hf.masking.perturbations import fill_values
+from spes_hf.runtime.transfer import on_device
 from spes_hf.scoring.contrast import Contrast, ContrastReader, Odds, check_odds
 from spes_hf.scoring.evidence import Evidence, measure_evidence, without, without_text
 from spes_hf.scoring.impact import Impact, make_impact
@@ -117,7 +118,7 @@ class TokenObjective(Objective):
         """Return the values of the explained tokens, from values with one entry per token along an axis."""
         if self.rows is None:
             return values
-        rows = self.rows if isinstance(self.rows, slice) else self.rows.to(values.device)
+        rows = self.rows if isinstance(self.rows, slice) else on_device(self.rows, values.device)
         return values[(slice(None),) * axis + (rows,)]
 
     @property

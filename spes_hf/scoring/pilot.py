@@ -29,14 +29,15 @@ class Pilot:
     Args:
         tokens: K.
         quadratic: Whether the impact is quadratic near its minimum, like KL.
+        device: Where the impacts are.
     """
 
     differentiates = True
     every = True
 
-    def __init__(self, tokens: int, quadratic: bool):
+    def __init__(self, tokens: int, quadratic: bool, device: torch.device):
         self.quadratic = quadratic
-        self.sum, self.count = (torch.zeros(tokens, dtype=torch.float32, device="cpu") for _ in range(2))
+        self.sum, self.count = (torch.zeros(tokens, dtype=torch.float32, device=device) for _ in range(2))
 
     def backward_passes(self, level: int, rows: range) -> int:
         """Return 0: no backward pass goes through the encoder."""
@@ -59,7 +60,7 @@ class Pilot:
             # Scaled so that nothing underflows in half precision.
             scaled = impact / self._scale(impact.detach())
             norms = [_norm(scaled[:, k].sum(), leaves[-1], k == impact.shape[1] - 1) for k in range(impact.shape[1])]
-        size = torch.tensor(norms, dtype=torch.float32, device="cpu")
+        size = torch.stack(norms).to(self.sum.device)
         seen = size.isfinite() & (size > 0)
         # In place, and only now, so that a pass that runs out of memory leaves nothing behind.
         self.sum += torch.where(seen, size.log() if self.quadratic else size.square(), 0.0)
@@ -75,7 +76,7 @@ class Pilot:
         typical = mean.exp() if self.quadratic else mean.sqrt()
         known = self.count > 0
         # Tokens that no mask measured are assumed to be large, so that they drown nothing.
-        largest = typical[known].max() if known.any() else torch.ones((), dtype=torch.float32, device="cpu")
+        largest = torch.where(known.any(), typical.masked_fill(~known, -torch.inf).max(), 1.0)
         return torch.where(known, typical, largest).to(impact.device) * self._scale(impact)
 
     def _scale(self, impact: Tensor) -> Tensor:
@@ -90,9 +91,9 @@ class Pilot:
         return self.scores()
 
 
-def _norm(value: Tensor, leaf: Tensor, last: bool) -> float:
-    """Return the norm of a gradient; keeps the graph unless this is the last one."""
+def _norm(value: Tensor, leaf: Tensor, last: bool) -> Tensor:
+    """Return the norm of a gradient, () float32; keeps the graph unless this is the last one."""
     gradient = None
     if value.requires_grad:
         (gradient,) = torch.autograd.grad(value, leaf, retain_graph=not last, allow_unused=True)
-    return 0.0 if gradient is None else float(gradient.float().norm())
+    return leaf.new_zeros((), dtype=torch.float32) if gradient is None else gradient.float().norm()

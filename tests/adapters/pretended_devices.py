@@ -7,9 +7,10 @@ and backwards, and fails where it would fail there.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,55 @@ NAME = "pretended"
 # These may join two devices: copies do by their nature, indices may wait on the CPU.
 _COPIES = ("aten::copy_", "aten::_to_copy")
 _INDEXED = {"aten::index": 1, "aten::index_put": 2, "aten::index_put_": 2, "aten::_index_put_impl_": 2}
+# With these, a program waits until a real device has done all that was asked of it before.
+_ASKING = ("aten::_local_scalar_dense", "aten::equal", "aten::masked_select", "aten::nonzero", "aten::_unique2")
+
+
+class Wait(NamedTuple):
+    """What a program would wait for on a real device.
+
+    Attributes:
+        operation: The operation of torch.
+        called_by: Files and functions on the way to it, outermost first: "spes_hf/scoring/eq3.py add".
+    """
+
+    operation: str
+    called_by: tuple[str, ...]
+
+
+_waits: list[Wait] | None = None
+
+
+@contextmanager
+def noting_waits() -> Iterator[list[Wait]]:
+    """Yield a list to which everything is added that a program would wait for meanwhile."""
+    global _waits
+    _waits = []
+    try:
+        yield _waits
+    finally:
+        _waits = None
+
+
+def _note_wait(name: str, args: Any, kwargs: dict[str, Any]) -> None:
+    """Add an operation to the list if it waits."""
+    if _waits is not None and _has_to_wait(name, args, kwargs):
+        stack = traceback.extract_stack()
+        _waits.append(Wait(name, tuple(f"{frame.filename} {frame.name}" for frame in stack)))
+
+
+def _has_to_wait(name: str, args: Any, kwargs: dict[str, Any]) -> bool:
+    """Return whether an operation waits: it reads numbers of a device, or moves them without being told not to wait."""
+    if name in _COPIES:
+        here, there = args[0], args[1] if name == "aten::copy_" else kwargs.get("device") or args[0].device
+        near = [torch.device(each.device if isinstance(each, Tensor) else each).type != NAME for each in (here, there)]
+        waits = not (kwargs.get("non_blocking") or (name == "aten::copy_" and len(args) > 2 and args[2]))
+        return near[0] != near[1] and (waits or near[1 if name == "aten::_to_copy" else 0])
+    far = any(isinstance(value, FarTensor) for value in tree_leaves((args, kwargs)))
+    if name in _INDEXED and far:
+        indices = [index for index in args[1] if isinstance(index, Tensor)]
+        return any(index.device.type != NAME or index.dtype in (torch.bool, torch.uint8) for index in indices)
+    return far and name in _ASKING
 
 
 class FarTensor(Tensor):
@@ -53,6 +103,7 @@ class FarTensor(Tensor):
 
     def tolist(self) -> Any:
         """Return the numbers, which torch refuses for subclasses."""
+        _note_wait(_ASKING[0], (self,), {})
         return self.near.tolist()
 
     def data_ptr(self) -> int:
@@ -79,6 +130,7 @@ def _run(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         RuntimeError: If they are on several.
     """
     name = operation._schema.name
+    _note_wait(name, args, kwargs)
     asked = None if kwargs.get("device") is None else torch.device(kwargs["device"])
     far = [value for value in tree_leaves((args, kwargs)) if isinstance(value, FarTensor)]
     if not far and (asked is None or asked.type != NAME):
