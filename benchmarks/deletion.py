@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of torch, in turn (default: 1 2)")
     parser.add_argument("--beams", type=int, nargs="+", default=[1], help="beams in generating (default: 1)")
     parser.add_argument("--device", default="cpu", help="where the models run (default: %(default)s)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default: %(default)s")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--document", type=Path, metavar="FILE", help="write the table into this page")
     parser.add_argument("--from-results", action="store_true", help="measure nothing; take --out for the table")
@@ -67,7 +68,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     load = os.getloadavg()[0]
     runs = []
     for name in options.models:
-        model, processor = load_demo_model() if name == "demo" else load_tiny_model(name)
+        dtype = getattr(torch, options.dtype)
+        model, processor = load_demo_model(dtype=dtype) if name == "demo" else load_tiny_model(name, dtype=dtype)
         model.to(options.device)
         clips = [demo_audio()] if name == "demo" else [clip["path"] for clip in tiny_clips()[: options.clips]]
         for threads in options.threads:
@@ -80,6 +82,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "load_before": round(load, 2)},
         "device": options.device,
+        "dtype": options.dtype,
         "runs": runs,
         "share_of_operations": {name: share_of_operations(config) for name, config in PRESETS.items()},
     }
