@@ -143,7 +143,7 @@ def test_a_recording(model, clips, tmp_path, capsys):
         (["--quality", "meteor"], cli.EXIT_USAGE, "metric is 'meteor'"),
         (["--reference-column", "said"], cli.EXIT_USAGE, "holds no corpus; pass --reference"),
         (["--limit", "0"], cli.EXIT_USAGE, "--limit is 0"),
-        (["--max-words", "0", "--metrics", "word_deletion"], cli.EXIT_USAGE, "max_words is 0"),
+        (["--max-words", "0", "--metrics", "word_deletion"], cli.EXIT_USAGE, "--max-words is 0; allowed: a whole"),
         (["--model", "seamless-en-de-es"], cli.EXIT_USAGE, "pass the model that was explained"),
         (["--model", "/no/such/model"], cli.EXIT_MODEL, "cannot be loaded"),
         (["--reference", " "], cli.EXIT_USAGE, "--reference is ' '"),
