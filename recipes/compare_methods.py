@@ -79,6 +79,7 @@ from spes_hf.commands.options import (
     add_loading,
     add_prompt,
     add_running,
+    check_numbers,
     config_in,
     generate_kwargs_of,
     model_of,
@@ -108,6 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
         configs = configs_of(options)
+        check_numbers(options)  # find out now, not when the corpus is read
         if options.words is not None and options.words < 1:
             raise ConfigError(f"--words is {options.words}; pass a number of at least 1, or leave it out")
         if options.metric is not None:

@@ -178,6 +178,23 @@ def test_nan_logits_under_some_masks_end_an_explanation(small_whisper, tone, con
     assert len(calls) >= 7  # the clean pass, those of the bits, and some under masks
 
 
+@pytest.mark.parametrize("estimator", ["gradient", "perturbation"])
+@pytest.mark.parametrize("impact", [*IMPACTS, "log-probability"])
+def test_nan_that_no_check_of_a_pass_saw_ends_an_explanation(small_whisper, tone, monkeypatch, impact, estimator):
+    """As on an accelerator, where only some passes are checked."""
+    for module in ("impact", "gradient"):
+        monkeypatch.setattr(f"spes_hf.scoring.{module}.is_checked", lambda calls, device: False)
+    calls = []  # 1: clean, 2 and 3: the bits, then masks of sound
+
+    def later(output):
+        calls.append(len(output))
+        return output if len(calls) != 6 else output.index_fill(-1, torch.tensor([7]), NAN)
+
+    model, config = broken_head(small_whisper[0], later), SpesConfig(**FEW, impact=impact, estimator=estimator)
+    with pytest.raises(NumericsError, match="NaN or infinite"):
+        explain(model, small_whisper[1], tone, config=config, text="so", batch_size=1, progress=False)
+
+
 class NanBackwards(torch.autograd.Function):
     """Changes nothing forwards, and makes NaN of gradients."""
 

@@ -52,7 +52,9 @@ def refused(command, given, out, capsys):
     }
     model = [] if command in ("app", "demo", "evaluate") else MODEL
     if command in RECIPES:
-        corpus = ["--methods", "energy"] if command == "compare_methods" else ["--dataset", "no corpus"]
+        corpus = ["--dataset", "no corpus"]
+        if command == "compare_methods":
+            corpus = ["--methods", "energy", "--data", "no corpus"]
         assert RECIPES[command].main([*model, *corpus, *to, *given]) in (1, cli.EXIT_USAGE)
     else:
         assert cli.main([command, *rest[command], *model, *given]) == cli.EXIT_USAGE
@@ -68,7 +70,7 @@ def test_numbers_for_generate(never_loaded, tmp_path, capsys, command, name):
     assert f"{option} is {NUMBERS[name]}; allowed: a whole number of at least 1" in message
 
 
-@pytest.mark.parametrize("command", ["explain", "demo", "diagnose", "plan", "app", *RECIPES])
+@pytest.mark.parametrize("command", ["explain", "demo", "diagnose", "evaluate", "plan", "app", *RECIPES])
 def test_batch_sizes(never_loaded, tmp_path, capsys, command):
     message = refused(command, ["--batch-size", "0"], tmp_path / "out", capsys)
     assert '--batch-size is 0; allowed: a whole number of at least 1, or "auto"' in message
@@ -78,6 +80,13 @@ def test_batch_sizes(never_loaded, tmp_path, capsys, command):
 def test_numbers_of_masks(never_loaded, tmp_path, capsys, command):
     given = ["--num-masks", "0", *(["--methods", "default"] if command == "compare_methods" else [])]
     assert OF_MASKS in refused(command, given, tmp_path / "out", capsys)
+
+
+@pytest.mark.parametrize("command", ["evaluate", *RECIPES])
+def test_numbers_of_rows(never_loaded, tmp_path, capsys, command):
+    option = "--max-utterances" if command == "compare_methods" else "--limit"
+    message = refused(command, [option, "-1"], tmp_path / "out", capsys)
+    assert f"{option} is -1; allowed: a whole number of at least 1" in message
 
 
 @pytest.mark.parametrize("command", ["explain_dataset", "plan"])

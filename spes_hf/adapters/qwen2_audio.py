@@ -96,6 +96,7 @@ class Qwen2AudioAdapter(SpeechLLMAdapter):
 
         windows, lengths = inputs["input_features"], inputs["feature_attention_mask"].sum(-1)
         heard, kept = self.encoder._get_feat_extract_output_lengths(lengths)
+        length = int(kept[0])  # read before the encoder has work to do, for which reading would wait
         positions = torch.arange((windows.shape[-1] - 2) // 2 + 1, dtype=torch.int64, device=windows.device)
         mask = create_bidirectional_mask(
             config=self.encoder.config,
@@ -103,7 +104,7 @@ class Qwen2AudioAdapter(SpeechLLMAdapter):
             attention_mask=(positions < heard[:, None]).long(),
         )
         states = self.encoder(windows, attention_mask=mask).last_hidden_state
-        return self.core.multi_modal_projector(states)[:, : int(kept[0])]
+        return self.core.multi_modal_projector(states)[:, :length]
 
     def last_logits(self, embeddings: Tensor, count: int) -> Tensor:
         """Return the logits of the last positions, (B, count, V); the model's own forward would compute all of them."""

@@ -12,6 +12,7 @@ from spes_hf.commands.options import (
     add_batch_size,
     add_generation,
     add_loading,
+    check_numbers,
     generate_kwargs_of,
     listed,
     model_of,
@@ -76,8 +77,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     """
     names = listed("--metrics", options.metrics, METRICS)
     baselines = [] if options.baselines == "none" else listed("--baselines", options.baselines, BASELINES)
-    if options.limit is not None and options.limit < 1:
-        raise ConfigError(f"--limit is {options.limit}; pass a number of at least 1, or leave it out")
+    check_numbers(options)
     if options.model is None and names != ["size"]:
         raise ConfigError(f"--model is missing, but {', '.join(names)} need it; pass the model that was explained")
     if generate_kwargs_of(options) and not {"deletion", "insertion"} & set(names):

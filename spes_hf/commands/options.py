@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 DEMO = "demo"
 
 METRICS = ("deletion", "insertion", "size", "word_deletion", "word_insertion")
-# Options with whole numbers from 1 on, if they are given.
-COUNTS = ("batch_size", "max_words", "num_beams", "max_new_tokens")
+# Options that take whole numbers of at least 1.
+COUNTS = ("batch_size", "limit", "max_new_tokens", "max_utterances", "max_words", "num_beams")
 TYPES = ("auto", "float32", "bfloat16", "float16")
 MODELS = f"Hub id, folder, or a model that needs no hub: {DEMO} (Whisper tiny.en), {', '.join(TINY_MODELS)}"
 

@@ -316,7 +316,8 @@ class Run:
             NumericsError: If scores are NaN or infinite.
         """
         scores = self.estimator.scores()
-        kept = scores.values if scores.sentence is None else (*scores.values, scores.sentence)
+        # Without gradients, the impact is NaN if nothing was perturbed.
+        kept = scores.values if scores.sentence is None else (*scores.values, scores.sentence, scores.mean_impact)
         check_finite(kept, "impacts, or their gradients,", dtype)
         maps = self.read(scores)
         return maps if maps.audio is None else replace(maps, reliability=self._reliability())

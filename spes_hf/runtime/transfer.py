@@ -1,4 +1,4 @@
-"""Copies to a device for which the program does not wait."""
+"""Copies to a CUDA GPU for which the program does not wait."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 def on_device(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
     """Return an array or a tensor as a tensor on a device.
 
-    An ordinary copy to a GPU waits until the GPU has done all that was asked of it before. This one does not, so the
-    program can meanwhile prepare what comes next.
+    An ordinary copy to a CUDA GPU waits until the GPU has done all that was asked of it before. This one does not, so
+    the program can meanwhile prepare what comes next.
     """
     tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
     if device.type == "cuda" and tensor.device.type == "cpu":

@@ -216,9 +216,8 @@ class ContrastReader:
             token_keep = torch.cat([before, rest], dim=1)
         logits = self.adapter.logits(self.utterance, text, token_keep=token_keep, states=states, cross=cross)[:, start:]
         log_p = allowed(logits).float().log_softmax(-1)
-        chosen = (
-            log_p[:, : len(ids)].gather(-1, on_device(own, log_p.device).expand(len(log_p), -1)[..., None]).squeeze(-1)
-        )
+        own = on_device(own, log_p.device).expand(len(log_p), -1)
+        chosen = log_p[:, : len(ids)].gather(-1, own[..., None]).squeeze(-1)
         total = chosen.mean(1) if self.word_probability == "length-normalised" else chosen.sum(1)
         if word_ends:
             total = total + log_p[:, len(ids)][:, self._word_ends(log_p)].logsumexp(-1)

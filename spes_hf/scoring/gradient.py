@@ -189,6 +189,7 @@ class GradientEstimator:
 
 
 def _indices(values: Sequence[int], device: torch.device) -> Tensor:
+    """Return indices on a device: those in a list would be copied to it in every pass."""
     return torch.tensor(list(values), dtype=torch.int64, device=device)
 
 
