@@ -188,7 +188,11 @@ def test_nan_that_no_check_of_a_pass_saw_ends_an_explanation(small_whisper, tone
 
     def later(output):
         calls.append(len(output))
-        return output if len(calls) != 6 else output.index_fill(-1, torch.tensor([7]), NAN)
+        return (
+            output
+            if len(calls) != 6
+            else output.index_fill(-1, torch.tensor([7], dtype=torch.int64, device="cpu"), NAN)
+        )
 
     model, config = broken_head(small_whisper[0], later), SpesConfig(**FEW, impact=impact, estimator=estimator)
     with pytest.raises(NumericsError, match="NaN or infinite"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from pretended_devices import pretended_devices
 from tiny import FAMILIES as KNOWN
 from tiny import VARIED, Case
 from tiny_fast_conformers import FAST_CONFORMERS
@@ -77,3 +78,12 @@ def llm(request, cases) -> Case:
 def exact_llm(request, cases) -> Case:
     """Each speech LLM in turn in float64, where equal means equal to 1e-9."""
     return cases(request.param, torch.float64)
+
+
+@pytest.fixture
+def two(monkeypatch):
+    """Names of two pretended devices."""
+    # Their parameters are of a class of their own, which looks like quantised weights.
+    monkeypatch.setattr("spes_hf.adapters.base.passes_gradients", lambda *arguments: True)
+    with pretended_devices():
+        yield "pretended:0", "pretended:1"

@@ -7,17 +7,40 @@ and backwards, and fails where it would fail there.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 NAME = "pretended"
+
+# Registering a backend changes torch for as long as the process lives, so tests with these devices have their own.
+ALONE = "SPES_HF_TESTS_OF_PRETENDED_DEVICES"
+pretended = pytest.mark.skipif(
+    ALONE not in os.environ, reason="run by test_pretended_devices_in_a_process_of_their_own"
+)
+starts_them = pytest.mark.skipif(ALONE in os.environ, reason="this is that process")
+
+
+def run_alone(file: str) -> None:
+    """Run the tests of a file that are marked `pretended`, in a process of their own.
+
+    Args:
+        file: The file.
+    """
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", file]
+    done = subprocess.run(command, env={**os.environ, ALONE: "1"}, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-10_000:] + done.stderr[-2_000:]
+
 
 # These may join two devices: copies do by their nature, indices may wait on the CPU.
 _COPIES = ("aten::copy_", "aten::_to_copy")

@@ -6,17 +6,13 @@ where a machine has two.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import agreement
 import numpy as np
 import pytest
 import torch
 from accelerate import dispatch_model, infer_auto_device_map
 from accelerate.utils.modeling import compute_module_sizes
-from pretended_devices import pretended_devices
+from pretended_devices import pretended, pretended_devices, run_alone, starts_them
 from test_contract import plain_inputs
 from test_offload import state
 from test_wrappers import FOUR, explained
@@ -41,11 +37,6 @@ from spes_hf.adapters import get_adapter
 
 FEW = SpesConfig(estimator="perturbation", num_spectrogram_masks=4, num_token_masks=3, patches_per_second=(40, 80))
 GRADIENT = SpesConfig(estimator="gradient", num_spectrogram_masks=2, masks_per_token=1, num_token_masks=2)
-# Registering a backend changes torch for as long as the process lives, so those tests get one of their own.
-ALONE = "SPES_HF_TESTS_OF_PRETENDED_DEVICES"
-pretended = pytest.mark.skipif(
-    ALONE not in os.environ, reason="run by test_pretended_devices_in_a_process_of_their_own"
-)
 
 # Qwen3-ASR adds to its audio in place, which its encoder can only do where it lies whole.
 ROOM = {"qwen3_asr": 0.7}
@@ -61,15 +52,6 @@ def close(found, expected, share):
         for row, own in zip(values, wanted, strict=True):
             assert agreement.largest(row - own) <= agreement.raw_error(own, share)
     torch.testing.assert_close(found.sound_bits, expected.sound_bits, rtol=1e-4, atol=1e-4)
-
-
-@pytest.fixture
-def two(monkeypatch):
-    """Names of two pretended devices."""
-    # Their parameters are of a class of their own, which looks like quantised weights.
-    monkeypatch.setattr("spes_hf.adapters.base.passes_gradients", lambda *arguments: True)
-    with pretended_devices():
-        yield "pretended:0", "pretended:1"
 
 
 def parts(case, model):
@@ -120,11 +102,9 @@ def on_one(cases):
     return of
 
 
-@pytest.mark.skipif(ALONE in os.environ, reason="this is that process")
+@starts_them
 def test_pretended_devices_in_a_process_of_their_own():
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(command, env={**os.environ, ALONE: "1"}, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout[-10_000:] + done.stderr[-2_000:]
+    run_alone(__file__)
 
 
 @pretended

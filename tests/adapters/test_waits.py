@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
 import torch
 from accelerate import dispatch_model
-from pretended_devices import noting_waits, pretended_devices
-from test_several_devices import ALONE, FEW, pretended
+from pretended_devices import noting_waits, pretended, run_alone, starts_them
 from test_wrappers import FOUR, explained
 
 from spes_hf import SpesConfig
@@ -26,7 +22,7 @@ from spes_hf.methods.run import Run
 from spes_hf.runtime.transfer import on_device
 
 MASKS = 9
-EQ_3 = dataclasses.replace(FEW, num_spectrogram_masks=MASKS, num_token_masks=MASKS)
+EQ_3 = SpesConfig(estimator="perturbation", num_spectrogram_masks=MASKS, num_token_masks=MASKS)
 GRADIENT = SpesConfig(num_spectrogram_masks=MASKS, masks_per_token=6, num_token_masks=MASKS, passes_per_mask=None)
 SHARED = dataclasses.replace(GRADIENT, passes_per_mask=2)
 CASES = {
@@ -48,18 +44,14 @@ CHECK, COPY = "spes_hf/finite.py check_finite", "spes_hf/runtime/transfer.py on_
 
 
 @pytest.fixture
-def device(monkeypatch):
+def device(two):
     """Name of a pretended device."""
-    monkeypatch.setattr("spes_hf.adapters.base.passes_gradients", lambda *arguments: True)
-    with pretended_devices():
-        yield "pretended:0"
+    return two[0]
 
 
-@pytest.mark.skipif(ALONE in os.environ, reason="this is that process")
+@starts_them
 def test_pretended_devices_in_a_process_of_their_own():
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(command, env={**os.environ, ALONE: "1"}, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout[-10_000:] + done.stderr[-2_000:]
+    run_alone(__file__)
 
 
 @pretended
@@ -70,16 +62,16 @@ def test_pretended_devices_in_a_process_of_their_own():
         lambda there: bool(there.any()),
         lambda there: there.tolist(),
         lambda there: there.cpu(),
-        lambda there: torch.ones(3).to(there.device),
+        lambda there: torch.ones(3, dtype=torch.float32, device="cpu").to(there.device),
         lambda there: there[[0, 2]],
         lambda there: there[there > 1],
         lambda there: there[there[0].long()],
         lambda there: there.nonzero(),
-        lambda there: torch.tensor([1.0], device=there.device),
+        lambda there: torch.tensor([1.0], dtype=torch.float32, device=there.device),
     ],
 )
 def test_what_waits_is_noted(device, waits):
-    there = torch.arange(3.0).to(device)
+    there = torch.arange(3, dtype=torch.float32, device="cpu").to(device)
     with noting_waits() as noted:
         waits(there)
     assert noted
@@ -87,13 +79,13 @@ def test_what_waits_is_noted(device, waits):
 
 @pretended
 def test_what_does_not_wait_is_not_noted(device):
-    there = torch.arange(3.0).to(device)
+    there = torch.arange(3, dtype=torch.float32, device="cpu").to(device)
     with noting_waits() as noted:
         first = torch.ones(2, dtype=torch.int64, device=device)
         torch.where(there > 1, there, -1.0).sum() + there[:2][first].to(torch.float64) * 2
         there[1:] += 1
         there.copy_(there * 2)
-        torch.ones(3, device="cpu").sum().item()
+        torch.ones(3, dtype=torch.float32, device="cpu").sum().item()
     assert not noted
 
 
