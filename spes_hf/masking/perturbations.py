@@ -69,7 +69,7 @@ class Perturbation(ABC):
 
     @abstractmethod
     def draw(self, level: int, rows: range) -> Masks:
-        """Return the masks of these rows of a level."""
+        """Return the masks of these rows of a level: the same ones each time, in whatever order."""
 
     @abstractmethod
     def apply(self, masks: Masks) -> dict[str, Tensor]:
